@@ -1,0 +1,63 @@
+# One command each. The virtual environment is made when it is missing or older than the pinned versions.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+EXPERIMENT ?= configs/demo.yaml
+
+export DAGSTER_HOME ?= $(CURDIR)/.dagster_home
+export FIM_EXPERIMENT ?= $(EXPERIMENT)
+export TOKENIZERS_PARALLELISM ?= false
+export DAGSTER_DISABLE_TELEMETRY ?= yes
+
+.PHONY: demo train ui test test-slow lint format fuzz soak bench-data bench-train bench-generation clean
+
+demo: $(READY)  ## CSV -> prompts -> tokens -> checkpoint -> report -> champion, all in Dagster
+	$(BIN)/dagster asset materialize -m fim_assets.definitions --select '*'
+	$(BIN)/fim summary $(FIM_EXPERIMENT)
+
+ui: $(READY)  ## Dagster's UI on http://127.0.0.1:3000, with schedules and sensors
+	$(BIN)/dagster dev -w workspace.yaml
+
+test: $(READY)
+	$(BIN)/pytest -n 2
+
+test-slow: $(READY)
+	$(BIN)/pytest -n 2 -m slow
+
+fuzz: $(READY)
+	FIM_FUZZ=1 $(BIN)/pytest -n 2 -m fuzz
+
+soak: $(READY)
+	$(BIN)/pytest -m soak -s
+
+bench-data: $(READY)
+	$(BIN)/python -m benchmarks.data
+
+bench-train: $(READY)
+	$(BIN)/python -m benchmarks.train
+
+bench-generation: $(READY)
+	$(BIN)/python -m benchmarks.generation
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .fim .dagster_home .env
+
+# Dagster reads .env, so that its own commands find the same home as make does; a DAGSTER_HOME that is set wins.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	mkdir -p .dagster_home
+	ln -sf ../dagster.yaml .dagster_home/dagster.yaml
+	test -e .env || echo 'DAGSTER_HOME=$${DAGSTER_HOME:-$(CURDIR)/.dagster_home}' > .env
+	touch $@

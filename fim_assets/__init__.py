@@ -1,0 +1,1 @@
+"""The pipeline as Dagster assets, checks, jobs, schedules and sensors."""

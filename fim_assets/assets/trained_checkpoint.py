@@ -1,0 +1,22 @@
+"""The model, trained."""
+
+import dagster as dg
+
+from fim_assets.assets.common import asset_options, materialization
+from fim_assets.resources.experiment import ExperimentResource
+from fim_assets.resources.progress import TrainingProgress
+from fim_core.pipeline import training
+
+
+@dg.asset(
+    **asset_options(training.trained_checkpoint),
+    kinds={"pytorch", "deepspeed", "huggingface"},
+    pool="gpu",
+    retry_policy=dg.RetryPolicy(max_retries=2, delay=10, backoff=dg.Backoff.EXPONENTIAL),
+)
+def trained_checkpoint(
+    context: dg.AssetExecutionContext, experiment: ExperimentResource
+) -> dg.MaterializeResult:
+    """A checkpoint that loads with transformers, trained by DeepSpeed; a retry resumes at the exact step."""
+    progress = TrainingProgress(context)
+    return materialization(experiment, experiment.materialize(training.trained_checkpoint, progress))

@@ -1,0 +1,1 @@
+"""What starts runs without a person: schedule, sensors, conditions; and the jobs that they start."""

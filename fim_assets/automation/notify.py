@@ -1,0 +1,51 @@
+"""Who hears of a failed run."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+
+import dagster as dg
+
+from fim_core.config.workflow import NotifyConfig
+
+_TIMEOUT_SECONDS = 10
+
+
+def failure_sensor(config: NotifyConfig) -> dg.SensorDefinition:
+    """A sensor that tells of every failed run: to the log, and by POST to the experiment's webhook."""
+
+    @dg.run_failure_sensor(
+        name="run_failures",
+        description="Logs every failed run, and posts it to notify.webhook of the experiment.",
+        default_status=dg.DefaultSensorStatus.RUNNING,
+    )
+    def run_failures(context: dg.RunFailureSensorContext) -> None:
+        message = describe_failure(context.dagster_run, context.failure_event.message or "")
+        context.log.error(message["text"])
+        if config.webhook:
+            post(config.webhook, message)
+
+    return run_failures
+
+
+def describe_failure(run: dg.DagsterRun, reason: str) -> dict[str, str]:
+    """The message about a failed run; `text` is what Slack and its like show."""
+    return {
+        "text": f"Run {run.run_id} of {run.job_name} failed: {reason}",
+        "run_id": run.run_id,
+        "job": run.job_name,
+    }
+
+
+def post(url: str, message: dict[str, str]) -> None:
+    """Send a message as JSON.
+
+    Raises:
+        OSError: the receiver cannot be reached or refuses; Dagster shows it and tries at the next failure.
+    """
+    request = urllib.request.Request(
+        url, data=json.dumps(message).encode(), headers={"Content-Type": "application/json"}, method="POST"
+    )
+    with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS):
+        pass

@@ -1,0 +1,1 @@
+"""What assets need at run time."""

@@ -1,0 +1,68 @@
+"""`fim summary`: the whole run in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fim_core.config import load_experiment
+from fim_core.pipeline import STAGES
+from fim_core.store import Artifact, Store
+
+Config = Annotated[Path, typer.Argument(help="Experiment file.", envvar="FIM_EXPERIMENT")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("summary")(summary)
+
+
+def summary(config: Config) -> None:
+    """Print what became of every row, what was learned, and where everything lies."""
+    from rich.console import Console
+    from rich.table import Table
+
+    experiment = load_experiment(config)
+    store = Store(experiment.storage)
+    artifacts = {stage.asset: store.current(stage.asset, experiment.name) for stage in STAGES[:5]}
+    table = Table(title=f"Experiment {experiment.name}", title_justify="left", show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for label, value in _lines(artifacts):
+        table.add_row(label, value)
+    console = Console()
+    console.print(table)
+    for artifact in artifacts.values():
+        console.print(f"  {artifact.asset:<20} {artifact.path}", soft_wrap=True, highlight=False)
+    console.print("Open the UI with `make ui`, then http://127.0.0.1:3000; the runs above are there.", highlight=False)
+
+
+def _lines(artifacts: dict[str, Artifact]) -> Iterator[tuple[str, str]]:
+    prompts, tokens = artifacts["fim_prompts"].counts, artifacts["tokenized_dataset"].counts
+    training, report = artifacts["trained_checkpoint"].counts, artifacts["evaluation_report"].counts
+    packing = tokens["packing"]
+    yield "rows in", f"{prompts['rows_in']:,}"
+    yield "kept", f"{tokens['rows_kept']:,} ({prompts['train']:,} to train on, {prompts['eval']:,} held out)"
+    rejected = prompts["rejected"] | ({"too_long": tokens["too_long"]} if tokens["too_long"] else {})
+    yield "rejected", ", ".join(f"{reason} {count:,}" for reason, count in rejected.items()) or "none"
+    yield "tokens", f"{tokens['tokens']:,}, of which {tokens['trained_tokens']:,} are trained on"
+    yield (
+        "packing",
+        f"{packing['strategy']}: {packing['packs']:,} packs, {packing['fill']:.1%} full; "
+        f"{packing['tokens']:,} tokens as {packing['distinct_tokens']:,} distinct ones",
+    )
+    yield "held-out loss", f"{_number(training['loss_before'])} before, {_number(training['loss_after'])} after"
+    yield from _headline(report)
+
+
+def _headline(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, value in report.items():
+        if isinstance(value, int | float):
+            yield name, _number(value)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"

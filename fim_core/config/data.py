@@ -1,0 +1,93 @@
+"""`data`: where rows come from and how they become training examples."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from fim_core.config.base import Section
+
+SourceType = Literal[
+    "auto", "fim_completions", "huggingface_prompt_response", "huggingface_instruct", "huggingface", "sql_files", "demo"
+]
+
+
+class SqlFileOptions(Section):
+    """How whole SQL files are cut into completions (`type: sql_files`)."""
+
+    cuts_per_statement: float = Field(2.0, gt=0, description="Expected completions made from each statement.")
+    syntax_rate: float = Field(0.7, ge=0, le=1, description="Share of middles cut at syntax-node boundaries; rest random.")
+    empty_rate: float = Field(0.05, ge=0, le=1, description="Share of cuts with nothing missing.")
+    dialect: str = Field("snowflake", description="sqlglot dialect that splits and parses the files.")
+
+
+class Source(Section):
+    """One place rows come from: a file, a folder, a hub data set, or the built-in demo."""
+
+    type: SourceType = Field("auto", description="Shape of the rows. auto: told by the columns, or by *.sql files.")
+    name_or_path: str | None = Field(None, description="CSV, Parquet or JSON-lines file, folder, glob, or hub id.")
+    split: str = Field("train", description="Split to read from a hub id or a saved DatasetDict.")
+    input_col: str = Field("INPUT", description="Column with the editor's state (any case).")
+    output_col: str = Field("OUTPUT", description="Column with the accepted completion (any case).")
+    type_col: str = Field("TYPE", description="Column with the kind of completion; optional (any case).")
+    columns: dict[str, str] | None = Field(
+        None, description="For `type: huggingface`: which columns are `prompt` and `response`, or `messages`."
+    )
+    role_mapping: dict[str, str] | None = Field(
+        None, description="For chat rows: where a role's text lies, `role: column.key.value` (user: messages.role.user)."
+    )
+    sql: SqlFileOptions | None = Field(None, description="Options of `type: sql_files`.")
+    rows: int = Field(6000, ge=100, description="For `type: demo`: rows to generate.")
+    seed: int = Field(7, description="For `type: demo` and `sql_files`: seed of what is generated.")
+
+    @model_validator(mode="after")
+    def _has_a_place(self) -> Source:
+        if self.type != "demo" and not self.name_or_path:
+            raise ValueError("`name_or_path` is missing")
+        if self.type == "huggingface" and self.columns is None:
+            raise ValueError("`type: huggingface` needs `columns`, for example {prompt: question, response: answer}")
+        return self
+
+
+class DataConfig(Section):
+    """`data`: sources, rendering, filtering, packing."""
+
+    type: Literal["sft"] = Field("sft", description="Supervised fine-tuning data.")
+    sources: list[Source] = Field(min_length=1, description="Training rows, read in this order.")
+    eval_sources: list[Source] = Field([], description="Held-out rows. Without them `eval_fraction` of the rows is held out.")
+    eval_fraction: float = Field(0.1, ge=0, lt=1, description="Share of groups held out when there are no eval_sources.")
+    group_by: str = Field(
+        "statement",
+        description="Rows that never part between train and eval: `statement` (same SQL, white space and case folded), "
+        "or a column of the export, for example worksheet_id; rows of one statement stay together even then.",
+    )
+    template: str = Field("chat", description="`chat`, `plain`, or the path of a template file.")
+    fim_order: Literal["psm", "spm"] = Field("psm", description="Prefix-suffix-middle or suffix-prefix-middle prompts.")
+    control_tokens: Literal["reject", "neutralise"] = Field(
+        "reject", description="User text that spells a control token: reject the row, or encode it as ordinary text."
+    )
+    skip_empty_output: bool = Field(False, description="Reject rows whose completion is empty.")
+    skip_empty_prefix: bool = Field(False, description="Reject rows whose `<fillMe>` stands at the very start.")
+    mask_secrets: bool = Field(False, description="Replace what looks like a key, password or e-mail by a placeholder.")
+    max_length: int = Field(8192, ge=16, description="Tokens of the longest row and the largest pack.")
+    filter_samples: bool = Field(
+        True, description="Drop and count rows longer than max_length. false: also warn row by row; never truncated."
+    )
+    pack_samples: bool | Literal["prefix_tree", "flat", "none"] = Field(
+        "prefix_tree", description="How rows share a sequence. true is `prefix_tree`, false is `none`."
+    )
+    mask_inputs: bool = Field(True, description="Train on responses only. false: train on every token of the row.")
+    ignore_empty_think: bool = Field(
+        False, description="For chat rows: do not train on an empty <think></think> block that the chat markup adds."
+    )
+    sample_weighted_loss: bool = Field(False, description="Each row counts once in the loss, whatever its length.")
+    num_proc: int = Field(1, ge=1, description="Worker processes for parsing, rendering and tokenization.")
+    cache_dir: str | None = Field(None, description="Where data sets from a hub are kept. Default: the library's own place.")
+
+    @property
+    def packing(self) -> Literal["prefix_tree", "flat", "none"]:
+        """`pack_samples` as the name of a strategy."""
+        if isinstance(self.pack_samples, bool):
+            return "prefix_tree" if self.pack_samples else "none"
+        return self.pack_samples

@@ -1,0 +1,158 @@
+"""An experiment file: one YAML that drives every front door."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from fim_core.config.base import Section
+from fim_core.config.data import DataConfig
+from fim_core.config.evaluation import EvaluationConfig, GateConfig
+from fim_core.config.model import ModelConfig
+from fim_core.config.training import (
+    CheckpointConfig,
+    LauncherConfig,
+    LoggerConfig,
+    LossConfig,
+    OptimizerConfig,
+    SchedulerConfig,
+    TrackerConfig,
+)
+from fim_core.config.workflow import CheckOverride, ExportsConfig, MetadataConfig, NotifyConfig, ScheduleConfig
+from fim_core.errors import FimError
+
+
+class Experiment(Section):
+    """Everything that decides what is trained, on what, and how."""
+
+    type: Literal["sft"] = Field("sft", description="Supervised fine-tuning.")
+    name: str = Field("experiment", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="Default: the file's name.")
+    seed: int = Field(42, ge=0, description="Seed of everything random.")
+    storage: Path = Field(
+        default_factory=lambda: Path(os.environ.get("FIM_STORAGE", ".fim")),
+        description="Folder of all artifacts. Default: $FIM_STORAGE, or .fim in the current folder.",
+    )
+
+    model: ModelConfig
+    data: DataConfig
+
+    micro_batch_size: int = Field(1, ge=1, description="Packs that one rank runs through the model at once.")
+    gradient_accumulation_steps: int = Field(1, ge=1, description="Micro-batches of a rank in one optimizer step.")
+    epochs: int = Field(1, ge=1, description="Passes over the training rows.")
+    max_steps: int | None = Field(None, ge=1, description="Stop after so many optimizer steps.")
+    eval_interval: int | None = Field(None, ge=1, description="Optimizer steps between evaluations of the held-out loss.")
+    optimizer: OptimizerConfig = OptimizerConfig()
+    scheduler: SchedulerConfig = SchedulerConfig()
+    loss: LossConfig = LossConfig()
+    activation_checkpointing: bool = Field(False, description="Recompute activations in the backward pass to save memory.")
+    activation_checkpoint_cpu_offload: bool = Field(
+        False, description="Keep checkpointed activations in host memory; implies activation_checkpointing."
+    )
+    deepspeed: dict[str, Any] = Field(
+        default_factory=dict, description="Passed to DeepSpeed: zero_optimization, offload, gradient_clipping, …"
+    )
+    checkpoint: list[CheckpointConfig] = Field([CheckpointConfig()], description="What is saved, and when.")
+    launcher: LauncherConfig = LauncherConfig()
+    logger: LoggerConfig = LoggerConfig()
+    tensorboard: TrackerConfig | None = None
+    wandb: TrackerConfig | None = None
+    trackio: TrackerConfig | None = None
+
+    evaluation: EvaluationConfig = EvaluationConfig()
+    gate: GateConfig = GateConfig()
+    checks: dict[str, CheckOverride] = Field({}, description="Changes to data-quality checks, by check name.")
+    schedule: ScheduleConfig = ScheduleConfig()
+    exports: ExportsConfig | None = Field(None, description="Watch a folder for new exports. Default: no folder.")
+    notify: NotifyConfig = NotifyConfig()
+    metadata: MetadataConfig = MetadataConfig()
+
+    @field_validator("checkpoint", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return [value] if isinstance(value, dict) else value
+
+    @field_validator("deepspeed")
+    @classmethod
+    def _owned_elsewhere(cls, value: dict[str, Any]) -> dict[str, Any]:
+        owners = {
+            "optimizer": "optimizer",
+            "scheduler": "scheduler",
+            "train_batch_size": "micro_batch_size and gradient_accumulation_steps",
+            "train_micro_batch_size_per_gpu": "micro_batch_size",
+            "gradient_accumulation_steps": "gradient_accumulation_steps",
+            "bf16": "model.dtype",
+            "fp16": "model.dtype",
+        }
+        for key, owner in owners.items():
+            if key in value:
+                raise ValueError(f"`{key}` is set by `{owner}` of the experiment, not here")
+        return value
+
+    @model_validator(mode="after")
+    def _eval_needs_rows(self) -> Experiment:
+        if self.eval_interval and not self.data.eval_sources and self.data.eval_fraction == 0:
+            raise ValueError("eval_interval is set, but there are no held-out rows: give eval_sources or eval_fraction")
+        return self
+
+
+def load_experiment(path: str | Path) -> Experiment:
+    """Read and validate an experiment file.
+
+    Relative paths inside it are taken from the current folder, as in the tools whose files this format follows.
+
+    Raises:
+        FimError: no such file, not YAML, an unknown key or a bad value; the message names each key.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FimError(f"There is no experiment file {path}. Give the path of a YAML file, such as configs/demo.yaml.")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise FimError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise FimError(f"{path} holds no options. It needs at least `model` and `data`; see configs/demo.yaml.")
+    try:
+        return Experiment.model_validate({"name": path.stem, **content})
+    except ValidationError as error:
+        raise FimError(f"{path} has options that cannot be used:\n{_explain(error)}") from error
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors(include_url=False):
+        key = ".".join(str(part) for part in problem["loc"]) or "(file)"
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"  {key}: no such option{_nearest(problem['loc'])}")
+        elif problem["type"] == "missing":
+            lines.append(f"  {key}: missing")
+        else:
+            lines.append(f"  {key}: {problem['msg'].removeprefix('Value error, ')}")
+    return "\n".join(lines)
+
+
+def _nearest(location: tuple[int | str, ...]) -> str:
+    """A hint at the option that was probably meant: `; did you mean …?`, or nothing."""
+    from difflib import get_close_matches
+
+    names = get_close_matches(str(location[-1]), sorted(_option_names(Experiment)), n=1, cutoff=0.75)
+    return f"; did you mean {names[0]}?" if names else ""
+
+
+def _option_names(section: type[Section]) -> set[str]:
+    from typing import get_args
+
+    names: set[str] = set()
+    pending: list[Any] = [section]
+    while pending:
+        kind = pending.pop()
+        if isinstance(kind, type) and issubclass(kind, Section):
+            names |= set(kind.model_fields)
+            pending += [field.annotation for field in kind.model_fields.values()]
+        else:
+            pending += get_args(kind)
+    return names

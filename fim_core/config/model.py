@@ -1,0 +1,71 @@
+"""`model`: which network is trained, and how it is loaded."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from fim_core.config.base import Section
+
+
+class TrainedTokenizer(Section):
+    """`model.tokenizer` as a section: train a byte-level BPE tokenizer on the training rows."""
+
+    vocab_size: int = Field(4096, ge=512, description="Entries of the vocabulary, special tokens included.")
+
+
+class FimTokenNames(Section):
+    """`model.fim_tokens`: the control tokens of this model, where its tokenizer does not hold a known set."""
+
+    prefix: str = Field("<|fim_prefix|>", description="Token before the text left of the cursor.")
+    suffix: str = Field("<|fim_suffix|>", description="Token before the text right of the cursor.")
+    middle: str = Field("<|fim_middle|>", description="Token after which the model writes the completion.")
+
+
+class PeftConfig(Section):
+    """`model.peft_config`: train low-rank adapters instead of all weights; they are merged at the end."""
+
+    peft_type: Literal["LORA"] = Field("LORA", description="Kind of adapter.")
+    r: int = Field(16, ge=1, description="Rank of the update.")
+    lora_alpha: float = Field(32.0, gt=0, description="Scale of the update; it is multiplied by alpha / r.")
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="Share of the adapter's inputs dropped in training.")
+    target_modules: str | list[str] = Field("all-linear", description="Names of the layers that get an adapter.")
+
+
+class ModelConfig(Section):
+    """`model`: a pretrained model by path or hub id, or a small one made from scratch by `config`."""
+
+    type: Literal["huggingface", "liger"] = Field(
+        "huggingface", description="`liger` uses the Liger kernels on a GPU; on a CPU the plain model, with a message."
+    )
+    name_or_path: str | None = Field(None, description="Local folder or hub id of a pretrained model.")
+    config: dict[str, Any] | None = Field(
+        None, description="A transformers configuration (`model_type`, `hidden_size`, …): random weights, from scratch."
+    )
+    tokenizer: str | TrainedTokenizer | None = Field(
+        None, description="Local folder or hub id, or a section to train one. Default: the model's own."
+    )
+    fim_tokens: FimTokenNames | None = Field(
+        None, description="FIM control tokens. Default: the family that the tokenizer holds; if none, they are added."
+    )
+    end_token: str | None = Field(
+        None, description="Token that ends a completion. Default: what the model's generation config stops at."
+    )
+    attn_implementation: Literal["auto", "flash_attention_2", "flash_attention_3", "flex_attention", "sdpa"] = Field(
+        "auto", description="Attention kernel. What this machine lacks is replaced by the best it has, with a message."
+    )
+    dtype: Literal["auto", "bf16", "fp16", "fp32"] = Field(
+        "auto", description="Numbers that training computes in. auto: bf16 on a GPU, fp32 on a CPU."
+    )
+    peft_config: PeftConfig | None = Field(None, description="Train LoRA adapters instead of all weights.")
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> ModelConfig:
+        if (self.name_or_path is None) == (self.config is None):
+            raise ValueError("give either `name_or_path` (a pretrained model) or `config` (one from scratch)")
+        if self.config is not None and "model_type" not in self.config:
+            raise ValueError("`config` needs `model_type`, for example qwen3")
+        if self.config is not None and self.tokenizer is None:
+            raise ValueError("a model from scratch needs `tokenizer`: a path, or `{vocab_size: …}` to train one")
+        return self

@@ -1,0 +1,117 @@
+"""`optimizer`, `scheduler`, `checkpoint`, trackers and the launcher: how a run trains."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import AliasChoices, Field, model_validator
+
+from fim_core.config.base import Section
+
+
+class OptimizerConfig(Section):
+    """`optimizer`: AdamW and its numbers."""
+
+    type: Literal["adamw", "cpu_adam"] = Field(
+        "adamw", description="adamw; cpu_adam keeps its state in host memory (needs DeepSpeed's optimizer offload)."
+    )
+    lr: float = Field(
+        2e-5, gt=0, validation_alias=AliasChoices("lr", "learning_rate"), description="Peak learning rate."
+    )
+    weight_decay: float = Field(0.1, ge=0, description="Decoupled weight decay; not applied to biases and norms.")
+    betas: tuple[float, float] = Field((0.9, 0.999), description="Decay of the first and second moment.")
+    eps: float = Field(1e-8, gt=0, description="Added to the denominator.")
+
+
+class SchedulerArgs(Section):
+    """`scheduler.scheduler_specific_kwargs`."""
+
+    min_lr_rate: float | None = Field(None, ge=0, le=1, description="Floor of the cosine as a share of the peak.")
+    min_lr: float | None = Field(None, ge=0, description="Floor of the cosine as a learning rate.")
+
+
+class SchedulerConfig(Section):
+    """`scheduler`: the learning rate over optimizer steps."""
+
+    type: Literal["huggingface"] = Field("huggingface", description="Whose names for schedules are used.")
+    name: Literal["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_min_lr"] = Field(
+        "cosine", description="Shape of the schedule after the warm-up."
+    )
+    warmup_ratio: float = Field(0.0, ge=0, le=1, description="Warm-up as a share of all optimizer steps.")
+    warmup_steps: int | None = Field(
+        None,
+        ge=0,
+        validation_alias=AliasChoices("warmup_steps", "num_warmup_steps"),
+        description="Warm-up in optimizer steps; instead of warmup_ratio.",
+    )
+    scheduler_specific_kwargs: SchedulerArgs = Field(SchedulerArgs(), description="The floor of cosine_with_min_lr.")
+
+    @model_validator(mode="after")
+    def _floor_belongs_to_a_floor(self) -> SchedulerConfig:
+        args = self.scheduler_specific_kwargs
+        given = [key for key in ("min_lr", "min_lr_rate") if getattr(args, key) is not None]
+        if self.name == "cosine_with_min_lr" and len(given) != 1:
+            raise ValueError("cosine_with_min_lr needs one of min_lr and min_lr_rate in scheduler_specific_kwargs")
+        if self.name != "cosine_with_min_lr" and given:
+            raise ValueError(f"{given[0]} has no meaning for the schedule {self.name}")
+        return self
+
+
+class CheckpointConfig(Section):
+    """One entry of `checkpoint`."""
+
+    type: Literal["huggingface", "deepspeed"] = Field(
+        "huggingface",
+        description="huggingface: weights and tokenizer, to load and serve. deepspeed: everything a resume needs.",
+    )
+    save_every_n_steps: int | None = Field(None, ge=1, description="Optimizer steps between two saves.")
+    save_end_of_training: bool = Field(True, description="Save after the last step.")
+    output_dir: str | None = Field(None, description="For huggingface: also put the weights here, in `step-N` folders.")
+    keep: int = Field(2, ge=1, description="How many of the newest are kept.")
+
+
+class LossConfig(Section):
+    """`loss`: additions to the cross entropy; off by default."""
+
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of the target spread evenly over the vocabulary.")
+    z_loss: float = Field(0.0, ge=0, description="Weight of the squared log-partition, which keeps logits small.")
+
+
+class TrackerConfig(Section):
+    """One experiment tracker, beside the JSON lines that are always written."""
+
+    enable: bool = Field(True, description="Send metrics there.")
+    project: str = Field("fim", description="Project that the run is filed under.")
+    name: str | None = Field(None, description="Name of the run. Default: the experiment's.")
+
+
+class LoggerConfig(Section):
+    """`logger`: what training processes write beside their metrics."""
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("WARNING", description="Lowest level that is written.")
+    output_dir: str | None = Field(None, description="Folder for one log file a rank. Default: the run's own folder.")
+    print_output_ranks: list[int] | Literal["all"] = Field([0], description="Ranks whose log also reaches the console.")
+
+
+class LauncherConfig(Section):
+    """`launcher`: where training processes run."""
+
+    type: Literal["local", "hostfile", "ray", "kubernetes"] = Field(
+        "local", description="local: processes of this machine; hostfile: DeepSpeed's launchers; or a cluster."
+    )
+    num_processes: int | None = Field(None, ge=1, description="Ranks on each machine. Default: its GPUs, or 1 on a CPU.")
+    hostfile: str | None = Field(None, description="For hostfile: lines `host slots=N`, as DeepSpeed reads them.")
+    backend: Literal["pdsh", "slurm", "openmpi"] = Field("pdsh", description="For hostfile: how ranks are started.")
+    address: str | None = Field(None, description="For ray: address of the cluster. Default: one started here.")
+    image: str | None = Field(None, description="For kubernetes: container image with this package.")
+    namespace: str = Field("default", description="For kubernetes: namespace of the job.")
+    timeout_minutes: float | None = Field(None, gt=0, description="End a run that takes longer.")
+    heartbeat_timeout_minutes: float = Field(30.0, gt=0, description="End a run that has shown no sign of life for so long.")
+
+    @model_validator(mode="after")
+    def _complete(self) -> LauncherConfig:
+        if self.type == "hostfile" and not self.hostfile:
+            raise ValueError("`type: hostfile` needs `hostfile`")
+        if self.type == "kubernetes" and not self.image:
+            raise ValueError("`type: kubernetes` needs `image`")
+        return self

@@ -1,0 +1,50 @@
+"""`schedule`, `exports`, `notify`, `metadata`, `checks`: how the pipeline runs in Dagster."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from fim_core.config.base import Section
+
+
+class ScheduleConfig(Section):
+    """`schedule`: when the model is retrained."""
+
+    cron: str = Field("0 3 * * 0", description="Five-field cron of the retraining. Default: Sunday, 03:00.")
+    timezone: str = Field("UTC", description="Time zone of the cron, an IANA name.")
+    enabled: bool = Field(False, description="Whether the schedule starts switched on.")
+    max_age_days: float = Field(8.0, gt=0, description="A checkpoint older than this fails its freshness policy.")
+
+
+class ExportsConfig(Section):
+    """`exports`: the folder that the sensor watches."""
+
+    folder: str = Field("exports", description="Folder that new *.csv and *.parquet files arrive in.")
+    settle_seconds: float = Field(30.0, ge=0, description="A file counts as written when it has not changed for so long.")
+    enabled: bool = Field(False, description="Whether the sensor starts switched on.")
+
+
+class NotifyConfig(Section):
+    """`notify`: who hears of a failed run."""
+
+    webhook: str | None = Field(
+        None, pattern=r"^https?://", description="URL that gets a JSON message by POST. Without it, the log only."
+    )
+
+
+class MetadataConfig(Section):
+    """`metadata`: what the UI shows."""
+
+    show_samples: bool = Field(False, description="Show customer text (prompts, completions) in the UI and the report.")
+
+
+class CheckOverride(Section):
+    """Changes to one data-quality check, by its name."""
+
+    severity: Literal["error", "warn", "off"] | None = Field(
+        None, description="error stops what comes after; warn reports; off leaves the check out."
+    )
+    max_rows: int | None = Field(None, ge=0, description="Offending rows that are tolerated.")
+    max_share: float | None = Field(None, ge=0, le=1, description="Share of offending rows that is tolerated.")

@@ -1,0 +1,148 @@
+"""From rows to figures: ratios of sums, with bootstrap intervals over whole worksheets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fim_core.evaluation.metrics.registry import METRICS, Metric
+from fim_core.evaluation.scores import Columns
+
+_CELLS_AT_ONCE = 4_000_000
+
+LENGTH_BUCKETS = ((0, "0 characters"), (10, "1–10"), (40, "11–40"), (160, "41–160"), (None, "over 160"))
+"""Longest completion of each bucket, in characters, and its name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A figure with its confidence interval, and the number of rows that it is about. None: not a finite number."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Bootstrap:
+    """How intervals are made: number of resamples, level, seed."""
+
+    samples: int
+    confidence: float
+    seed: int
+
+
+def estimates(columns: Columns, groups: np.ndarray, bootstrap: Bootstrap) -> dict[str, Estimate]:
+    """Every metric that applies to at least one row, by name.
+
+    Intervals are percentiles of a bootstrap that draws whole groups with replacement, for rows of one worksheet are
+    alike (Cameron, Gelbach & Miller, "Bootstrap-based improvements for inference with clustered errors", 2008; Efron
+    & Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13). A share that is 0 or 1 on every row gives
+    the bootstrap nothing to vary; its interval is the exact binomial one over groups (Clopper & Pearson, 1934).
+
+    Args:
+        columns: scores of one predictor.
+        groups: group of each row, any labels.
+        bootstrap: resamples, level and seed; the same give the same intervals.
+    """
+    metrics = [metric for metric in METRICS if metric.over in columns]
+    over, per = _sums(columns, metrics, groups)
+    value = _ratio(over.sum(0), per.sum(0))
+    low, high = _interval(np.concatenate([_ratio(*s) for s in _resampled(over, per, bootstrap)]), bootstrap)
+    found = {}
+    for i, metric in enumerate(metrics):
+        if not np.isnan(value[i]):
+            bounds = _exact_bounds(metric, value[i], int((per[:, i] > 0).sum()), bootstrap) or (low[i], high[i])
+            found[metric.name] = _estimate(value[i], *bounds, _rows(columns, metric))
+    return found
+
+
+def differences(ours: Columns, theirs: Columns, groups: np.ndarray, bootstrap: Bootstrap) -> dict[str, Estimate]:
+    """Ours minus theirs in every metric that both have, on the same rows, with intervals of the paired difference.
+
+    Each resample draws the same groups for both, so that what makes rows hard for both cancels out.
+    """
+    metrics = [metric for metric in METRICS if metric.over in ours and metric.over in theirs]
+    sums = [_sums(columns, metrics, groups) for columns in (ours, theirs)]
+    with np.errstate(invalid="ignore"):
+        value = _ratio(sums[0][0].sum(0), sums[0][1].sum(0)) - _ratio(sums[1][0].sum(0), sums[1][1].sum(0))
+        drawn = [np.concatenate([_ratio(*s) for s in _resampled(over, per, bootstrap)]) for over, per in sums]
+        low, high = _interval(drawn[0] - drawn[1], bootstrap)
+    return {
+        metric.name: _estimate(value[i], low[i], high[i], _rows(ours, metric))
+        for i, metric in enumerate(metrics)
+        if not np.isnan(value[i])
+    }
+
+
+def subset(columns: Columns, mask: np.ndarray) -> Columns:
+    """The scores of some of the rows."""
+    return {name: values[mask] for name, values in columns.items()}
+
+
+def length_bucket(completion: str) -> str:
+    """The name of the bucket that a gold completion's length falls into."""
+    return next(name for longest, name in LENGTH_BUCKETS if longest is None or len(completion) <= longest)
+
+
+def _estimate(value: float, low: float, high: float, n: int) -> Estimate:
+    if not np.isfinite([value, low, high]).all():
+        return Estimate(None, None, None, n)
+    return Estimate(float(value), float(low), float(high), n)
+
+
+def _sums(columns: Columns, metrics: Sequence[Metric], groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Numerators and denominators, summed in each group: two float64 [groups, metrics]."""
+    places, members = np.unique(groups, return_inverse=True)
+    over = np.zeros((len(places), len(metrics)))
+    per = np.zeros_like(over)
+    for i, metric in enumerate(metrics):
+        numerator, denominator = _parts(columns, metric)
+        over[:, i] = np.bincount(members, numerator, len(places))
+        per[:, i] = np.bincount(members, denominator, len(places))
+    return over, per
+
+
+def _parts(columns: Columns, metric: Metric) -> tuple[np.ndarray, np.ndarray]:
+    numerator = columns[metric.over]
+    denominator = np.ones_like(numerator) if metric.per is None else columns[metric.per]
+    applies = ~np.isnan(numerator) & ~np.isnan(denominator)
+    return np.where(applies, numerator, 0.0), np.where(applies, denominator, 0.0)
+
+
+def _rows(columns: Columns, metric: Metric) -> int:
+    return int((_parts(columns, metric)[1] > 0).sum())
+
+
+def _resampled(over: np.ndarray, per: np.ndarray, bootstrap: Bootstrap) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Sums over resampled groups, [resamples, metrics] each, in chunks that keep memory bounded."""
+    rng = np.random.default_rng(bootstrap.seed)
+    groups = max(len(over), 1)
+    chunk = max(1, _CELLS_AT_ONCE // groups)
+    for start in range(0, bootstrap.samples, chunk):
+        size = min(chunk, bootstrap.samples - start)
+        times_drawn = rng.multinomial(groups, np.full(groups, 1 / groups), size=size)[:, : len(over)].astype(float)
+        with np.errstate(invalid="ignore"):  # infinite losses; the figure is then reported as not finite
+            yield times_drawn @ over, times_drawn @ per
+
+
+def _ratio(over: np.ndarray, per: np.ndarray) -> np.ndarray:
+    return np.divide(over, per, out=np.full(np.shape(over), np.nan), where=per > 0)
+
+
+def _interval(drawn: np.ndarray, bootstrap: Bootstrap) -> tuple[np.ndarray, np.ndarray]:
+    tail = (1 - bootstrap.confidence) / 2
+    bounds = np.full((2, drawn.shape[1]), np.nan)
+    known = ~np.isnan(drawn).all(axis=0)
+    bounds[:, known] = np.nanquantile(drawn[:, known], [tail, 1 - tail], axis=0)
+    return bounds[0], bounds[1]
+
+
+def _exact_bounds(metric: Metric, value: float, groups: int, bootstrap: Bootstrap) -> tuple[float, float] | None:
+    if metric.unit != "share" or value not in (0.0, 1.0):
+        return None
+    reach = ((1 - bootstrap.confidence) / 2) ** (1 / groups)
+    return (0.0, 1 - reach) if value == 0.0 else (reach, 1.0)

@@ -1,0 +1,173 @@
+"""Greedy completions of many prompts: what evaluation measures and a server would send."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from fim_core.errors import FimError
+from fim_core.evaluation.prefix_cache import PrefixCache, greedy_tokens
+from fim_core.evaluation.shared_decoding import DecodedRow, decode
+from fim_core.tokens import load_tokenizer
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One greedy continuation.
+
+    Attributes:
+        token_ids: the new tokens, without the stop token.
+        stopped: a stop token ended it; False if it ran into the limit.
+    """
+
+    token_ids: list[int]
+    stopped: bool
+
+
+def generate(
+    model: PreTrainedModel | Path,
+    prompts: Sequence[Sequence[int]],
+    *,
+    stop_ids: set[int],
+    max_new_tokens: int,
+    batch_size: int,
+    backend: Literal["transformers", "vllm"] = "transformers",
+) -> list[Generation]:
+    """Continue each prompt with the most probable token, until a stop token or the limit.
+
+    Equals `model.generate(do_sample=False)` on one prompt after the other, without the penalties that a generation
+    config may add. Prompts are read in sorted order through one cache, so that what they share is computed once, and
+    decoded together. The result does not depend on `batch_size` beyond the rounding of the numbers that the model
+    computes in, which can tip the balance between two tokens that are equal up to rounding.
+
+    Args:
+        model: a causal language model in eval mode, or the folder of a checkpoint.
+        prompts: token ids, at least one each.
+        stop_ids: tokens that end a completion.
+        max_new_tokens: limit of new tokens, the stop token included.
+        batch_size: rows decoded together; vLLM schedules by itself.
+        backend: `vllm` needs that package and a GPU, and a model that was loaded from a folder. That path follows
+            vLLM's documented interface but has not been run yet.
+
+    Returns:
+        One result a prompt, in their order.
+
+    Raises:
+        FimError: an empty prompt, a limit below 1, or vLLM is not installed.
+    """
+    if max_new_tokens < 1 or batch_size < 1:
+        raise FimError("max_new_tokens and batch_size must be at least 1.")
+    if not all(prompts):
+        raise FimError("A prompt without tokens cannot be continued. Check the template.")
+    if not prompts:
+        return []
+    distinct = sorted({tuple(prompt) for prompt in prompts})
+    if backend == "vllm":
+        results = _generate_with_vllm(model, distinct, stop_ids, max_new_tokens)
+    else:
+        network = load_for_inference(model)[0] if isinstance(model, Path) else model
+        results = _generate_with_transformers(network, distinct, stop_ids, max_new_tokens, batch_size)
+    return [results[tuple(prompt)] for prompt in prompts]
+
+
+def load_for_inference(checkpoint: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A checkpoint's model, in eval mode, and tokenizer; on the GPU if there is one.
+
+    On a GPU in the checkpoint's own numbers; on a CPU in float32, which is both the fastest there and exact.
+
+    Raises:
+        FimError: no such folder, or not a checkpoint with safetensors weights.
+    """
+    if not (checkpoint / "config.json").is_file():
+        raise FimError(f"There is no checkpoint in {checkpoint}: a folder with config.json and *.safetensors is needed.")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            checkpoint,
+            dtype="auto" if device == "cuda" else torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+        )
+    except (OSError, ValueError) as error:
+        raise FimError(f"The checkpoint in {checkpoint} cannot be loaded: {error}") from error
+    return model.to(device).eval(), load_tokenizer(checkpoint)
+
+
+def stop_ids_of(model: PreTrainedModel) -> set[int]:
+    """The tokens that end a completion of this model: those of its generation config.
+
+    Raises:
+        FimError: it names none.
+    """
+    end = model.generation_config.eos_token_id if model.generation_config else None
+    if end is None:
+        raise FimError(
+            f"{model.name_or_path or 'The model'} names no end token: set eos_token_id in its generation_config.json."
+        )
+    return set(end) if isinstance(end, list) else {end}
+
+
+def completion_text(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
+    """The text of a completion: special tokens left out, white space as generated."""
+    return tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def _generate_with_transformers(
+    model: PreTrainedModel, prompts: list[tuple[int, ...]], stop_ids: set[int], max_new_tokens: int, batch_size: int
+) -> dict[tuple[int, ...], Generation]:
+    """Results by prompt; `prompts` are sorted and distinct."""
+    cache = PrefixCache(model)
+    if not (cache.shareable and model._can_set_attn_implementation()):
+        log.warning(
+            "%s keeps more than keys and values of every token (sliding windows or recurrent states): "
+            "prompts are completed one by one, without sharing.",
+            model.config.model_type,
+        )
+        return {
+            prompt: _generation(
+                list(greedy_tokens(cache, prompt, stop_ids=stop_ids, max_new_tokens=max_new_tokens)), stop_ids
+            )
+            for prompt in prompts
+        }
+    rows = [DecodedRow(list(prompt)) for prompt in prompts]
+    decode(model, rows, stop_ids=stop_ids, max_new_tokens=max_new_tokens, batch_size=batch_size)
+    return {tuple(row.prompt): _generation(row.tokens, stop_ids) for row in rows}
+
+
+def _generation(tokens: list[int], stop_ids: set[int]) -> Generation:
+    stopped = tokens[-1] in stop_ids
+    return Generation(tokens[:-1] if stopped else tokens, stopped)
+
+
+def _generate_with_vllm(
+    model: PreTrainedModel | Path, prompts: list[tuple[int, ...]], stop_ids: set[int], max_new_tokens: int
+) -> dict[tuple[int, ...], Generation]:
+    """The same through vLLM, which shares prefixes by caching blocks. Not run yet on a GPU."""
+    try:
+        from vllm import LLM, SamplingParams
+        from vllm.inputs import TokensPrompt
+    except ImportError as error:
+        raise FimError(
+            "`backend: vllm` needs vLLM and a GPU: pip install 'fim-assets[vllm]', or use backend: transformers."
+        ) from error
+    folder = model if isinstance(model, Path) else Path(model.name_or_path)
+    if not (folder / "config.json").is_file():
+        raise FimError("`backend: vllm` loads the model by itself: give the folder of a checkpoint.")
+    engine = LLM(model=str(folder), enable_prefix_caching=True, generation_config="vllm", seed=0)
+    sampling = SamplingParams(
+        temperature=0.0, max_tokens=max_new_tokens, stop_token_ids=sorted(stop_ids), detokenize=False
+    )
+    outputs = engine.generate([TokensPrompt(prompt_token_ids=list(prompt)) for prompt in prompts], sampling)
+    return {
+        prompt: _generation(list(output.outputs[0].token_ids), stop_ids)
+        for prompt, output in zip(prompts, outputs, strict=True)
+    }

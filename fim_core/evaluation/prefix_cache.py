@@ -1,0 +1,136 @@
+"""The key/value cache of one row, which moves from prompt to prompt and keeps what they share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+
+
+@dataclass(frozen=True)
+class LayerStates:
+    """Keys and values of one layer, each [rows, key/value heads, tokens, head size]."""
+
+    keys: Tensor
+    values: Tensor
+
+    @property
+    def length(self) -> int:
+        """Tokens."""
+        return self.keys.shape[2]
+
+
+def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many tokens two sequences share at their start."""
+    limit = min(len(first), len(second))
+    if first[:limit] == second[:limit]:
+        return limit
+    low, high = 0, limit - 1  # first[:low] is shared; first[: high + 1] is not
+    while low < high:
+        middle = (low + high + 1) // 2
+        if first[:middle] == second[:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def next_token(logits: Tensor) -> Tensor:
+    """The most probable token of each row ([…, vocabulary] to […], int64); the lowest id among equals.
+
+    Compared in float32, as `GenerationMixin` does, so that ties are the same ties.
+    """
+    return logits.float().argmax(-1)
+
+
+class PrefixCache:
+    """A model's cache for the tokens it read last. Reading others computes only what comes after the shared start.
+
+    Walking through sorted prompts computes each node of their prefix tree once: no earlier prompt shares more with the
+    next one than the one just before it. A server gains the same between two requests of one editor.
+
+    Args:
+        model: a causal language model, in eval mode.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = model
+        self._cache = DynamicCache(config=model.config)
+        self._ids: list[int] = []
+        self.computed = 0
+        """Tokens that have gone through the model so far."""
+
+    @property
+    def shareable(self) -> bool:
+        """Whether the states of a token depend on nothing but the tokens up to it, and all of them are kept.
+
+        Not so with sliding windows and recurrent layers; those models read every prompt from its start.
+        """
+        return all(type(layer) is DynamicLayer for layer in self._cache.layers)
+
+    @torch.inference_mode()
+    def read(self, ids: Sequence[int]) -> Tensor:
+        """Make `ids` the cached tokens; returns the logits after the last one, [vocabulary].
+
+        Raises:
+            ValueError: there are no tokens.
+        """
+        if not ids:
+            raise ValueError("a prompt needs at least one token")
+        cached, self._ids = self._ids, []  # stays empty if the model fails half-way, so that the next call starts anew
+        # The last token is always computed, since its logits are wanted.
+        shared = min(common_prefix(cached, ids), len(ids) - 1) if self.shareable else 0
+        if shared:
+            self._cache.crop(shared - len(cached))
+        else:
+            self._cache = DynamicCache(config=self._model.config)
+        logits = self._forward(ids[shared:], shared)
+        self._ids = list(ids)
+        return logits
+
+    @torch.inference_mode()
+    def append(self, token: int) -> Tensor:
+        """Add one token to the cached ones; returns the logits after it, [vocabulary]."""
+        cached, self._ids = self._ids, []
+        logits = self._forward([token], len(cached))
+        self._ids = [*cached, token]
+        return logits
+
+    def states(self, start: int, end: int) -> list[LayerStates]:
+        """Copies of every layer's states of the tokens from `start` to `end`, one row each."""
+        return [
+            LayerStates(layer.keys[:, :, start:end].clone(), layer.values[:, :, start:end].clone())
+            for layer in self._cache.layers
+        ]
+
+    def _forward(self, ids: Sequence[int], position: int) -> Tensor:
+        device = self._model.device
+        self.computed += len(ids)
+        output = self._model(
+            input_ids=torch.tensor([list(ids)], device=device),
+            position_ids=torch.arange(position, position + len(ids), device=device)[None],
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return output.logits[0, -1]
+
+
+def greedy_tokens(
+    cache: PrefixCache, prompt: Sequence[int], *, stop_ids: set[int], max_new_tokens: int
+) -> Iterator[int]:
+    """The tokens of a greedy continuation, one at a time as they are computed.
+
+    Ends after a stop token, which is yielded too, or after `max_new_tokens`.
+    """
+    token = int(next_token(cache.read(prompt)))
+    yield token
+    for _ in range(max_new_tokens - 1):
+        if token in stop_ids:
+            return
+        token = int(next_token(cache.append(token)))
+        yield token

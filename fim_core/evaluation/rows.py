@@ -1,0 +1,116 @@
+"""The held-out rows that a report is about, with everything that is needed to complete and to judge them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import pyarrow.parquet as pq
+from datasets import Dataset, load_from_disk
+
+from fim_core.errors import FimError
+from fim_core.evaluation.scores import EvalRow
+from fim_core.records.parse import parse_input
+from fim_core.records.schema import Completion
+
+TokenIds = list[int]
+
+
+@dataclass(frozen=True)
+class EvalSet:
+    """Held-out rows and their tokens.
+
+    Attributes:
+        rows: what is judged.
+        prompts: token ids of each prompt, as in training.
+        targets: token ids of each gold completion and its end token.
+        states: each editor's state, for models that read prompts in another form; None for rows that had none.
+        held_out: rows held out in all.
+    """
+
+    rows: list[EvalRow]
+    prompts: list[TokenIds]
+    targets: list[TokenIds]
+    states: list[Completion | None]
+    held_out: int
+
+
+def load_eval_set(raw: Path, prompts: Path, dataset: Path, *, max_rows: int | None) -> EvalSet:
+    """Read the held-out rows, or a sample of them.
+
+    Which rows a sample takes depends on nothing but their row_ids, so that two models meet the same ones.
+
+    Args:
+        raw: the raw_completions file.
+        prompts: folder of fim_prompts.
+        dataset: folder of tokenized_dataset.
+        max_rows: size of the sample; None takes all.
+
+    Raises:
+        FimError: no rows are held out.
+    """
+    tokens = load_from_disk(str(dataset / "dataset"))["eval"]
+    if len(tokens) == 0:
+        raise FimError("There are no held-out rows to evaluate on. Set data.eval_fraction above 0, or data.eval_sources.")
+    places = sample(tokens["row_id"][:], max_rows)
+    tokens = tokens.select(places)
+    row_ids = tokens["row_id"][:]
+    texts = _columns_by_row(prompts / "prompts.parquet", row_ids, ["type", "group", "prefix", "suffix", "response"])
+    inputs = _columns_by_row(raw, row_ids, ["input", "source_type"])
+    states = [_state(**inputs[row_id]) for row_id in row_ids]
+    rows = []
+    for row_id, state in zip(row_ids, states, strict=True):
+        text = {name: value or "" for name, value in texts[row_id].items()}
+        rows.append(
+            EvalRow(
+                row_id=row_id,
+                type=text["type"],
+                group=text["group"],
+                prefix=text["prefix"],
+                suffix=text["suffix"],
+                completion=text["response"],
+                ddl=state.ddl_context if state else "",
+            )
+        )
+    return EvalSet(rows, *_split_tokens(tokens), states, held_out=_held_out(prompts / "prompts.parquet"))
+
+
+def sample(row_ids: Sequence[str], size: int | None) -> list[int]:
+    """Places of a sample, in their order: the rows whose hashed row_ids come first."""
+    places = sorted(range(len(row_ids)), key=lambda i: hashlib.sha256(row_ids[i].encode()).digest())
+    return sorted(places[:size])
+
+
+def most_frequent_completions(prompts: Path) -> dict[str, str]:
+    """The completion that occurs most among the training rows of each TYPE; the first in text order among equals."""
+    query = """
+        SELECT type, response FROM read_parquet($file) WHERE split = 'train' GROUP BY type, response
+        QUALIFY row_number() OVER (PARTITION BY type ORDER BY count(*) DESC, response) = 1
+    """
+    with duckdb.connect(":memory:") as connection:
+        return dict(connection.execute(query, {"file": str(prompts / "prompts.parquet")}).fetchall())
+
+
+def _columns_by_row(file: Path, row_ids: list[str], columns: list[str]) -> dict[str, dict[str, str]]:
+    table = pq.read_table(file, columns=["row_id", *columns], filters=[("row_id", "in", row_ids)])
+    return {row.pop("row_id"): row for row in table.to_pylist()}
+
+
+def _state(input: str, source_type: str) -> Completion | None:
+    parsed = parse_input(input) if source_type == "fim_completions" else None
+    return parsed if isinstance(parsed, Completion) else None
+
+
+def _split_tokens(tokens: Dataset) -> tuple[list[TokenIds], list[TokenIds]]:
+    lengths, ids = tokens["prompt_length"][:], tokens["input_ids"][:]
+    return (
+        [list(row[:length]) for row, length in zip(ids, lengths, strict=True)],
+        [list(row[length:]) for row, length in zip(ids, lengths, strict=True)],
+    )
+
+
+def _held_out(file: Path) -> int:
+    return pq.read_table(file, columns=["split"], filters=[("split", "=", "eval")]).num_rows

@@ -1,0 +1,137 @@
+"""All measures of every row, for several predictors at once."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from fim_core.evaluation.metrics.binding import binds
+from fim_core.evaluation.metrics.completed import CompletedSql, parses
+from fim_core.evaluation.metrics.execution import ExecutionMatch, Sandbox, execution_match
+from fim_core.evaluation.metrics.text import (
+    edit_similarity,
+    exact_match,
+    first_line_match,
+    is_empty,
+    prefix_match_chars,
+    repeats_suffix,
+)
+from fim_core.evaluation.metrics.tokens import exact_match_sql, identifier_overlap
+
+Value = float | None
+Columns = dict[str, np.ndarray]
+"""Scores by column name: float64, one value a row, NaN where a measure does not apply."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvalRow:
+    """A held-out row: where the cursor stood, what the user accepted, and the DDL that was known."""
+
+    row_id: str
+    type: str
+    group: str
+    prefix: str
+    suffix: str
+    completion: str
+    ddl: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a predictor wrote for a row, and, from models, how probable the gold completion was.
+
+    Attributes:
+        text: the completion.
+        stopped: it ended by itself, within the limit of tokens.
+        nats: summed cross entropy of the gold completion and its end token, infinite if it is no number; None from
+            predictors without a model.
+        tokens: how many tokens that sum is over.
+    """
+
+    text: str
+    stopped: bool = True
+    nats: float | None = None
+    tokens: int | None = None
+
+
+@dataclass
+class Scores:
+    """The measures of each predictor on the same rows, and why rows have no execution match."""
+
+    columns: dict[str, Columns]
+    executions: Counter[str] = field(default_factory=Counter)
+
+
+def score(rows: Sequence[EvalRow], predictions: Mapping[str, Sequence[Prediction]], *, dialect: str) -> Scores:
+    """Every measure of every predictor on every row.
+
+    Args:
+        rows: held-out rows.
+        predictions: by predictor, one prediction a row.
+        dialect: sqlglot dialect of the rows.
+    """
+    cells: dict[str, list[dict[str, Value]]] = {name: [] for name in predictions}
+    executions: Counter[str] = Counter()
+    sandbox = Sandbox()
+    try:
+        for index, row in enumerate(rows):
+            of_row = {name: predicted[index] for name, predicted in predictions.items()}
+            distinct = {prediction.text: CompletedSql(row.prefix, prediction.text, row.suffix, dialect)
+                        for prediction in of_row.values()}  # fmt: skip
+            gold = distinct.get(row.completion) or CompletedSql(row.prefix, row.completion, row.suffix, dialect)
+            execution = execution_match(gold, list(distinct.values()), row.ddl, sandbox)
+            executions["compared" if execution.excluded is None else execution.excluded.value] += 1
+            on_sql = {
+                text: _sql_measures(gold, sql, row.ddl) | {"execution_match": _verdict(execution, place)}
+                for place, (text, sql) in enumerate(distinct.items())
+            }
+            for name, prediction in of_row.items():
+                cells[name].append(_text_measures(row, prediction) | on_sql[prediction.text])
+    finally:
+        sandbox.close()
+    return Scores({name: _columns(values) for name, values in cells.items()}, executions)
+
+
+def _text_measures(row: EvalRow, prediction: Prediction) -> dict[str, Value]:
+    gold, predicted = row.completion, prediction.text
+    return {
+        "exact_match": exact_match(gold, predicted),
+        "edit_similarity": edit_similarity(gold, predicted),
+        "first_line_match": first_line_match(gold, predicted),
+        "prefix_match_chars": prefix_match_chars(gold, predicted),
+        "repeats_suffix": repeats_suffix(gold, predicted, row.suffix),
+        "runaway": not prediction.stopped,
+        "gold_empty": is_empty(gold),
+        "predicted_empty": is_empty(predicted),
+        "both_empty": is_empty(gold) and is_empty(predicted),
+        "gold_chars": len(gold),
+        "gold_bytes": len(gold.encode(errors="surrogatepass")),
+        "loss_nats": prediction.nats,
+        "loss_bits": None if prediction.nats is None else prediction.nats / math.log(2),
+        "loss_tokens": prediction.tokens,
+    }
+
+
+def _sql_measures(gold: CompletedSql, predicted: CompletedSql, ddl: str) -> dict[str, Value]:
+    overlap = identifier_overlap(gold, predicted)
+    return {
+        "exact_match_sql": exact_match_sql(gold, predicted),
+        "parses": parses(gold, predicted),
+        "binds": binds(gold, predicted, ddl),
+        "identifiers_matched": overlap and overlap.matched,
+        "identifiers_predicted": overlap and overlap.predicted,
+        "identifiers_gold": overlap and overlap.gold,
+    }
+
+
+def _verdict(execution: ExecutionMatch, place: int) -> Value:
+    return None if execution.matches is None else execution.matches[place]
+
+
+def _columns(cells: list[dict[str, Value]]) -> Columns:
+    names = cells[0] if cells else {}
+    return {name: np.array([np.nan if row[name] is None else row[name] for row in cells], float) for name in names}

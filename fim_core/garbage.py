@@ -1,0 +1,97 @@
+"""Which versions nobody needs any more, and their removal."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from fim_core.store import Artifact, Store
+
+_DAY_SECONDS = 24 * 60 * 60
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """One folder that can go, and why."""
+
+    path: Path
+    reason: str
+    bytes: int
+
+
+def find_garbage(store: Store, *, keep_checkpoints: int = 3, work_days: float = 14.0) -> list[Garbage]:
+    """What nothing refers to: no link, no promoted champion, no recent checkpoint, no run that is under way.
+
+    Args:
+        store: where to look.
+        keep_checkpoints: newest checkpoints of each experiment that stay, with all that they were made from.
+        work_days: days after which the work folder of an attempt that was never finished can go.
+    """
+    kept = _referenced(store, keep_checkpoints)
+    assets = [folder.name for folder in store.root.iterdir() if folder.name not in ("tmp", "work", "checks")]
+    garbage = [
+        Garbage(artifact.path, f"no checkpoint, champion or run refers to this {asset}", _size(artifact.path))
+        for asset in sorted(assets)
+        for artifact in store.versions(asset)
+        if (asset, artifact.version) not in kept
+    ]
+    garbage += [Garbage(path, "left by a run that died", _size(path)) for path, lease in store.drafts() if not _alive(lease)]
+    oldest = time.time() - work_days * _DAY_SECONDS
+    garbage += [
+        Garbage(path, f"unfinished for more than {work_days:g} days", _size(path))
+        for path in sorted((store.root / "work").glob("*/*"))
+        if path.stat().st_mtime < oldest
+    ]
+    return garbage
+
+
+def remove(garbage: list[Garbage]) -> None:
+    """Delete what `find_garbage` found."""
+    for entry in garbage:
+        shutil.rmtree(entry.path)
+
+
+def _referenced(store: Store, keep_checkpoints: int) -> set[tuple[str, str]]:
+    """(asset, version) of everything reachable from what has to stay."""
+    pending = store.links()
+    pending += [artifact for artifact in store.versions("champion_model") if artifact.counts["promote"]]
+    by_experiment: dict[str, list[Artifact]] = {}
+    for checkpoint in store.versions("trained_checkpoint"):
+        by_experiment.setdefault(checkpoint.manifest["experiment"], []).append(checkpoint)
+    for checkpoints in by_experiment.values():
+        pending += checkpoints[-keep_checkpoints:]
+    for _, lease in store.drafts():
+        if _alive(lease):
+            pending += [a for asset, version in lease["inputs"].items() if (a := store.find(asset, version))]
+    kept: set[tuple[str, str]] = set()
+    while pending:
+        artifact = pending.pop()
+        if (artifact.asset, artifact.version) in kept:
+            continue
+        kept.add((artifact.asset, artifact.version))
+        inputs = artifact.manifest["inputs"]
+        pending += [a for asset, version in inputs.items() if (a := store.find(asset, version))]
+        if artifact.asset == "champion_model" and (before := store.find("champion_model", inputs["champion"])):
+            pending.append(before)
+    return kept
+
+
+def _alive(lease: dict) -> bool:
+    """Whether the process that holds a lease may still run; one on another machine is taken to."""
+    if lease["host"] != socket.gethostname():
+        return True
+    try:
+        os.kill(lease["pid"], 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

@@ -1,0 +1,19 @@
+"""Models: attention over packs, the loss, building and saving."""
+
+from fim_core.modeling.flops import batch_operations, training_cost
+from fim_core.modeling.load import build_model, enable_activation_checkpointing, save_model, training_dtype
+from fim_core.modeling.loss import LossSums, PackedCausalLM, batch_loss
+from fim_core.modeling.support import supports_prefix_tree
+
+__all__ = [
+    "LossSums",
+    "PackedCausalLM",
+    "batch_loss",
+    "batch_operations",
+    "build_model",
+    "enable_activation_checkpointing",
+    "save_model",
+    "supports_prefix_tree",
+    "training_cost",
+    "training_dtype",
+]

@@ -1,0 +1,283 @@
+"""Attention over packs as transformers attention functions, one for each backend.
+
+transformers calls the function that `config._attn_implementation` names in each layer, and hands on keyword arguments
+of the model's forward; `pack_layout` comes that way. No mask is built for a name that is unknown to
+`transformers.masking_utils`, so none is registered there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+from torch.nn.attention.varlen import varlen_attn
+from transformers import AttentionInterface, PretrainedConfig
+
+from fim_core.errors import FimError
+from fim_core.modeling.segments import segment_attention
+from fim_core.packing import Layout
+
+ATTENTION_NAME = "fim_pack"
+BACKENDS = ("segments", "varlen", "flex", "mask")
+
+Attend = Callable[..., torch.Tensor]
+
+
+def attention_name(backend: str) -> str:
+    """What `config._attn_implementation` holds for a backend."""
+    return f"{ATTENTION_NAME}_{backend}"
+
+
+def attends_over_packs(config: PretrainedConfig) -> bool:
+    """Whether the model with this configuration runs with one of the backends here."""
+    return str(config._attn_implementation).startswith(ATTENTION_NAME)
+
+
+def register() -> None:
+    """Make the backends known to transformers, as `fim_pack_<backend>`."""
+    for backend, attend in (
+        ("segments", attend_segments),
+        ("varlen", attend_varlen),
+        ("flex", attend_flex),
+        ("mask", attend_mask),
+    ):
+        AttentionInterface.register(attention_name(backend), _transformers_function(attend))
+
+
+def select_backend(requested: str, device: torch.device, dtype: torch.dtype, softcap: float | None) -> tuple[str, str]:
+    """The best backend for this machine and model.
+
+    Args:
+        requested: `model.attn_implementation` of the experiment.
+        device, dtype: where and in what training runs.
+        softcap: bound on attention scores (Gemma 2), which flash kernels lack.
+
+    Returns:
+        A name of BACKENDS, and a message where it is not what was asked for, else an empty one.
+    """
+    wanted = {"flash_attention_2": "varlen", "flash_attention_3": "varlen", "flex_attention": "flex", "sdpa": "mask"}
+    if device.type == "cpu":
+        best = "segments" if softcap is None else "mask"
+        possible = {best, "mask"}
+    else:
+        half = dtype in (torch.bfloat16, torch.float16)
+        flash = device.type == "cuda" and half and torch.cuda.get_device_capability(device) >= (8, 0)
+        best = "varlen" if flash and softcap is None else "flex"
+        possible = {best, "flex", "mask"}
+    backend = wanted.get(requested, best)
+    if requested == "sdpa" and device.type == "cpu":
+        backend = best
+    if backend in possible:
+        return backend, ""
+    return best, f"{requested} needs a newer GPU and half precision, or the model does not allow it: using {best} instead."
+
+
+def _transformers_function(attend: Attend) -> Callable[..., tuple[torch.Tensor, None]]:
+    """`attend` behind the signature of transformers' attention functions."""
+
+    def attention(
+        module: nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        *,
+        scaling: float | None = None,
+        dropout: float = 0.0,
+        sliding_window: int | None = None,
+        softcap: float | None = None,
+        pack_layout: Layout | None = None,
+        **_: Any,
+    ) -> tuple[torch.Tensor, None]:
+        if pack_layout is None or attention_mask is not None:
+            raise FimError(
+                "This model is set up to train on packs and was called without one. "
+                "To generate with it, load its checkpoint, or call model.set_attn_implementation('sdpa')."
+            )
+        if dropout:
+            raise FimError("Attention over packs has no dropout. Set attention_dropout: 0 in model.config.")
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        return attend(query, key, value, pack_layout, scale=scale, window=sliding_window, softcap=softcap), None
+
+    return attention
+
+
+def attend_segments(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layout: Layout,
+    *,
+    scale: float,
+    window: int | None = None,
+    softcap: float | None = None,
+) -> torch.Tensor:
+    """A loop over segments on a CPU (`fim_core.modeling.segments`)."""
+    if softcap is not None:
+        raise FimError("The CPU's attention over segments has no softcap. Set model.attn_implementation: auto.")
+    return segment_attention(query, key, value, layout, scale=scale, window=window)
+
+
+def attend_mask(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layout: Layout,
+    *,
+    scale: float,
+    window: int | None = None,
+    softcap: float | None = None,
+) -> torch.Tensor:
+    """scaled_dot_product_attention with a dense mask of T x T: for any device, time and memory quadratic in T."""
+    mask = pack_mask(layout, window, query.device)
+    if softcap is None:
+        output = nn.functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, scale=scale, enable_gqa=query.shape[1] != key.shape[1]
+        )
+        return output.transpose(1, 2)
+    group = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(group, dim=1), value.repeat_interleave(group, dim=1)
+    scores = softcap * torch.tanh((query @ key.mT * scale) / softcap)
+    weights = scores.masked_fill(~mask, float("-inf")).softmax(-1, torch.promote_types(query.dtype, torch.float32))
+    return (weights.to(value.dtype) @ value).transpose(1, 2)
+
+
+def attend_flex(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layout: Layout,
+    *,
+    scale: float,
+    window: int | None = None,
+    softcap: float | None = None,
+) -> torch.Tensor:
+    """FlexAttention over the blocks in which some query sees some key. No GPU has run this yet.
+
+    On a CPU it runs uncompiled, which is slow and only for tests.
+    """
+
+    def bounded(score: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
+        return softcap * torch.tanh(score / softcap)
+
+    output = _flex(query)(
+        query,
+        key,
+        value,
+        score_mod=None if softcap is None else bounded,
+        block_mask=pack_block_mask(layout, window, query.device),
+        scale=scale,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    return output.transpose(1, 2)
+
+
+def _flex(query: torch.Tensor) -> Callable[..., torch.Tensor]:
+    """flex_attention, compiled once for GPUs."""
+    if query.device.type == "cpu":
+        return flex_attention
+    if "flex" not in _compiled:
+        _compiled["flex"] = torch.compile(flex_attention, dynamic=True)
+    return _compiled["flex"]
+
+
+_compiled: dict[str, Any] = {}
+
+
+def attend_varlen(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layout: Layout,
+    *,
+    scale: float,
+    window: int | None = None,
+    softcap: float | None = None,
+    kernel: Attend = varlen_attn,
+) -> torch.Tensor:
+    """One call of torch's flash kernel for sequences of various lengths. No GPU has run this yet.
+
+    Each segment is a sequence whose queries are its own tokens and whose keys are gathered from its path; the causal
+    mask is aligned to the bottom right, so the last query sees all keys.
+
+    Args:
+        kernel: has the signature of `torch.nn.attention.varlen.varlen_attn`.
+    """
+    if softcap is not None:
+        raise FimError("The flash kernel has no softcap. Set model.attn_implementation: flex_attention.")
+    gather = path_gather(layout, window, query.device)
+    output = kernel(
+        query[0].transpose(0, 1).contiguous(),
+        key[0].transpose(0, 1)[gather["keys"]],
+        value[0].transpose(0, 1)[gather["keys"]],
+        gather["query_starts"],
+        gather["key_starts"],
+        gather["longest_query"],
+        gather["longest_key"],
+        scale=scale,
+        window_size=(-1 if window is None else window - 1, 0),
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    return output[None]
+
+
+def path_gather(layout: Layout, window: int | None, device: torch.device) -> dict[str, Any]:
+    """For each segment its path's tokens, one segment after the other, and where each begins.
+
+    Returns:
+        keys: int64, token of each gathered key; query_starts, key_starts: int32 [segments + 1];
+        longest_query, longest_key: of any segment.
+    """
+    name = ("gather", window, device)
+    if name not in layout.derived:
+        pieces: list[torch.Tensor] = []
+        lengths: list[int] = []
+        for segment, length in enumerate(layout.lengths.tolist()):
+            path = [torch.arange(layout.starts[p], layout.stops[p]) for p in layout.path(segment)]
+            tokens = torch.cat(path)
+            if window is not None:
+                tokens = tokens[-(window - 1 + length) :]
+            pieces.append(tokens)
+            lengths.append(len(tokens))
+        layout.derived[name] = {
+            "keys": torch.cat(pieces).to(device),
+            "query_starts": torch.tensor([*layout.starts.tolist(), layout.tokens], dtype=torch.int32, device=device),
+            "key_starts": torch.tensor([0, *lengths]).cumsum(0).to(torch.int32).to(device),
+            "longest_query": int(layout.lengths.max()),
+            "longest_key": max(lengths),
+        }
+    return layout.derived[name]
+
+
+def pack_mask(layout: Layout, window: int | None, device: torch.device) -> torch.Tensor:
+    """Which token attends to which, bool [T, T]."""
+    name = ("mask", window, device)
+    if name not in layout.derived:
+        tokens = torch.arange(layout.tokens, device=device)
+        layout.derived[name] = _mask_rule(layout, window, device)(None, None, tokens[:, None], tokens)
+    return layout.derived[name]
+
+
+def pack_block_mask(layout: Layout, window: int | None, device: torch.device) -> BlockMask:
+    """The same for FlexAttention: blocks that are full, empty, or need the rule."""
+    name = ("blocks", window, device)
+    if name not in layout.derived:
+        size = layout.tokens
+        rule = _mask_rule(layout, window, device)
+        layout.derived[name] = create_block_mask(rule, B=None, H=None, Q_LEN=size, KV_LEN=size, device=device)
+    return layout.derived[name]
+
+
+def _mask_rule(layout: Layout, window: int | None, device: torch.device) -> Callable[..., torch.Tensor]:
+    """A query sees a key that stands before it and whose segment's descendants, or the segment itself, hold it."""
+    stops = torch.from_numpy(layout.subtree_stops[layout.segment_of]).to(device)
+    positions = torch.from_numpy(layout.positions).to(device)
+
+    def rule(_batch: Any, _head: Any, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        seen = (key <= query) & (query < stops[key])
+        return seen if window is None else seen & (positions[query] - positions[key] < window)
+
+    return rule

@@ -1,0 +1,49 @@
+"""Floating-point operations of training, for balancing packs and for model-FLOPs utilisation."""
+
+from __future__ import annotations
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from fim_core.packing import Layout, PackedBatch
+from fim_core.packing.cost import Cost
+
+
+def training_cost(model: PreTrainedModel) -> Cost:
+    """Operations of one forward and backward pass for each token, query-key pair and target.
+
+    A matrix entry costs 2 operations forward and 2 for the gradient of each of its operands; a query-key pair costs 4
+    per head dimension forward, twice that backward (Chowdhery et al., 2022, "PaLM", appendix B). Recomputed activations
+    do not count. Pairs beyond a sliding window are counted as if they were seen. Call it before parameters are
+    partitioned among ranks.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    config = base.config.get_text_config()
+    head = base.get_output_embeddings()
+    linear = [module for module in base.modules() if isinstance(module, nn.Linear) and module is not head]
+    token = sum(_operations(module.weight, module.in_features * module.out_features) for module in linear)
+    experts = [parameter for parameter in base.parameters() if parameter.dim() == 3]
+    if experts:
+        share = config.num_experts_per_tok / max(parameter.shape[0] for parameter in experts)
+        token += sum(_operations(parameter, int(parameter.numel() * share)) for parameter in experts)
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return Cost(
+        token=float(token),
+        pair=12.0 * config.num_hidden_layers * config.num_attention_heads * width,
+        target=float(_operations(head.weight, head.in_features * head.out_features)),
+    )
+
+
+def batch_operations(batch: PackedBatch, cost: Cost) -> float:
+    """Operations of training on one packed batch."""
+    return cost.token * batch.distinct_tokens + cost.pair * attended_pairs(batch.layout) + cost.target * len(batch.targets)
+
+
+def attended_pairs(layout: Layout) -> int:
+    """Query-key pairs of a packed sequence."""
+    lengths = layout.lengths.astype(int)
+    return int((lengths * layout.depths + lengths * (lengths + 1) // 2).sum())
+
+
+def _operations(parameter: nn.Parameter, entries: int) -> int:
+    return (6 if parameter.requires_grad else 4) * entries

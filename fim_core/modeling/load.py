@@ -1,0 +1,254 @@
+"""Models: made from scratch or loaded, prepared for packs, and saved for others to load."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from fim_core.config.model import ModelConfig, PeftConfig
+from fim_core.errors import FimError
+from fim_core.modeling.attention import attention_name, register, select_backend
+from fim_core.modeling.support import supports_prefix_tree
+
+logger = logging.getLogger(__name__)
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+def training_dtype(model: ModelConfig, device: torch.device | str) -> torch.dtype:
+    """The numbers that training computes in: `model.dtype`, where auto is bf16 on a GPU and fp32 on a CPU."""
+    if model.dtype == "auto":
+        return torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
+    return DTYPES[model.dtype]
+
+
+def build_model(
+    model: ModelConfig,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    seed: int,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    new_token_ids: Sequence[int] = (),
+) -> PreTrainedModel:
+    """The network that is trained, on `device`, with attention over packs where it can serve that exactly.
+
+    Args:
+        model: the experiment's section.
+        tokenizer: its ids must have a place in the embeddings; they grow where needed.
+        seed: of random weights and adapters.
+        device, dtype: where and in what it computes; dtype defaults to `training_dtype`.
+        new_token_ids: ids that mean nothing to a pretrained model yet although its embeddings may have a row for them
+            (a padded vocabulary); they begin at the mean of all embeddings, as rows that are added do.
+
+    Raises:
+        FimError: no such model, not in safetensors, in need of code of its own, or a configuration that cannot be used.
+    """
+    device = torch.device(device)
+    dtype = dtype or training_dtype(model, device)
+    torch.manual_seed(seed)
+    config = network_config(model, tokenizer)
+    attention = _attention(model, config, device, dtype)
+    if model.name_or_path is None:
+        network = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
+    else:
+        network = _pretrained(model.name_or_path, config, dtype, attention)
+        _grow_embeddings(network, len(tokenizer), new_token_ids)
+    network.config.use_cache = False
+    if model.type == "liger":
+        _use_liger(network, device)
+    if model.peft_config is not None:
+        network = _with_adapters(network, model.peft_config)
+    return network.to(device)
+
+
+def network_config(model: ModelConfig, tokenizer: PreTrainedTokenizerFast) -> PretrainedConfig:
+    """The transformers configuration of `model`, from its folder, the hub, or its `config` section.
+
+    Raises:
+        FimError: it cannot be found or used.
+    """
+    if model.config is None:
+        return _pretrained_config(str(model.name_or_path))
+    options = dict(model.config)
+    kind = options.pop("model_type")
+    if kind not in CONFIG_MAPPING:
+        raise FimError(f"model.config.model_type {kind!r} is unknown to transformers. Use qwen3, llama, gemma3_text, …")
+    if options.setdefault("vocab_size", len(tokenizer)) < len(tokenizer):
+        raise FimError(
+            f"model.config.vocab_size {options['vocab_size']} is too small for the tokenizer's {len(tokenizer)} entries. "
+            "Leave the key out, or raise it."
+        )
+    options.setdefault("bos_token_id", tokenizer.bos_token_id)
+    options.setdefault("eos_token_id", tokenizer.eos_token_id)
+    # No padding is trained on, and an embedding at the padding index would never be updated.
+    options.setdefault("pad_token_id", None)
+    try:
+        return AutoConfig.for_model(kind, **options)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise FimError(f"model.config cannot be used: {error}") from error
+
+
+def save_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    end_token_ids: Sequence[int],
+    folder: Path,
+    *,
+    state_dict: Mapping[str, torch.Tensor] | None = None,
+) -> None:
+    """Write a checkpoint that `AutoModelForCausalLM.from_pretrained` and `AutoTokenizer.from_pretrained` load.
+
+    Weights are in safetensors; adapters are merged into them. The end tokens stand in the generation config, so that
+    whoever serves the checkpoint stops where training ended a completion.
+
+    Args:
+        model: as `build_model` made it.
+        tokenizer: saved beside it.
+        end_token_ids: every id that ends a completion, the trained one first.
+        folder: made if need be.
+        state_dict: the weights under the model's own names, where its parameters are partitioned among ranks.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if hasattr(model, "merge_and_unload"):
+        model = copy.deepcopy(model)
+        if state_dict is not None:
+            model.load_state_dict(state_dict)
+            state_dict = None
+        model = model.merge_and_unload()
+    config = copy.deepcopy(model.config)
+    model.config.use_cache = True
+    model.config.eos_token_id = end_token_ids[0]
+    model.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=list(end_token_ids),
+        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end_token_ids[0],
+        do_sample=False,
+    )
+    model.save_pretrained(folder, state_dict=None if state_dict is None else dict(state_dict))
+    model.config = config
+    tokenizer.save_pretrained(folder)
+
+
+def enable_activation_checkpointing(model: PreTrainedModel) -> None:
+    """Keep only each layer's input in the forward pass and recompute the rest in the backward pass."""
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+
+
+def _attention(model: ModelConfig, config: PretrainedConfig, device: torch.device, dtype: torch.dtype) -> str:
+    """Name of the attention function, with a message where it is not what was asked for."""
+    supported, why = supports_prefix_tree(config)
+    if not supported:
+        logger.warning("Rows are run one at a time, and prefix_tree packing is not possible: %s.", why)
+        return "sdpa" if model.attn_implementation == "auto" else model.attn_implementation
+    register()
+    softcap = getattr(config, "attn_logit_softcapping", None)
+    backend, notice = select_backend(model.attn_implementation, device, dtype, softcap)
+    if notice:
+        logger.warning("%s", notice)
+    return attention_name(backend)
+
+
+def _pretrained_config(place: str) -> PretrainedConfig:
+    folder = Path(place).expanduser()
+    if place.startswith((".", "/", "~")) and not folder.is_dir():
+        raise FimError(f"There is no model folder {place} (model.name_or_path). Give a folder or a hub id.")
+    if folder.is_dir() and (folder / "config.json").is_file():
+        options = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if options.get("model_type") not in CONFIG_MAPPING:
+            raise FimError(
+                f"The model {place} is of the type {options.get('model_type')!r}, which transformers does not know. "
+                "Models that need code of their own are not loaded."
+            )
+    try:
+        return AutoConfig.from_pretrained(folder if folder.is_dir() else place, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise FimError(f"The model {place} cannot be loaded: {_first_line(error)}") from error
+
+
+def _pretrained(place: str, config: PretrainedConfig, dtype: torch.dtype, attention: str) -> PreTrainedModel:
+    folder = Path(place).expanduser()
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            folder if folder.is_dir() else place,
+            config=config,
+            dtype=dtype,
+            attn_implementation=attention,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    except (OSError, ValueError, ImportError) as error:
+        raise FimError(
+            f"The weights of {place} cannot be loaded: {_first_line(error)} Weights must be in safetensors, and their "
+            "model one that transformers has itself."
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+@torch.no_grad()
+def _grow_embeddings(model: PreTrainedModel, tokens: int, new_token_ids: Sequence[int]) -> None:
+    """Give every id of the tokenizer a row in the embeddings; new rows begin at the mean of the old ones.
+
+    At the mean, a new token is about as probable as others and takes nothing from them (Hewitt, 2021, "Initializing New
+    Word Embeddings for Pretrained Language Models").
+    """
+    before = model.get_input_embeddings().weight.shape[0]
+    fresh = sorted({*new_token_ids, *range(before, tokens)})
+    if not fresh:
+        return
+    known = torch.ones(before, dtype=torch.bool)
+    known[[token for token in fresh if token < before]] = False
+    if tokens > before:
+        model.resize_token_embeddings(tokens, mean_resizing=False)
+    head = model.get_output_embeddings()
+    for weight in (model.get_input_embeddings().weight, head.weight, head.bias):
+        if weight is not None:
+            weight[fresh] = weight[:before][known].to(torch.float32).mean(dim=0).to(weight.dtype)
+
+
+def _use_liger(model: PreTrainedModel, device: torch.device) -> None:
+    """Put Liger's kernels for norms, rotary embeddings and MLPs into the model. No GPU has run this yet."""
+    if device.type == "cpu":
+        logger.warning("model.type liger needs a GPU; on this CPU the plain model is trained, with equal results.")
+        return
+    try:
+        from liger_kernel.transformers import _apply_liger_kernel_to_instance
+    except ImportError as error:
+        raise FimError("model.type liger needs the package liger-kernel: pip install 'fim-assets[gpu]'.") from error
+    _apply_liger_kernel_to_instance(model=model, cross_entropy=False, fused_linear_cross_entropy=False)
+
+
+def _with_adapters(model: PreTrainedModel, options: PeftConfig) -> PreTrainedModel:
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    adapters = LoraConfig(
+        task_type=TaskType.CAUSAL_LM,
+        r=options.r,
+        lora_alpha=options.lora_alpha,
+        lora_dropout=options.lora_dropout,
+        target_modules=options.target_modules,
+    )
+    try:
+        adapted = get_peft_model(model, adapters)
+    except ValueError as error:
+        raise FimError(f"model.peft_config cannot be used: {_first_line(error)}") from error
+    if type(adapted.get_base_model().get_output_embeddings()) is not torch.nn.Linear:
+        raise FimError("model.peft_config.target_modules names the output layer, which takes no adapter. Leave it out.")
+    return adapted

@@ -1,0 +1,251 @@
+"""The training loss: the model's body over a packed batch, the output layer only where something is predicted."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import nn
+from torch.autograd.graph import save_on_cpu
+from transformers import PreTrainedModel
+
+from fim_core.errors import FimError
+from fim_core.modeling.attention import attends_over_packs
+from fim_core.packing import PackedBatch
+
+Reduction = Literal["token", "sample"]
+
+TILE_LOGITS = 2**24
+"""Logits that exist at a time: 64 MiB in float32."""
+
+
+class LossSums(NamedTuple):
+    """What one micro-batch adds to the loss of an optimizer step: the step's loss is sum(total) / sum(weight).
+
+    The caller sums `weight` over micro-batches and ranks; so the same rows give the same loss and gradient however
+    they are packed, accumulated or sharded.
+
+    Attributes:
+        total: weighted sum of the losses, float32 scalar; it carries the gradient, even with nothing to train on.
+        weight: what `total` is to be divided by, float32 scalar: predicted tokens (`token`) or rows with any (`sample`).
+        row_totals: float32 [rows of the batch], the sum of each row's cross entropies, unweighted, detached; for
+            metrics and to name the rows of a loss that is not finite.
+        row_targets: int64 [rows of the batch], predicted tokens of each row.
+    """
+
+    total: torch.Tensor
+    weight: torch.Tensor
+    row_totals: torch.Tensor
+    row_targets: torch.Tensor
+
+
+class PackedCausalLM(nn.Module):
+    """A causal language model whose forward takes a packed batch and returns its loss.
+
+    Everything happens inside one forward, so that wrappers which gather parameters around it (ZeRO-3) see all of them.
+
+    Args:
+        model: what `build_model` returned.
+        reduction, label_smoothing, z_loss, tile_logits: see `batch_loss`.
+        offload_activations: keep what the backward pass needs in host memory; with activation checkpointing that is one
+            input for each layer.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        reduction: Reduction = "token",
+        label_smoothing: float = 0.0,
+        z_loss: float = 0.0,
+        tile_logits: int = TILE_LOGITS,
+        offload_activations: bool = False,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.reduction: Reduction = reduction
+        self.label_smoothing = label_smoothing
+        self.z_loss = z_loss
+        self.tile_logits = tile_logits
+        self.offload_activations = offload_activations
+
+    def forward(self, batch: PackedBatch) -> LossSums:
+        keep = save_on_cpu(pin_memory=batch.input_ids.is_cuda) if self.offload_activations else nullcontext()
+        with keep:
+            return batch_loss(
+                self.model,
+                batch,
+                reduction=self.reduction,
+                label_smoothing=self.label_smoothing,
+                z_loss=self.z_loss,
+                tile_logits=self.tile_logits,
+            )
+
+
+def batch_loss(
+    model: PreTrainedModel,
+    batch: PackedBatch,
+    *,
+    reduction: Reduction = "token",
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    tile_logits: int = TILE_LOGITS,
+) -> LossSums:
+    """Cross entropy of a packed batch, for training and evaluation alike.
+
+    Args:
+        model: a causal language model, or one that PEFT has wrapped.
+        batch: on the model's device.
+        reduction: `token`: every predicted token counts once; `sample`: every row counts once, whatever its length.
+        label_smoothing: share of the target that is spread evenly over the vocabulary (Szegedy et al., 2016,
+            "Rethinking the Inception Architecture", section 7), as in `torch.nn.functional.cross_entropy`.
+        z_loss: weight of log(Z)^2 for each prediction, with Z the softmax's denominator (Chowdhery et al., 2022,
+            "PaLM", section 5).
+        tile_logits: logits to compute at a time.
+
+    Raises:
+        FimError: the batch shares prefixes and the model does not attend over packs.
+    """
+    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    hidden = run_body(causal, batch)[batch.predict_positions]
+    rows = len(batch.row_ids)
+    row_targets = torch.bincount(batch.target_rows, minlength=rows)
+    if reduction == "sample":
+        weights = 1.0 / row_targets[batch.target_rows].to(torch.float32)
+        weight = (row_targets > 0).sum().to(torch.float32)
+    else:
+        weights = torch.ones(len(batch.targets), device=hidden.device)
+        weight = row_targets.sum().to(torch.float32)
+    head = causal.get_output_embeddings()
+    total, losses = TiledCrossEntropy.apply(
+        hidden,
+        head.weight,
+        head.bias,
+        batch.targets,
+        weights,
+        logit_scale(causal.config),
+        logit_softcap(causal.config),
+        label_smoothing,
+        z_loss,
+        tile_logits,
+    )
+    row_totals = torch.zeros(rows, device=losses.device, dtype=losses.dtype).index_add_(0, batch.target_rows, losses)
+    return LossSums(total, weight, row_totals, row_targets)
+
+
+def run_body(causal: PreTrainedModel, batch: PackedBatch) -> torch.Tensor:
+    """Hidden states behind the last layer and its norm, [T, hidden].
+
+    A model whose attention does not know packs is run over one row at a time, which needs rows that share nothing.
+    """
+    body = causal.base_model
+    if attends_over_packs(causal.config):
+        return body(
+            input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False, pack_layout=batch.layout
+        ).last_hidden_state[0]
+    layout = batch.layout
+    if len(layout.segments) != len(batch.row_ids):
+        raise FimError(
+            f"The attention {causal.config._attn_implementation!r} cannot share prefixes. "
+            "Set data.pack_samples to flat or none for this model."
+        )
+    states = [
+        body(
+            input_ids=batch.input_ids[:, start:stop], position_ids=batch.position_ids[:, start:stop], use_cache=False
+        ).last_hidden_state[0]
+        for start, stop in zip(layout.starts.tolist(), layout.stops.tolist(), strict=True)
+    ]
+    return torch.cat(states)
+
+
+def logit_scale(config: Any) -> float:
+    """Factor on the logits: Cohere's `logit_scale`, one over Granite's `logits_scaling`, else 1."""
+    return getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0)
+
+
+def logit_softcap(config: Any) -> float | None:
+    """Bound that logits are squashed into by tanh (Gemma), or None."""
+    return getattr(config.get_text_config(), "final_logit_softcapping", None)
+
+
+class TiledCrossEntropy(torch.autograd.Function):
+    """Linear output layer and weighted cross entropy in one, a tile of positions at a time.
+
+    Each tile's gradients are computed while its logits are at hand, since they only have to be multiplied by the
+    gradient of the sum later on: no logits are kept and none are computed twice. Memory does not grow with
+    positions x vocabulary. (Hsu et al., 2024, "Liger Kernel", section 3.2, do the same on GPUs.)
+    Logits, losses and the sums of gradients are in float32 (float64 for float64 models).
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        hidden: torch.Tensor,  # [n, hidden]
+        weight: torch.Tensor,  # [vocabulary, hidden]
+        bias: torch.Tensor | None,  # [vocabulary]
+        targets: torch.Tensor,  # [n]
+        row_weights: torch.Tensor,  # [n]
+        scale: float,
+        softcap: float | None,
+        label_smoothing: float,
+        z_loss: float,
+        tile_logits: int,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        precise = torch.promote_types(hidden.dtype, torch.float32)
+        vocabulary = weight.shape[0]
+        losses = torch.zeros(len(targets), device=hidden.device, dtype=precise)
+        total = torch.zeros((), device=hidden.device, dtype=precise)
+        wanted = [needed and (tensor is not None) for needed, tensor in zip(ctx.needs_input_grad, (hidden, weight, bias))]
+        gradients = [
+            torch.zeros(tensor.shape, dtype=precise, device=tensor.device) if want else None
+            for want, tensor in zip(wanted, (hidden, weight, bias), strict=True)
+        ]
+        tile = max(1, tile_logits // vocabulary)
+        for begin in range(0, len(targets), tile):
+            end = min(begin + tile, len(targets))
+            states, picked = hidden[begin:end], targets[begin:end, None]
+            logits = nn.functional.linear(states, weight, bias).to(precise)
+            if scale != 1.0:
+                logits *= scale
+            if softcap is not None:
+                logits = softcap * torch.tanh(logits / softcap)
+            log_z = torch.logsumexp(logits, dim=-1, keepdim=True)
+            loss = log_z - (1 - label_smoothing) * logits.gather(1, picked)
+            if label_smoothing:
+                loss -= label_smoothing * logits.mean(dim=-1, keepdim=True)
+            losses[begin:end] = loss[:, 0]
+            of_row = row_weights[begin:end, None].to(precise)
+            total += ((loss + z_loss * log_z.square()) * of_row).sum()
+            if not any(wanted):
+                continue
+            # d loss / d logits, in the place of the logits: softmax * (1 + 2 z log Z) - target distribution
+            slope = None if softcap is None else 1 - (logits / softcap).square()
+            grad = logits.sub_(log_z).exp_()
+            if z_loss:
+                grad *= 1 + 2 * z_loss * log_z
+            if label_smoothing:
+                grad -= label_smoothing / vocabulary
+            grad.scatter_add_(1, picked, torch.full_like(loss, label_smoothing - 1))
+            grad *= of_row if scale == 1.0 else of_row * scale
+            if slope is not None:
+                grad *= slope
+            if gradients[2] is not None:
+                gradients[2] += grad.sum(dim=0)
+            grad = grad.to(weight.dtype)
+            if gradients[0] is not None:
+                gradients[0][begin:end] = grad @ weight
+            if gradients[1] is not None:
+                gradients[1].addmm_(grad.T, states) if precise == weight.dtype else gradients[1].add_(grad.T @ states)
+        ctx.save_for_backward(*gradients)
+        ctx.dtypes = [None if tensor is None else tensor.dtype for tensor in (hidden, weight, bias)]
+        ctx.mark_non_differentiable(losses)
+        return total, losses
+
+    @staticmethod
+    def backward(ctx: Any, grad_total: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+        scaled = [
+            None if gradient is None else (gradient * grad_total).to(dtype)
+            for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+        ]
+        return (*scaled, *[None] * 7)

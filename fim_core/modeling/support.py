@@ -1,0 +1,63 @@
+"""Which models can attend over packs exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from transformers import PretrainedConfig
+
+PACKED_MODEL_TYPES = frozenset(
+    {
+        "gemma",
+        "gemma2",
+        "gemma3_text",
+        "granite",
+        "llama",
+        "mistral",
+        "olmo2",
+        "phi3",
+        "qwen2",
+        "qwen3",
+        "smollm3",
+        "starcoder2",
+    }
+)
+"""Model types whose packed and separate rows the tests compare; more are safe to add once they pass there."""
+
+STATIC_ROPE = frozenset({"default", "linear", "llama3", "yarn", "proportional"})
+"""Rotary embeddings that depend on a token's position only, not on the longest row beside it."""
+
+SERVED_LAYERS = frozenset({"full_attention", "sliding_attention"})
+
+
+def supports_prefix_tree(config: PretrainedConfig) -> tuple[bool, str]:
+    """Whether rows of one pack come out as if each were alone, and if not, why.
+
+    A model that is not supported is trained on with one row at a time (`fim_core.modeling.loss.run_body`): flat packing
+    and none stay exact, a shared prefix is not possible.
+    """
+    name = config.model_type
+    other_layers = set(getattr(config, "layer_types", None) or ()) - SERVED_LAYERS
+    rope_types = set(_rope_types(getattr(config, "rope_parameters", None))) - STATIC_ROPE
+    if other_layers:
+        return False, f"{name} has layers of the kind {sorted(other_layers)[0]}, which carry state from row to row"
+    if name not in PACKED_MODEL_TYPES:
+        return False, f"{name} is not among the models whose packing is tested: {', '.join(sorted(PACKED_MODEL_TYPES))}"
+    if rope_types:
+        return False, f"its rotary embedding ({sorted(rope_types)[0]}) depends on the longest row of a pack"
+    if getattr(config, "use_bidirectional_attention", False):
+        return False, "its tokens attend to later ones"
+    if getattr(config, "attention_dropout", 0.0):
+        return False, "attention_dropout is not 0; set it in model.config"
+    return True, ""
+
+
+def _rope_types(parameters: Any) -> Iterator[str]:
+    """All `rope_type` values; some models have one set of parameters for each kind of layer."""
+    if not isinstance(parameters, Mapping):
+        return
+    if "rope_type" in parameters:
+        yield parameters["rope_type"]
+    for value in parameters.values():
+        yield from _rope_types(value)

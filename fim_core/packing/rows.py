@@ -1,0 +1,162 @@
+"""Tokenized rows as flat arrays over memory-mapped Arrow buffers."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+
+import datasets
+import numpy as np
+import pyarrow as pa
+
+from fim_core.errors import FimError
+
+IGNORE_INDEX = -100
+"""The label of a position that is not trained on."""
+
+
+@dataclass(frozen=True)
+class FlatColumn:
+    """One long int32 array that may lie in several places: each Arrow record batch holds its own part.
+
+    A slice must lie within one part, which slices of whole rows do; it is a view, never a copy.
+    """
+
+    parts: tuple[np.ndarray, ...]
+
+    @cached_property
+    def starts(self) -> list[int]:
+        """Where each part begins in the long array; the last entry is its length."""
+        return [0, *np.cumsum([len(part) for part in self.parts]).tolist()]
+
+    def __len__(self) -> int:
+        return self.starts[-1]
+
+    def __getitem__(self, span: slice) -> np.ndarray:
+        part = max(bisect_right(self.starts, span.start) - 1, 0)
+        if span.start == span.stop:
+            return np.empty(0, np.int32)
+        return self.parts[part][span.start - self.starts[part] : span.stop - self.starts[part]]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """All rows of a split, in the order of the data set.
+
+    Attributes:
+        tokens: input ids of all rows, one after the other (int32).
+        labels: at each position the token itself, or IGNORE_INDEX where it is not trained on (int32).
+        offsets: int64 [rows + 1]; row `i` is `tokens[offsets[i]:offsets[i + 1]]`.
+        prompt_lengths: int32 [rows], tokens of the prompt.
+        row_ids: names of the rows, for messages and lineage.
+    """
+
+    tokens: FlatColumn
+    labels: FlatColumn
+    offsets: np.ndarray
+    prompt_lengths: np.ndarray
+    row_ids: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each row, int64 [rows]."""
+        return np.diff(self.offsets)
+
+    def tokens_of(self, row: int) -> np.ndarray:
+        """Input ids of one row, int32, a view."""
+        return self.tokens[int(self.offsets[row]) : int(self.offsets[row + 1])]
+
+    def labels_of(self, row: int) -> np.ndarray:
+        """Labels of one row, int32, a view."""
+        return self.labels[int(self.offsets[row]) : int(self.offsets[row + 1])]
+
+    @cached_property
+    def targets_per_row(self) -> np.ndarray:
+        """Positions that are predicted and trained on, int64 [rows]. Position 0 has nothing to be predicted from."""
+        return self._over_labels(lambda trained, starts: np.add.reduceat(trained, starts, dtype=np.int64))
+
+    @cached_property
+    def first_targets(self) -> np.ndarray:
+        """Index of the first position that is predicted and trained on, or the row's length; int64 [rows]."""
+
+        def first(trained: np.ndarray, starts: np.ndarray) -> np.ndarray:
+            found = np.append(np.flatnonzero(trained), len(trained))
+            return found[np.searchsorted(found, starts)] - starts
+
+        return np.minimum(self._over_labels(first), self.lengths)
+
+    def _over_labels(self, summarise) -> np.ndarray:  # type: ignore[no-untyped-def]
+        """`summarise(trained, row starts)` part by part, so that the labels are never in memory all at once."""
+        results = [np.empty(0, np.int64)]
+        edges = np.searchsorted(self.offsets, self.labels.starts)
+        for part, start, (first, last) in zip(self.labels.parts, self.labels.starts[:-1], pairwise(edges), strict=True):
+            if first == last:
+                continue
+            starts = self.offsets[first:last] - start
+            trained = part != IGNORE_INDEX
+            trained[starts] = False
+            results.append(summarise(trained, starts))
+        return np.concatenate(results)
+
+    @classmethod
+    def from_dataset(cls, dataset: datasets.Dataset) -> Rows:
+        """Views over a data set with columns input_ids, labels, prompt_length and row_id.
+
+        Raises:
+            FimError: a column is missing, a row is empty, or labels and input ids differ in length.
+        """
+        missing = {"input_ids", "labels", "prompt_length", "row_id"} - set(dataset.column_names)
+        if missing:
+            raise FimError(f"The tokenized data set lacks the column {sorted(missing)[0]}. Make it with `fim convert`.")
+        if dataset._indices is not None:
+            dataset = dataset.flatten_indices()
+        table = dataset.data
+        tokens, offsets = _flatten(table.column("input_ids"))
+        labels, label_offsets = _flatten(table.column("labels"))
+        row_ids = _Names(table.column("row_id"))
+        for problem, bad in (("no tokens", np.diff(offsets) == 0), ("not one label a token", offsets != label_offsets)):
+            if bad.any():
+                row = min(int(np.argmax(bad)), len(row_ids) - 1)
+                raise FimError(f"Row {row_ids[row]} of the tokenized data set has {problem}. Tokenize the data again.")
+        prompt_lengths = table.column("prompt_length").to_numpy().astype(np.int32)
+        return cls(tokens, labels, offsets, prompt_lengths, row_ids)
+
+    @classmethod
+    def from_lists(
+        cls, tokens: Sequence[Sequence[int]], labels: Sequence[Sequence[int]], row_ids: Sequence[str] | None = None
+    ) -> Rows:
+        """Rows from lists in memory; the prompt is what stands before the first label."""
+        offsets = np.cumsum([0, *map(len, tokens)], dtype=np.int64)
+        flat = [np.array([value for row in rows for value in row], np.int32) for rows in (tokens, labels)]
+        prompts = [next((i for i, label in enumerate(row) if label != IGNORE_INDEX), len(row)) for row in labels]
+        names = [str(row) for row in range(len(tokens))] if row_ids is None else row_ids
+        return cls(FlatColumn((flat[0],)), FlatColumn((flat[1],)), offsets, np.array(prompts, np.int32), names)
+
+
+class _Names(Sequence[str]):
+    """Row ids read from Arrow as they are asked for."""
+
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        self._column = column
+
+    def __len__(self) -> int:
+        return len(self._column)
+
+    def __getitem__(self, row):  # type: ignore[no-untyped-def]
+        return self._column[row].as_py()
+
+
+def _flatten(column: pa.ChunkedArray) -> tuple[FlatColumn, np.ndarray]:
+    """The values of a list column without copying them, and the rows' offsets in them."""
+    parts, lengths = [], [np.zeros(1, np.int64)]
+    for chunk in column.chunks:
+        values = chunk.flatten()
+        parts.append(values.to_numpy(zero_copy_only=values.type == pa.int32()).astype(np.int32, copy=False))
+        lengths.append(chunk.value_lengths().to_numpy().astype(np.int64))
+    return FlatColumn(tuple(parts)), np.cumsum(np.concatenate(lengths))

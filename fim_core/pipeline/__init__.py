@@ -1,0 +1,59 @@
+"""The stages of the pipeline in order, for every front door."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fim_core.config import Experiment
+from fim_core.errors import FimError
+from fim_core.pipeline.data import fim_prompts, raw_completions, tokenized_dataset
+from fim_core.pipeline.evaluation import champion_model, evaluation_report
+from fim_core.pipeline.stage import Stage, StageResult, run_stage
+from fim_core.pipeline.training import trained_checkpoint
+from fim_core.store import Store
+
+STAGES = (raw_completions, fim_prompts, tokenized_dataset, trained_checkpoint, evaluation_report, champion_model)
+
+
+def stage_of(asset: str) -> Stage:
+    """The stage that makes an asset."""
+    return next(stage for stage in STAGES if stage.asset == asset)
+
+
+def run(
+    experiment: Experiment,
+    *,
+    until: str = "champion_model",
+    force: bool = False,
+    on_event: Callable[[dict[str, Any]], None] = lambda event: None,
+) -> dict[str, StageResult]:
+    """Make every asset up to `until`, reusing what exists.
+
+    Args:
+        experiment: the options.
+        until: the last asset to make.
+        force: make all of them again.
+        on_event: hears of progress: training's events, and `{"event": "stage", "asset": …, "reused": …}`.
+
+    Returns:
+        The result of each stage by asset name.
+
+    Raises:
+        FimError: a stage could not be made, or a blocking check failed.
+    """
+    store = Store(experiment.storage)
+    results: dict[str, StageResult] = {}
+    for stage in STAGES:
+        result = run_stage(stage, experiment, store, upstream_of=stage_of, force=force, on_event=on_event)
+        results[stage.asset] = result
+        on_event({"event": "stage", "asset": stage.asset, "reused": result.reused, "seconds": result.seconds})
+        if stage.asset == until:
+            break
+        if result.blocked_by:
+            failed = "; ".join(check.sentence for check in result.blocked_by)
+            raise FimError(f"{stage.asset} {result.artifact.version} did not pass its checks: {failed}.")
+    return results
+
+
+__all__ = ["STAGES", "Stage", "StageResult", "run", "run_stage", "stage_of"]

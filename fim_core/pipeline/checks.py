@@ -1,0 +1,119 @@
+"""Quality checks of artifacts, run once for each version and remembered beside the store."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from fim_core.config import Experiment
+from fim_core.errors import FimError
+from fim_core.pipeline.code import code_version
+from fim_core.quality.run import CheckResult, run_checks
+from fim_core.store import Artifact, Store, digest
+
+
+def run_artifact_checks(artifact: Artifact, experiment: Experiment, store: Store) -> list[CheckResult]:
+    """The results of an artifact's checks under an experiment's thresholds.
+
+    An artifact never changes, so what its checks found is kept in `checks/` of the store, and found again when the
+    artifact is an input later.
+    """
+    overrides = {name: override.model_dump(mode="json") for name, override in sorted(experiment.checks.items())}
+    key = digest({"overrides": overrides, "code": code_version("quality")})
+    remembered = store.root / "checks" / artifact.asset / f"{artifact.version}-{key}.json"
+    if remembered.is_file():
+        return [CheckResult(**entry) for entry in json.loads(remembered.read_text(encoding="utf-8"))]
+    results = run_checks(artifact.asset, tables_of(artifact, store), _parameters(artifact, store), experiment.checks)
+    remembered.parent.mkdir(parents=True, exist_ok=True)
+    draft = remembered.with_name(f"{remembered.name}.{os.getpid()}")
+    draft.write_text(json.dumps([asdict(result) for result in results]), encoding="utf-8")
+    draft.replace(remembered)
+    return results
+
+
+def blocking_failures(results: Sequence[CheckResult]) -> list[CheckResult]:
+    """The checks that keep what comes after from running."""
+    return [result for result in results if not result.passed and result.severity == "error"]
+
+
+def tables_of(artifact: Artifact, store: Store) -> dict[str, Path]:
+    """What the checks of an artifact look at, by the names that they use."""
+    own = _OWN_TABLES.get(artifact.asset, {})
+    tables = {name: artifact.path / place for name, place in own.items()}
+    for asset in _LOOKS_BACK.get(artifact.asset, ()):
+        upstream = store.find(asset, artifact.manifest["inputs"][asset])
+        if upstream is not None:
+            tables |= {name: upstream.path / place for name, place in _OWN_TABLES[asset].items() if name not in tables}
+    if artifact.asset == "fim_prompts":
+        tables |= _previous(artifact, store)
+    return tables
+
+
+_OWN_TABLES = {
+    "raw_completions": {"raw_completions": "raw_completions.parquet"},
+    "fim_prompts": {"fim_prompts": "prompts.parquet", "rejected": "rejected.parquet"},
+    "tokenized_dataset": {"tokenized_dataset": "dataset", "too_long": "rejected.parquet"},
+    "trained_checkpoint": {"checkpoint": "."},
+    "evaluation_report": {"report": "report.json"},
+    "champion_model": {"decision": "decision.json"},
+}
+_LOOKS_BACK = {"fim_prompts": ("raw_completions",), "tokenized_dataset": ("fim_prompts",)}
+
+
+def _previous(artifact: Artifact, store: Store) -> dict[str, Path]:
+    """The version made before this one for the same experiment, to measure drift against."""
+    older = [
+        other
+        for other in store.versions(artifact.asset)
+        if other.manifest["experiment"] == artifact.manifest["experiment"]
+        and other.manifest["created"] < artifact.manifest["created"]
+    ]
+    return {"previous": older[-1].path / "prompts.parquet"} if older else {}
+
+
+def _parameters(artifact: Artifact, store: Store) -> dict[str, Any]:
+    """Values that the checks of an artifact use: tokens, limits, losses."""
+    config, counts = artifact.manifest["config"], artifact.counts
+    if artifact.asset == "fim_prompts":
+        tokens = _tokens(artifact)
+        return {
+            "prefix_token": tokens["prefix"],
+            "suffix_token": tokens["suffix"],
+            "middle_token": tokens["middle"],
+            "group_by": config["data"]["group_by"],
+        }
+    if artifact.asset == "tokenized_dataset":
+        tokens = _tokens(_input(artifact, store, "fim_prompts"))
+        return {
+            "end_ids": tokens["end_ids"],
+            "vocab_size": tokens["vocab_size"],
+            "max_length": config["data"]["max_length"],
+            "mask_inputs": config["data"]["mask_inputs"],
+        }
+    if artifact.asset == "trained_checkpoint":
+        tokens = _tokens(_input(artifact, store, "fim_prompts"))
+        return {
+            "end_ids": tokens["end_ids"],
+            "loss_before": counts["loss_before"],
+            "loss_after": counts["loss_after"],
+        }
+    return {}
+
+
+def _input(artifact: Artifact, store: Store, asset: str) -> Artifact:
+    version = artifact.manifest["inputs"][asset]
+    found = store.find(asset, version)
+    if found is None:
+        raise FimError(
+            f"{artifact.asset} {artifact.version} was made from {asset} {version}, which is gone from {store.root}. "
+            f"Materialize {asset} again."
+        )
+    return found
+
+
+def _tokens(prompts: Artifact) -> dict[str, Any]:
+    return json.loads((prompts.path / "tokens.json").read_text(encoding="utf-8"))

@@ -1,0 +1,135 @@
+"""The stages that judge: checkpoint → report → champion."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from fim_core.config import Experiment
+from fim_core.errors import FimError
+from fim_core.pipeline.data import RAW_ROWS
+from fim_core.pipeline.stage import Build, Stage
+from fim_core.store import Artifact, Store
+
+DECISION = "decision.json"
+
+
+def _report_options(experiment: Experiment) -> dict[str, Any]:
+    return {
+        "evaluation": experiment.evaluation.model_dump(mode="json"),
+        "show_samples": experiment.metadata.show_samples,
+        "seed": experiment.seed,
+    }
+
+
+def _champion_input(experiment: Experiment, store: Store, inputs: Mapping[str, Artifact]) -> dict[str, str]:
+    champion = champion_before(store, experiment.name, inputs["trained_checkpoint"].version)
+    return {"champion": champion.version if champion else "none"}
+
+
+def _build_report(build: Build) -> dict[str, Any]:
+    from fim_core.evaluation.run import evaluate
+
+    inputs = build.inputs
+    champion = champion_before(build.store, build.experiment.name, inputs["trained_checkpoint"].version)
+    return evaluate(
+        build.experiment,
+        checkpoint=inputs["trained_checkpoint"].path,
+        raw=inputs["raw_completions"].path / RAW_ROWS,
+        prompts=inputs["fim_prompts"].path,
+        dataset=inputs["tokenized_dataset"].path,
+        output=build.output,
+        champion=champion.path / "model" if champion else None,
+    )
+
+
+evaluation_report = Stage(
+    asset="evaluation_report",
+    upstream=("raw_completions", "fim_prompts", "tokenized_dataset", "trained_checkpoint"),
+    code=("evaluation",),
+    options=_report_options,
+    outside=_champion_input,
+    build=_build_report,
+)
+
+
+def _build_champion(build: Build) -> dict[str, Any]:
+    from fim_core.evaluation.gate import decide
+
+    candidate, report = build.inputs["trained_checkpoint"], build.inputs["evaluation_report"]
+    if report.manifest["inputs"]["trained_checkpoint"] != candidate.version:
+        raise FimError(
+            f"The evaluation report is about checkpoint {report.manifest['inputs']['trained_checkpoint']}, "
+            f"not about the current one, {candidate.version}. Materialize evaluation_report first."
+        )
+    previous = champion_before(build.store, build.experiment.name, candidate.version)
+    decision = decide(report.path, build.experiment.gate, has_champion=previous is not None)
+    content = asdict(decision) | {
+        "candidate": candidate.version,
+        "champion_before": previous.version if previous else None,
+    }
+    (build.output / DECISION).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    if decision.promote:
+        _link_tree(candidate.path, build.output / "model")
+    return {"promote": decision.promote, "candidate": candidate.version}
+
+
+champion_model = Stage(
+    asset="champion_model",
+    upstream=("trained_checkpoint", "evaluation_report"),
+    code=("evaluation/gate.py",),
+    options=lambda experiment: {"gate": experiment.gate.model_dump(mode="json")},
+    outside=_champion_input,
+    build=_build_champion,
+    adopt=lambda artifact: artifact.counts["promote"],
+)
+
+
+def champion(store: Store, experiment: str) -> Artifact | None:
+    """The model that an experiment has promoted, or None; its weights lie in `model/`."""
+    try:
+        return store.current("champion_model", experiment)
+    except FimError:
+        return None
+
+
+def champion_before(store: Store, experiment: str, candidate: str) -> Artifact | None:
+    """The champion that a candidate has to beat; once it is champion itself, the one that it replaced."""
+    reigning = champion(store, experiment)
+    if reigning is not None and reigning.counts["candidate"] == candidate:
+        return store.find("champion_model", reigning.manifest["inputs"]["champion"])
+    return reigning
+
+
+def roll_back(store: Store, experiment: str, version: str | None = None) -> Artifact:
+    """Make an earlier champion the champion again: the one before, or the version that is named.
+
+    Raises:
+        FimError: there is none to go back to.
+    """
+    reigning = champion(store, experiment)
+    if reigning is None:
+        raise FimError(f"Experiment {experiment} has no champion to roll back.")
+    target = store.find("champion_model", version or reigning.manifest["inputs"]["champion"])
+    if target is None or not target.counts["promote"]:
+        known = [a.version for a in store.versions("champion_model") if a.counts["promote"] and a != reigning]
+        raise FimError(f"There is no such earlier champion. Known: {', '.join(known) or 'none'}.")
+    store.use(target, experiment)
+    return target
+
+
+def _link_tree(source: Path, target: Path) -> None:
+    """Copy a folder by hard links, so that the champion stays when old checkpoints are collected."""
+
+    def link(src: str, dst: str) -> None:
+        try:
+            os.link(src, dst)
+        except OSError:
+            shutil.copy2(src, dst)
+
+    shutil.copytree(source, target, copy_function=link)

@@ -1,0 +1,160 @@
+"""One step of the pipeline: what it needs, what decides its content, and how it is made once and only once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fim_core.config import Experiment
+from fim_core.errors import FimError
+from fim_core.pipeline.checks import blocking_failures, run_artifact_checks
+from fim_core.pipeline.code import code_version
+from fim_core.quality.run import CheckResult
+from fim_core.store import Artifact, Store, version_of
+
+OnEvent = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Build:
+    """What a stage gets to work with.
+
+    Attributes:
+        experiment: the options.
+        inputs: upstream artifacts by asset name.
+        output: folder to write the artifact into.
+        work: folder that outlives a failed attempt at the same version; a retry resumes from it.
+        on_event: hears of progress, one dict an event.
+    """
+
+    experiment: Experiment
+    store: Store
+    inputs: Mapping[str, Artifact]
+    output: Path
+    work: Callable[[], Path]
+    on_event: OnEvent
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One asset and how it is made.
+
+    Attributes:
+        asset: its name.
+        upstream: assets that it reads.
+        code: places under fim_core whose code decides the content (see `code_version`).
+        options: the part of the experiment that decides the content, JSON-serialisable.
+        build: writes the artifact and returns its counts, JSON-serialisable.
+        outside: content hashes of what it reads beside artifacts (exports, pretrained weights, the champion).
+        adopt: whether a finished artifact becomes the current one; a refused champion does not.
+    """
+
+    asset: str
+    upstream: tuple[str, ...]
+    code: tuple[str, ...]
+    options: Callable[[Experiment], dict[str, Any]]
+    build: Callable[[Build], dict[str, Any]]
+    outside: Callable[[Experiment, Store, Mapping[str, Artifact]], dict[str, str]] = field(
+        default=lambda experiment, store, inputs: {}
+    )
+    adopt: Callable[[Artifact], bool] = field(default=lambda artifact: True)
+
+    @property
+    def code_version(self) -> str:
+        """Version of the code behind this stage."""
+        return code_version(*self.code)
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """A finished stage: its artifact, what the checks found, and whether anything had to be done."""
+
+    artifact: Artifact
+    checks: list[CheckResult]
+    reused: bool
+    seconds: float
+
+    @property
+    def blocked_by(self) -> list[CheckResult]:
+        """Failed checks that keep downstream stages from running."""
+        return blocking_failures(self.checks)
+
+
+def run_stage(
+    stage: Stage,
+    experiment: Experiment,
+    store: Store,
+    *,
+    upstream_of: Callable[[str], Stage],
+    force: bool = False,
+    on_event: OnEvent = lambda event: None,
+) -> StageResult:
+    """Make an asset from the current versions of its inputs, or reuse the version that already exists.
+
+    Args:
+        stage: what to make.
+        upstream_of: finds a stage by asset name; to verify that inputs fit the experiment.
+        force: make it again even when this version exists.
+        on_event: hears of progress.
+
+    Raises:
+        FimError: an input is missing, was made with other options, or failed a blocking check.
+    """
+    started = time.monotonic()
+    inputs = {asset: _verified_input(upstream_of(asset), experiment, store) for asset in stage.upstream}
+    identity: dict[str, Any] = {
+        "inputs": {asset: artifact.version for asset, artifact in inputs.items()}
+        | stage.outside(experiment, store, inputs),
+        "config": stage.options(experiment),
+        "code": stage.code_version,
+    }
+    version = version_of(**identity)
+    artifact = None if force else store.find(stage.asset, version)
+    reused = artifact is not None
+    if artifact is None:
+        with store.publish(stage.asset, experiment=experiment.name, replace=force, **identity) as draft:
+            build = Build(
+                experiment, store, inputs, draft.path, lambda: store.work_folder(stage.asset, version), on_event
+            )
+            draft.counts.update(stage.build(build))
+        artifact = store.find(stage.asset, version)
+        assert artifact is not None, "publish returned, so the version is there"
+        store.clear_work(stage.asset, version)
+    if stage.adopt(artifact):
+        store.use(artifact, experiment.name)
+    checks = run_artifact_checks(artifact, experiment, store)
+    return StageResult(artifact, checks, reused, time.monotonic() - started)
+
+
+def _verified_input(stage: Stage, experiment: Experiment, store: Store) -> Artifact:
+    artifact = store.current(stage.asset, experiment.name)
+    wanted = stage.options(experiment)
+    if artifact.manifest["config"] != wanted:
+        changed = ", ".join(_differences(artifact.manifest["config"], wanted))
+        raise FimError(
+            f"The {stage.asset} in {store.root} was made with other options than {experiment.name} has now "
+            f"({changed}). Materialize {stage.asset} again first."
+        )
+    failed = blocking_failures(run_artifact_checks(artifact, experiment, store))
+    if failed:
+        raise FimError(
+            f"{stage.asset} {artifact.version} did not pass its checks: "
+            + "; ".join(check.sentence for check in failed)
+            + f". Mend the data and materialize {stage.asset} again, or change the thresholds under `checks`."
+        )
+    return artifact
+
+
+def _differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """Dotted keys at which two nested mappings differ."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        keys = sorted(set(old) | set(new))
+        return [
+            found
+            for key in keys
+            for found in _differences(old.get(key), new.get(key), f"{path}.{key}".removeprefix("."))
+        ]
+    return [] if old == new else [path or "options"]

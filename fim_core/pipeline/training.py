@@ -1,0 +1,78 @@
+"""The stage that trains: tokens → checkpoint."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from fim_core.config import Experiment
+from fim_core.pipeline.data import folder_digest
+from fim_core.pipeline.stage import Build, Stage
+from fim_core.store import Artifact, Store
+
+_OPTIONS = (
+    "type",
+    "seed",
+    "micro_batch_size",
+    "gradient_accumulation_steps",
+    "epochs",
+    "max_steps",
+    "eval_interval",
+    "optimizer",
+    "scheduler",
+    "loss",
+    "activation_checkpointing",
+    "activation_checkpoint_cpu_offload",
+    "deepspeed",
+)
+
+
+def _options(experiment: Experiment) -> dict[str, Any]:
+    return experiment.model_dump(mode="json", include=set(_OPTIONS)) | {
+        "model": experiment.model.model_dump(mode="json"),
+        "data": experiment.data.model_dump(mode="json", include={"sample_weighted_loss"}),
+        "num_processes": experiment.launcher.num_processes,
+    }
+
+
+def _pretrained(experiment: Experiment, store: Store, inputs: Mapping[str, Artifact]) -> dict[str, str]:
+    place = experiment.model.name_or_path
+    return {"pretrained": folder_digest(place, ("*.safetensors", "*.json"))} if place else {}
+
+
+def _build(build: Build) -> dict[str, Any]:
+    from fim_core.training.launch import launch
+
+    work, dataset, prompts = build.work(), build.inputs["tokenized_dataset"], build.inputs["fim_prompts"]
+    result = launch(build.experiment, dataset.path, prompts.path / "tokenizer", work, on_event=build.on_event)
+    shutil.copytree(result.model, build.output, dirs_exist_ok=True)
+    shutil.copy2(work / "metrics.jsonl", build.output)
+    shutil.copytree(work / "packs", build.output / "packs")
+    write_prompt_recipe(build)
+    counts = asdict(result)
+    del counts["model"]
+    return counts
+
+
+def write_prompt_recipe(build: Build) -> None:
+    """Write `fim.json`: what a server needs to build the very prompts that this model was trained on."""
+    tokens = json.loads((build.inputs["fim_prompts"].path / "tokens.json").read_text(encoding="utf-8"))
+    recipe = {
+        "data": build.experiment.data.model_dump(mode="json"),
+        "model": build.experiment.model.model_dump(mode="json"),
+        "fim_tokens": tokens,
+    }
+    (build.output / "fim.json").write_text(json.dumps(recipe, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+trained_checkpoint = Stage(
+    asset="trained_checkpoint",
+    upstream=("fim_prompts", "tokenized_dataset"),
+    code=("training", "modeling", "packing"),
+    options=_options,
+    outside=_pretrained,
+    build=_build,
+)

@@ -1,0 +1,8 @@
+-- description: Few rows hold what looks like an e-mail address. They are counted; `data.mask_secrets` hides them.
+-- severity: warn
+-- max_share: 0.01
+SELECT row_id
+FROM fim_prompts
+WHERE regexp_matches(
+    concat_ws(chr(10), prompt, response), '[0-9A-Za-z._%+-]+@[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*\.[A-Za-z]{2,}'
+)

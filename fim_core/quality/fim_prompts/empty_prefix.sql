@@ -1,0 +1,6 @@
+-- description: Few cursors stand at the very start of the SQL, where only the context can tell what to write.
+-- severity: warn
+-- max_share: 0.05
+SELECT row_id
+FROM fim_prompts
+WHERE prefix = '' AND source_type = 'fim_completions'

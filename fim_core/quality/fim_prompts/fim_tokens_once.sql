@@ -1,0 +1,13 @@
+-- description: Every FIM prompt holds each FIM token exactly once, and no response holds any.
+-- severity: error
+SELECT row_id
+FROM fim_prompts
+WHERE source_type = 'fim_completions'
+    AND (
+        len(string_split(prompt, $prefix_token)) <> 2
+        OR len(string_split(prompt, $suffix_token)) <> 2
+        OR len(string_split(prompt, $middle_token)) <> 2
+        OR contains(response, $prefix_token)
+        OR contains(response, $suffix_token)
+        OR contains(response, $middle_token)
+    )

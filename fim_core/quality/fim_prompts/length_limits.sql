@@ -1,0 +1,6 @@
+-- description: No prompt is longer than 100,000 characters and no response longer than 4,000. Such rows are seldom
+--   typed by a person.
+-- severity: warn
+SELECT row_id
+FROM fim_prompts
+WHERE length(prompt) > 100_000 OR length(response) > 4_000

@@ -1,0 +1,6 @@
+-- description: The placeholder is gone from prefix, suffix and response.
+-- severity: error
+-- max_share: 0.001
+SELECT row_id
+FROM fim_prompts
+WHERE contains(prefix, '<fillMe>') OR contains(suffix, '<fillMe>') OR contains(response, '<fillMe>')

@@ -1,0 +1,13 @@
+-- description: No group of rows is in both training and held-out rows, so that nothing is tested that was trained on.
+-- severity: error
+-- total: (SELECT count(*) FROM fim_prompts WHERE split = 'eval')
+WITH shared AS (
+    SELECT "group"
+    FROM fim_prompts
+    GROUP BY "group"
+    HAVING min(split) <> max(split)
+)
+SELECT row_id
+FROM fim_prompts
+SEMI JOIN shared USING ("group")
+WHERE split = 'eval'

@@ -1,0 +1,6 @@
+-- description: The editor's state is there. Rows without it are rejected.
+-- severity: warn
+-- max_share: 0.05
+SELECT row_id
+FROM raw_completions
+WHERE NOT regexp_matches(coalesce(input, ''), '\S')

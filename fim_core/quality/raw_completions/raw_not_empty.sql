@@ -1,0 +1,5 @@
+-- description: The sources hold at least one row.
+-- severity: error
+-- total: 1
+SELECT 'raw_completions' AS table_name
+WHERE NOT EXISTS (FROM raw_completions)

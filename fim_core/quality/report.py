@@ -1,0 +1,40 @@
+"""Checks of an evaluation report."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from fim_core.quality.result import Check, Evidence, Finding
+
+SHOWN_ROWS = 5
+
+
+def finite_numbers(evidence: Evidence) -> Finding:
+    """Numbers of the report that are NaN or infinite, by their dotted place in it."""
+    content = json.loads(evidence.tables["report"].read_text(encoding="utf-8"))
+    numbers = list(_numbers(content, ""))
+    offending = sorted(place for place, value in numbers if not math.isfinite(value))
+    if not numbers:
+        return Finding(1, 1, note="The report holds no number at all.")
+    return Finding(len(offending), len(numbers), offending[:SHOWN_ROWS])
+
+
+def _numbers(value: Any, place: str) -> Iterator[tuple[str, float]]:
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from _numbers(part, f"{place}.{key}".removeprefix("."))
+    elif isinstance(value, list):
+        for index, part in enumerate(value):
+            yield from _numbers(part, f"{place}[{index}]")
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield place, value
+
+
+CHECKS = (
+    Check(
+        "evaluation_report", "finite_numbers", "Every number of the report is finite.", "error", 0, None, finite_numbers
+    ),
+)

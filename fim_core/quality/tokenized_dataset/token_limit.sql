@@ -1,0 +1,5 @@
+-- description: No row has more than max_length tokens.
+-- severity: error
+SELECT row_id
+FROM tokenized_dataset
+WHERE len(input_ids) > $max_length

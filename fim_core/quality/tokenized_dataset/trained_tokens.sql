@@ -1,0 +1,5 @@
+-- description: Every row has at least one token to train on.
+-- severity: error
+SELECT row_id
+FROM tokenized_dataset
+WHERE len(labels) = 0 OR list_max(labels) < 0

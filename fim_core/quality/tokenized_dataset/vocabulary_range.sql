@@ -1,0 +1,5 @@
+-- description: Every token id is an entry of the vocabulary.
+-- severity: error
+SELECT row_id
+FROM tokenized_dataset
+WHERE list_min(input_ids) < 0 OR list_max(input_ids) >= $vocab_size

@@ -1,0 +1,1 @@
+"""Reading rows: exports of every accepted shape become one raw table, and an INPUT becomes a completion."""

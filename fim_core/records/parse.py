@@ -1,0 +1,212 @@
+r"""INPUT, the editor's state as JSON text, becomes a completion. The rule for every case:
+
+    INPUT                                             becomes
+    ------------------------------------------------  -----------------------------------------------------------------
+    nothing, or only white space                      empty_input
+    `[]`, or only items without text                  empty_input
+    not JSON (also NaN, Infinity, a second value)     repaired if that is certain (see repair.py), else invalid_json
+    nested too deeply to read                         invalid_json
+    JSON, but no array (a text, an object, null)      invalid_json
+    an item that is no object with a text under       invalid_json
+      "text", or whose "type" is not "text"
+    other keys of an item                             ignored
+    a key twice in one object                         invalid_json
+    a half of a surrogate pair (`\ud800` alone)       invalid_json: it is no text, and no UTF-8 can hold it
+    `\u0000`                                          kept: it is text
+    no `<fillMe>` in any case                         missing_placeholder
+    one `<fillMe>`, whatever else in other cases      the cursor; `<FILLME>` beside it is plain text
+    no `<fillMe>`, one in another case                the cursor
+    several, in one item or over several items,       multiple_placeholders: which one is meant would be a guess
+      the context included
+
+    The item with the cursor is the SQL, whatever else it holds (tags, braces, JSON): prefix and suffix are what stands
+    before and after the cursor, verbatim. Items may come in any order. Every other item is context:
+
+    a JSON object                                     newer form: texts under the context fields' names in any case
+      field missing or null                           empty
+      field a text                                    verbatim
+      field a list of texts                           the texts joined by a line break
+      field a number, boolean, object or other list   bad_context
+      other fields                                    ignored
+      a field twice, also in another case             bad_context
+      half of a surrogate pair in a field             bad_context
+      not JSON                                        repaired if that is certain, else bad_context
+    `<sql_history>…</sql_history>`, white space       older form: what stands between the tags, verbatim
+      around it allowed
+      either tag once more inside                     bad_context
+    nothing, or only white space                      no context
+    anything else                                     bad_context
+    several items with the same field                 joined by a line break, in order, empty ones left out; so both
+                                                      forms may be mixed
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from itertools import islice
+from typing import Any, NoReturn
+
+from fim_core.records.repair import repair_context, repair_items
+from fim_core.records.schema import CONTEXT_FIELDS, PLACEHOLDER, Completion, Reason, Rejection
+
+_EXACT = re.compile(re.escape(PLACEHOLDER))
+_ANY_CASE = re.compile(re.escape(PLACEHOLDER), re.IGNORECASE | re.ASCII)
+_OPEN, _CLOSE = "<sql_history>", "</sql_history>"
+
+
+class _Unusable(Exception):
+    """The row cannot be used; carries the rejection out of the depths."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(detail)
+        self.rejection = Rejection(reason, detail)
+
+
+def parse_input(text: str) -> Completion | Rejection:
+    """Read one INPUT by the table of this module. Never raises; a rejection never quotes the text."""
+    try:
+        return _parse(text)
+    except _Unusable as unusable:
+        return unusable.rejection
+
+
+def _parse(text: str) -> Completion:
+    if not text or text.isspace():
+        raise _Unusable(Reason.EMPTY_INPUT, "INPUT is empty")
+    value, repaired = _decode_or_repair(text, repair_items, Reason.INVALID_JSON, "INPUT")
+    items = _texts_of_items(value)
+    if not any(item.strip() for item in items):
+        raise _Unusable(Reason.EMPTY_INPUT, "INPUT holds no text")
+    if repaired and not all(item.strip() for item in items):
+        # An item boundary inside unescaped SQL would show as an empty item.
+        raise _Unusable(Reason.INVALID_JSON, "INPUT is damaged JSON with an empty item")
+
+    where, start, end, pattern = _find_cursor(items)
+    sql = items.pop(where)
+    _check_text(sql, Reason.INVALID_JSON, "the SQL")
+
+    context: dict[str, list[str]] = {field: [] for field in CONTEXT_FIELDS}
+    for item in items:
+        fields, mended = _context_of(item)
+        repaired = repaired or mended
+        for field, part in fields.items():
+            _check_text(part, Reason.BAD_CONTEXT, field)
+            # The same character may be written as an escape inside the context's own JSON.
+            if pattern.search(part):
+                raise _Unusable(Reason.MULTIPLE_PLACEHOLDERS, f"{PLACEHOLDER} stands in {field} too")
+            if part:
+                context[field].append(part)
+    return Completion(
+        prefix=sql[:start],
+        suffix=sql[end:],
+        **{field: "\n".join(parts) for field, parts in context.items()},
+        repaired=repaired,
+    )
+
+
+def _texts_of_items(value: Any) -> list[str]:
+    if not isinstance(value, list):
+        raise _Unusable(Reason.INVALID_JSON, "INPUT is not a JSON array")
+    for number, item in enumerate(value):
+        if not isinstance(item, dict) or not isinstance(item.get("text"), str) or item.get("type", "text") != "text":
+            raise _Unusable(Reason.INVALID_JSON, f"item {number} of INPUT is not a text item")
+    return [item["text"] for item in value]
+
+
+def _find_cursor(items: list[str]) -> tuple[int, int, int, re.Pattern[str]]:
+    """Item, start and end of the one placeholder, and the pattern by which it was found."""
+    for pattern in (_EXACT, _ANY_CASE):
+        hits = ((number, *hit.span(), pattern) for number, item in enumerate(items) for hit in pattern.finditer(item))
+        found = list(islice(hits, 2))
+        if len(found) > 1:
+            raise _Unusable(Reason.MULTIPLE_PLACEHOLDERS, f"INPUT holds more than one {PLACEHOLDER}")
+        if found:
+            return found[0]
+    raise _Unusable(Reason.MISSING_PLACEHOLDER, f"INPUT holds no {PLACEHOLDER}")
+
+
+def _context_of(item: str) -> tuple[dict[str, str], bool]:
+    """The context fields of an item without a cursor, and whether its JSON had to be repaired."""
+    stripped = item.strip()
+    if not stripped:
+        return {}, False
+    if stripped.startswith(_OPEN) and stripped.endswith(_CLOSE) and len(stripped) >= len(_OPEN) + len(_CLOSE):
+        history = stripped[len(_OPEN) : -len(_CLOSE)]
+        if _OPEN in history or _CLOSE in history:
+            raise _Unusable(Reason.BAD_CONTEXT, f"more than one {_OPEN} in an item")
+        return {"sql_history": history}, False
+    if not stripped.startswith("{"):
+        raise _Unusable(Reason.BAD_CONTEXT, f"an item is neither SQL with {PLACEHOLDER} nor a context")
+
+    value, repaired = _decode_or_repair(stripped, repair_context, Reason.BAD_CONTEXT, "the context")
+    fields: dict[str, str] = {}
+    for key, part in value.items():
+        field = key.lower()
+        if field in CONTEXT_FIELDS:
+            if field in fields:
+                raise _Unusable(Reason.BAD_CONTEXT, f"{field} is given twice")
+            fields[field] = _context_text(field, part)
+    return fields, repaired
+
+
+def _context_text(field: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and all(isinstance(part, str) for part in value):
+        return "\n".join(value)
+    raise _Unusable(Reason.BAD_CONTEXT, f"{field} is neither a text nor a list of texts")
+
+
+def _decode_or_repair(
+    text: str, repair: Callable[[str], str | None], reason: Reason, what: str
+) -> tuple[Any, bool]:
+    """The JSON value of `text`, and whether it took the repair to read it."""
+    try:
+        return _decode(text, reason, what), False
+    except json.JSONDecodeError as error:
+        mended = repair(text)
+        if mended is None:
+            raise _Unusable(reason, f"{what} is not JSON: {error.msg} at character {error.pos}") from error
+    try:
+        return _decode(mended, reason, what), True
+    except json.JSONDecodeError as error:
+        raise _Unusable(reason, f"{what} is not JSON, also not with escapes added") from error
+
+
+class _BadValue(Exception):
+    """JSON that is well-formed, or nearly, but has no certain meaning."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise _BadValue("holds an object with the same key twice")
+    return value
+
+
+def _constant(_: str) -> NoReturn:
+    raise _BadValue("is not JSON: NaN or Infinity")
+
+
+# No rule needs the value of a number: as floats even huge ones cost nothing.
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_constant, parse_int=float)
+
+
+def _decode(text: str, reason: Reason, what: str) -> Any:
+    try:
+        return _DECODER.decode(text)
+    except RecursionError as error:
+        raise _Unusable(reason, f"{what} is nested too deeply") from error
+    except _BadValue as error:
+        raise _Unusable(reason, f"{what} {error}") from error
+
+
+def _check_text(text: str, reason: Reason, what: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise _Unusable(reason, f"{what} holds half of a surrogate pair, which is no text") from error

@@ -1,0 +1,224 @@
+"""Reading exports as they are: every value as text, streamed in batches, the rows of a file in their order.
+
+CSV goes through Python's own reader in its strict mode. Arrow's is no faster here and lets a file that ends inside a
+quoted value pass; a value's line breaks, doubled quotes and empty fields come out exactly, and a fault has a line number.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fim_core.errors import FimError
+from fim_core.records.text import Number, text_array, text_of
+
+BATCH_ROWS = 8192
+BATCH_CHARACTERS = 32 * 2**20
+"""A batch ends with whichever comes first, so that memory stays flat with long rows too."""
+
+CSV_SUFFIXES = (".csv", ".csv.gz", ".csv.zst")
+JSON_SUFFIXES = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".ndjson.gz", ".jsonl.zst", ".ndjson.zst")
+PARQUET_SUFFIXES = (".parquet",)
+DATA_SUFFIXES = CSV_SUFFIXES + JSON_SUFFIXES + PARQUET_SUFFIXES
+
+Warn = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Export:
+    """Rows that lie in one place.
+
+    name: what the `source` column shows: the file's name below the folder that was given, or a data set's id.
+    columns: names of the columns, as written.
+    digest: computes the SHA-256 of the bytes, in hex.
+    batches: reads the rows: batches of string columns without nulls, in the order of `columns`. Takes a function
+        that is told what the user should know.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    digest: Callable[[], str]
+    batches: Callable[[Warn], Iterator[pa.RecordBatch]]
+
+
+def read_file(path: Path, name: str) -> Export:
+    """A CSV, JSON-lines or Parquet file, told by its suffix.
+
+    Raises:
+        FimError: it cannot be read, or its first row shows that it is not what its suffix says.
+    """
+    lower = path.name.lower()
+    if lower.endswith(PARQUET_SUFFIXES):
+        columns, batches = _parquet_columns(path), _parquet_batches
+    elif lower.endswith(CSV_SUFFIXES):
+        columns, batches = _csv_columns(path), _csv_batches
+    else:
+        columns, batches = _json_columns(path), _json_batches
+    return Export(name, columns, lambda: digest_files([path]), lambda warn: batches(path, columns))
+
+
+def digest_files(paths: Iterable[Path]) -> str:
+    """SHA-256 over the bytes of files, in hex."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def text_batch(columns: tuple[str, ...], rows: list[list[str]]) -> pa.RecordBatch:
+    """Rows of text as a batch."""
+    return pa.RecordBatch.from_arrays(
+        [pa.array(values, pa.string()) for values in zip(*rows, strict=True)], names=list(columns)
+    )
+
+
+def batches_of(columns: tuple[str, ...], rows: Iterable[list[str]]) -> Iterator[pa.RecordBatch]:
+    """Rows of text in batches of bounded size."""
+    batch: list[list[str]] = []
+    characters = 0
+    for row in rows:
+        batch.append(row)
+        characters += sum(map(len, row))
+        if len(batch) == BATCH_ROWS or characters >= BATCH_CHARACTERS:
+            yield text_batch(columns, batch)
+            batch, characters = [], 0
+    if batch:
+        yield text_batch(columns, batch)
+
+
+def _open_text(path: Path, newline: str) -> io.TextIOWrapper:
+    """Text of a file, a byte-order mark dropped, decompressed by its suffix, no line break changed.
+
+    Lines end at `newline`; empty: at any of \\n, \\r and \\r\\n, as the csv module wants it.
+    """
+    # Arrow guesses the compression by a lower-case suffix.
+    compression = {".gz": "gzip", ".zst": "zstd"}.get(path.suffix.lower())
+    stream = pa.input_stream(str(path), compression=compression, buffer_size=2**20)
+    return io.TextIOWrapper(io.BufferedReader(stream, 2**20), encoding="utf-8-sig", newline=newline)
+
+
+def _cannot_read(path: Path, error: Exception, line: int | None = None) -> FimError:
+    """The fault in words; decoders' own messages are left out where they may quote the file."""
+    where = f"{path.name}, near line {line}," if line else f"{path.name}"
+    if isinstance(error, UnicodeDecodeError):
+        return FimError(f"{where} is not UTF-8. Save it as UTF-8, for example with iconv.")
+    if isinstance(error, csv.Error) and "NUL" not in str(error):
+        return FimError(f"{where} is not well-formed CSV: {error}. Quote values that hold commas, quotes or line breaks.")
+    return FimError(f"{where} cannot be read: it is damaged or cut short ({type(error).__name__}).")
+
+
+def _csv_rows(path: Path) -> Iterator[list[str]]:
+    """Header and rows; a line without anything on it is no row.
+
+    Raises:
+        FimError: the file is not CSV, not UTF-8, cut short, or has a row with too few or too many values.
+    """
+    csv.field_size_limit(sys.maxsize)
+    line, width = 0, 0
+    try:
+        with _open_text(path, newline="") as file:
+            reader = csv.reader(file, strict=True)
+            while (row := next(reader, None)) is not None:
+                if row:
+                    width = width or len(row)
+                    if len(row) != width:
+                        raise FimError(
+                            f"{path.name}, line {line + 1}: {len(row)} values where the header has {width}. "
+                            "The file is damaged or cut short, or a value with a comma is not quoted."
+                        )
+                    yield row
+                line = reader.line_num
+    except (csv.Error, UnicodeDecodeError, OSError, EOFError, pa.ArrowException) as error:
+        raise _cannot_read(path, error, line + 1) from error
+
+
+def _csv_columns(path: Path) -> tuple[str, ...]:
+    header = next(_csv_rows(path), None)
+    if header is None:
+        raise FimError(f"{path.name} is empty: it has no header line.")
+    return tuple(header)
+
+
+def _csv_batches(path: Path, columns: tuple[str, ...]) -> Iterator[pa.RecordBatch]:
+    rows = _csv_rows(path)
+    next(rows)
+    return batches_of(columns, rows)
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("a key twice in one object")
+    return value
+
+
+def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """One object a line, numbers as they are written.
+
+    Raises:
+        FimError: a line is no JSON object, or the file is not UTF-8 or cut short.
+    """
+    decoder = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_int=Number, parse_float=Number, parse_constant=Number)
+    line = 0
+    try:
+        with _open_text(path, newline="\n") as file:
+            for line, text in enumerate(file, start=1):
+                if not text.strip():
+                    continue
+                row = decoder.decode(text)
+                if not isinstance(row, dict):
+                    raise ValueError("not an object")
+                yield row
+    except (UnicodeDecodeError, OSError, EOFError, pa.ArrowException) as error:
+        raise _cannot_read(path, error, line + 1) from error
+    except (ValueError, RecursionError) as error:
+        raise FimError(f"{path.name}, line {line}, is not a JSON object with each key once. JSON lines hold one a line.") from error
+
+
+def _json_columns(path: Path) -> tuple[str, ...]:
+    # Lines may differ in their keys, and none may be lost: so all are read once before.
+    columns = tuple(dict.fromkeys(key for row in _json_rows(path) for key in row))
+    if not columns:
+        raise FimError(f"{path.name} is empty: it holds no JSON object.")
+    return columns
+
+
+def _json_batches(path: Path, columns: tuple[str, ...]) -> Iterator[pa.RecordBatch]:
+    try:
+        yield from batches_of(columns, ([text_of(row.get(column)) for column in columns] for row in _json_rows(path)))
+    except UnicodeEncodeError as error:
+        raise FimError(f"{path.name} holds half of a surrogate pair (\\ud800 to \\udfff), which is no text.") from error
+
+
+def _parquet_columns(path: Path) -> tuple[str, ...]:
+    try:
+        return tuple(pq.read_schema(path).names)
+    except (pa.ArrowException, OSError) as error:
+        raise _cannot_read(path, error) from error
+
+
+def _parquet_batches(path: Path, columns: tuple[str, ...]) -> Iterator[pa.RecordBatch]:
+    try:
+        with pq.ParquetFile(path, buffer_size=2**20, pre_buffer=False) as file:
+            for batch in file.iter_batches(batch_size=BATCH_ROWS, use_threads=False):
+                yield arrow_batch(columns, batch)
+    except (pa.ArrowException, OSError) as error:
+        raise _cannot_read(path, error) from error
+
+
+def arrow_batch(columns: tuple[str, ...], batch: pa.RecordBatch | pa.Table) -> pa.RecordBatch:
+    """A batch of any types as a batch of text."""
+    return pa.RecordBatch.from_arrays([text_array(column) for column in batch.columns], names=list(columns))
+

@@ -1,0 +1,75 @@
+"""What a row of an export is: the raw table, a parsed completion, and why a row is rejected."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import pyarrow as pa
+
+PLACEHOLDER = "<fillMe>"
+"""Marks the cursor in the SQL of an INPUT: what stood there is OUTPUT."""
+
+CONTEXT_FIELDS = ("sql_history", "ddl_context", "last_few_executed", "file_content")
+"""Context that an editor sends along, in the order in which it is documented."""
+
+RAW_SCHEMA = pa.schema(
+    [
+        pa.field("row_id", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("source_type", pa.string(), nullable=False),
+        pa.field("type", pa.string(), nullable=False),
+        pa.field("input", pa.string(), nullable=False),
+        pa.field("output", pa.string(), nullable=False),
+        pa.field("held_out", pa.bool_(), nullable=False),
+    ]
+)
+"""First columns of the `raw_completions` table; every other column of the export follows, as text.
+
+    row_id       first 12 hex digits of the SHA-256 of the export's bytes, "-", row number from 0
+    source       file name (below the folder that was given) or data set id
+    source_type  shape of the row: fim_completions, prompt_response or messages
+    type         kind of completion, from the export's own column; empty where there is none
+    input        the editor's state as written; prompt; or the messages as JSON text [{"role", "content"}, …]
+    output       the completion as written; response; empty for messages
+    held_out     the row comes from `eval_sources`
+"""
+
+
+class Reason(StrEnum):
+    """Why a row is not used."""
+
+    EMPTY_INPUT = "empty_input"
+    INVALID_JSON = "invalid_json"
+    MISSING_PLACEHOLDER = "missing_placeholder"
+    MULTIPLE_PLACEHOLDERS = "multiple_placeholders"
+    BAD_CONTEXT = "bad_context"
+    CONTROL_TOKEN = "control_token"
+    EMPTY_OUTPUT = "empty_output"
+    EMPTY_PREFIX = "empty_prefix"
+    TOO_LONG = "too_long"
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """An editor's state at the moment of a completion, every text as the user had it.
+
+    `prefix` + OUTPUT + `suffix` is the SQL after the completion. `repaired`: the INPUT was JSON only after escapes
+    had been mended.
+    """
+
+    prefix: str
+    suffix: str
+    sql_history: str = ""
+    ddl_context: str = ""
+    last_few_executed: str = ""
+    file_content: str = ""
+    repaired: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A row that cannot be used. `detail` says where the fault lies and never quotes user text."""
+
+    reason: Reason
+    detail: str

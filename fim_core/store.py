@@ -1,0 +1,256 @@
+"""Where artifacts lie: content-addressed, immutable, published whole or not at all.
+
+    .fim/<asset>/<version>/…            what the stage wrote, and manifest.json
+    .fim/<asset>/current                link to the newest version
+    .fim/<asset>/by_experiment/<name>   link to the version that this experiment uses
+
+A version is the hash of everything that decides the content (inputs' versions, options, code), so that the same work
+is never done twice and a checkpoint names every byte it came from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from fim_core.errors import FimError
+
+MANIFEST = "manifest.json"
+LEASE = ".lease.json"
+RECORDED_LIBRARIES = ("torch", "transformers", "tokenizers", "deepspeed", "datasets", "duckdb", "pyarrow", "sqlglot")
+
+
+def version_of(inputs: Mapping[str, str], config: Mapping[str, Any], code: str) -> str:
+    """The version (16 hex digits of SHA-256) of what `code` makes of `inputs` under `config`.
+
+    Args:
+        inputs: name of each input to its version or content hash.
+        config: the options that decide the content, JSON-serialisable.
+        code: version of the code that does the work.
+    """
+    content = json.dumps({"inputs": dict(inputs), "config": config, "code": code}, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def digest(value: Any) -> str:
+    """Hash of a JSON-serialisable value, 16 hex digits; for manifests."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A published version of an asset."""
+
+    asset: str
+    version: str
+    path: Path
+    manifest: dict[str, Any]
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        """What the stage counted while it made this artifact."""
+        return self.manifest["counts"]
+
+
+@dataclass
+class Draft:
+    """A version being written: put files under `path`, and what you counted into `counts`."""
+
+    path: Path
+    counts: dict[str, Any]
+
+
+class Store:
+    """The folder of all artifacts. Safe against kills at any moment and against two writers of one version."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root).absolute()
+
+    def find(self, asset: str, version: str) -> Artifact | None:
+        """The published artifact, or None."""
+        return _read(asset, self.root / asset / version)
+
+    def current(self, asset: str, experiment: str | None = None) -> Artifact:
+        """The newest artifact of an asset, or the one that an experiment uses.
+
+        Raises:
+            FimError: it has not been made yet.
+        """
+        link = self._link(asset, experiment)
+        if link.is_symlink() and (artifact := _read(asset, link.resolve())):
+            return artifact
+        whose = f" of experiment {experiment}" if experiment else ""
+        raise FimError(f"There is no {asset}{whose} in {self.root} yet. Materialize {asset} first.")
+
+    def versions(self, asset: str) -> list[Artifact]:
+        """Every published version of an asset, oldest first."""
+        folder = self.root / asset
+        entries = folder.iterdir() if folder.is_dir() else ()
+        found = [a for entry in entries if entry.is_dir() and not entry.is_symlink() and (a := _read(asset, entry))]
+        return sorted(found, key=lambda artifact: artifact.manifest["created"])
+
+    def use(self, artifact: Artifact, experiment: str) -> None:
+        """Point `current` and the experiment's own link at an artifact."""
+        for link in (self._link(artifact.asset, None), self._link(artifact.asset, experiment)):
+            link.parent.mkdir(parents=True, exist_ok=True)
+            _replace_link(link, os.path.relpath(artifact.path, link.parent))
+
+    @contextmanager
+    def publish(
+        self,
+        asset: str,
+        *,
+        experiment: str,
+        inputs: Mapping[str, str],
+        config: Mapping[str, Any],
+        code: str,
+        replace: bool = False,
+    ) -> Iterator[Draft]:
+        """Write a new version: yields a draft folder, published when the block ends well, removed when it does not.
+
+        Everything is flushed to disk before the rename, so a version that can be seen is whole. With `replace`, a
+        version that exists already is swapped for the new one.
+
+        Raises:
+            FimError: the disk is full.
+        """
+        version = version_of(inputs, config, code)
+        final = self.root / asset / version
+        scratch = self.root / "tmp" / f"{asset}-{version}-{os.getpid()}-{secrets.token_hex(4)}"
+        try:
+            scratch.mkdir(parents=True)
+            self._lease(scratch, inputs)
+            draft = Draft(scratch, {})
+            yield draft
+            (scratch / LEASE).unlink()
+            manifest = {
+                "asset": asset,
+                "version": version,
+                "experiment": experiment,
+                "inputs": dict(inputs),
+                "config": config,
+                "config_digest": digest(config),
+                "code_version": code,
+                "commit": _commit(),
+                "libraries": _library_versions(),
+                "counts": draft.counts,
+                "bytes": sum(f.stat().st_size for f in scratch.rglob("*") if f.is_file()),
+                "created": datetime.now(UTC).isoformat(timespec="microseconds"),
+            }
+            (scratch / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            _flush(scratch)
+            if replace and final.exists():
+                os.rename(final, scratch.with_name(scratch.name + "-old"))
+            _move_into_place(scratch, final)
+        except OSError as error:
+            if error.errno == 28:
+                raise FimError(f"The disk is full while writing {asset} in {self.root}. Free some space; `fim gc` helps.") from error
+            raise
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+            shutil.rmtree(scratch.with_name(scratch.name + "-old"), ignore_errors=True)
+
+    def links(self) -> list[Artifact]:
+        """Every artifact that some `current` or experiment's link points at."""
+        found = [_read(link.parts[-2] if link.name == "current" else link.parts[-3], link.resolve())
+                 for pattern in ("*/current", "*/by_experiment/*") for link in self.root.glob(pattern)]
+        return [artifact for artifact in found if artifact]
+
+    def drafts(self) -> list[tuple[Path, dict[str, Any]]]:
+        """Folders of unfinished versions, each with its lease: pid, host, inputs."""
+        return [(lease.parent, json.loads(lease.read_text())) for lease in (self.root / "tmp").glob(f"*/{LEASE}")]
+
+    def _lease(self, scratch: Path, inputs: Mapping[str, str]) -> None:
+        lease = {"pid": os.getpid(), "host": socket.gethostname(), "inputs": dict(inputs)}
+        (scratch / LEASE).write_text(json.dumps(lease), encoding="utf-8")
+
+    def work_folder(self, asset: str, version: str) -> Path:
+        """A folder that outlives failed attempts at a version, for what a retry resumes from."""
+        folder = self.root / "work" / asset / version
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def clear_work(self, asset: str, version: str) -> None:
+        """Remove a version's work folder, once the version is published."""
+        shutil.rmtree(self.root / "work" / asset / version, ignore_errors=True)
+
+    def _link(self, asset: str, experiment: str | None) -> Path:
+        return self.root / asset / (f"by_experiment/{experiment}" if experiment else "current")
+
+
+def _read(asset: str, folder: Path) -> Artifact | None:
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return Artifact(asset, manifest["version"], folder, manifest)
+
+
+def _replace_link(link: Path, target: str) -> None:
+    fresh = link.with_name(f".{link.name}-{os.getpid()}-{secrets.token_hex(4)}")
+    fresh.symlink_to(target)
+    os.replace(fresh, link)
+
+
+def _move_into_place(scratch: Path, final: Path) -> None:
+    final.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.rename(scratch, final)
+    except OSError:
+        # Another process published the same version first: by construction it holds the same content.
+        if not (final / MANIFEST).is_file():
+            raise
+    _flush_entry(final.parent)
+
+
+def _flush(folder: Path) -> None:
+    for entry in sorted(folder.rglob("*")):
+        _flush_entry(entry)
+    _flush_entry(folder)
+
+
+def _flush_entry(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@cache
+def _commit() -> str | None:
+    """The git commit of this code, marked when files differ from it; None outside a checkout."""
+    folder = Path(__file__).parent
+    try:
+        described = subprocess.run(
+            ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return None
+    return described.stdout.strip() or None
+
+
+def _library_versions() -> dict[str, str]:
+    versions = {}
+    for name in RECORDED_LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions

@@ -1,0 +1,205 @@
+"""Resumable states: written beside, renamed when whole, so that a kill at any moment leaves the last good one.
+
+A state holds what DeepSpeed saves (weights, optimizer, schedule), each rank's random state, and how far the run had
+come. Its marker `state.json` is written last, before the rename.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from deepspeed import DeepSpeedEngine
+
+from fim_core.config import Experiment
+from fim_core.config.training import CheckpointConfig
+from fim_core.errors import FimError
+from fim_core.training.distributed import Ranks
+from fim_core.training.job import write_json
+from fim_core.training.steps import Position, Step
+
+MARKER = "state.json"
+DEEPSPEED_TAG = "deepspeed"
+
+
+@dataclass(frozen=True)
+class State:
+    """A whole state on disk.
+
+    Attributes:
+        path: its folder.
+        fingerprint: digest of the options and data that it belongs to.
+        world_size: ranks that wrote it.
+        threads: CPU threads of each rank; sums on a CPU depend on them in their last digits.
+        progress: position and counters of the run.
+    """
+
+    path: Path
+    fingerprint: str
+    world_size: int
+    threads: int
+    progress: Mapping[str, Any]
+
+    @property
+    def position(self) -> Position:
+        """What is done."""
+        return Position(**self.progress["position"])
+
+
+def newest_state(folder: Path, fingerprint: str) -> State | None:
+    """The newest whole state, or None.
+
+    Raises:
+        FimError: it belongs to other options or other data.
+    """
+    states = _states(folder)
+    if not states:
+        return None
+    content = json.loads((states[-1] / MARKER).read_text(encoding="utf-8"))
+    state = State(path=states[-1], **content)
+    if state.fingerprint != fingerprint:
+        raise FimError(f"{state.path} was saved with other options or other data. Remove {folder} to start anew.")
+    return state
+
+
+def save_state(
+    folder: Path, engine: DeepSpeedEngine, ranks: Ranks, *, progress: Mapping[str, Any], fingerprint: str, keep: int
+) -> Path:
+    """Save a state; to be called on all ranks. Returns its folder.
+
+    Args:
+        progress: of the run, JSON-serialisable, with its `position`.
+        keep: older states beyond so many are removed.
+    """
+    position = Position(**progress["position"])
+    final, beside = folder / f"step-{position.step}", folder / f".step-{position.step}"
+    if ranks.is_first:
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+    ranks.barrier()
+    engine.save_checkpoint(str(beside), tag=DEEPSPEED_TAG, save_latest=False)
+    torch.save(_random_state(ranks.device), beside / f"random-{ranks.rank}.pt")
+    ranks.barrier()
+    if ranks.is_first:
+        state = State(beside, fingerprint, ranks.world_size, torch.get_num_threads(), progress)
+        write_json(beside / MARKER, {key: value for key, value in asdict(state).items() if key != "path"})
+        publish_folder(beside, final)
+        for old in _states(folder)[:-keep]:
+            shutil.rmtree(old)
+    ranks.barrier()
+    return final
+
+
+def load_state(state: State, engine: DeepSpeedEngine, ranks: Ranks) -> None:
+    """Put engine and random numbers where they stood; to be called on all ranks."""
+    engine.load_checkpoint(str(state.path), tag=DEEPSPEED_TAG)
+    _set_random_state(torch.load(state.path / f"random-{ranks.rank}.pt", weights_only=True), ranks.device)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a kill left half written."""
+    for leftover in folder.glob(".step-*"):
+        shutil.rmtree(leftover)
+
+
+def publish_folder(beside: Path, final: Path) -> None:
+    """Flush a folder to disk and rename it into place, where it replaces an older one."""
+    for path in sorted(beside.rglob("*")) + [beside]:
+        _flush(path)
+    if final.exists():
+        shutil.rmtree(final)
+    os.rename(beside, final)
+    _flush(final.parent)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _states(folder: Path) -> list[Path]:
+    whole = [path for path in folder.glob("step-*") if (path / MARKER).is_file()]
+    return sorted(whole, key=lambda path: int(path.name.removeprefix("step-")))
+
+
+def _random_state(device: torch.device) -> dict[str, Any]:
+    name, keys, position, has_gauss, gauss = np.random.get_state()
+    state = {
+        "python": random.getstate(),
+        "numpy": (name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss),
+        "torch": torch.get_rng_state(),
+    }
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def _set_random_state(state: Mapping[str, Any], device: torch.device) -> None:
+    random.setstate(state["python"])
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
+@dataclass(frozen=True)
+class SavePlan:
+    """When what is saved, as the `checkpoint` entries ask."""
+
+    states: tuple[CheckpointConfig, ...]
+    exports: tuple[CheckpointConfig, ...]
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> SavePlan:
+        """Read the entries.
+
+        Raises:
+            FimError: an entry asks for something that has no meaning.
+        """
+        entries = experiment.checkpoint
+        for entry in entries:
+            if entry.type == "deepspeed" and entry.output_dir:
+                raise FimError("checkpoint: `type: deepspeed` keeps its states in the run's own folder; leave output_dir out.")
+            if not (entry.save_end_of_training or entry.save_every_n_steps):
+                raise FimError("checkpoint: an entry with neither save_every_n_steps nor save_end_of_training saves nothing.")
+            if entry.type == "huggingface" and not entry.save_end_of_training and not entry.output_dir:
+                raise FimError(
+                    "checkpoint: the trained model is always kept. Give output_dir for weights of steps in between, "
+                    "or leave save_end_of_training on."
+                )
+        resumable = [entry for entry in entries if entry.type == "deepspeed"]
+        weights = [entry for entry in entries if entry.type == "huggingface"]
+        return cls(tuple(resumable or weights), tuple(entry for entry in weights if entry.output_dir))
+
+    @property
+    def keep(self) -> int:
+        """How many resumable states are kept."""
+        return max((entry.keep for entry in self.states), default=1)
+
+    def state_due(self, step: Step, last: bool) -> bool:
+        """Whether a resumable state is saved after this step: where an entry asks, and otherwise where an epoch ends."""
+        asked = [entry for entry in self.states if entry.save_every_n_steps]
+        if not asked and step.ends_epoch and all(entry.type == "huggingface" for entry in self.states):
+            return True
+        return any(_due(entry, step.position.step, last) for entry in self.states)
+
+    def exports_due(self, step: Step, last: bool) -> list[CheckpointConfig]:
+        """The entries whose `output_dir` gets the weights of this step."""
+        return [entry for entry in self.exports if _due(entry, step.position.step, last)]
+
+
+def _due(entry: CheckpointConfig, step: int, last: bool) -> bool:
+    every = entry.save_every_n_steps
+    return (last and entry.save_end_of_training) or (every is not None and step % every == 0)

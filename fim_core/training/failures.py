@@ -1,0 +1,64 @@
+"""Why a run ended: each rank writes down its own end, the launcher finds the one that came first."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fim_core.errors import FimError
+from fim_core.training.job import Job, TrainingFailed, write_json
+
+if TYPE_CHECKING:
+    from fim_core.training.launch import Launch
+
+TRACEBACK_LINES = 30
+
+
+def record_failure(job: Job, rank: int, error: BaseException) -> None:
+    """Write down why this rank ends."""
+    content = {
+        "rank": rank,
+        "time": time.time(),
+        "user_error": isinstance(error, FimError),
+        "message": str(error),
+        "traceback": "".join(traceback.format_exception(error)),
+    }
+    write_json(job.work.failure(job.attempt, rank), content)
+
+
+def failure_of(job: Job, codes: Mapping[int, int], launch: Launch) -> FimError:
+    """The error to raise for ranks that ended badly.
+
+    A mistake of the user, found by any rank, is told as it is. Otherwise it is the rank that was killed (nothing it
+    could write down), or else the first that broke down: the others only lost their connection to it.
+
+    Args:
+        codes: exit code of each process that has failed, by its index in the launch.
+    """
+    files = job.work.failure(job.attempt, 0).parent.glob(f"{job.attempt}-rank-*.json")
+    failures = sorted((json.loads(file.read_text(encoding="utf-8")) for file in files), key=lambda failure: failure["time"])
+    for failure in failures:
+        if failure["user_error"]:
+            return FimError(failure["message"])
+    told = {failure["rank"] for failure in failures}
+    for rank, code in codes.items():
+        if code < 0 and rank not in told:
+            name = signal.Signals(-code).name
+            hint = " The machine may have run out of memory." if -code == signal.SIGKILL else ""
+            return TrainingFailed(f"Rank {rank} was ended by {name}.{hint}\n{_tail(launch.commands[rank].log)}")
+    if failures:
+        first = failures[0]
+        lines = "\n".join(first["traceback"].rstrip().splitlines()[-TRACEBACK_LINES:])
+        return TrainingFailed(f"Rank {first['rank']} failed: {first['message']}\n{lines}")
+    rank, code = next(iter(codes.items()))
+    return TrainingFailed(f"Process {rank} ended with exit code {code}.\n{_tail(launch.commands[rank].log)}")
+
+
+def _tail(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-TRACEBACK_LINES:]
+    return "\n".join([f"Last lines of {log}:", *lines])

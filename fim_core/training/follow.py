@@ -1,0 +1,54 @@
+"""Read files that other processes are still writing."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+class LineTail:
+    """The lines added to a file since the last look. Begins anew when another file takes the place of the first."""
+
+    def __init__(self, path: Path, *, from_end: bool = False) -> None:
+        self._path = path
+        self._file_id: int | None = None
+        self._offset = 0
+        if from_end and path.exists():
+            status = path.stat()
+            self._file_id, self._offset = status.st_ino, status.st_size
+
+    def read(self) -> list[str]:
+        """Whole new lines, without their ends; a line that is still being written waits for the next look."""
+        try:
+            with self._path.open("rb") as file:
+                status = os.fstat(file.fileno())
+                if status.st_ino != self._file_id:
+                    self._file_id, self._offset = status.st_ino, 0
+                file.seek(self._offset)
+                content = file.read()
+        except FileNotFoundError:
+            return []
+        whole = content[: content.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        return whole.decode("utf-8", errors="replace").splitlines()
+
+
+class EventTail:
+    """The events of one attempt, as they come. What earlier attempts left in the file is passed over."""
+
+    def __init__(self, path: Path, attempt: str) -> None:
+        self._lines = LineTail(path)
+        self._attempt = attempt
+        self._begun = False
+
+    def read(self) -> list[dict[str, Any]]:
+        """New events."""
+        events = []
+        for line in self._lines.read():
+            event = json.loads(line)
+            self._begun = self._begun or (event["event"] == "start" and event["attempt"] == self._attempt)
+            if self._begun:
+                events.append(event)
+        return events

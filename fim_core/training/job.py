@@ -1,0 +1,176 @@
+"""What passes between a launcher and the ranks of a training run: the job, its folder, its result, its errors.
+
+Everything here is light, so that a front door can start a run without importing torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from fim_core.config import Experiment
+from fim_core.errors import FimError
+
+
+class TrainingFailed(FimError):
+    """A rank broke down. The message ends with the last lines of what it wrote, its traceback included."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """The files of one training run. On several machines this folder is shared between them."""
+
+    root: Path
+
+    @property
+    def job(self) -> Path:
+        """What the ranks read first."""
+        return self.root / "job.json"
+
+    @property
+    def metrics(self) -> Path:
+        """Events of the run, one JSON object a line."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def heartbeat(self) -> Path:
+        """Touched at every sign of life of rank 0."""
+        return self.root / "progress"
+
+    @property
+    def states(self) -> Path:
+        """Resumable states, one folder `step-N` each."""
+        return self.root / "state"
+
+    @property
+    def packs(self) -> Path:
+        """Pack plans, one Parquet file an epoch."""
+        return self.root / "packs"
+
+    @property
+    def model(self) -> Path:
+        """The trained model, in the format of transformers."""
+        return self.root / "model"
+
+    @property
+    def logs(self) -> Path:
+        """What each rank wrote to its standard output and error, unless the experiment names another folder."""
+        return self.root / "logs"
+
+    @property
+    def result(self) -> Path:
+        """The TrainResult of the last run that ended well."""
+        return self.root / "result.json"
+
+    def failure(self, attempt: str, rank: int) -> Path:
+        """Why a rank of an attempt ended, written by the rank itself."""
+        return self.root / "failures" / f"{attempt}-rank-{rank}.json"
+
+    def rendezvous(self, attempt: str) -> Path:
+        """The file through which the ranks of one machine find each other."""
+        return self.root / f"rendezvous-{attempt}"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One attempt at a training run.
+
+    Attributes:
+        dataset: folder of tokenize_prompts, with the splits train and eval.
+        tokenizer: folder of the tokenizer, with the FIM tokens added.
+        work: the run's folder; an earlier attempt's states in it are resumed from.
+        attempt: name of this attempt; tells its events from those of earlier ones.
+        provenance: what the model was made of (versions, digests), for its card.
+    """
+
+    experiment: Experiment
+    dataset: Path
+    tokenizer: Path
+    work: Work
+    attempt: str
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def write(self) -> Path:
+        """Store the job where the ranks find it; returns the path."""
+        content = {
+            "experiment": self.experiment.model_dump(mode="json"),
+            "dataset": str(self.dataset),
+            "tokenizer": str(self.tokenizer),
+            "work": str(self.work.root),
+            "attempt": self.attempt,
+            "provenance": dict(self.provenance),
+        }
+        write_json(self.work.job, content)
+        return self.work.job
+
+    @classmethod
+    def read(cls, path: Path) -> Job:
+        """Read what `write` stored."""
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return cls(
+            experiment=Experiment.model_validate(content["experiment"]),
+            dataset=Path(content["dataset"]),
+            tokenizer=Path(content["tokenizer"]),
+            work=Work(Path(content["work"])),
+            attempt=content["attempt"],
+            provenance=content["provenance"],
+        )
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What came out of a run.
+
+    Attributes:
+        model: folder of the trained model.
+        steps: optimizer steps from the very first to the last, over all attempts.
+        epochs: passes over the data that were begun.
+        loss_before: held-out loss of the untrained model in nats, per token or per row as the experiment weighs;
+            None without held-out rows. loss_after: of the trained one.
+        train_loss_last: loss of the last optimizer step.
+        rows: rows trained on, counted once an epoch. tokens: their tokens. distinct_tokens: tokens that went through
+            the model, shared prefixes counted once.
+        empty_steps: optimizer steps that had no position to train on.
+        seconds: time spent in training steps, over all attempts.
+        world_size: ranks of the last attempt.
+        resumed_from: the step that the last attempt began at, or None when it began at the start.
+        packing: the strategy that was used; `notices`: what was replaced or left out, and why.
+    """
+
+    model: Path
+    steps: int
+    epochs: int
+    loss_before: float | None
+    loss_after: float | None
+    train_loss_last: float | None
+    rows: int
+    tokens: int
+    distinct_tokens: int
+    empty_steps: int
+    seconds: float
+    world_size: int
+    resumed_from: int | None
+    packing: str
+    notices: tuple[str, ...] = ()
+
+    def write(self, path: Path) -> None:
+        """Store as JSON."""
+        write_json(path, asdict(replace(self, model=self.model.absolute())) | {"model": str(self.model.absolute())})
+
+    @classmethod
+    def read(cls, path: Path) -> TrainResult:
+        """Read what `write` stored."""
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return cls(**content | {"model": Path(content["model"]), "notices": tuple(content["notices"])})
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file beside its place and rename it there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}-{os.getpid()}")
+    beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    os.replace(beside, path)

@@ -1,0 +1,120 @@
+"""How fast and how well the hardware is used."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from fim_core.packing import PackedBatch
+
+# Dense tensor-core rates from NVIDIA's data sheets, in floating-point operations a second, bf16 with fp32 sums (fp16
+# where a card has no bf16). Longer names first, as the first that is part of the device's name counts.
+PEAK_FLOPS = {
+    "B200": 2250e12,
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L40": 181e12,
+    "A10G": 70e12,
+    "A10": 125e12,
+    "L4": 121e12,
+    "V100": 125e12,
+    "T4": 65e12,
+    "RTX 4090": 165e12,
+    "RTX 3090": 71e12,
+}
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The rate that model-FLOPs utilisation is a share of, for one rank.
+
+    Attributes:
+        flops: floating-point operations a second.
+        source: where the figure is from.
+    """
+
+    flops: float
+    source: str
+
+
+def peak_of(device: torch.device, dtype: torch.dtype) -> Peak:
+    """The device's peak: from a table for known GPUs in half precision, else a measured matrix product."""
+    if device.type == "cuda" and dtype != torch.float32:
+        name = torch.cuda.get_device_name(device)
+        for part, flops in PEAK_FLOPS.items():
+            if part in name:
+                return Peak(flops, f"data sheet of {part}")
+    return Peak(measure_matmul(device, dtype), f"measured matrix product on {device.type}, {dtype}".replace("torch.", ""))
+
+
+def measure_matmul(device: torch.device, dtype: torch.dtype, size: int = 1024, repeats: int = 3) -> float:
+    """Floating-point operations a second of the best of a few square matrix products."""
+    left, right = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(repeats + 1):
+        began = time.perf_counter()
+        torch.mm(left, right)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best = min(best, time.perf_counter() - began)
+    return 2 * size**3 / best
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most bytes that this process has held at a time: on the GPU, or of main memory on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return resident if sys.platform == "darwin" else resident * 1024
+
+
+@dataclass(frozen=True)
+class ModelFlops:
+    """Floating-point operations that training needs, forward and backward, recomputation not counted.
+
+    As in Chowdhery et al., 2022, "PaLM", appendix B: two operations forward and four backward a token for each weight
+    of a matrix product (two less where the weight is frozen), and twelve for each query-key pair, head and its width.
+
+    Attributes:
+        per_token: for each distinct token, by the matrices of the body.
+        per_target: for each predicted position, by the output layer.
+        per_pair: for each token that a token attends to, over all layers.
+    """
+
+    per_token: float
+    per_target: float
+    per_pair: float
+
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> ModelFlops:
+        """Count a model's matrices, before any wrapper partitions them."""
+        head = model.get_output_embeddings().weight
+        embedding = model.get_input_embeddings().weight
+        matrices = [param for param in model.parameters() if param.ndim == 2 and param is not head and param is not embedding]
+        config = model.config.get_text_config()
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return cls(
+            per_token=float(sum(param.numel() * _per_weight(param) for param in matrices)),
+            per_target=float(head.numel() * _per_weight(head)),
+            per_pair=12.0 * config.num_hidden_layers * config.num_attention_heads * width,
+        )
+
+    def of_batch(self, batch: PackedBatch) -> float:
+        """Operations of one micro-batch."""
+        lengths = batch.layout.lengths.astype(np.float64)
+        pairs = float((lengths * (batch.layout.depths + (lengths + 1) / 2)).sum())
+        return self.per_token * batch.distinct_tokens + self.per_target * len(batch.targets) + self.per_pair * pairs
+
+
+def _per_weight(param: torch.Tensor) -> int:
+    return 6 if param.requires_grad else 4

@@ -1,0 +1,31 @@
+"""AdamW, with weight decay on matrices only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from fim_core.config import Experiment
+from fim_core.training.deepspeed_config import offloads_optimizer
+
+
+def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Trainable parameters in two groups: matrices, which decay, and norms and biases, which do not."""
+    trainable = [(name, param) for name, param in model.named_parameters() if param.requires_grad]
+    decayed = [param for name, param in trainable if param.ndim >= 2 and not name.endswith("bias")]
+    others = [param for name, param in trainable if param.ndim < 2 or name.endswith("bias")]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def build_optimizer(experiment: Experiment, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
+    """AdamW on `device`; DeepSpeed's CPU Adam, which is compiled on first use, when its state is offloaded."""
+    config = experiment.optimizer
+    groups = decay_groups(model, config.weight_decay)
+    if offloads_optimizer(experiment):
+        from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+        return DeepSpeedCPUAdam(groups, lr=config.lr, betas=config.betas, eps=config.eps, adamw_mode=True)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=device.type == "cuda")

@@ -1,0 +1,138 @@
+"""A group of processes that ends as a whole: on request, when one fails, and when whoever started it dies.
+
+Three things together leave no survivor. All processes share one process group, which is killed as a whole. A guard in
+that group waits for its standard input to close, which the kernel does however the parent dies, and then kills the
+group, grandchildren included. And each rank asks the kernel to be killed with its parent (see `die_with_parent`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+PARENT = "FIM_PARENT_PID"
+GRACE_SECONDS = 3.0
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Command:
+    """One process to start.
+
+    Attributes:
+        argv: program and arguments.
+        environment: variables on top of this process's own.
+        log: file that its standard output and error are appended to.
+    """
+
+    argv: Sequence[str]
+    environment: Mapping[str, str]
+    log: Path
+
+
+class ProcessGroup:
+    """Processes that live and die together; a context manager that ends them on the way out."""
+
+    def __init__(self, commands: Sequence[Command], keep_open: Sequence[int] = ()) -> None:
+        """Start all commands.
+
+        Args:
+            keep_open: file descriptors that every process inherits, for example a lock to be held until the last ends.
+        """
+        # Same session as ours, as a process can only join a group of its own session; but a group of its own, so
+        # that Ctrl-C reaches us alone and we end the ranks in order.
+        self._guard = subprocess.Popen(
+            ["/bin/sh", "-c", "read _; kill -KILL 0"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            process_group=0,
+        )
+        self.processes: list[subprocess.Popen[bytes]] = []
+        try:
+            for command in commands:
+                self.processes.append(self._start(command, keep_open))
+        except BaseException:
+            self.end()
+            raise
+
+    def _start(self, command: Command, keep_open: Sequence[int]) -> subprocess.Popen[bytes]:
+        command.log.parent.mkdir(parents=True, exist_ok=True)
+        with command.log.open("ab") as log:
+            return subprocess.Popen(
+                command.argv,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **command.environment, PARENT: str(os.getpid())},
+                process_group=self._guard.pid,
+                pass_fds=tuple(keep_open),
+            )
+
+    @property
+    def running(self) -> bool:
+        """Whether any process still runs."""
+        return any(process.poll() is None for process in self.processes)
+
+    def failed(self) -> list[int]:
+        """Indices of the processes that have ended with an error."""
+        codes = [process.poll() for process in self.processes]
+        return [index for index, code in enumerate(codes) if code not in (None, 0)]
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to each process that still runs, not to its children."""
+        for process in self.processes:
+            if process.poll() is None:
+                process.send_signal(number)
+
+    def end(self) -> None:
+        """Terminate the whole group, then kill it. Returns when every process is gone."""
+        self._signal_group(signal.SIGTERM)
+        deadline = time.monotonic() + GRACE_SECONDS
+        while self.running and time.monotonic() < deadline:
+            time.sleep(0.02)
+        self._signal_group(signal.SIGKILL)
+        for process in self.processes:
+            process.wait()
+        # Reaped last: until then the kernel keeps its number, so that the group's number cannot be another's.
+        assert self._guard.stdin is not None
+        self._guard.stdin.close()
+        self._guard.wait()
+
+    def _signal_group(self, number: signal.Signals) -> None:
+        try:
+            os.killpg(self._guard.pid, number)
+        except ProcessLookupError:
+            return
+
+    def __enter__(self) -> ProcessGroup:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.end()
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to kill this process when the one that started it dies. Does nothing where there is no parent to
+    follow (another machine) or the kernel is not Linux.
+
+    Raises:
+        SystemExit: the parent has died already.
+    """
+    parent = os.environ.get(PARENT)
+    if parent is None or sys.platform != "linux":
+        return
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+    if os.getppid() != int(parent):
+        raise SystemExit("the launcher is gone")

@@ -1,0 +1,68 @@
+"""The sensor on the folder of exports: content counts, time stamps do not, half-written files wait."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import dagster as dg
+
+from fim_assets.automation.exports import exports_sensor
+from fim_core.config.workflow import ExportsConfig
+
+
+def put(folder: Path, name: str, text: str, age_seconds: float = 3600) -> None:
+    path = folder / name
+    path.write_text(text)
+    written = path.stat().st_mtime - age_seconds
+    os.utime(path, (written, written))
+
+
+def tick(folder: Path, cursor: str | None) -> tuple[list[str], str | None, str]:
+    """One evaluation: run keys, new cursor, reason for skipping."""
+    sensor = exports_sensor(ExportsConfig(folder=str(folder), settle_seconds=30))
+    with dg.instance_for_test() as instance:
+        context = dg.build_sensor_context(cursor=cursor, instance=instance)
+        result = sensor(context)
+    if isinstance(result, dg.SkipReason):
+        return [], context.cursor, result.skip_message or ""
+    assert isinstance(result, dg.SensorResult)
+    return [request.run_key or "" for request in result.run_requests or []], result.cursor, ""
+
+
+def test_a_new_file_starts_one_run(tmp_path: Path) -> None:
+    put(tmp_path, "a.csv", "one")
+    started, cursor, _ = tick(tmp_path, None)
+    assert len(started) == 1
+    again, _, reason = tick(tmp_path, cursor)
+    assert again == []
+    assert "No new content" in reason
+
+
+def test_changed_content_starts_a_run_and_a_touched_file_does_not(tmp_path: Path) -> None:
+    put(tmp_path, "a.csv", "one")
+    first, cursor, _ = tick(tmp_path, None)
+    put(tmp_path, "a.csv", "one", age_seconds=60)
+    touched, cursor, _ = tick(tmp_path, cursor)
+    put(tmp_path, "a.csv", "two")
+    changed, _, _ = tick(tmp_path, cursor)
+    assert touched == []
+    assert len(changed) == 1
+    assert changed != first
+
+
+def test_a_file_that_is_still_written_is_waited_for(tmp_path: Path) -> None:
+    put(tmp_path, "a.csv", "one")
+    put(tmp_path, "b.csv", "half", age_seconds=0)
+    started, cursor, reason = tick(tmp_path, None)
+    assert started == []
+    assert "b.csv" in reason
+    put(tmp_path, "b.csv", "whole")
+    assert len(tick(tmp_path, cursor)[0]) == 1
+
+
+def test_other_files_and_missing_folders_start_nothing(tmp_path: Path) -> None:
+    put(tmp_path, "notes.txt", "x")
+    put(tmp_path, ".a.csv", "x")
+    assert tick(tmp_path, None)[0] == []
+    assert "There is no folder" in tick(tmp_path / "absent", None)[2]

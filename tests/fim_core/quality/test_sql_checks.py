@@ -1,0 +1,318 @@
+"""Every SQL check passes on clean tables, and finds exactly the rows that are spoilt."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets import Dataset, DatasetDict, Features, List, Value
+
+from fim_core import quality
+from fim_core.quality.run import load_checks, run_checks
+
+Rows = list[dict[str, Any]]
+Tables = dict[str, Rows]
+
+PARAMETERS = {
+    "prefix_token": "<|fim_prefix|>",
+    "suffix_token": "<|fim_suffix|>",
+    "middle_token": "<|fim_middle|>",
+    "group_by": "worksheet_id",
+    "mask_inputs": True,
+    "vocab_size": 100,
+    "max_length": 8,
+    "end_ids": [9],
+}
+TYPES = ("fillMe_line", "fillMe_expr", "fillMe_empty")
+FEATURES = Features(
+    {
+        "row_id": Value("string"),
+        "type": Value("string"),
+        "input_ids": List(Value("int32")),
+        "labels": List(Value("int32")),
+        "prompt_length": Value("int32"),
+    }
+)
+
+
+def prompt_row(number: int, split: str) -> dict[str, Any]:
+    prefix, response, suffix = f"SELECT column_{'abcdefghij'[number]} ", f"FROM table_{number}", " LIMIT 10;"
+    return {
+        "row_id": f"r{number}",
+        "type": TYPES[number % 3],
+        "prompt": f"system<|fim_prefix|>{prefix}<|fim_suffix|>{suffix}<|fim_middle|>",
+        "response": response,
+        "prefix": prefix,
+        "suffix": suffix,
+        "split": split,
+        "group": f"g{number}",
+        "source_type": "fim_completions",
+    }
+
+
+def clean_tables() -> Tables:
+    prompts = [prompt_row(number, "eval" if number >= 6 else "train") for number in range(9)]
+    raw = [
+        {
+            "row_id": f"r{number}",
+            "source": "export.csv",
+            "source_type": "fim_completions",
+            "type": TYPES[number % 3],
+            "input": f"input {number}",
+            "output": f"output {number}",
+            "held_out": False,
+            "worksheet_id": f"w{number // 3}",
+        }
+        for number in range(10)
+    ]
+    tokens = [
+        {
+            "row_id": row["row_id"],
+            "type": row["type"],
+            "input_ids": [1, 2, 3, 4, 9],
+            "labels": [-100, -100, -100, 4, 9],
+            "prompt_length": 3,
+            "split": row["split"],
+        }
+        for row in prompts[:-1]
+    ]
+    return {
+        "raw_completions": raw,
+        "fim_prompts": prompts,
+        "rejected": [{"row_id": "r9", "reason": "invalid_json", "detail": ""}],
+        "tokenized_dataset": tokens,
+        "too_long": [{"row_id": "r8", "reason": "too_long", "detail": ""}],
+    }
+
+
+def row(tables: Tables, table: str, number: int) -> dict[str, Any]:
+    return tables[table][number]
+
+
+def setting(table: str, number: int, **values: Any) -> Callable[[Tables], None]:
+    return lambda tables: tables[table][number].update(values)
+
+
+def dropping(table: str, number: int) -> Callable[[Tables], None]:
+    return lambda tables: tables[table].__delitem__(number)
+
+
+def adding(table: str, **values: Any) -> Callable[[Tables], None]:
+    return lambda tables: tables[table].append(values)
+
+
+def repeating(table: str, number: int, **changes: Any) -> Callable[[Tables], None]:
+    return lambda tables: tables[table].append({**tables[table][number], **changes})
+
+
+def only(table: str, keep: Callable[[dict[str, Any]], bool]) -> Callable[[Tables], None]:
+    return lambda tables: tables.update({table: [row for row in tables[table] if keep(row)]})
+
+
+def previous(scale: int) -> Callable[[Tables], None]:
+    """Enough rows of each type to compare; the previous ones `scale` times as long."""
+
+    def spoil(tables: Tables) -> None:
+        rows = [prompt_row(0, "train") | {"row_id": f"p{number}"} for number in range(30)]
+        tables["fim_prompts"] += rows
+        tables["previous"] = [row | {"response": row["response"] * scale} for row in copy.deepcopy(rows)]
+
+    return spoil
+
+
+def no_type(tables: Tables) -> None:
+    for raw in tables["raw_completions"]:
+        del raw["type"]
+
+
+def same_query(tables: Tables) -> None:
+    """Rows 0 (training) and 7 (held out) differ in case, white space and literals only."""
+    row(tables, "fim_prompts", 0).update(prefix="select  A from t\nwhere b = 'x' and c = ", response="10", suffix=";")
+    row(tables, "fim_prompts", 7).update(prefix="SELECT a FROM t WHERE b = 'yy''z' AND ", response="c = 2.5", suffix=";")
+
+
+def prompt_of(number: int, prompt: str) -> Callable[[Tables], None]:
+    return setting("fim_prompts", number, prompt=prompt)
+
+
+P, R, T = "fim_prompts", "raw_completions", "tokenized_dataset"
+MIDDLE = "<|fim_prefix|>a<|fim_suffix|>b<|fim_middle|>"
+
+# check, how to spoil the tables, keys of the offenders
+CASES: list[tuple[str, Callable[[Tables], None], list[str]]] = [
+    ("required_columns", no_type, ["type"]),
+    ("raw_not_empty", only(R, lambda row: False), ["raw_completions"]),
+    ("repeated_row_ids", repeating(R, 3), ["r3"]),
+    ("empty_input", setting(R, 2, input=" \n"), ["r2"]),
+    ("empty_input", setting(R, 2, input=None), ["r2"]),
+    ("exact_duplicates", setting(R, 4, input="input 1", output="output 1"), ["r4"]),
+    ("conflicting_outputs", setting(R, 4, input="input 1"), ["r1", "r4"]),
+    ("prompts_not_empty", only(P, lambda row: row["split"] == "eval"), ["train"]),
+    ("prompts_accounted_for", dropping(P, 5), ["r5"]),
+    ("prompts_accounted_for", repeating(P, 5), ["r5"]),
+    ("prompts_accounted_for", repeating(P, 5, row_id="stranger"), ["stranger"]),
+    ("prompts_accounted_for", setting("rejected", 0, reason=""), ["r9"]),
+    ("rejected_share", adding("rejected", row_id="r1", reason="too_long", detail=""), ["r1", "r9"]),
+    ("empty_outputs", setting(P, 2, response=""), ["r2"]),
+    ("empty_prefix", setting(P, 2, prefix=""), ["r2"]),
+    ("ends_in_middle_token", prompt_of(1, MIDDLE + " "), ["r1"]),
+    ("fim_tokens_once", prompt_of(1, "<|fim_prefix|>" + MIDDLE), ["r1"]),
+    ("fim_tokens_once", prompt_of(1, MIDDLE.replace("<|fim_suffix|>", "")), ["r1"]),
+    ("fim_tokens_once", prompt_of(1, MIDDLE * 2), ["r1"]),
+    ("fim_tokens_once", setting(P, 1, response="x<|fim_middle|>"), ["r1"]),
+    ("placeholder_left", setting(P, 1, suffix="a <fillMe> b"), ["r1"]),
+    ("length_limits", setting(P, 1, response="x" * 4001), ["r1"]),
+    ("length_limits", prompt_of(1, "x" * 100_001), ["r1"]),
+    ("split_by_group", setting(P, 7, group="g0"), ["r7"]),
+    ("split_by_query", same_query, ["r7"]),
+    ("split_by_worksheet", setting(R, 7, worksheet_id="w0"), ["r7"]),
+    ("answer_in_context", setting(P, 3, response="nineteen and one more", prompt="x nineteen and one more y"), ["r3"]),
+    ("secrets", setting(P, 3, response="CREDENTIALS = (AWS_SECRET_KEY = 'abcdef123456')"), ["r3"]),
+    ("secrets", setting(P, 3, response="-- AKIAABCDEFGHIJKLMNOP"), ["r3"]),
+    ("secrets", prompt_of(3, "password => 'hunter2x'"), ["r3"]),
+    ("email_like_text", prompt_of(3, "where mail = 'ann.lee@mail.example.org'"), ["r3"]),
+    ("null_like_outputs", setting(P, 3, response=" NULL"), ["r3"]),
+    ("length_drift", previous(scale=3), ["fillMe_line"]),
+    ("tokens_not_empty", only(T, lambda row: row["split"] == "eval"), ["train"]),
+    ("held_out_rows", only(T, lambda row: row["split"] == "train"), ["eval"]),
+    ("tokens_accounted_for", dropping(T, 2), ["r2"]),
+    ("tokens_accounted_for", repeating(T, 2), ["r2"]),
+    ("tokens_accounted_for", repeating(T, 2, row_id="stranger"), ["stranger"]),
+    ("tokens_accounted_for", repeating("too_long", 0, row_id="r1"), ["r1"]),
+    ("label_mask", setting(T, 2, labels=[-100, -100, 3, 4, 9]), ["r2"]),
+    ("label_mask", setting(T, 2, labels=[-100, -100, -100, -100, 9]), ["r2"]),
+    ("label_mask", setting(T, 2, labels=[-100, -100, -100, 5, 9]), ["r2"]),
+    ("label_mask", setting(T, 2, labels=[-100, -100, -100, 4]), ["r2"]),
+    ("label_mask", setting(T, 2, prompt_length=6), ["r2"]),
+    ("vocabulary_range", setting(T, 2, input_ids=[1, 2, 3, 100, 9]), ["r2"]),
+    ("vocabulary_range", setting(T, 2, input_ids=[-1, 2, 3, 4, 9]), ["r2"]),
+    ("token_limit", setting(T, 2, input_ids=[1] * 9), ["r2"]),
+    ("ends_in_end_token", setting(T, 2, labels=[-100, -100, -100, 4, 5]), ["r2"]),
+    ("ends_in_end_token", setting(T, 2, labels=[]), ["r2"]),
+    ("trained_tokens", setting(T, 2, labels=[-100] * 5), ["r2"]),
+]
+
+
+def write_tables(tables: Tables, folder: Path) -> dict[str, Path]:
+    paths = {}
+    for name, rows in tables.items():
+        if name == T:
+            splits = {
+                split: Dataset.from_dict(
+                    {key: [row[key] for row in rows if row["split"] == split] for key in FEATURES}, features=FEATURES
+                )
+                for split in ("train", "eval")
+            }
+            DatasetDict(splits).save_to_disk(folder / name)
+            paths[name] = folder / name
+        else:
+            # Types come from the clean rows, so that a table without rows has its columns.
+            schema = pa.Table.from_pylist(rows or clean_tables()[name]).schema
+            paths[name] = folder / f"{name}.parquet"
+            pq.write_table(pa.Table.from_pylist(rows, schema=schema), paths[name])
+    return paths
+
+
+def results_of(asset: str, tables: dict[str, Path], **parameters: Any) -> dict[str, Any]:
+    return {result.name: result for result in run_checks(asset, tables, PARAMETERS | parameters, {})}
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return write_tables(clean_tables(), tmp_path_factory.mktemp("clean"))
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only SQL checks; those in Python have tests of their own."""
+    monkeypatch.setattr("fim_core.quality.run._PYTHON_CHECKS", ())
+    load_checks.cache_clear()
+    yield
+    load_checks.cache_clear()
+
+
+@pytest.mark.parametrize("asset", [R, P, T])
+def test_clean_tables_pass(asset: str, clean: dict[str, Path]) -> None:
+    found = {name: (result.rows, result.passed) for name, result in results_of(asset, clean).items()}
+    tolerated = {"rejected_share": (1, True)}
+    assert found == {name: tolerated.get(name, (0, True)) for name in found}
+
+
+@pytest.mark.parametrize(("name", "spoil", "keys"), CASES, ids=[f"{name}-{i}" for i, (name, _, _) in enumerate(CASES)])
+def test_a_spoilt_table_is_found_out(
+    name: str, spoil: Callable[[Tables], None], keys: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables = clean_tables()
+    spoil(tables)
+    asset = next(path.parent.name for path in sql_files() if path.stem == name)
+    wanted = [check for check in load_checks(asset) if check.name == name]
+    monkeypatch.setattr("fim_core.quality.run.load_checks", lambda asset: wanted)
+    monkeypatch.setattr("fim_core.quality.run.known_checks", lambda: {name: asset})
+    result = results_of(asset, write_tables(tables, tmp_path))[name]
+    assert (result.rows, result.row_ids) == (len(keys), keys)
+    strict = result.max_share is None
+    assert result.passed is (False if strict else result.rows <= result.max_share * result.total)
+
+
+def sql_files() -> list[Path]:
+    return sorted(Path(quality.__file__).parent.glob("*/*.sql"))
+
+
+def test_every_file_has_a_case() -> None:
+    assert {path.stem for path in sql_files()} == {name for name, _, _ in CASES}
+
+
+def test_training_on_every_token_wants_other_labels(tmp_path: Path, clean: dict[str, Path]) -> None:
+    assert results_of(T, clean, mask_inputs=False)["label_mask"].rows == 8
+    tables = clean_tables()
+    for tokens in tables[T]:
+        tokens["labels"] = tokens["input_ids"]
+    assert results_of(T, write_tables(tables, tmp_path), mask_inputs=False)["label_mask"].passed
+
+
+def test_worksheets_may_be_shared_unless_rows_are_grouped_by_them(tmp_path: Path) -> None:
+    tables = clean_tables()
+    setting(R, 7, worksheet_id="w0")(tables)
+    found = results_of(P, write_tables(tables, tmp_path), group_by="statement")["split_by_worksheet"]
+    assert found.passed
+    assert found.breakdown == [{"held_out_rows": 3, "worksheet_in_training": 1}]
+
+
+def test_what_cannot_be_compared_passes_with_a_note(tmp_path: Path, clean: dict[str, Path]) -> None:
+    tables = clean_tables()
+    for raw in tables[R]:
+        del raw["worksheet_id"]
+    found = results_of(P, write_tables(tables, tmp_path))
+    assert found["length_drift"].passed
+    assert found["length_drift"].note == "Not checked: there is no previous."
+    assert found["split_by_worksheet"].note == "Not checked: there is no raw_completions.worksheet_id."
+
+
+def test_lengths_like_before_pass_and_are_shown(tmp_path: Path) -> None:
+    tables = clean_tables()
+    previous(scale=1)(tables)
+    found = results_of(P, write_tables(tables, tmp_path))["length_drift"]
+    assert found.passed
+    shown = [row for row in found.breakdown if row["version"] == "previous"]
+    assert [(row["type"], row["rows"], row["response_p50"]) for row in shown] == [("fillMe_line", 30, 12)]
+
+
+def test_shares_by_type(tmp_path: Path) -> None:
+    tables = clean_tables()
+    setting(P, 2, response="")(tables)
+    found = results_of(P, write_tables(tables, tmp_path))["empty_outputs"]
+    assert found.breakdown[0] == {"type": "fillMe_empty", "rows": 1, "total": 3, "share": 0.33333}
+    assert (found.total, round(found.share, 3)) == (9, 0.111)
+
+
+def test_rows_of_other_shapes_need_no_fim_tokens(tmp_path: Path) -> None:
+    tables = clean_tables()
+    setting(P, 1, source_type="prompt_response", prompt="plain", prefix="", suffix="")(tables)
+    found = results_of(P, write_tables(tables, tmp_path))
+    assert all(found[name].passed for name in ("ends_in_middle_token", "fim_tokens_once", "empty_prefix"))
+    assert found["empty_prefix"].rows == 0

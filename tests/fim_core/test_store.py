@@ -1,0 +1,114 @@
+"""The store: whole or absent, found again, never mixed up."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from fim_core.errors import FimError
+from fim_core.store import Store, version_of
+
+IDENTITY = {"inputs": {"exports": "abc"}, "config": {"rows": 3}, "code": "1"}
+
+
+def publish(store: Store, text: str = "content", *, experiment: str = "demo", **changes: object):
+    identity = {**IDENTITY, **changes}
+    with store.publish("raw_completions", experiment=experiment, **identity) as draft:
+        (draft.path / "rows.txt").write_text(text)
+        draft.counts["rows"] = 3
+    return store.find("raw_completions", version_of(**identity))
+
+
+def test_a_published_version_is_found_with_its_manifest(tmp_path: Path) -> None:
+    artifact = publish(Store(tmp_path))
+    assert artifact.path == tmp_path / "raw_completions" / artifact.version
+    assert (artifact.path / "rows.txt").read_text() == "content"
+    assert artifact.counts == {"rows": 3}
+    assert artifact.manifest["inputs"] == IDENTITY["inputs"]
+    assert artifact.manifest["bytes"] == len("content")
+
+
+@pytest.mark.parametrize("changes", [{"inputs": {"exports": "abd"}}, {"config": {"rows": 4}}, {"code": "2"}])
+def test_whatever_decides_the_content_changes_the_version(changes: dict) -> None:
+    assert version_of(**IDENTITY) != version_of(**{**IDENTITY, **changes})
+
+
+def test_a_failed_draft_leaves_nothing_and_keeps_what_was_there(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.use(publish(store), "demo")
+    with (
+        pytest.raises(RuntimeError, match="mid-way"),
+        store.publish("raw_completions", experiment="demo", **{**IDENTITY, "code": "2"}) as draft,
+    ):
+        (draft.path / "half").write_text("half")
+        raise RuntimeError("mid-way")
+    assert [a.version for a in store.versions("raw_completions")] == [version_of(**IDENTITY)]
+    assert store.current("raw_completions", "demo").version == version_of(**IDENTITY)
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_each_experiment_keeps_its_own_current_version(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    first, second = publish(store), publish(store, config={"rows": 5})
+    store.use(first, "demo")
+    store.use(second, "other")
+    assert store.current("raw_completions", "demo") == first
+    assert store.current("raw_completions").version == second.version
+    assert os.readlink(tmp_path / "raw_completions" / "current") == second.version
+
+
+def test_a_missing_asset_is_a_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(FimError, match="Materialize raw_completions first"):
+        Store(tmp_path).current("raw_completions", "demo")
+
+
+def test_two_writers_of_one_version_end_with_one_artifact(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with store.publish("raw_completions", experiment="demo", **IDENTITY) as slow:
+        (slow.path / "rows.txt").write_text("content")
+        publish(store)
+    assert len(store.versions("raw_completions")) == 1
+
+
+def test_a_full_disk_is_a_clear_error(tmp_path: Path) -> None:
+    with (
+        pytest.raises(FimError, match="disk is full"),
+        Store(tmp_path).publish("raw_completions", experiment="demo", **IDENTITY),
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_kill_at_any_moment_leaves_whole_versions_only(tmp_path: Path) -> None:
+    """A child publishes version after version of many files and is killed; whatever can be seen is whole."""
+    child = textwrap.dedent(
+        """
+        import sys
+        from fim_core.store import Store
+        store = Store(sys.argv[1])
+        for number in range(10_000):
+            with store.publish("a", experiment="e", inputs={}, config={"n": number}, code="1") as draft:
+                for name in range(20):
+                    (draft.path / str(name)).write_text(str(number))
+            print(number, flush=True)
+        """
+    )
+    process = subprocess.Popen([sys.executable, "-c", child, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.readline()
+    time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    artifacts = Store(tmp_path).versions("a")
+    assert artifacts
+    for artifact in artifacts:
+        names = {str(name) for name in range(20)}
+        texts = {(artifact.path / name).read_text() for name in names}
+        assert texts == {str(artifact.manifest["config"]["n"])}
