@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import dagster as dg
 
 from fim_assets.assets.champion_model import champion_model
@@ -10,7 +12,7 @@ from fim_assets.assets.fim_prompts import fim_prompts
 from fim_assets.assets.raw_completions import raw_completions
 from fim_assets.assets.tokenized_dataset import tokenized_dataset
 from fim_assets.assets.trained_checkpoint import trained_checkpoint
-from fim_assets.automation.conditions import freshness, with_automation
+from fim_assets.automation.conditions import with_automation
 from fim_assets.automation.exports import exports_sensor
 from fim_assets.automation.jobs import JOBS
 from fim_assets.automation.notify import failure_sensor
@@ -24,14 +26,10 @@ ASSETS = [raw_completions, fim_prompts, tokenized_dataset, trained_checkpoint, e
 def defs() -> dg.Definitions:
     """The pipeline for the experiment that FIM_EXPERIMENT names; a run may choose another in the launchpad."""
     settings = workflow_settings()
-    definitions = dg.Definitions(
-        assets=ASSETS,
+    return dg.Definitions(
+        assets=dg.map_asset_specs(partial(with_automation, schedule=settings.schedule), ASSETS),
         jobs=JOBS,
         schedules=[retraining_schedule(settings.schedule)],
         sensors=[exports_sensor(settings.exports), failure_sensor(settings.notify)],
         resources={"experiment": ExperimentResource()},
-    )
-    return definitions.map_asset_specs(func=with_automation).map_asset_specs(
-        selection=["trained_checkpoint"],
-        func=lambda spec: spec.replace_attributes(freshness_policy=freshness(settings.schedule)),
     )

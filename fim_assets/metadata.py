@@ -26,7 +26,7 @@ def metadata_of(result: StageResult, experiment: Experiment) -> Metadata:
     artifact, manifest = result.artifact, result.artifact.manifest
     shared: Metadata = {
         "version": artifact.version,
-        "outcome": f"reused version {artifact.version}" if result.reused else f"made in {result.seconds:.1f} s",
+        "outcome": outcome(result),
         "path": dg.MetadataValue.path(str(artifact.path)),
         "megabytes": round(manifest["bytes"] / 1e6, 2),
         "experiment": experiment.name,
@@ -36,6 +36,12 @@ def metadata_of(result: StageResult, experiment: Experiment) -> Metadata:
         "commit": manifest["commit"] or "not in a git checkout",
     }
     return shared | _OF_ASSET[artifact.asset](artifact, experiment)
+
+
+def outcome(result: StageResult) -> str:
+    """Whether there was anything to do."""
+    version = result.artifact.version
+    return f"reused version {version}" if result.reused else f"made version {version} in {result.seconds:.1f} s"
 
 
 def _raw_completions(artifact: Artifact, experiment: Experiment) -> Metadata:

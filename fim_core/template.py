@@ -89,6 +89,10 @@ class Template:
         """Whether chat markup belongs around it."""
         return "system" in self.sections or "user" in self.sections
 
+    def is_constant(self, section: str) -> bool:
+        """Whether a section comes out the same for every row."""
+        return all(isinstance(node, _Text) for node in self.sections.get(section, ()))
+
     def render(self, section: str, fields: Mapping[str, str]) -> list[Piece]:
         """The text of one section in one pass: what a value holds is never read as template.
 
@@ -111,7 +115,7 @@ class Template:
                 if (position := node.text.find(token)) >= 0:
                     line = node.line + node.text.count("\n", 0, position)
                     raise FimError(
-                        f"{self.name}, line {line}: the text names the control token {token}, which the tokenizer would "
+                        f"{self.name}, line {line}: the text names the control token {token}, which a tokenizer would "
                         "turn into the token itself. Reword it; control tokens belong only into the block "
                         f"{FIM_MARKERS[0]}{{{{.PREFIX}}}}{FIM_MARKERS[1]}{{{{.SUFFIX}}}}{FIM_MARKERS[2]} that ends "
                         "the assistant section."

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from tokenizers import AddedToken
+from tokenizers import AddedToken, Tokenizer
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 
 from fim_core.config.model import FimTokenNames, ModelConfig
@@ -80,15 +82,20 @@ def load_tokenizer(path_or_id: str | Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def control_tokens(tokenizer: PreTrainedTokenizerFast) -> frozenset[str]:
+def control_tokens(tokenizer: PreTrainedTokenizerFast | Tokenizer) -> frozenset[str]:
     """Texts that a tokenizer turns into a control token wherever they stand.
 
     All special tokens, and of the added tokens without the special flag those that are markup (Qwen's FIM and tool
     tokens). Added tokens that are ordinary text do not count: runs of spaces, single letters, line ends.
     """
-    return frozenset(
-        token.content for token in tokenizer.added_tokens_decoder.values() if token.special or _is_markup(token.content)
-    )
+    backend = tokenizer if isinstance(tokenizer, Tokenizer) else tokenizer.backend_tokenizer
+    added = backend.get_added_tokens_decoder().values()
+    return frozenset(token.content for token in added if token.special or _is_markup(token.content))
+
+
+def control_pattern(tokens: Collection[str]) -> re.Pattern[str]:
+    """Finds control tokens as a tokenizer does: the leftmost, and where several begin there, the longest."""
+    return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or r"(?!)")
 
 
 def resolve_fim_tokens(tokenizer: PreTrainedTokenizerFast, model: ModelConfig) -> FimTokens:
@@ -101,9 +108,11 @@ def resolve_fim_tokens(tokenizer: PreTrainedTokenizerFast, model: ModelConfig) -
     Raises:
         FimError: no end token can be told, or the one that is named does not exist.
     """
-    vocabulary = tokenizer.get_vocab()
+    id_of = tokenizer.backend_tokenizer.token_to_id
     known = {
-        family: names for family, names in FAMILIES.items() if names.prefix in vocabulary and names.suffix in vocabulary
+        family: names
+        for family, names in FAMILIES.items()
+        if id_of(names.prefix) is not None and id_of(names.suffix) is not None
     }
     family, names = next(iter(known.items()), ("added", FAMILIES["qwen"]))
     if model.fim_tokens is not None:
@@ -113,17 +122,17 @@ def resolve_fim_tokens(tokenizer: PreTrainedTokenizerFast, model: ModelConfig) -
     if len(set(texts)) != 3 or not all(texts):
         raise FimError("model.fim_tokens needs three different tokens: prefix, suffix and middle.")
     already = control_tokens(tokenizer)
-    added = tuple(text for text in texts if text not in vocabulary)
+    added = tuple(text for text in texts if id_of(text) is None)
     # A name that is only an entry of the vocabulary is not matched as a whole until it is an added token as well.
     tokenizer.add_tokens([AddedToken(text, special=True, normalized=False) for text in texts if text not in already])
     end_ids = _end_ids(tokenizer, model)
-    ids = tokenizer.get_vocab()
+    prefix_id, suffix_id, middle_id = (tokenizer.backend_tokenizer.token_to_id(text) for text in texts)
     return FimTokens(
         *texts,
         end=str(tokenizer.convert_ids_to_tokens(end_ids[0])),
-        prefix_id=ids[names.prefix],
-        suffix_id=ids[names.suffix],
-        middle_id=ids[names.middle],
+        prefix_id=prefix_id,
+        suffix_id=suffix_id,
+        middle_id=middle_id,
         end_id=end_ids[0],
         end_ids=end_ids,
         family=family,
@@ -140,7 +149,7 @@ def _end_ids(tokenizer: PreTrainedTokenizerFast, model: ModelConfig) -> tuple[in
     served = _generation_end_ids(model)
     eos = tokenizer.eos_token_id
     if model.end_token is not None:
-        end = tokenizer.get_vocab().get(model.end_token)
+        end = tokenizer.backend_tokenizer.token_to_id(model.end_token)
         if end is None:
             raise FimError(
                 f"model.end_token {model.end_token} is no token of this tokenizer. Name one that it has, "

@@ -2,12 +2,12 @@
 
 import dagster as dg
 
-from fim_assets.assets.common import asset_options, materialization
+from fim_assets.assets.common import asset_options, materialize
 from fim_assets.resources.experiment import ExperimentResource
 from fim_core.pipeline import evaluation
 
 
 @dg.asset(**asset_options(evaluation.champion_model), kinds={"huggingface"})
-def champion_model(experiment: ExperimentResource) -> dg.MaterializeResult:
+def champion_model(context: dg.AssetExecutionContext, experiment: ExperimentResource) -> dg.MaterializeResult:
     """The candidate replaces the champion only if every rule of the gate holds; otherwise the champion stays."""
-    return materialization(experiment, experiment.materialize(evaluation.champion_model))
+    return materialize(context, experiment, evaluation.champion_model)

@@ -7,9 +7,11 @@ from typing import Any
 import dagster as dg
 
 from fim_assets.checks import check_results, check_specs
-from fim_assets.metadata import metadata_of
-from fim_assets.resources.experiment import ExperimentResource
-from fim_core.pipeline import Stage, StageResult
+from fim_assets.metadata import metadata_of, outcome
+from fim_assets.resources.experiment import ExperimentResource, user_errors
+from fim_core.pipeline import Stage, run_stage, stage_of
+from fim_core.pipeline.stage import OnEvent
+from fim_core.store import Store
 
 
 def asset_options(stage: Stage) -> dict[str, Any]:
@@ -22,11 +24,34 @@ def asset_options(stage: Stage) -> dict[str, Any]:
     }
 
 
-def materialization(experiment: ExperimentResource, result: StageResult) -> dg.MaterializeResult:
-    """A finished stage as Dagster records it: content version, metadata, checks."""
+def materialize(
+    context: dg.AssetExecutionContext,
+    experiment: ExperimentResource,
+    stage: Stage,
+    on_event: OnEvent = lambda event: None,
+) -> dg.MaterializeResult:
+    """Make, or reuse, the asset of a stage, and report it: content version, metadata, checks.
+
+    Raises:
+        dagster.Failure: a mistake that the user can mend, in one sentence.
+    """
+    options = experiment.load()
+    with user_errors():
+        result = run_stage(
+            stage,
+            options,
+            Store(options.storage),
+            upstream_of=stage_of,
+            force=experiment.force,
+            on_event=on_event,
+        )
     artifact = result.artifact
+    context.log.info(f"{artifact.asset}: {outcome(result)}, {artifact.path}")
+    for check in result.checks:
+        if not check.passed:
+            context.log.warning(f"check failed ({check.severity}): {check.sentence}")
     return dg.MaterializeResult(
         data_version=dg.DataVersion(artifact.version),
-        metadata=metadata_of(result, experiment.load()),
+        metadata=metadata_of(result, options),
         check_results=check_results(artifact.asset, result.checks),
     )

@@ -2,12 +2,12 @@
 
 import dagster as dg
 
-from fim_assets.assets.common import asset_options, materialization
+from fim_assets.assets.common import asset_options, materialize
 from fim_assets.resources.experiment import ExperimentResource
 from fim_core.pipeline import data
 
 
 @dg.asset(**asset_options(data.raw_completions), kinds={"parquet", "duckdb"})
-def raw_completions(experiment: ExperimentResource) -> dg.MaterializeResult:
+def raw_completions(context: dg.AssetExecutionContext, experiment: ExperimentResource) -> dg.MaterializeResult:
     """Every row of the exports as text, exactly as written, with a row_id that leads back to its file and line."""
-    return materialization(experiment, experiment.materialize(data.raw_completions))
+    return materialize(context, experiment, data.raw_completions)

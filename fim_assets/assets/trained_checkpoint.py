@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from fim_assets.assets.common import asset_options, materialization
+from fim_assets.assets.common import asset_options, materialize
 from fim_assets.resources.experiment import ExperimentResource
 from fim_assets.resources.progress import TrainingProgress
 from fim_core.pipeline import training
@@ -18,5 +18,4 @@ def trained_checkpoint(
     context: dg.AssetExecutionContext, experiment: ExperimentResource
 ) -> dg.MaterializeResult:
     """A checkpoint that loads with transformers, trained by DeepSpeed; a retry resumes at the exact step."""
-    progress = TrainingProgress(context)
-    return materialization(experiment, experiment.materialize(training.trained_checkpoint, progress))
+    return materialize(context, experiment, training.trained_checkpoint, on_event=TrainingProgress(context))

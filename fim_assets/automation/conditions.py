@@ -24,11 +24,14 @@ def when_inputs_really_change() -> dg.AutomationCondition:
     return (wanted & ready & unblocked & ~dg.AutomationCondition.in_progress()).with_label("inputs_really_changed")
 
 
-def with_automation(spec: dg.AssetSpec) -> dg.AssetSpec:
-    """Add the automation condition to the assets that follow their inputs."""
-    if spec.key.path[-1] not in FOLLOWERS:
-        return spec
-    return spec.replace_attributes(automation_condition=when_inputs_really_change())
+def with_automation(spec: dg.AssetSpec, schedule: ScheduleConfig) -> dg.AssetSpec:
+    """Add what keeps an asset fresh: followers get the condition, the checkpoint a limit to its age."""
+    name = spec.key.path[-1]
+    if name in FOLLOWERS:
+        return spec.replace_attributes(automation_condition=when_inputs_really_change())
+    if name == "trained_checkpoint":
+        return spec.replace_attributes(freshness_policy=freshness(schedule))
+    return spec
 
 
 def freshness(schedule: ScheduleConfig) -> dg.FreshnessPolicy:

@@ -13,9 +13,7 @@ from pydantic import Field
 from fim_core.config import Experiment, load_experiment
 from fim_core.config.workflow import ExportsConfig, NotifyConfig, ScheduleConfig
 from fim_core.errors import FimError
-from fim_core.pipeline import Stage, StageResult, run_stage, stage_of
-from fim_core.pipeline.stage import OnEvent
-from fim_core.store import Store
+from fim_core.training.job import TrainingFailed
 
 DEFAULT_EXPERIMENT = "configs/demo.yaml"
 
@@ -49,7 +47,7 @@ def workflow_settings() -> WorkflowSettings:
 
 
 class ExperimentResource(dg.ConfigurableResource):
-    """Reads an experiment file and makes its assets in the experiment's store."""
+    """Which experiment a run works on, and whether it may reuse what is there."""
 
     path: str = Field(
         default_factory=default_experiment_path,
@@ -66,28 +64,14 @@ class ExperimentResource(dg.ConfigurableResource):
         with user_errors():
             return load_experiment(self.path)
 
-    def materialize(self, stage: Stage, on_event: OnEvent = lambda event: None) -> StageResult:
-        """Make, or reuse, the asset of a stage.
-
-        Raises:
-            dagster.Failure: a mistake that the user can mend; not retried.
-        """
-        experiment = self.load()
-        with user_errors():
-            return run_stage(
-                stage,
-                experiment,
-                Store(experiment.storage),
-                upstream_of=stage_of,
-                force=self.force,
-                on_event=on_event,
-            )
-
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """Show a user's mistake as one clear failure of the step, without a traceback of ours and without retries."""
+    """Show a mistake as one clear failure of the step, without a traceback of ours.
+
+    Only training that broke down is tried again, since it resumes; a mistake of the user would just be repeated.
+    """
     try:
         yield
     except FimError as error:
-        raise dg.Failure(description=str(error), allow_retries=False) from None
+        raise dg.Failure(description=str(error), allow_retries=isinstance(error, TrainingFailed)) from None

@@ -9,9 +9,7 @@ from typing import Literal
 
 from fim_core.demo.statements import PartKind, Statement
 
-CutType = Literal[
-    "fillMe_identifier", "fillMe_expr", "fillMe_line", "fillMe_clause", "fillMe_empty", "fillMe_start"
-]
+CutType = Literal["fillMe_identifier", "fillMe_expr", "fillMe_line", "fillMe_clause", "fillMe_empty", "fillMe_start"]
 
 # Shares as editors log them: mostly names and expressions, seldom the start of a statement.
 SHARES: dict[CutType, int] = {

@@ -106,8 +106,8 @@ def damage_row(row: Row, before: Row, damage: str) -> Row:
         case "multiple_placeholders":
             return row._replace(input=row.input.replace(PLACEHOLDER, PLACEHOLDER * 2))
         case "repairable_escapes":
-            # A logger that put the prefix's line ends and a Windows path into JSON as they are.
-            return row._replace(input=row.input.replace(PLACEHOLDER, f"/* C:\\queries\\my.sql\n*/{PLACEHOLDER}"))
+            # A logger that put a backslash into JSON as it is.
+            return row._replace(input=row.input.replace(PLACEHOLDER, f"/* D:\\queries */{PLACEHOLDER}"))
         case "empty_input":
             return row._replace(input="")
         case "duplicate":

@@ -57,6 +57,8 @@ class Schema:
         return next(table for table in self.tables if table.name == name)
 
 
+# One column group a line reads best here.
+# fmt: off
 SCHEMAS = (
     Schema(
         "retail",
@@ -93,8 +95,9 @@ SCHEMAS = (
             Table("payments", "pm", "payment_id", "booked_at", {
                 "kind": ("card", "transfer", "debit"), "country": ("de", "fr", "it", "es")},
                 ("value_eur", "fee"), {"account_id": "accounts"}, ("details", ("reference", "purpose"))),
-            Table("loans", "ln", "loan_id", "granted_at", {"rating": ("aa", "a", "b"), "loan_state": ("live", "closed")},
-                  ("principal", "interest"), {"account_id": "accounts"}),
+            Table("loans", "ln", "loan_id", "granted_at", {
+                "rating": ("aa", "a", "b"), "loan_state": ("live", "closed")},
+                ("principal", "interest"), {"account_id": "accounts"}),
         ),
     ),
     Schema(
@@ -123,3 +126,4 @@ SCHEMAS = (
         ),
     ),
 )
+# fmt: on

@@ -1,7 +1,7 @@
 """A small generator of Snowflake statements that remembers which part of the text is what.
 
-A statement is built from nested parts (an identifier in an expression in a clause). Flattening it gives the text and the
-span of each part: the places where an editor would have logged a completion.
+A statement is built from nested parts (an identifier in an expression in a clause). Flattening it gives the text and
+the span of each part: the places where an editor would have logged a completion.
 """
 
 from __future__ import annotations
@@ -197,15 +197,17 @@ def _totals(focus: Focus, rng: Random) -> Content:
     joined = rng.random() < 0.4
     table, dimension = (parent, rng.choice(list(parent.dimensions))) if joined else (fact, _dimension(focus, rng))
     count = [Part(None, (_expr("COUNT(*)"), " AS ", _identifier("row_count")))] if rng.random() < 0.4 else []
+    join: list[str | Part] = ["\n", _join(focus)] if joined else []
+    limit: list[str | Part] = ["\n", _clause(f"LIMIT {focus.limit}")] if rng.random() < 0.4 else []
     return (
         *_note(f"{alias} of {fact.name} by {dimension}", rng),
         "SELECT ", _listed([_column(table, dimension), *count, aggregate]),
         "\n", _from(fact),
-        *(["\n", _join(focus)] if joined else []),
+        *join,
         *_where(focus, rng),
         "\n", _clause("GROUP BY ", _column(table, dimension)),
         "\n", _clause("ORDER BY ", _identifier(alias), " DESC"),
-        *(["\n", _clause(f"LIMIT {focus.limit}")] if rng.random() < 0.4 else []),
+        *limit,
     )  # fmt: skip
 
 
@@ -241,10 +243,11 @@ def _by_month(focus: Focus, rng: Random) -> Content:
     fact = focus.fact
     unit = rng.choice(("month", "week"))
     aggregate, alias = _aggregate(focus, rng)
+    truncated = Part(None, (_expr(f"DATE_TRUNC('{unit}', ", _column(fact, fact.time), ")"), f" AS {unit}"))
     name = f"by_{unit}"
     return (
         f"WITH {name} AS (\n  SELECT ",
-        _listed([Part(None, (_expr(f"DATE_TRUNC('{unit}', ", _column(fact, fact.time), ")"), f" AS {unit}")), aggregate]),
+        _listed([truncated, aggregate]),
         "\n  ", _from(fact),
         "\n  ", _clause(f"GROUP BY {unit}"),
         f"\n)\nSELECT {unit}, ", _identifier(alias), ", ",

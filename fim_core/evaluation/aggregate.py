@@ -136,7 +136,7 @@ def _ratio(over: np.ndarray, per: np.ndarray) -> np.ndarray:
 def _interval(drawn: np.ndarray, bootstrap: Bootstrap) -> tuple[np.ndarray, np.ndarray]:
     tail = (1 - bootstrap.confidence) / 2
     bounds = np.full((2, drawn.shape[1]), np.nan)
-    known = ~np.isnan(drawn).all(axis=0)
+    known = ~np.isnan(drawn).all(axis=0) & ~np.isinf(drawn).any(axis=0)
     bounds[:, known] = np.nanquantile(drawn[:, known], [tail, 1 - tail], axis=0)
     return bounds[0], bounds[1]
 

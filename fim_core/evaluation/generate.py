@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from fim_core.errors import FimError
-from fim_core.evaluation.prefix_cache import PrefixCache, greedy_tokens
+from fim_core.evaluation.prefix_cache import PrefixCache, greedy_tokens, why_not_shared
 from fim_core.evaluation.shared_decoding import DecodedRow, decode
 from fim_core.tokens import load_tokenizer
 
@@ -78,7 +78,7 @@ def generate(
     return [results[tuple(prompt)] for prompt in prompts]
 
 
-def load_for_inference(checkpoint: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_for_inference(checkpoint: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """A checkpoint's model, in eval mode, and tokenizer; on the GPU if there is one.
 
     On a GPU in the checkpoint's own numbers; on a CPU in float32, which is both the fastest there and exact.
@@ -87,11 +87,12 @@ def load_for_inference(checkpoint: Path) -> tuple[PreTrainedModel, PreTrainedTok
         FimError: no such folder, or not a checkpoint with safetensors weights.
     """
     if not (checkpoint / "config.json").is_file():
-        raise FimError(f"There is no checkpoint in {checkpoint}: a folder with config.json and *.safetensors is needed.")
+        raise FimError(f"There is no checkpoint in {checkpoint}: config.json and *.safetensors are needed.")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         model = AutoModelForCausalLM.from_pretrained(
             checkpoint,
+            device_map=device,
             dtype="auto" if device == "cuda" else torch.float32,
             use_safetensors=True,
             local_files_only=True,
@@ -99,7 +100,7 @@ def load_for_inference(checkpoint: Path) -> tuple[PreTrainedModel, PreTrainedTok
         )
     except (OSError, ValueError) as error:
         raise FimError(f"The checkpoint in {checkpoint} cannot be loaded: {error}") from error
-    return model.to(device).eval(), load_tokenizer(checkpoint)
+    return model.eval(), load_tokenizer(checkpoint)
 
 
 def stop_ids_of(model: PreTrainedModel) -> set[int]:
@@ -118,20 +119,16 @@ def stop_ids_of(model: PreTrainedModel) -> set[int]:
 
 def completion_text(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
     """The text of a completion: special tokens left out, white space as generated."""
-    return tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return str(tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 def _generate_with_transformers(
     model: PreTrainedModel, prompts: list[tuple[int, ...]], stop_ids: set[int], max_new_tokens: int, batch_size: int
 ) -> dict[tuple[int, ...], Generation]:
     """Results by prompt; `prompts` are sorted and distinct."""
-    cache = PrefixCache(model)
-    if not (cache.shareable and model._can_set_attn_implementation()):
-        log.warning(
-            "%s keeps more than keys and values of every token (sliding windows or recurrent states): "
-            "prompts are completed one by one, without sharing.",
-            model.config.model_type,
-        )
+    if why := why_not_shared(model):
+        log.warning("Prompts are completed one by one, without sharing what they have in common: %s.", why)
+        cache = PrefixCache(model)
         return {
             prompt: _generation(
                 list(greedy_tokens(cache, prompt, stop_ids=stop_ids, max_new_tokens=max_new_tokens)), stop_ids
@@ -159,12 +156,16 @@ def _generate_with_vllm(
         raise FimError(
             "`backend: vllm` needs vLLM and a GPU: pip install 'fim-assets[vllm]', or use backend: transformers."
         ) from error
-    folder = model if isinstance(model, Path) else Path(model.name_or_path)
+    folder = model if isinstance(model, Path) else Path(str(model.name_or_path))
     if not (folder / "config.json").is_file():
         raise FimError("`backend: vllm` loads the model by itself: give the folder of a checkpoint.")
     engine = LLM(model=str(folder), enable_prefix_caching=True, generation_config="vllm", seed=0)
     sampling = SamplingParams(
-        temperature=0.0, max_tokens=max_new_tokens, stop_token_ids=sorted(stop_ids), detokenize=False
+        temperature=0.0,
+        max_tokens=max_new_tokens,
+        stop_token_ids=sorted(stop_ids),
+        ignore_eos=True,  # only these tokens end a completion, not what the model's config names beside them
+        detokenize=False,
     )
     outputs = engine.generate([TokensPrompt(prompt_token_ids=list(prompt)) for prompt in prompts], sampling)
     return {

@@ -16,31 +16,40 @@ from fim_core.config import DataConfig, ModelConfig
 from fim_core.config.evaluation import EvaluationConfig
 from fim_core.errors import FimError
 from fim_core.evaluation.generate import completion_text, generate, load_for_inference, stop_ids_of
-from fim_core.evaluation.rows import EvalSet, TokenIds
+from fim_core.evaluation.rows import TokenIds
 from fim_core.evaluation.scores import Prediction
 from fim_core.modeling.attention import attention_name, register, select_backend
 from fim_core.modeling.load import supports_prefix_tree
-from fim_core.modeling.loss import batch_loss, logit_softcap
+from fim_core.modeling.loss import batch_loss
 from fim_core.packing import IGNORE_INDEX, Rows, collate, plan_packs
 from fim_core.prompts import PromptBuilder
 from fim_core.records.schema import Completion
 
 RECIPE = "fim.json"
-_PROMPT_OPTIONS = ("template", "fim_order", "control_tokens")
+_PROMPT_OPTIONS = ("template", "fim_order", "control_tokens", "mask_secrets")
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """A model with its tokenizer; `folder` is the checkpoint that it came from."""
+    """A model that completes.
+
+    Attributes:
+        model: in eval mode.
+        tokenizer: of its prompts and completions.
+        stop_ids: tokens that end a completion.
+        folder: the checkpoint whose tokenizer and prompts it uses.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    stop_ids: set[int]
     folder: Path
 
     @classmethod
     def load(cls, folder: Path) -> Predictor:
         """The model of a checkpoint, ready to generate."""
-        return cls(*load_for_inference(folder), folder)
+        model, tokenizer = load_for_inference(folder)
+        return cls(model, tokenizer, stop_ids_of(model), folder)
 
 
 def predict(
@@ -50,28 +59,32 @@ def predict(
 
     Args:
         predictor: the model.
-        prompts: token ids of each prompt.
+        prompts: token ids of each prompt; for one without tokens the prediction is empty and has no loss.
         targets: token ids of each gold completion, end token included.
         options: limits of generation.
     """
+    rows = len(prompts)
+    usable = [place for place, prompt in enumerate(prompts) if prompt]
+    prompts, targets = [prompts[i] for i in usable], [targets[i] for i in usable]
     generations = generate(
         predictor.folder if options.backend == "vllm" else predictor.model,
         prompts,
-        stop_ids=stop_ids_of(predictor.model),
+        stop_ids=predictor.stop_ids,
         max_new_tokens=options.max_new_tokens,
         batch_size=options.batch_size,
         backend=options.backend,
     )
     losses = cross_entropies(predictor.model, prompts, targets)
-    return [
-        Prediction(
+    made = {
+        place: Prediction(
             completion_text(predictor.tokenizer, generation.token_ids),
             generation.stopped,
             nats if math.isfinite(nats) else math.inf,
             tokens,
         )
-        for generation, (nats, tokens) in zip(generations, losses, strict=True)
-    ]
+        for place, generation, (nats, tokens) in zip(usable, generations, losses, strict=True)
+    }
+    return [made.get(place, Prediction("")) for place in range(rows)]
 
 
 def cross_entropies(
@@ -90,7 +103,7 @@ def cross_entropies(
     labels = [[IGNORE_INDEX] * len(prompt) + target for prompt, target in zip(prompts, targets, strict=True)]
     rows = Rows.from_lists(tokens, labels)
     shares, _ = supports_prefix_tree(model.config)
-    longest = max(max_length, *map(len, tokens))
+    longest = max([max_length, *map(len, tokens)])
     plan = plan_packs(rows, strategy="prefix_tree" if shares else "none", max_length=longest, seed=0, epoch=0)
     results = [(math.nan, 0)] * len(rows)
     model.requires_grad_(False)
@@ -102,41 +115,61 @@ def cross_entropies(
     return results
 
 
-def tokens_for(predictor: Predictor, evaluated: EvalSet, reference: Path) -> tuple[list[TokenIds], list[TokenIds]]:
-    """Prompts and targets of the held-out rows in the tokens of this predictor.
+def same_prompts(first: Path, second: Path) -> bool:
+    """Whether two checkpoints turn the same editor state into the same tokens.
 
-    They are those of the data set if the predictor was trained with the tokenizer and template of the checkpoint
-    `reference`; otherwise they are built anew. A row that its markup cannot hold becomes an empty list.
+    Raises:
+        FimError: one of them does not tell how its prompts are built.
+    """
+    return _markup(first) == _markup(second)
+
+
+def build_tokens(
+    predictor: Predictor, states: Sequence[Completion | None], completions: Sequence[str]
+) -> tuple[list[TokenIds], list[TokenIds]]:
+    """Prompts and targets as the predictor's checkpoint builds them.
+
+    Args:
+        predictor: the model.
+        states: the editor's states; where there is none, or the markup cannot hold it, the prompt is an empty list.
+        completions: gold completions.
 
     Raises:
         FimError: the checkpoint does not tell how its prompts are built.
     """
-    if _recipe(predictor.folder) == _recipe(reference):
-        return evaluated.prompts, evaluated.targets
-    recipe = json.loads((predictor.folder / RECIPE).read_text(encoding="utf-8"))
+    recipe = json.loads(_read(predictor.folder, RECIPE))
     builder = PromptBuilder(
         predictor.tokenizer, ModelConfig.model_validate(recipe["model"]), DataConfig.model_validate(recipe["data"])
     )
     end = recipe["fim_tokens"]["end_id"]
-    prompts, targets = [], []
-    for row, state in zip(evaluated.rows, evaluated.states, strict=True):
-        prompt = builder.encode(state) if isinstance(state, Completion) else []
-        prompts.append(list(prompt) if isinstance(prompt, list) else [])
-        targets.append([*predictor.tokenizer.encode(row.completion, add_special_tokens=False), end])
-    return prompts, targets
+    no_controls = None if builder.encoder.granularity == "whole" else []
+    targets = [[*builder.encoder.encode(text, no_controls), end] for text in completions]
+    return [_prompt(builder, state) for state in states], targets
 
 
-def _recipe(folder: Path) -> tuple[bytes, dict[str, object]]:
-    """What decides the tokens of a checkpoint's prompts."""
+def _prompt(builder: PromptBuilder, state: Completion | None) -> TokenIds:
+    if state is None:
+        return []
     try:
-        recipe = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
-        tokenizer = (folder / "tokenizer.json").read_bytes()
+        return builder.encode(state)
+    except FimError:  # user text that this markup cannot tell from a control token
+        return []
+
+
+def _markup(folder: Path) -> tuple[bytes, dict[str, object]]:
+    recipe = json.loads(_read(folder, RECIPE))
+    options = {name: recipe["data"].get(name) for name in _PROMPT_OPTIONS}
+    return _read(folder, "tokenizer.json"), options | recipe["fim_tokens"]
+
+
+def _read(folder: Path, name: str) -> bytes:
+    try:
+        return (folder / name).read_bytes()
     except FileNotFoundError as error:
         raise FimError(
-            f"The checkpoint {folder} lacks {Path(error.filename).name}, which says how its prompts are built. "
-            "Evaluate a checkpoint that the trained_checkpoint asset wrote."
+            f"The checkpoint {folder} lacks {name}, which says how its prompts are built. "
+            "Take a checkpoint that the trained_checkpoint asset wrote."
         ) from error
-    return tokenizer, {name: recipe["data"].get(name) for name in _PROMPT_OPTIONS} | recipe["fim_tokens"]
 
 
 @contextmanager
@@ -145,7 +178,8 @@ def _pack_attention(model: PreTrainedModel, shares: bool) -> Iterator[None]:
     before = model.config._attn_implementation
     if shares:
         register()
-        backend, _ = select_backend("auto", model.device, model.dtype, logit_softcap(model.config))
+        softcap = getattr(model.config.get_text_config(), "attn_logit_softcapping", None)
+        backend, _ = select_backend("auto", model.device, model.dtype, softcap)
         model.set_attn_implementation(attention_name(backend))
     try:
         yield

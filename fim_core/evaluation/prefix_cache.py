@@ -10,6 +10,8 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from fim_core.modeling.support import supports_prefix_tree
+
 
 @dataclass(frozen=True)
 class LayerStates:
@@ -47,6 +49,21 @@ def next_token(logits: Tensor) -> Tensor:
     return logits.float().argmax(-1)
 
 
+def why_not_shared(model: PreTrainedModel) -> str | None:
+    """Why rows of this model cannot share the states of a common prefix; None if they can.
+
+    They can where a token's states depend on the tokens up to it and nothing else, and the cache keeps all of them.
+    """
+    supported, why = supports_prefix_tree(model.config)
+    if not supported:
+        return why
+    if any(type(layer) is not DynamicLayer for layer in DynamicCache(config=model.config).layers):
+        return f"{model.config.model_type} has sliding windows, whose cache forgets tokens"
+    if getattr(model.config, "attn_logit_softcapping", None):
+        return f"{model.config.model_type} caps its attention scores"
+    return None
+
+
 class PrefixCache:
     """A model's cache for the tokens it read last. Reading others computes only what comes after the shared start.
 
@@ -54,23 +71,16 @@ class PrefixCache:
     next one than the one just before it. A server gains the same between two requests of one editor.
 
     Args:
-        model: a causal language model, in eval mode.
+        model: a causal language model, in eval mode. One that cannot share reads every prompt from its start.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
+        self._shares = why_not_shared(model) is None
         self._cache = DynamicCache(config=model.config)
         self._ids: list[int] = []
         self.computed = 0
         """Tokens that have gone through the model so far."""
-
-    @property
-    def shareable(self) -> bool:
-        """Whether the states of a token depend on nothing but the tokens up to it, and all of them are kept.
-
-        Not so with sliding windows and recurrent layers; those models read every prompt from its start.
-        """
-        return all(type(layer) is DynamicLayer for layer in self._cache.layers)
 
     @torch.inference_mode()
     def read(self, ids: Sequence[int]) -> Tensor:
@@ -83,7 +93,7 @@ class PrefixCache:
             raise ValueError("a prompt needs at least one token")
         cached, self._ids = self._ids, []  # stays empty if the model fails half-way, so that the next call starts anew
         # The last token is always computed, since its logits are wanted.
-        shared = min(common_prefix(cached, ids), len(ids) - 1) if self.shareable else 0
+        shared = min(common_prefix(cached, ids), len(ids) - 1) if self._shares else 0
         if shared:
             self._cache.crop(shared - len(cached))
         else:
@@ -103,8 +113,8 @@ class PrefixCache:
     def states(self, start: int, end: int) -> list[LayerStates]:
         """Copies of every layer's states of the tokens from `start` to `end`, one row each."""
         return [
-            LayerStates(layer.keys[:, :, start:end].clone(), layer.values[:, :, start:end].clone())
-            for layer in self._cache.layers
+            LayerStates(keys[:, :, start:end].clone(), values[:, :, start:end].clone())
+            for keys, values, _ in self._cache
         ]
 
     def _forward(self, ids: Sequence[int], position: int) -> Tensor:

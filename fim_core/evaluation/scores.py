@@ -11,7 +11,7 @@ import numpy as np
 
 from fim_core.evaluation.metrics.binding import binds
 from fim_core.evaluation.metrics.completed import CompletedSql, parses
-from fim_core.evaluation.metrics.execution import ExecutionMatch, Sandbox, execution_match
+from fim_core.evaluation.metrics.execution import Database, ExecutionMatch, Sandbox, execution_match
 from fim_core.evaluation.metrics.text import (
     edit_similarity,
     exact_match,
@@ -29,7 +29,10 @@ Columns = dict[str, np.ndarray]
 
 @dataclass(frozen=True, slots=True)
 class EvalRow:
-    """A held-out row: where the cursor stood, what the user accepted, and the DDL that was known."""
+    """A held-out row: where the cursor stood, what the user accepted, and the DDL that was known.
+
+    `database` names the rows that its tables hold; without one, rows are made up for it.
+    """
 
     row_id: str
     type: str
@@ -38,6 +41,7 @@ class EvalRow:
     suffix: str
     completion: str
     ddl: str = ""
+    database: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +70,20 @@ class Scores:
     executions: Counter[str] = field(default_factory=Counter)
 
 
-def score(rows: Sequence[EvalRow], predictions: Mapping[str, Sequence[Prediction]], *, dialect: str) -> Scores:
+def score(
+    rows: Sequence[EvalRow],
+    predictions: Mapping[str, Sequence[Prediction]],
+    *,
+    dialect: str,
+    databases: Mapping[str, Database] | None = None,
+) -> Scores:
     """Every measure of every predictor on every row.
 
     Args:
         rows: held-out rows.
         predictions: by predictor, one prediction a row.
         dialect: sqlglot dialect of the rows.
+        databases: by the names that rows use.
     """
     cells: dict[str, list[dict[str, Value]]] = {name: [] for name in predictions}
     executions: Counter[str] = Counter()
@@ -83,7 +94,9 @@ def score(rows: Sequence[EvalRow], predictions: Mapping[str, Sequence[Prediction
             distinct = {prediction.text: CompletedSql(row.prefix, prediction.text, row.suffix, dialect)
                         for prediction in of_row.values()}  # fmt: skip
             gold = distinct.get(row.completion) or CompletedSql(row.prefix, row.completion, row.suffix, dialect)
-            execution = execution_match(gold, list(distinct.values()), row.ddl, sandbox)
+            execution = execution_match(
+                gold, list(distinct.values()), row.ddl, sandbox, (databases or {}).get(row.database)
+            )
             executions["compared" if execution.excluded is None else execution.excluded.value] += 1
             on_sql = {
                 text: _sql_measures(gold, sql, row.ddl) | {"execution_match": _verdict(execution, place)}

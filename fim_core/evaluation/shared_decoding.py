@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AttentionInterface, PreTrainedModel
 
 from fim_core.evaluation.prefix_cache import LayerStates, PrefixCache, common_prefix, next_token
@@ -53,7 +53,7 @@ def decode(
     """Generate every row's tokens by greedy decoding.
 
     Args:
-        model: in eval mode, with a cache that `PrefixCache.shareable` says yes to.
+        model: in eval mode; `why_not_shared` has nothing against it.
         rows: sorted by prompt, so that neighbours share the most.
         stop_ids: tokens that end a row.
         max_new_tokens: limit of new tokens, the stop token included.
@@ -189,7 +189,7 @@ def decoding_attention(model: PreTrainedModel) -> Iterator[None]:
 
 
 def _attention(
-    module: nn.Module,
+    module: Any,
     query: Tensor,
     key: Tensor,
     value: Tensor,

@@ -72,7 +72,7 @@ def select_backend(requested: str, device: torch.device, dtype: torch.dtype, sof
         backend = best
     if backend in possible:
         return backend, ""
-    return best, f"{requested} needs a newer GPU and half precision, or the model does not allow it: using {best} instead."
+    return best, f"{requested} does not run with this device, precision and model; the best that does is {best}."
 
 
 def _transformers_function(attend: Attend) -> Callable[..., tuple[torch.Tensor, None]]:
@@ -160,14 +160,11 @@ def attend_flex(
     On a CPU it runs uncompiled, which is slow and only for tests.
     """
 
-    def bounded(score: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
-        return softcap * torch.tanh(score / softcap)
-
     output = _flex(query)(
         query,
         key,
         value,
-        score_mod=None if softcap is None else bounded,
+        score_mod=None if softcap is None else lambda score, *_: softcap * torch.tanh(score / softcap),
         block_mask=pack_block_mask(layout, window, query.device),
         scale=scale,
         enable_gqa=query.shape[1] != key.shape[1],
@@ -196,7 +193,7 @@ def attend_varlen(
     scale: float,
     window: int | None = None,
     softcap: float | None = None,
-    kernel: Attend = varlen_attn,
+    kernel: Callable[..., Any] = varlen_attn,
 ) -> torch.Tensor:
     """One call of torch's flash kernel for sequences of various lengths. No GPU has run this yet.
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
 
+from fim_core.modeling.support import causal_model
 from fim_core.packing import Layout, PackedBatch
 from fim_core.packing.cost import Cost
 
 
-def training_cost(model: PreTrainedModel) -> Cost:
+def training_cost(model: PreTrainedModel | PeftModel) -> Cost:
     """Operations of one forward and backward pass for each token, query-key pair and target.
 
     A matrix entry costs 2 operations forward and 2 for the gradient of each of its operands; a query-key pair costs 4
@@ -17,9 +19,10 @@ def training_cost(model: PreTrainedModel) -> Cost:
     do not count. Pairs beyond a sliding window are counted as if they were seen. Call it before parameters are
     partitioned among ranks.
     """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = causal_model(model)
     config = base.config.get_text_config()
     head = base.get_output_embeddings()
+    assert isinstance(head, nn.Linear)
     linear = [module for module in base.modules() if isinstance(module, nn.Linear) and module is not head]
     token = sum(_operations(module.weight, module.in_features * module.out_features) for module in linear)
     experts = [parameter for parameter in base.parameters() if parameter.dim() == 3]
@@ -36,7 +39,8 @@ def training_cost(model: PreTrainedModel) -> Cost:
 
 def batch_operations(batch: PackedBatch, cost: Cost) -> float:
     """Operations of training on one packed batch."""
-    return cost.token * batch.distinct_tokens + cost.pair * attended_pairs(batch.layout) + cost.target * len(batch.targets)
+    pairs, targets = attended_pairs(batch.layout), len(batch.targets)
+    return cost.token * batch.distinct_tokens + cost.pair * pairs + cost.target * targets
 
 
 def attended_pairs(layout: Layout) -> int:

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from torch import nn
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
@@ -22,7 +24,7 @@ from transformers import (
 from fim_core.config.model import ModelConfig, PeftConfig
 from fim_core.errors import FimError
 from fim_core.modeling.attention import attention_name, register, select_backend
-from fim_core.modeling.support import supports_prefix_tree
+from fim_core.modeling.support import causal_model, supports_prefix_tree
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +46,7 @@ def build_model(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     new_token_ids: Sequence[int] = (),
-) -> PreTrainedModel:
+) -> PreTrainedModel | PeftModel:
     """The network that is trained, on `device`, with attention over packs where it can serve that exactly.
 
     Args:
@@ -90,7 +92,7 @@ def network_config(model: ModelConfig, tokenizer: PreTrainedTokenizerFast) -> Pr
         raise FimError(f"model.config.model_type {kind!r} is unknown to transformers. Use qwen3, llama, gemma3_text, …")
     if options.setdefault("vocab_size", len(tokenizer)) < len(tokenizer):
         raise FimError(
-            f"model.config.vocab_size {options['vocab_size']} is too small for the tokenizer's {len(tokenizer)} entries. "
+            f"model.config.vocab_size {options['vocab_size']} is less than the tokenizer's {len(tokenizer)}. "
             "Leave the key out, or raise it."
         )
     options.setdefault("bos_token_id", tokenizer.bos_token_id)
@@ -104,7 +106,7 @@ def network_config(model: ModelConfig, tokenizer: PreTrainedTokenizerFast) -> Pr
 
 
 def save_model(
-    model: PreTrainedModel,
+    model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerFast,
     end_token_ids: Sequence[int],
     folder: Path,
@@ -124,7 +126,7 @@ def save_model(
         state_dict: the weights under the model's own names, where its parameters are partitioned among ranks.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if hasattr(model, "merge_and_unload"):
+    if isinstance(model, PeftModel):
         model = copy.deepcopy(model)
         if state_dict is not None:
             model.load_state_dict(state_dict)
@@ -144,9 +146,9 @@ def save_model(
     tokenizer.save_pretrained(folder)
 
 
-def enable_activation_checkpointing(model: PreTrainedModel) -> None:
+def enable_activation_checkpointing(model: PreTrainedModel | PeftModel) -> None:
     """Keep only each layer's input in the forward pass and recompute the rest in the backward pass."""
-    model.gradient_checkpointing_enable({"use_reentrant": False})
+    causal_model(model).gradient_checkpointing_enable({"use_reentrant": False})
 
 
 def _attention(model: ModelConfig, config: PretrainedConfig, device: torch.device, dtype: torch.dtype) -> str:
@@ -209,7 +211,7 @@ def _grow_embeddings(model: PreTrainedModel, tokens: int, new_token_ids: Sequenc
     At the mean, a new token is about as probable as others and takes nothing from them (Hewitt, 2021, "Initializing New
     Word Embeddings for Pretrained Language Models").
     """
-    before = model.get_input_embeddings().weight.shape[0]
+    before = _weights(model)[0].shape[0]
     fresh = sorted({*new_token_ids, *range(before, tokens)})
     if not fresh:
         return
@@ -217,10 +219,15 @@ def _grow_embeddings(model: PreTrainedModel, tokens: int, new_token_ids: Sequenc
     known[[token for token in fresh if token < before]] = False
     if tokens > before:
         model.resize_token_embeddings(tokens, mean_resizing=False)
-    head = model.get_output_embeddings()
-    for weight in (model.get_input_embeddings().weight, head.weight, head.bias):
-        if weight is not None:
-            weight[fresh] = weight[:before][known].to(torch.float32).mean(dim=0).to(weight.dtype)
+    for weight in _weights(model):
+        weight[fresh] = weight[:before][known].to(torch.float32).mean(dim=0).to(weight.dtype)
+
+
+def _weights(model: PreTrainedModel) -> list[torch.Tensor]:
+    """Everything with one entry for each id of the vocabulary."""
+    embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
+    assert isinstance(embeddings, nn.Embedding) and isinstance(head, nn.Linear)
+    return [weight for weight in (embeddings.weight, head.weight, head.bias) if weight is not None]
 
 
 def _use_liger(model: PreTrainedModel, device: torch.device) -> None:
@@ -235,13 +242,11 @@ def _use_liger(model: PreTrainedModel, device: torch.device) -> None:
     _apply_liger_kernel_to_instance(model=model, cross_entropy=False, fused_linear_cross_entropy=False)
 
 
-def _with_adapters(model: PreTrainedModel, options: PeftConfig) -> PreTrainedModel:
-    from peft import LoraConfig, TaskType, get_peft_model
-
+def _with_adapters(model: PreTrainedModel, options: PeftConfig) -> PeftModel:
     adapters = LoraConfig(
         task_type=TaskType.CAUSAL_LM,
         r=options.r,
-        lora_alpha=options.lora_alpha,
+        lora_alpha=options.lora_alpha,  # type: ignore[arg-type]
         lora_dropout=options.lora_dropout,
         target_modules=options.target_modules,
     )
@@ -249,6 +254,6 @@ def _with_adapters(model: PreTrainedModel, options: PeftConfig) -> PreTrainedMod
         adapted = get_peft_model(model, adapters)
     except ValueError as error:
         raise FimError(f"model.peft_config cannot be used: {_first_line(error)}") from error
-    if type(adapted.get_base_model().get_output_embeddings()) is not torch.nn.Linear:
+    if type(causal_model(adapted).get_output_embeddings()) is not nn.Linear:
         raise FimError("model.peft_config.target_modules names the output layer, which takes no adapter. Leave it out.")
     return adapted

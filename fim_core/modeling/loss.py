@@ -6,12 +6,14 @@ from contextlib import nullcontext
 from typing import Any, Literal, NamedTuple
 
 import torch
+from peft import PeftModel
 from torch import nn
 from torch.autograd.graph import save_on_cpu
 from transformers import PreTrainedModel
 
 from fim_core.errors import FimError
 from fim_core.modeling.attention import attends_over_packs
+from fim_core.modeling.support import causal_model
 from fim_core.packing import PackedBatch
 
 Reduction = Literal["token", "sample"]
@@ -28,7 +30,7 @@ class LossSums(NamedTuple):
 
     Attributes:
         total: weighted sum of the losses, float32 scalar; it carries the gradient, even with nothing to train on.
-        weight: what `total` is to be divided by, float32 scalar: predicted tokens (`token`) or rows with any (`sample`).
+        weight: what `total` is to be divided by, float32: predicted tokens (`token`), or rows with any (`sample`).
         row_totals: float32 [rows of the batch], the sum of each row's cross entropies, unweighted, detached; for
             metrics and to name the rows of a loss that is not finite.
         row_targets: int64 [rows of the batch], predicted tokens of each row.
@@ -54,7 +56,7 @@ class PackedCausalLM(nn.Module):
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: PreTrainedModel | PeftModel,
         *,
         reduction: Reduction = "token",
         label_smoothing: float = 0.0,
@@ -84,7 +86,7 @@ class PackedCausalLM(nn.Module):
 
 
 def batch_loss(
-    model: PreTrainedModel,
+    model: PreTrainedModel | PeftModel,
     batch: PackedBatch,
     *,
     reduction: Reduction = "token",
@@ -107,7 +109,7 @@ def batch_loss(
     Raises:
         FimError: the batch shares prefixes and the model does not attend over packs.
     """
-    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    causal = causal_model(model)
     hidden = run_body(causal, batch)[batch.predict_positions]
     rows = len(batch.row_ids)
     row_targets = torch.bincount(batch.target_rows, minlength=rows)
@@ -118,6 +120,7 @@ def batch_loss(
         weights = torch.ones(len(batch.targets), device=hidden.device)
         weight = row_targets.sum().to(torch.float32)
     head = causal.get_output_embeddings()
+    assert isinstance(head, nn.Linear)
     total, losses = TiledCrossEntropy.apply(
         hidden,
         head.weight,
@@ -179,7 +182,7 @@ class TiledCrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         hidden: torch.Tensor,  # [n, hidden]
         weight: torch.Tensor,  # [vocabulary, hidden]
@@ -196,10 +199,10 @@ class TiledCrossEntropy(torch.autograd.Function):
         vocabulary = weight.shape[0]
         losses = torch.zeros(len(targets), device=hidden.device, dtype=precise)
         total = torch.zeros((), device=hidden.device, dtype=precise)
-        wanted = [needed and (tensor is not None) for needed, tensor in zip(ctx.needs_input_grad, (hidden, weight, bias))]
+        operands = (hidden, weight, bias)
         gradients = [
-            torch.zeros(tensor.shape, dtype=precise, device=tensor.device) if want else None
-            for want, tensor in zip(wanted, (hidden, weight, bias), strict=True)
+            torch.zeros(tensor.shape, dtype=precise, device=tensor.device) if needed and tensor is not None else None
+            for needed, tensor in zip(ctx.needs_input_grad[:3], operands, strict=True)
         ]
         tile = max(1, tile_logits // vocabulary)
         for begin in range(0, len(targets), tile):
@@ -217,7 +220,7 @@ class TiledCrossEntropy(torch.autograd.Function):
             losses[begin:end] = loss[:, 0]
             of_row = row_weights[begin:end, None].to(precise)
             total += ((loss + z_loss * log_z.square()) * of_row).sum()
-            if not any(wanted):
+            if not any(ctx.needs_input_grad):
                 continue
             # d loss / d logits, in the place of the logits: softmax * (1 + 2 z log Z) - target distribution
             slope = None if softcap is None else 1 - (logits / softcap).square()
@@ -238,12 +241,12 @@ class TiledCrossEntropy(torch.autograd.Function):
             if gradients[1] is not None:
                 gradients[1].addmm_(grad.T, states) if precise == weight.dtype else gradients[1].add_(grad.T @ states)
         ctx.save_for_backward(*gradients)
-        ctx.dtypes = [None if tensor is None else tensor.dtype for tensor in (hidden, weight, bias)]
+        ctx.dtypes = [None if tensor is None else tensor.dtype for tensor in operands]
         ctx.mark_non_differentiable(losses)
         return total, losses
 
     @staticmethod
-    def backward(ctx: Any, grad_total: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_total: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         scaled = [
             None if gradient is None else (gradient * grad_total).to(dtype)
             for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)

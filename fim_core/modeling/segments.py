@@ -107,7 +107,7 @@ class SegmentAttention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, parts: list[Part], scale: float
     ) -> torch.Tensor:
         heads, group, tokens, width = query.shape
@@ -132,7 +132,7 @@ class SegmentAttention(torch.autograd.Function):
         return output
 
     @staticmethod
-    def backward(ctx: Any, grad_output: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_output: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         query, key, value, output, log_sums = ctx.saved_tensors
         precise = log_sums.dtype
         grad_query = torch.empty_like(query, dtype=precise)

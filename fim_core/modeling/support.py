@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from transformers import PretrainedConfig
+from peft import PeftModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 PACKED_MODEL_TYPES = frozenset(
     {
@@ -51,6 +52,11 @@ def supports_prefix_tree(config: PretrainedConfig) -> tuple[bool, str]:
     if getattr(config, "attention_dropout", 0.0):
         return False, "attention_dropout is not 0; set it in model.config"
     return True, ""
+
+
+def causal_model(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    """The transformers model, which PEFT may have wrapped."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def _rope_types(parameters: Any) -> Iterator[str]:

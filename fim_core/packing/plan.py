@@ -192,8 +192,8 @@ def plan_packs(
     if len(overlong):
         longest = overlong[np.argmax(lengths[overlong])]
         raise FimError(
-            f"{len(overlong)} rows are longer than max_length {max_length}, the longest ({rows.row_ids[int(longest)]}) has "
-            f"{lengths[longest]} tokens. Rows are never cut: raise data.max_length, or tokenize again so that they are rejected."
+            f"{len(overlong)} rows are longer than max_length {max_length}; the longest, {rows.row_ids[int(longest)]}, "
+            f"has {lengths[longest]} tokens. Rows are never cut: raise data.max_length, or tokenize again."
         )
     rng = np.random.default_rng([seed, epoch])
     if len(rows) == 0:

@@ -13,6 +13,9 @@ from fim_core.packing.rows import Rows
 SLACK = 1.25
 """How much more than the average full pack one pack may cost."""
 
+REPEATED = 0.01
+"""Share of the tokens that may be repeated so that packs fill well."""
+
 
 def pack_by_prefix(rows: Rows, *, max_length: int, cost: Cost, rng: np.random.Generator) -> list[np.ndarray]:
     """Packs of at most `max_length` distinct tokens in which rows with long common prompts stand together.
@@ -31,7 +34,9 @@ def pack_by_prefix(rows: Rows, *, max_length: int, cost: Cost, rng: np.random.Ge
     own_lengths = lengths - shared
     budget = max(row_costs.max(), SLACK * max_length * own_costs.sum() / own_lengths.sum())
 
-    groups = _cut(lengths, shared, own_costs, cost.of_prefix(shared), common, max_length, budget)
+    prices = np.where(shared <= _cheap_depth(shared[1:], own_lengths.sum()), 0.0, shared)
+    prices *= rng.uniform(1, 2, size=len(prices))  # so that another epoch cuts elsewhere
+    groups = _cut(lengths, shared, own_costs, cost.of_prefix(shared), prices, max_length, budget)
     sizes = np.array([own_lengths[a:b].sum() + shared[a] - common for a, b in groups])
     group_costs = np.array([own_costs[a:b].sum() + cost.of_prefix(shared[a]) for a, b in groups])
     # A bin is full when its tokens or its cost are used up; the larger share of the two is what a group takes of it.
@@ -87,6 +92,19 @@ def shared_with_previous(rows: Rows, members: np.ndarray) -> np.ndarray:
     return shared
 
 
+def _cheap_depth(shared: np.ndarray, distinct: int) -> int:
+    """The largest prefix length that may be repeated wherever rows part at it, for at most REPEATED of all tokens.
+
+    Nearly all rows share the system prompt and little more. Parting there costs next to nothing and leaves small
+    groups, which fill packs well.
+    """
+    if len(shared) == 0:
+        return 0
+    depths = np.sort(shared)
+    affordable = np.searchsorted(np.cumsum(depths - depths[0]), REPEATED * distinct, side="right")
+    return max(int(depths[0]), int(depths[min(affordable, len(depths) - 1)]) - 1)
+
+
 def _common(first: bytes, second: bytes) -> int:
     """Length of the common prefix of two byte strings."""
     size = min(len(first), len(second))
@@ -107,25 +125,25 @@ def _cut(
     shared: np.ndarray,
     own_costs: np.ndarray,
     prefix_costs: np.ndarray,
-    common: int,
+    prices: np.ndarray,
     max_length: int,
     budget: float,
 ) -> list[tuple[int, int]]:
-    """Cut the sorted rows into runs that fit a pack, repeating as few tokens as possible; equal ties go to more cuts.
+    """Cut the sorted rows into runs that fit a pack, at the least sum of prices; of equal sums, the one with more cuts.
 
-    A run that starts at row `s` repeats the `shared[s]` tokens that it has in common with the row before, of which
-    `common` are free, since all packs hold them. The best cuts up to row `i` are those up to some start `s` plus one
-    run: best[i] = min over s of best[s] + shared[s] - common. Runs that fit form a window that only moves forward, so
-    a monotone queue finds each minimum in constant time.
+    A run that starts at row `s` repeats the `shared[s]` tokens that it has in common with the row before, hence its
+    price. The best cuts up to row `i` are those up to some start `s` plus one run: best[i] = min over s of
+    best[s] + prices[s]. Runs that fit form a window that only moves forward, so a monotone queue finds each minimum
+    in constant time.
     """
     ends = np.cumsum(lengths - shared).tolist()
     cost_ends = np.cumsum(own_costs).tolist()
     begins, cost_begins = [0, *ends[:-1]], [0.0, *cost_ends[:-1]]
-    repeats, prefix = shared.tolist(), prefix_costs.tolist()
-    best, came_from = [0], [0]
-    queue: deque[tuple[int, int]] = deque()  # (price, start), prices increasing
+    repeats, prefix, priced = shared.tolist(), prefix_costs.tolist(), prices.tolist()
+    best, came_from = [0.0], [0]
+    queue: deque[tuple[float, int]] = deque()  # (price, start), prices increasing
     for stop in range(1, len(ends) + 1):
-        price = best[stop - 1] + max(repeats[stop - 1] - common, 0)
+        price = best[stop - 1] + priced[stop - 1]
         while queue and queue[-1][0] >= price:
             queue.pop()
         queue.append((price, stop - 1))

@@ -125,7 +125,7 @@ def _build_tokens(build: Build) -> dict[str, Any]:
     plan = plan_packs(
         rows, strategy=data.packing, max_length=data.max_length, seed=build.experiment.seed, epoch=0
     )
-    plan.write(build.output / "packs.parquet", rows)
+    plan.write(build.output / "packs.parquet")
     return counts | {"packing": {"strategy": data.packing, **asdict(plan.stats)}}
 
 

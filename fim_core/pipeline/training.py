@@ -47,7 +47,14 @@ def _build(build: Build) -> dict[str, Any]:
     from fim_core.training.launch import launch
 
     work, dataset, prompts = build.work(), build.inputs["tokenized_dataset"], build.inputs["fim_prompts"]
-    result = launch(build.experiment, dataset.path, prompts.path / "tokenizer", work, on_event=build.on_event)
+    result = launch(
+        build.experiment,
+        dataset.path,
+        prompts.path / "tokenizer",
+        work,
+        on_event=build.on_event,
+        provenance={asset: artifact.version for asset, artifact in build.inputs.items()},
+    )
     shutil.copytree(result.model, build.output, dirs_exist_ok=True)
     shutil.copy2(work / "metrics.jsonl", build.output)
     shutil.copytree(work / "packs", build.output / "packs")

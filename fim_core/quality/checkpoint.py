@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from typing import Any
 
 from fim_core.quality.result import Check, Evidence, Finding
 
@@ -44,13 +45,15 @@ def loads(evidence: Evidence) -> Finding:
 
     folder = evidence.tables["checkpoint"]
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, dtype="auto", local_files_only=True, trust_remote_code=False, output_loading_info=True
         )
+        model, info = loaded
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         return Finding(1, 1, note=f"It does not load: {type(error).__name__}.")
-    offending = sorted({str(key) for part in ("missing_keys", "unexpected_keys", "mismatched_keys") for key in info[part]})
+    parts = ("missing_keys", "unexpected_keys", "mismatched_keys")
+    offending = sorted({str(key) for part in parts for key in info[part]})
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         offending.append("tokenizer larger than the embedding")
     with torch.inference_mode():

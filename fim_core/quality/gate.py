@@ -10,15 +10,24 @@ from fim_core.quality.result import Check, Evidence, Finding
 def gate(evidence: Evidence) -> Finding:
     """Rules that the candidate does not meet, with the reasons that were recorded."""
     decision = json.loads(evidence.tables["decision"].read_text(encoding="utf-8"))
-    failed = [result for result in decision["results"] if not result["passed"]]
+    results = decision["results"]
+    failed = [result for result in results if result["holds"] is False]
     return Finding(
         len(failed),
-        len(decision["results"]),
+        len(results),
         note=" ".join(result["reason"] for result in failed),
-        breakdown=[{key: result[key] for key in ("metric", "rule", "passed", "reason")} for result in decision["results"]],
+        breakdown=[{key: result[key] for key in ("metric", "rule", "holds", "reason")} for result in results],
     )
 
 
 CHECKS = (
-    Check("champion_model", "gate", "The candidate meets every rule of the gate; if not, the champion stays.", "error", 0, None, gate),
+    Check(
+        asset="champion_model",
+        name="gate",
+        description="The candidate meets every rule of the gate; if not, the champion stays.",
+        severity="error",
+        max_rows=0,
+        max_share=None,
+        find=gate,
+    ),
 )

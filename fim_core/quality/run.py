@@ -45,7 +45,9 @@ def validate_overrides(overrides: Mapping[str, CheckOverride]) -> None:
     known = known_checks()
     unknown = sorted(overrides.keys() - known.keys())
     if unknown:
-        raise FimError(f"`checks` names {', '.join(unknown)}, which is no check. The checks are: {', '.join(sorted(known))}.")
+        raise FimError(
+            f"`checks` names {', '.join(unknown)}, which is no check. The checks are: {', '.join(sorted(known))}."
+        )
 
 
 def run_checks(
@@ -81,9 +83,8 @@ def _run(check: Check, evidence: Evidence, override: CheckOverride) -> CheckResu
     own = override.max_rows is None and override.max_share is None
     max_rows, max_share = (check.max_rows, check.max_share) if own else (override.max_rows, override.max_share)
     if override.severity == "off":
-        return CheckResult(
-            check.name, check.description, "warn", True, 0, 0, [], max_rows, max_share, "Switched off by the experiment."
-        )
+        note = "Switched off by the experiment."
+        return CheckResult(check.name, check.description, "warn", True, 0, 0, [], max_rows, max_share, note)
     try:
         found = check.find(evidence)
     except Exception as error:

@@ -16,7 +16,7 @@ from duckdb import DuckDBPyConnection
 
 from fim_core.errors import FimError
 
-MEMORY_LIMIT = "2GB"
+MEMORY_LIMIT = "1GB"
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from fim_core.errors import FimError
@@ -70,11 +71,7 @@ def messages_text(columns: Sequence[ChatColumn], cells: Sequence[str]) -> str:
 
 
 def _message(turn: dict[str, Any], roles: Mapping[tuple[str, str], str]) -> dict[str, Any]:
-    words = ((key, turn.get(key)) for key, _ in roles)
-    role = next((roles[word] for word in words if word in roles), None) or _own_role(turn, roles)
-    text = next((turn[key] for key in _TEXT_KEYS if isinstance(turn.get(key), str)), None)
-    return {"role": role, "content": text}
-
-
-def _own_role(turn: dict[str, Any], roles: Mapping[tuple[str, str], str]) -> Any:
-    return next((turn[key] for key, _ in roles if key in turn), None)
+    mapped = (role for (key, value), role in roles.items() if turn.get(key) == value)
+    own = (turn[key] for key, _ in roles if key in turn)
+    text = (turn[key] for key in _TEXT_KEYS if isinstance(turn.get(key), str))
+    return {"role": next(chain(mapped, own), None), "content": next(text, None)}

@@ -85,10 +85,10 @@ def _shape_of(columns: Sequence[str], source: Source, name: str) -> tuple[Shape,
             return "prompt_response", None
         if set(source.columns) == {"messages"}:
             return "messages", None
-        raise FimError(f"{name}: `columns` names either prompt and response, or messages; not {_listed(source.columns)}.")
+        raise FimError(f"{name}: `columns` must name prompt and response, or messages.")
     if source.role_mapping:
         if source.type not in ("auto", "huggingface_instruct"):
-            raise FimError(f"{name}: `role_mapping` goes with `type: huggingface_instruct`, not with `type: {source.type}`.")
+            raise FimError(f"{name}: `role_mapping` goes with `type: huggingface_instruct`, not with {source.type}.")
         return "messages", None
     if source.type in _SHAPE_OF_TYPE:
         return _SHAPE_OF_TYPE[source.type], None
@@ -109,7 +109,8 @@ def _shape_of(columns: Sequence[str], source: Source, name: str) -> tuple[Shape,
     if len(fitting) == 1:
         return fitting[0], None
     return fitting[0], (
-        f"{name} has the columns of {' and '.join(fitting)}: it is read as {fitting[0]}. Set `type` to read it otherwise."
+        f"{name} has the columns of {' and '.join(fitting)}: it is read as {fitting[0]}. "
+        "Set the source's `type` to read it otherwise."
     )
 
 
@@ -142,5 +143,5 @@ def _extras(columns: Sequence[str], taken: set[int | None]) -> dict[str, int]:
     return names
 
 
-def _listed(names: Sequence[str] | Mapping[str, str]) -> str:
+def _listed(names: Sequence[str]) -> str:
     return ", ".join(names) or "(none)"

@@ -1,43 +1,43 @@
 r"""INPUT, the editor's state as JSON text, becomes a completion. The rule for every case:
 
-    INPUT                                             becomes
-    ------------------------------------------------  -----------------------------------------------------------------
-    nothing, or only white space                      empty_input
-    `[]`, or only items without text                  empty_input
-    not JSON (also NaN, Infinity, a second value)     repaired if that is certain (see repair.py), else invalid_json
-    nested too deeply to read                         invalid_json
-    JSON, but no array (a text, an object, null)      invalid_json
-    an item that is no object with a text under       invalid_json
-      "text", or whose "type" is not "text"
-    other keys of an item                             ignored
-    a key twice in one object                         invalid_json
-    a half of a surrogate pair (`\ud800` alone)       invalid_json: it is no text, and no UTF-8 can hold it
-    `\u0000`                                          kept: it is text
-    no `<fillMe>` in any case                         missing_placeholder
-    one `<fillMe>`, whatever else in other cases      the cursor; `<FILLME>` beside it is plain text
-    no `<fillMe>`, one in another case                the cursor
-    several, in one item or over several items,       multiple_placeholders: which one is meant would be a guess
-      the context included
+INPUT                                             becomes
+------------------------------------------------  -----------------------------------------------------------------
+nothing, or only white space                      empty_input
+`[]`, or only items without text                  empty_input
+not JSON (also NaN, Infinity, a second value)     repaired if that is certain (see repair.py), else invalid_json
+nested too deeply to read                         invalid_json
+JSON, but no array (a text, an object, null)      invalid_json
+an item that is no object with a text under       invalid_json
+  "text", or whose "type" is not "text"
+other keys of an item                             ignored
+a key twice in one object                         invalid_json
+a half of a surrogate pair (`\ud800` alone)       invalid_json: it is no text, and no UTF-8 can hold it
+`\u0000`                                          kept: it is text
+no `<fillMe>` in any case                         missing_placeholder
+one `<fillMe>`, whatever else in other cases      the cursor; `<FILLME>` beside it is plain text
+no `<fillMe>`, one in another case                the cursor
+several, in one item or over several items,       multiple_placeholders: which one is meant would be a guess
+  the context included
 
-    The item with the cursor is the SQL, whatever else it holds (tags, braces, JSON): prefix and suffix are what stands
-    before and after the cursor, verbatim. Items may come in any order. Every other item is context:
+The item with the cursor is the SQL, whatever else it holds (tags, braces, JSON): prefix and suffix are what stands
+before and after the cursor, verbatim. Items may come in any order. Every other item is context:
 
-    a JSON object                                     newer form: texts under the context fields' names in any case
-      field missing or null                           empty
-      field a text                                    verbatim
-      field a list of texts                           the texts joined by a line break
-      field a number, boolean, object or other list   bad_context
-      other fields                                    ignored
-      a field twice, also in another case             bad_context
-      half of a surrogate pair in a field             bad_context
-      not JSON                                        repaired if that is certain, else bad_context
-    `<sql_history>…</sql_history>`, white space       older form: what stands between the tags, verbatim
-      around it allowed
-      either tag once more inside                     bad_context
-    nothing, or only white space                      no context
-    anything else                                     bad_context
-    several items with the same field                 joined by a line break, in order, empty ones left out; so both
-                                                      forms may be mixed
+a JSON object                                     newer form: texts under the context fields' names in any case
+  field missing or null                           empty
+  field a text                                    verbatim
+  field a list of texts                           the texts joined by a line break
+  field a number, boolean, object or other list   bad_context
+  other fields                                    ignored
+  a field twice, also in another case             bad_context
+  half of a surrogate pair in a field             bad_context
+  not JSON                                        repaired if that is certain, else bad_context
+`<sql_history>…</sql_history>`, white space       older form: what stands between the tags, verbatim
+  around it allowed
+  either tag once more inside                     bad_context
+nothing, or only white space                      no context
+anything else                                     bad_context
+several items with the same field                 joined by a line break, in order, empty ones left out; so both
+                                                  forms may be mixed
 """
 
 from __future__ import annotations
@@ -161,9 +161,7 @@ def _context_text(field: str, value: Any) -> str:
     raise _Unusable(Reason.BAD_CONTEXT, f"{field} is neither a text nor a list of texts")
 
 
-def _decode_or_repair(
-    text: str, repair: Callable[[str], str | None], reason: Reason, what: str
-) -> tuple[Any, bool]:
+def _decode_or_repair(text: str, repair: Callable[[str], str | None], reason: Reason, what: str) -> tuple[Any, bool]:
     """The JSON value of `text`, and whether it took the repair to read it."""
     try:
         return _decode(text, reason, what), False

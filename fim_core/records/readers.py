@@ -1,7 +1,7 @@
 """Reading exports as they are: every value as text, streamed in batches, the rows of a file in their order.
 
 CSV goes through Python's own reader in its strict mode. Arrow's is no faster here and lets a file that ends inside a
-quoted value pass; a value's line breaks, doubled quotes and empty fields come out exactly, and a fault has a line number.
+quoted value pass; here a value's line breaks and doubled quotes come out exactly, and a fault has a line number.
 """
 
 from __future__ import annotations
@@ -43,12 +43,14 @@ class Export:
     digest: computes the SHA-256 of the bytes, in hex.
     batches: reads the rows: batches of string columns without nulls, in the order of `columns`. Takes a function
         that is told what the user should know.
+    generated: made by this package: the columns are TYPE, INPUT and OUTPUT, whatever the source's options say.
     """
 
     name: str
     columns: tuple[str, ...]
     digest: Callable[[], str]
     batches: Callable[[Warn], Iterator[pa.RecordBatch]]
+    generated: bool = False
 
 
 def read_file(path: Path, name: str) -> Export:
@@ -109,13 +111,15 @@ def _open_text(path: Path, newline: str) -> io.TextIOWrapper:
     return io.TextIOWrapper(io.BufferedReader(stream, 2**20), encoding="utf-8-sig", newline=newline)
 
 
-def _cannot_read(path: Path, error: Exception, line: int | None = None) -> FimError:
+def cannot_read(path: Path, error: Exception, line: int | None = None) -> FimError:
     """The fault in words; decoders' own messages are left out where they may quote the file."""
     where = f"{path.name}, near line {line}," if line else f"{path.name}"
     if isinstance(error, UnicodeDecodeError):
         return FimError(f"{where} is not UTF-8. Save it as UTF-8, for example with iconv.")
-    if isinstance(error, csv.Error) and "NUL" not in str(error):
-        return FimError(f"{where} is not well-formed CSV: {error}. Quote values that hold commas, quotes or line breaks.")
+    if isinstance(error, csv.Error):
+        return FimError(
+            f"{where} is not well-formed CSV: {error}. Values with commas, quotes or line breaks must be quoted."
+        )
     return FimError(f"{where} cannot be read: it is damaged or cut short ({type(error).__name__}).")
 
 
@@ -141,7 +145,7 @@ def _csv_rows(path: Path) -> Iterator[list[str]]:
                     yield row
                 line = reader.line_num
     except (csv.Error, UnicodeDecodeError, OSError, EOFError, pa.ArrowException) as error:
-        raise _cannot_read(path, error, line + 1) from error
+        raise cannot_read(path, error, line + 1) from error
 
 
 def _csv_columns(path: Path) -> tuple[str, ...]:
@@ -170,11 +174,14 @@ def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
     Raises:
         FimError: a line is no JSON object, or the file is not UTF-8 or cut short.
     """
-    decoder = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_int=Number, parse_float=Number, parse_constant=Number)
+    decoder = json.JSONDecoder(
+        object_pairs_hook=_unique_keys, parse_int=Number, parse_float=Number, parse_constant=Number
+    )
     line = 0
     try:
         with _open_text(path, newline="\n") as file:
-            for line, text in enumerate(file, start=1):
+            for text in file:
+                line += 1
                 if not text.strip():
                     continue
                 row = decoder.decode(text)
@@ -182,9 +189,11 @@ def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
                     raise ValueError("not an object")
                 yield row
     except (UnicodeDecodeError, OSError, EOFError, pa.ArrowException) as error:
-        raise _cannot_read(path, error, line + 1) from error
+        raise cannot_read(path, error, line + 1) from error
     except (ValueError, RecursionError) as error:
-        raise FimError(f"{path.name}, line {line}, is not a JSON object with each key once. JSON lines hold one a line.") from error
+        raise FimError(
+            f"{path.name}, line {line}, is not a JSON object with each key once. JSON lines hold one object a line."
+        ) from error
 
 
 def _json_columns(path: Path) -> tuple[str, ...]:
@@ -206,7 +215,7 @@ def _parquet_columns(path: Path) -> tuple[str, ...]:
     try:
         return tuple(pq.read_schema(path).names)
     except (pa.ArrowException, OSError) as error:
-        raise _cannot_read(path, error) from error
+        raise cannot_read(path, error) from error
 
 
 def _parquet_batches(path: Path, columns: tuple[str, ...]) -> Iterator[pa.RecordBatch]:
@@ -215,10 +224,9 @@ def _parquet_batches(path: Path, columns: tuple[str, ...]) -> Iterator[pa.Record
             for batch in file.iter_batches(batch_size=BATCH_ROWS, use_threads=False):
                 yield arrow_batch(columns, batch)
     except (pa.ArrowException, OSError) as error:
-        raise _cannot_read(path, error) from error
+        raise cannot_read(path, error) from error
 
 
 def arrow_batch(columns: tuple[str, ...], batch: pa.RecordBatch | pa.Table) -> pa.RecordBatch:
     """A batch of any types as a batch of text."""
     return pa.RecordBatch.from_arrays([text_array(column) for column in batch.columns], names=list(columns))
-

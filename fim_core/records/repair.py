@@ -7,9 +7,9 @@ that exports have, an array of text items and a context object of texts, and rea
     [{"type": "text", "text": "…"}, {"type": "text", "text": "…"}]          `"type"` before, after, or left out
     {"sql_history": "…", "ddl_context": "…", …}                             each key at most once
 
-Whatever lies between two pieces of skeleton is the body of a string, and only there backslashes are added. Removing them
-gives the original again, so no character of the user's is lost, added or moved to another field. The reading must also be
-the only one; the repair gives up where it is not:
+Whatever lies between two pieces of skeleton is the body of a string, and only there backslashes are added. Removing
+them gives the original again, so no character of the user's is lost, added or moved to another field. The reading must
+also be the only one; the repair gives up where it is not:
 
 - a quote in a body that could also end the string, because `, "key":`, or `}` and then `,` or `]`, follows it;
 - one character both escaped and unescaped in the same body (`\"` and `"`, `\\` and `\d`, `\n` and a raw line break):
@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import pairwise
 
 from fim_core.records.schema import CONTEXT_FIELDS
 
@@ -72,7 +73,7 @@ def _repair(text: str, start: re.Pattern[str], between: re.Pattern[str], end: re
         return None
 
     repaired = [first[0]]
-    for opening, closing in zip(pieces, pieces[1:], strict=False):
+    for opening, closing in pairwise(pieces):
         body = _escape_body(text, masked, opening.end(), closing.start())
         if body is None:
             return None

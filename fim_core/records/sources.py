@@ -7,7 +7,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,12 +19,22 @@ from fim_core.errors import FimError
 from fim_core.records.chat import messages_text
 from fim_core.records.columns import Layout, layout_of
 from fim_core.records.locate import locate
-from fim_core.records.readers import Export
+from fim_core.records.readers import BATCH_CHARACTERS, BATCH_ROWS, Export, read_file
 from fim_core.records.schema import RAW_SCHEMA
 
 _log = logging.getLogger(__name__)
 
-_EXPORT_COLUMNS = {"input_col": "INPUT", "output_col": "OUTPUT", "type_col": "TYPE", "columns": None, "role_mapping": None}
+_FEW_VALUES = ["source", "source_type", "type"]
+
+# The columns of rows that this package makes itself.
+_GENERATED = {
+    "type": "fim_completions",
+    "input_col": "INPUT",
+    "output_col": "OUTPUT",
+    "type_col": "TYPE",
+    "columns": None,
+    "role_mapping": None,
+}
 
 
 @dataclass(frozen=True)
@@ -66,16 +76,21 @@ def write_raw_completions(data: DataConfig, output: Path) -> RawCounts:
 
     by_source: Counter[str] = Counter()
     by_type: Counter[str] = Counter()
+
+    def rows(parts: list[_Part], extras: dict[str, str], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+        for part in parts:
+            for batch in _raw_batches(part, extras, schema, warn):
+                by_source[part.export.name] += batch.num_rows
+                by_type[part.layout.shape] += batch.num_rows
+                yield batch
+
     with TemporaryDirectory(prefix="fim-demo-") as scratch:
         parts = _parts(data, Path(scratch), warn)
-        extras = _union([part.layout for part in parts])
+        extras = _all_extras([part.layout for part in parts])
         schema = pa.schema([*RAW_SCHEMA, *(pa.field(name, pa.string(), nullable=False) for name in extras.values())])
-        with pq.ParquetWriter(output, schema, compression="zstd", use_dictionary=["source", "source_type", "type"]) as writer:
-            for part in parts:
-                for batch in _raw_batches(part, extras, schema, warn):
-                    writer.write_batch(batch)
-                    by_source[part.export.name] += batch.num_rows
-                    by_type[part.layout.shape] += batch.num_rows
+        with pq.ParquetWriter(output, schema, compression="zstd", use_dictionary=_FEW_VALUES) as writer:
+            for group in _row_groups(rows(parts, extras, schema)):
+                writer.write_table(group)
     if not any(by_source.values()):
         raise FimError(f"The sources hold no rows: {', '.join(sorted({p.export.name for p in parts}))}.")
     return RawCounts(sum(by_source.values()), dict(by_source), dict(by_type), warnings)
@@ -92,7 +107,7 @@ def digest_sources(data: DataConfig) -> str:
         if source.type == "demo":
             content: object = {"rows": source.rows, "seed": source.seed}
         else:
-            content = [[export.name, export.digest()] for export in locate(source, data)]
+            content = [[export.name, export.digest()] for export in locate(source, data.cache_dir, _log.debug)]
         options = source.model_dump(mode="json", exclude={"name_or_path"})
         digest.update(json.dumps([held_out, options, content], sort_keys=True).encode() + b"\n")
     return digest.hexdigest()
@@ -107,17 +122,84 @@ def _parts(data: DataConfig, scratch: Path, warn: Callable[[str], None]) -> list
     parts: list[_Part] = []
     seen: dict[str, str] = {}
     for number, (held_out, source) in enumerate(_all_sources(data)):
-        generated = source.type in ("demo", "sql_files")
-        exports = [_demo(source, scratch / f"{number}.csv")] if source.type == "demo" else locate(source, data, warn)
+        if source.type == "demo":
+            exports = [_demo(source, scratch / f"{number}.csv")]
+        else:
+            exports = locate(source, data.cache_dir, warn)
         for export in exports:
-            own = source.model_copy(update=_EXPORT_COLUMNS) if generated or export.generated else source
-            layout = layout_of(export.columns, own, export.name)
+            options = source.model_copy(update=_GENERATED) if export.generated else source
+            layout = layout_of(export.columns, options, export.name)
             if layout.notice:
                 warn(layout.notice)
             digest = export.digest()
             if digest in seen:
                 warn(f"{export.name} holds the same bytes as {seen[digest]}: its rows come in once more.")
+                # Ids stay unique.
                 digest = hashlib.sha256(f"{digest} {len(parts)}".encode()).hexdigest()
-            seen.setdefault(digest, export.name)
+            seen[digest] = export.name
             parts.append(_Part(export, layout, digest, held_out))
     return parts
+
+
+def _demo(source: Source, path: Path) -> Export:
+    from fim_core.demo.export import write_export
+
+    write_export(path, rows=source.rows, seed=source.seed)
+    return replace(read_file(path, "demo"), generated=True)
+
+
+def _all_extras(layouts: list[Layout]) -> dict[str, str]:
+    """Folded name of every other column to the name it is kept under: the first spelling."""
+    names: dict[str, str] = {}
+    for layout in layouts:
+        for name in layout.extras:
+            names.setdefault(name.casefold(), name)
+    return names
+
+
+def _raw_batches(
+    part: _Part, extras: dict[str, str], schema: pa.Schema, warn: Callable[[str], None]
+) -> Iterator[pa.RecordBatch]:
+    """The rows of one export in the raw table's columns."""
+    layout = part.layout
+    own = {name.casefold(): at for name, at in layout.extras.items()}
+    first = 0
+    for batch in part.export.batches(warn):
+        count = batch.num_rows
+        ids = pa.array([f"{part.digest[:12]}-{number}" for number in range(first, first + count)], pa.string())
+        first += count
+        cells = [batch.column(at) for at in layout.inputs]
+        if layout.chat:
+            rows = zip(*(column.to_pylist() for column in cells), strict=True)
+            text = pa.array([messages_text(layout.chat, row) for row in rows], pa.string())
+        else:
+            (text,) = cells
+        yield pa.RecordBatch.from_arrays(
+            [
+                ids,
+                pa.repeat(part.export.name, count),
+                pa.repeat(layout.shape, count),
+                _column(batch, layout.type),
+                text,
+                _column(batch, layout.output),
+                pa.repeat(pa.scalar(part.held_out), count),
+                *(_column(batch, own.get(name)) for name in extras),
+            ],
+            schema=schema,
+        )
+
+
+def _column(batch: pa.RecordBatch, at: int | None) -> pa.Array:
+    return pa.repeat("", batch.num_rows) if at is None else batch.column(at)
+
+
+def _row_groups(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Batches put together to row groups: small files must not make small groups."""
+    group: list[pa.RecordBatch] = []
+    for batch in batches:
+        group.append(batch)
+        if sum(b.num_rows for b in group) >= BATCH_ROWS or sum(b.nbytes for b in group) >= BATCH_CHARACTERS:
+            yield pa.Table.from_batches(group)
+            group = []
+    if group:
+        yield pa.Table.from_batches(group)

@@ -18,6 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 from deepspeed import DeepSpeedEngine
+from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
+from deepspeed.runtime.zero.config import ZeroStageEnum
+from deepspeed.runtime.zero.offload_config import OffloadDeviceEnum
 
 from fim_core.config import Experiment
 from fim_core.config.training import CheckpointConfig
@@ -28,6 +31,10 @@ from fim_core.training.steps import Position, Step
 
 MARKER = "state.json"
 DEEPSPEED_TAG = "deepspeed"
+
+# What DeepSpeed pickles into its states beside tensors and plain values. Nothing else is loaded: the ranks run with
+# TORCH_FORCE_WEIGHTS_ONLY_LOAD, see main.py.
+PICKLED_CLASSES = [LossScaler, DynamicLossScaler, ZeroStageEnum, OffloadDeviceEnum]
 
 
 @dataclass(frozen=True)
@@ -100,7 +107,8 @@ def save_state(
 
 def load_state(state: State, engine: DeepSpeedEngine, ranks: Ranks) -> None:
     """Put engine and random numbers where they stood; to be called on all ranks."""
-    engine.load_checkpoint(str(state.path), tag=DEEPSPEED_TAG)
+    with torch.serialization.safe_globals(PICKLED_CLASSES):
+        engine.load_checkpoint(str(state.path), tag=DEEPSPEED_TAG)
     _set_random_state(torch.load(state.path / f"random-{ranks.rank}.pt", weights_only=True), ranks.device)
 
 
@@ -112,7 +120,7 @@ def remove_leftovers(folder: Path) -> None:
 
 def publish_folder(beside: Path, final: Path) -> None:
     """Flush a folder to disk and rename it into place, where it replaces an older one."""
-    for path in sorted(beside.rglob("*")) + [beside]:
+    for path in [*sorted(beside.rglob("*")), beside]:
         _flush(path)
     if final.exists():
         shutil.rmtree(final)
@@ -171,9 +179,13 @@ class SavePlan:
         entries = experiment.checkpoint
         for entry in entries:
             if entry.type == "deepspeed" and entry.output_dir:
-                raise FimError("checkpoint: `type: deepspeed` keeps its states in the run's own folder; leave output_dir out.")
+                raise FimError(
+                    "checkpoint: `type: deepspeed` keeps its states in the run's own folder; leave output_dir out."
+                )
             if not (entry.save_end_of_training or entry.save_every_n_steps):
-                raise FimError("checkpoint: an entry with neither save_every_n_steps nor save_end_of_training saves nothing.")
+                raise FimError(
+                    "checkpoint: an entry with neither save_every_n_steps nor save_end_of_training saves nothing."
+                )
             if entry.type == "huggingface" and not entry.save_end_of_training and not entry.output_dir:
                 raise FimError(
                     "checkpoint: the trained model is always kept. Give output_dir for weights of steps in between, "
@@ -189,7 +201,7 @@ class SavePlan:
         return max((entry.keep for entry in self.states), default=1)
 
     def state_due(self, step: Step, last: bool) -> bool:
-        """Whether a resumable state is saved after this step: where an entry asks, and otherwise where an epoch ends."""
+        """Whether a resumable state is saved after this step: where an entry asks, otherwise where an epoch ends."""
         asked = [entry for entry in self.states if entry.save_every_n_steps]
         if not asked and step.ends_epoch and all(entry.type == "huggingface" for entry in self.states):
             return True

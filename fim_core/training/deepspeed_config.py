@@ -1,16 +1,13 @@
-"""The configuration that DeepSpeed gets: the experiment's `deepspeed` section, and what the experiment says elsewhere."""
+"""What DeepSpeed is told: the experiment's `deepspeed` section, and what the experiment says elsewhere."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from fim_core.config import Experiment
 from fim_core.errors import FimError
-
-Precision = Literal["bf16", "fp16", "fp32"]
-TORCH_DTYPES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 # DeepSpeed ignores keys that it does not know, and several that it knows would break what this engine promises
 # (its own loss scale by batch, data order, parallelism over other axes). So only these pass.
@@ -35,14 +32,6 @@ PASSED_THROUGH = {
 }
 
 
-def precision(experiment: Experiment, device: torch.device) -> Precision:
-    """The numbers that training computes in: `model.dtype`, where auto is bf16 on a GPU and fp32 on a CPU."""
-    dtype = experiment.model.dtype
-    if dtype == "auto":
-        return "fp32" if device.type == "cpu" else "bf16"
-    return dtype
-
-
 def zero_stage(experiment: Experiment) -> int:
     """The stage of ZeRO, 0 to 3; 1 if the experiment does not say, as sharded optimizer states cost nothing.
 
@@ -61,12 +50,12 @@ def offloads_optimizer(experiment: Experiment) -> bool:
     return zero.get("offload_optimizer", {}).get("device", "none") != "none" or bool(zero.get("cpu_offload"))
 
 
-def deepspeed_config(experiment: Experiment, *, world_size: int, dtype: Precision) -> dict[str, Any]:
+def deepspeed_config(experiment: Experiment, *, world_size: int, dtype: torch.dtype) -> dict[str, Any]:
     """The whole configuration for deepspeed.initialize.
 
     Args:
         world_size: ranks over all machines.
-        dtype: what `precision` chose.
+        dtype: what the model computes in.
 
     Raises:
         FimError: a key of the `deepspeed` section that would be ignored, or that contradicts this engine.
@@ -92,10 +81,10 @@ def deepspeed_config(experiment: Experiment, *, world_size: int, dtype: Precisio
         "train_micro_batch_size_per_gpu": experiment.micro_batch_size,
         "gradient_accumulation_steps": accumulation,
         "train_batch_size": experiment.micro_batch_size * accumulation * world_size,
-        "bf16": {"enabled": dtype == "bf16"},
-        "fp16": {"enabled": dtype == "fp16"},
+        "bf16": {"enabled": dtype == torch.bfloat16},
+        "fp16": {"enabled": dtype == torch.float16},
     }
-    if dtype == "bf16" and stage:
+    if dtype == torch.bfloat16 and stage:
         # Sums of many small bf16 gradients lose their tail.
         config["data_types"] = {"grad_accum_dtype": "fp32", **section.get("data_types", {})}
     return config

@@ -53,8 +53,17 @@ def join_ranks() -> Ranks:
         # On a CPU DeepSpeed compiles an all-reduce through shared memory when ranks meet, which takes most of a
         # minute on a new machine, and uses it for inference only. It looks here whether it may.
         deepspeed.ops.__compatible_ops__ = {}
+        # Starting DeepSpeed's optimizers imports one that is decorated with torch.compile, and with that the whole
+        # compiler, for seconds. Nothing is compiled on a CPU here.
+        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     method = os.environ.get("FIM_INIT_METHOD", "env://")
     deepspeed.init_distributed(
         backend, init_method=method, rank=rank, world_size=world_size, timeout=COLLECTIVE_TIMEOUT, verbose=False
     )
     return Ranks(rank, world_size, device)
+
+
+def leave_ranks() -> None:
+    """Take leave of the other ranks, once all have come this far."""
+    dist.barrier()
+    dist.destroy_process_group()

@@ -41,7 +41,8 @@ def failure_of(job: Job, codes: Mapping[int, int], launch: Launch) -> FimError:
         codes: exit code of each process that has failed, by its index in the launch.
     """
     files = job.work.failure(job.attempt, 0).parent.glob(f"{job.attempt}-rank-*.json")
-    failures = sorted((json.loads(file.read_text(encoding="utf-8")) for file in files), key=lambda failure: failure["time"])
+    failures = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    failures.sort(key=lambda failure: failure["time"])
     for failure in failures:
         if failure["user_error"]:
             return FimError(failure["message"])

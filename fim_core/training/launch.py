@@ -70,7 +70,7 @@ def launch(
         TrainingFailed: a rank broke down, was killed, hung, or ran out of time.
     """
     if experiment.launcher.type not in ("local", "hostfile"):
-        raise FimError(f"launcher.type {experiment.launcher.type} starts from Dagster only. Use local or hostfile here.")
+        raise FimError(f"launcher.type {experiment.launcher.type} starts from Dagster. Use local or hostfile here.")
     with exclusive(Work(work.absolute())) as lock:
         job = prepare_job(experiment, dataset, tokenizer, work, provenance)
         plan = local_launch(job) if experiment.launcher.type == "local" else hostfile_launch(job)
@@ -104,7 +104,7 @@ def prepare_job(
 
 
 def local_launch(job: Job) -> Launch:
-    """One process a rank on this machine, which find each other through a file: no port to be free, none to race for."""
+    """One process a rank on this machine. They find each other through a file, as a free port may be lost in a race."""
     launcher = job.experiment.launcher
     device = device_type()
     ranks = launcher.num_processes or (_gpus() if device == "cuda" else 1)
@@ -158,7 +158,8 @@ def hostfile_command(job: Job) -> list[str]:
     if launcher.num_processes is not None:
         command += ["--num_gpus", str(launcher.num_processes)]
     # One machine in the hostfile is still another machine.
-    return [*command, "--force_multi", "--no_local_rank", "--module", "fim_core.training.main", "--job", str(job.work.job)]
+    command += ["--force_multi", "--no_local_rank", "--module"]
+    return [*command, "fim_core.training.main", "--job", str(job.work.job)]
 
 
 def device_type() -> str:

@@ -7,11 +7,7 @@ import sys
 import time
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from transformers import PreTrainedModel
-
-from fim_core.packing import PackedBatch
 
 # Dense tensor-core rates from NVIDIA's data sheets, in floating-point operations a second, bf16 with fp32 sums (fp16
 # where a card has no bf16). Longer names first, as the first that is part of the device's name counts.
@@ -54,11 +50,13 @@ def peak_of(device: torch.device, dtype: torch.dtype) -> Peak:
         for part, flops in PEAK_FLOPS.items():
             if part in name:
                 return Peak(flops, f"data sheet of {part}")
-    return Peak(measure_matmul(device, dtype), f"measured matrix product on {device.type}, {dtype}".replace("torch.", ""))
+    numbers = str(dtype).removeprefix("torch.")
+    return Peak(measure_matmul(device, dtype), f"measured matrix product, {device.type}, {numbers}")
 
 
-def measure_matmul(device: torch.device, dtype: torch.dtype, size: int = 1024, repeats: int = 3) -> float:
+def measure_matmul(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> float:
     """Floating-point operations a second of the best of a few square matrix products."""
+    size = 512 if device.type == "cpu" else 8192
     left, right = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(2))
     best = float("inf")
     for _ in range(repeats + 1):
@@ -76,45 +74,3 @@ def peak_memory(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return resident if sys.platform == "darwin" else resident * 1024
-
-
-@dataclass(frozen=True)
-class ModelFlops:
-    """Floating-point operations that training needs, forward and backward, recomputation not counted.
-
-    As in Chowdhery et al., 2022, "PaLM", appendix B: two operations forward and four backward a token for each weight
-    of a matrix product (two less where the weight is frozen), and twelve for each query-key pair, head and its width.
-
-    Attributes:
-        per_token: for each distinct token, by the matrices of the body.
-        per_target: for each predicted position, by the output layer.
-        per_pair: for each token that a token attends to, over all layers.
-    """
-
-    per_token: float
-    per_target: float
-    per_pair: float
-
-    @classmethod
-    def of(cls, model: PreTrainedModel) -> ModelFlops:
-        """Count a model's matrices, before any wrapper partitions them."""
-        head = model.get_output_embeddings().weight
-        embedding = model.get_input_embeddings().weight
-        matrices = [param for param in model.parameters() if param.ndim == 2 and param is not head and param is not embedding]
-        config = model.config.get_text_config()
-        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        return cls(
-            per_token=float(sum(param.numel() * _per_weight(param) for param in matrices)),
-            per_target=float(head.numel() * _per_weight(head)),
-            per_pair=12.0 * config.num_hidden_layers * config.num_attention_heads * width,
-        )
-
-    def of_batch(self, batch: PackedBatch) -> float:
-        """Operations of one micro-batch."""
-        lengths = batch.layout.lengths.astype(np.float64)
-        pairs = float((lengths * (batch.layout.depths + (lengths + 1) / 2)).sum())
-        return self.per_token * batch.distinct_tokens + self.per_target * len(batch.targets) + self.per_pair * pairs
-
-
-def _per_weight(param: torch.Tensor) -> int:
-    return 6 if param.requires_grad else 4

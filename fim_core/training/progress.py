@@ -23,7 +23,7 @@ def progress_bar(name: str) -> Iterator[Callable[[dict[str, Any]], None]]:
                 case "step":
                     bar.set_postfix(loss=f"{event['loss']:.3f}", rows_per_second=f"{event['rows_per_second']:.1f}")
                     bar.update(event["step"] - bar.n)
-                case "eval":
+                case "eval" if not bar.disable:
                     bar.write(f"step {event['step']}: held-out loss {event['loss']:.4f}", file=sys.stderr)
 
         yield show

@@ -17,7 +17,7 @@ def warmup_steps(config: SchedulerConfig, total_steps: int) -> int:
     """
     steps = config.warmup_steps if config.warmup_steps is not None else round(config.warmup_ratio * total_steps)
     if steps and config.name == "constant":
-        raise FimError("scheduler: the schedule `constant` has no warm-up; use constant_with_warmup, or leave the warm-up out.")
+        raise FimError("scheduler: `constant` has no warm-up; use constant_with_warmup, or leave the warm-up out.")
     return steps
 
 

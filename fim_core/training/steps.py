@@ -35,7 +35,7 @@ class Step:
         position: where the run stands after it.
         micro_batches: packs of each of this rank's micro-batches; as many on every rank, some may be empty.
         denominator: weight of all rows of the step on all ranks; what the summed loss is divided by.
-        rows, tokens, distinct_tokens, targets: of the step on all ranks, shared prefixes counted once in distinct_tokens.
+        rows, tokens, distinct_tokens, targets: of the step on all ranks; distinct_tokens has shared prefixes once.
         ends_epoch: whether it is the last of its epoch.
     """
 

@@ -1,4 +1,4 @@
-"""Whether the names in a completed statement mean something: tables and columns against the DDL of the row's context."""
+"""Whether the names in a completed statement mean something: tables and columns against the DDL that is known."""
 
 from __future__ import annotations
 
@@ -109,8 +109,12 @@ def binds(gold: CompletedSql, predicted: CompletedSql, ddl: str) -> bool | None:
     return bound_queries(predicted, ddl) is not None
 
 
+@lru_cache(maxsize=64)
 def bound_queries(sql: CompletedSql, ddl: str) -> list[BoundQuery] | None:
-    """All queries in the statements that a completion touches, resolved; None where anything does not resolve."""
+    """All queries in the statements that a completion touches, resolved; None where anything does not resolve.
+
+    Several measures of one row ask for them; what they get is not to be changed.
+    """
     if sql.trees is None:
         return None
     catalog = catalog_of(";\n".join([ddl, *sql.earlier_definitions]), sql.dialect)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from functools import cache, cached_property
+from typing import ClassVar
 
 from sqlglot import Token, TokenType, exp
 from sqlglot.dialects.dialect import Dialect
@@ -118,7 +119,7 @@ def parse_statement(sql: str, dialect: str) -> exp.Expr | None:
 @cache
 def _tokenizer(dialect: str) -> Tokenizer:
     class WithoutCommands(Dialect.get_or_raise(dialect).tokenizer_class):  # type: ignore[misc]
-        COMMANDS: set[TokenType] = set()
+        COMMANDS: ClassVar[set[TokenType]] = set()
 
     return WithoutCommands(dialect=dialect)
 

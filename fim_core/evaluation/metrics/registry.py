@@ -35,7 +35,7 @@ class Metric:
 METRICS = (
     Metric("exact_match", "Exact match", "share", "exact_match", headline=True),
     Metric("exact_match_sql", "Exact match, SQL tokens", "share", "exact_match_sql", headline=True),
-    Metric("edit_similarity", "Edit similarity (normalised Levenshtein)", "share", "edit_similarity", headline=True),
+    Metric("edit_similarity", "Edit similarity (Levenshtein)", "share", "edit_similarity", headline=True),
     Metric("first_line_match", "First line matches", "share", "first_line_match"),
     Metric("prefix_match_chars", "Characters before the first wrong one", "characters", "prefix_match_chars"),
     Metric("prefix_match_share", "Share of the text before the first wrong character", "share", "prefix_match_chars",

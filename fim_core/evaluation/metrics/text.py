@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-
-from rapidfuzz.distance import Levenshtein
+from rapidfuzz.distance import Levenshtein, Prefix
 
 _SHORTEST_TELLING_LINE = 3
 
@@ -34,7 +32,7 @@ def first_line_match(gold: str, predicted: str) -> bool:
 
 def prefix_match_chars(gold: str, predicted: str) -> int:
     """Characters of the prediction before the first wrong one: what a user could have accepted of it."""
-    return len(os.path.commonprefix([gold, predicted]))
+    return Prefix.similarity(gold, predicted)
 
 
 def is_empty(completion: str) -> bool:

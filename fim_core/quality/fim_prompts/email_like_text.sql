@@ -3,6 +3,8 @@
 -- max_share: 0.01
 SELECT row_id
 FROM fim_prompts
-WHERE regexp_matches(
-    concat_ws(chr(10), prompt, response), '[0-9A-Za-z._%+-]+@[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*\.[A-Za-z]{2,}'
-)
+WHERE (contains(prompt, '@') OR contains(response, '@'))
+    AND regexp_matches(
+        concat_ws(chr(10), prompt, response),
+        '[0-9A-Za-z._%+-]+@[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*\.[A-Za-z]{2,}'
+    )

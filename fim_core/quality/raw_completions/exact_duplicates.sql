@@ -1,7 +1,18 @@
 -- description: Few rows repeat the input and the output of another one. Duplicates weigh double in training.
 -- severity: warn
 -- max_share: 0.05
+WITH digests AS (
+    SELECT row_id, md5_number(input) AS input, md5_number(output) AS output
+    FROM raw_completions
+    WHERE input <> ''
+),
+repeated AS (
+    SELECT input, output, min(row_id) AS first_row_id
+    FROM digests
+    GROUP BY input, output
+    HAVING count(*) > 1
+)
 SELECT row_id
-FROM raw_completions
-WHERE input <> ''
-QUALIFY row_number() OVER (PARTITION BY md5_number(input), md5_number(output) ORDER BY row_id) > 1
+FROM digests
+JOIN repeated USING (input, output)
+WHERE row_id <> first_row_id

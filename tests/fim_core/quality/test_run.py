@@ -12,7 +12,7 @@ import pytest
 
 from fim_core.config.workflow import CheckOverride
 from fim_core.errors import FimError
-from fim_core.quality.result import CheckResult
+from fim_core.quality.result import CheckResult, Evidence
 from fim_core.quality.run import known_checks, load_checks, run_checks
 from fim_core.quality.sql_check import read_check
 from fim_core.quality.tables import open_tables
@@ -70,7 +70,8 @@ def test_unknown_check(raw: dict[str, Path]) -> None:
 
 
 def test_names_are_unique_and_each_asset_has_checks() -> None:
-    assets = ("raw_completions", "fim_prompts", "tokenized_dataset", "trained_checkpoint", "evaluation_report", "champion_model")
+    assets = set(known_checks().values())
+    assert assets >= {"raw_completions", "fim_prompts", "tokenized_dataset", "trained_checkpoint", "evaluation_report"}
     names = [check.name for asset in assets for check in load_checks(asset)]
     assert len(names) == len(set(names))
     assert known_checks() == {check.name: asset for asset in assets for check in load_checks(asset)}
@@ -86,10 +87,10 @@ def test_missing_parameter(tmp_path: Path) -> None:
     path = tmp_path / "p.parquet"
     pq.write_table(pa.table({"row_id": ["a"], "prompt": ["b"], "source_type": ["fim_completions"]}), path)
     (check,) = (check for check in load_checks("fim_prompts") if check.name == "ends_in_middle_token")
-    with open_tables({"fim_prompts": path}) as connection, pytest.raises(ValueError, match="middle_token"):
-        from fim_core.quality.result import Evidence
-
-        check.find(Evidence({"fim_prompts": path}, {}, connection))
+    with open_tables({"fim_prompts": path}) as connection:
+        evidence = Evidence({"fim_prompts": path}, {}, connection)
+        with pytest.raises(ValueError, match="middle_token"):
+            check.find(evidence)
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,7 @@ def no_type(tables: Tables) -> None:
 def same_query(tables: Tables) -> None:
     """Rows 0 (training) and 7 (held out) differ in case, white space and literals only."""
     row(tables, "fim_prompts", 0).update(prefix="select  A from t\nwhere b = 'x' and c = ", response="10", suffix=";")
-    row(tables, "fim_prompts", 7).update(prefix="SELECT a FROM t WHERE b = 'yy''z' AND ", response="c = 2.5", suffix=";")
+    row(tables, "fim_prompts", 7).update(prefix="SELECT a FROM t WHERE b = 'y''z' AND ", response="c = 2.5", suffix=";")
 
 
 def prompt_of(number: int, prompt: str) -> Callable[[Tables], None]:

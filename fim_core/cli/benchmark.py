@@ -1,0 +1,51 @@
+"""`fim benchmark`: an executable SQL infilling set of our own, to compare models by."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    commands = typer.Typer(help="Build an executable SQL infilling set, and run models on it.", no_args_is_help=True)
+    commands.command("build")(build)
+    commands.command("run")(run)
+    app.add_typer(commands, name="benchmark")
+
+
+def build(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write the benchmark to.")],
+    items_per_kind: Annotated[int, typer.Option(min=1, help="Holes of each of the five kinds.")] = 60,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same benchmark.")] = 0,
+) -> None:
+    """Build a benchmark: queries that find rows, with holes of every kind."""
+    from fim_core.evaluation.benchmark.build import build_benchmark
+
+    counts = build_benchmark(output, items_per_kind=items_per_kind, seed=seed)
+    typer.echo(f"{sum(counts.values())} items in {output}: " + ", ".join(f"{n} {kind}" for kind, n in counts.items()))
+
+
+def run(
+    folder: Annotated[Path, typer.Argument(help="Folder of a benchmark.")],
+    checkpoint: Annotated[Path, typer.Option(help="Checkpoint folder, such as .fim/trained_checkpoint/current.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the report.")],
+    training: Annotated[
+        Path | None,
+        typer.Option(help="Folder of fim_prompts that the model was trained on: items that it holds are left out."),
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Limit of a completion.")] = 96,
+) -> None:
+    """Complete a benchmark's items with a checkpoint; print the figures and write a report."""
+    from fim_core.cli.evaluate import print_figures
+    from fim_core.evaluation.benchmark.contamination import training_documents
+    from fim_core.evaluation.benchmark.run import run_benchmark
+
+    documents = training_documents(training) if training else ()
+    report = run_benchmark(folder, checkpoint, output, training=documents, max_new_tokens=max_new_tokens)
+    print_figures(report)
+    if training:
+        typer.echo(f"Left out, because the training set holds them: {report['counts']['contaminated']} items.")
+    typer.echo(f"Report: {output / 'report.html'}")

@@ -1,0 +1,77 @@
+"""`fim complete`: one completion, for scripts and for trying a model."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fim_core.errors import FimError
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("complete")(complete)
+
+
+def complete(
+    sql: Annotated[Path, typer.Argument(help="SQL with <fillMe> at the cursor; - reads standard input.")] = Path("-"),
+    ddl: Annotated[Path | None, typer.Option(help="File with table definitions (ddl_context).")] = None,
+    history: Annotated[Path | None, typer.Option(help="File with recent statements (sql_history).")] = None,
+    executed: Annotated[
+        Path | None, typer.Option(help="File with the statements that ran last (last_few_executed).")
+    ] = None,
+    file: Annotated[Path | None, typer.Option(help="File that is open in the editor (file_content).")] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="Checkpoint folder. Default: the champion, else the newest trained_checkpoint."),
+    ] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest completion in tokens.")] = 128,
+) -> None:
+    """Print what belongs at <fillMe>, and nothing else: no line break is added to it."""
+    from fim_core.records.schema import Completion
+
+    prefix, suffix = _split_at_cursor(_read(sql))
+    completion = Completion(
+        prefix=prefix,
+        suffix=suffix,
+        sql_history=_read(history),
+        ddl_context=_read(ddl),
+        last_few_executed=_read(executed),
+        file_content=_read(file),
+    )
+
+    from transformers.utils.logging import disable_progress_bar
+
+    from fim_core.serving.completer import Completer, default_checkpoint
+
+    disable_progress_bar()
+    completer = Completer.load(checkpoint or default_checkpoint())
+    # Bytes, so that line ends are printed as generated.
+    typer.echo(completer.complete(completion, max_tokens=max_tokens).encode(), nl=False)
+
+
+def _read(path: Path | None) -> str:
+    """The file's text with the line ends that it has; nothing without a path."""
+    if path is None:
+        return ""
+    try:
+        content = sys.stdin.buffer.read() if path == Path("-") else path.read_bytes()
+        return content.decode("utf-8-sig")
+    except OSError as error:
+        raise FimError(f"{path} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise FimError(f"{path} is not UTF-8 text (byte {error.start}).") from error
+
+
+def _split_at_cursor(sql: str) -> tuple[str, str]:
+    from fim_core.records.schema import PLACEHOLDER
+
+    match sql.split(PLACEHOLDER):
+        case [prefix, suffix]:
+            return prefix, suffix
+        case parts:
+            found = len(parts) - 1
+            raise FimError(f"The SQL holds {PLACEHOLDER} {found} times; put it once, where the completion belongs.")

@@ -1,0 +1,56 @@
+"""`fim evaluate`: complete held-out rows and show how good the completions are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("evaluate")(evaluate)
+
+
+def evaluate(
+    config: Annotated[Path, typer.Argument(help="Experiment file.", envvar="FIM_EXPERIMENT")],
+    force: Annotated[bool, typer.Option(help="Make everything again, even what has not changed.")] = False,
+) -> None:
+    """Evaluate an experiment's checkpoint; what it needs and is not there yet is made first."""
+    from fim_core.config import load_experiment
+    from fim_core.evaluation.report import read_report
+    from fim_core.pipeline import run
+
+    experiment = load_experiment(config)
+    report = run(experiment, until="evaluation_report", force=force)["evaluation_report"].artifact.path
+    print_figures(read_report(report))
+    typer.echo(f"Report: {report / 'report.html'}")
+
+
+def print_figures(report: Mapping[str, Any]) -> None:
+    """Print the headline figures of a report beside those of its baselines."""
+    from fim_core.evaluation.html import NAMES, show_figure
+    from fim_core.evaluation.metrics.registry import METRICS
+
+    champion = {"champion": report["champion"]["metrics"]} if report["champion"] else {}
+    predictors = {"model": report["metrics"], **champion, **report["baselines"]}
+    counts = report["counts"]
+    table = Table(title=f"{report['experiment']}: {counts['evaluated']} held-out rows in {counts['groups']} groups")
+    table.add_column("Metric")
+    for name in predictors:
+        table.add_column(NAMES.get(name, name.replace("_", " ")), justify="right")
+    for metric in METRICS:
+        if metric.headline and metric.name in report["metrics"]:
+            cells = []
+            for figures in predictors.values():
+                figure = figures.get(metric.name)
+                cells.append("–" if figure is None else show_figure(figure["value"], metric.unit))
+                if figure and figure["value"] is not None:
+                    low, high = (show_figure(figure[bound], metric.unit) for bound in ("low", "high"))
+                    cells[-1] += f" ({low} to {high})"
+            table.add_row(metric.title, *cells)
+    Console().print(table)

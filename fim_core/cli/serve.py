@@ -1,0 +1,49 @@
+"""`fim serve`: the model in an editor, on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+LOCAL_HOST_HEADERS = ("127.0.0.1", "localhost", "[::1]")
+
+# More requests than one model can have waiting are answered 503; editors ask again with the next key.
+MAX_CONNECTIONS = 64
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("serve")(serve)
+
+
+def serve(
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="Checkpoint folder. Default: the champion, else the newest trained_checkpoint."),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on. No access control: keep it local.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8080,
+    model_name: Annotated[str, typer.Option(help="Name of the model for clients.")] = "fim",
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest completion where a request sets none.")] = 128,
+) -> None:
+    """Serve POST /v1/completions (prompt, suffix, max_tokens, stop, stream), GET /v1/models and GET /health."""
+    import uvicorn
+    from transformers.utils.logging import disable_progress_bar
+
+    from fim_core.serving.app import create_app
+    from fim_core.serving.completer import Completer, default_checkpoint
+
+    disable_progress_bar()
+    folder = checkpoint or default_checkpoint()
+    completer = Completer.load(folder)
+    local = host in LOOPBACK
+    if not local:
+        typer.echo(f"fim: anyone who reaches {host} can use this server; it has no access control.", err=True)
+    app = create_app(
+        completer, model_name=model_name, max_tokens=max_tokens, allowed_hosts=LOCAL_HOST_HEADERS if local else ("*",)
+    )
+    typer.echo(f"Serving {folder} as model {model_name}.", err=True)
+    uvicorn.run(app, host=host, port=port, log_level="info", limit_concurrency=MAX_CONNECTIONS, server_header=False)

@@ -1,0 +1,74 @@
+"""The benchmark on a checkpoint: the measures, figures and page of an evaluation, on items of our own."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from fim_core.config.evaluation import EvaluationConfig
+from fim_core.errors import FimError
+from fim_core.evaluation.benchmark.build import make_databases, read_benchmark
+from fim_core.evaluation.benchmark.contamination import find_contamination
+from fim_core.evaluation.html import write_page
+from fim_core.evaluation.predictors import Predictor, build_tokens, predict
+from fim_core.evaluation.report import MODEL, build_report, write_predictions, write_report
+from fim_core.evaluation.run import constant_predictions
+from fim_core.evaluation.scores import EvalRow, score
+from fim_core.records.schema import Completion
+
+
+def run_benchmark(
+    folder: Path, checkpoint: Path, output: Path, *, training: Iterable[str] = (), max_new_tokens: int = 96
+) -> dict[str, Any]:
+    """Complete the items of a benchmark with a checkpoint, and write report.json, predictions.parquet, report.html.
+
+    Args:
+        folder: of the benchmark.
+        checkpoint: one that the trained_checkpoint asset wrote, so that prompts are those of its training.
+        output: folder for the report, made if need be.
+        training: SQL documents of the training set; items that they hold are left out, and counted.
+        max_new_tokens: limit of a completion.
+
+    Returns:
+        The report; its `counts` also hold `contaminated`.
+
+    Raises:
+        FimError: no benchmark, no usable checkpoint, or nothing left that the training set does not hold.
+    """
+    items, settings = read_benchmark(folder)
+    options = EvaluationConfig(max_rows=None, max_new_tokens=max_new_tokens, dialect=settings["dialect"])
+    known = {found.row_id for found in find_contamination(items, training, options.dialect) if found.contaminated}
+    clean = [item for item in items if item.row_id not in known]
+    if not clean:
+        raise FimError("The training set holds every item of this benchmark. Build another with a different --seed.")
+    predictor = Predictor.load(checkpoint)
+    states = [Completion(prefix=item.prefix, suffix=item.suffix, ddl_context=item.ddl) for item in clean]
+    tokens = build_tokens(predictor, states, [item.completion for item in clean])
+    predictions = constant_predictions(clean, most_frequent(clean)) | {MODEL: predict(predictor, *tokens, options)}
+    scores = score(clean, predictions, dialect=options.dialect, databases=make_databases(settings["seed"]))
+    report = build_report(
+        clean,
+        predictions,
+        scores,
+        name=f"benchmark of {checkpoint.name}",
+        options=options,
+        seed=settings["seed"],
+        show_samples=True,
+        held_out=len(items),
+    )
+    report["counts"]["contaminated"] = len(known)
+    output.mkdir(parents=True, exist_ok=True)
+    write_report(output, report)
+    write_predictions(output, clean, predictions, scores)
+    write_page(output, report)
+    return report
+
+
+def most_frequent(items: list[EvalRow]) -> dict[str, str]:
+    """The most frequent completion of each kind among the items themselves: the best that any constant can do."""
+    counts: dict[str, Counter[str]] = {}
+    for item in items:
+        counts.setdefault(item.type, Counter())[item.completion] += 1
+    return {kind: min(texts, key=lambda text: (-texts[text], text)) for kind, texts in counts.items()}

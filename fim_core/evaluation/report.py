@@ -1,0 +1,201 @@
+"""The report of an evaluation: `report.json`, whose shape stays, and `predictions.parquet`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fim_core.config.evaluation import EvaluationConfig
+from fim_core.errors import FimError
+from fim_core.evaluation.aggregate import LENGTH_BUCKETS, Bootstrap, differences, estimates, length_bucket, subset
+from fim_core.evaluation.metrics.registry import BY_NAME
+from fim_core.evaluation.scores import Columns, EvalRow, Prediction, Scores
+
+REPORT = "report.json"
+PREDICTIONS = "predictions.parquet"
+SCHEMA_VERSION = 1
+MODEL, CHAMPION = "model", "champion"
+
+_LIBRARIES = ("torch", "transformers", "sqlglot", "duckdb", "rapidfuzz", "numpy")
+
+
+def build_report(
+    rows: Sequence[EvalRow],
+    predictions: Mapping[str, Sequence[Prediction]],
+    scores: Scores,
+    *,
+    name: str,
+    options: EvaluationConfig,
+    seed: int,
+    show_samples: bool,
+    held_out: int,
+) -> dict[str, Any]:
+    """All figures of an evaluation.
+
+    Its keys: `metrics` (of the model, each `{value, low, high, n}`), `baselines` and `champion` (the same figures of
+    others; of the champion also `differences`, model minus champion, paired by row), `by_type` and `by_length`
+    (`{rows, metrics, baselines}` of each slice), `counts`, `definitions`, `options`, `versions`, and `examples` with
+    texts if the experiment shows samples, else with row_ids.
+
+    Args:
+        rows: what was evaluated.
+        predictions: by predictor: `model`, perhaps `champion`, and the baselines.
+        scores: their measures.
+        name: of the experiment.
+        options: of the evaluation.
+        seed: of the bootstrap.
+        show_samples: whether examples hold texts.
+        held_out: rows held out, of which `rows` may be a sample.
+    """
+    bootstrap = Bootstrap(options.bootstrap_samples, options.confidence, seed)
+    groups = np.array([row.group for row in rows])
+    kinds = np.array([row.type for row in rows])
+    lengths = np.array([length_bucket(row.completion) for row in rows])
+    ours = scores.columns[MODEL]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "experiment": name,
+        **_figures(scores, groups, bootstrap),
+        "champion": _champion(scores, groups, bootstrap),
+        "by_type": _slices(scores, kinds, sorted(set(kinds)), groups, bootstrap),
+        "by_length": _slices(scores, lengths, [name for _, name in LENGTH_BUCKETS], groups, bootstrap),
+        "counts": {
+            "held_out": held_out,
+            "evaluated": len(rows),
+            "groups": len(set(groups)),
+            "by_type": {kind: int((kinds == kind).sum()) for kind in sorted(set(kinds))},
+            "gold_parses": int((~np.isnan(ours["parses"])).sum()),
+            "gold_binds": int((~np.isnan(ours["binds"])).sum()),
+            "execution": dict(scores.executions),
+        },
+        "definitions": {
+            name: {"title": metric.title, "unit": metric.unit, "higher_is_better": metric.higher_is_better}
+            for name, metric in BY_NAME.items()
+        },
+        "examples": _examples(rows, predictions, scores, options.examples, show_samples),
+        "options": options.model_dump(mode="json") | {"seed": seed},
+        "versions": {library: metadata.version(library) for library in _LIBRARIES},
+    }
+
+
+def write_report(output: Path, report: Mapping[str, Any]) -> None:
+    """Write `report.json`."""
+    text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
+    (output / REPORT).write_text(text + "\n", encoding="utf-8")
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    """Read the report of a folder.
+
+    Raises:
+        FimError: there is none.
+    """
+    try:
+        return json.loads((folder / REPORT).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise FimError(f"There is no evaluation report in {folder}. Materialize evaluation_report first.") from error
+
+
+def write_predictions(
+    output: Path, rows: Sequence[EvalRow], predictions: Mapping[str, Sequence[Prediction]], scores: Scores
+) -> None:
+    """Write `predictions.parquet`: a line for each row with the model's completion and every measure of it.
+
+    Measures that do not apply to a row are null. With a champion, its completions and measures follow in columns
+    that begin with `champion_`.
+    """
+    table = {
+        "row_id": pa.array([row.row_id for row in rows], pa.string()),
+        "type": pa.array([row.type for row in rows], pa.string()),
+        "group": pa.array([row.group for row in rows], pa.string()),
+        "split": pa.array(["eval"] * len(rows), pa.string()),
+        "completion": pa.array([row.completion for row in rows], pa.string()),
+    }
+    for name, lead in ((MODEL, ""), (CHAMPION, "champion_")):
+        if name in predictions:
+            table[f"{lead}prediction"] = pa.array([prediction.text for prediction in predictions[name]], pa.string())
+            table |= {lead + column: pa.array(v, from_pandas=True) for column, v in scores.columns[name].items()}
+    pq.write_table(pa.table(table), output / PREDICTIONS, compression="zstd")
+
+
+def _figures(scores: Scores, groups: np.ndarray, bootstrap: Bootstrap) -> dict[str, Any]:
+    found = {name: _plain(estimates(columns, groups, bootstrap)) for name, columns in scores.columns.items()}
+    baselines = {name: figures for name, figures in found.items() if name not in (MODEL, CHAMPION)}
+    return {"metrics": found[MODEL], "baselines": baselines}
+
+
+def _champion(scores: Scores, groups: np.ndarray, bootstrap: Bootstrap) -> dict[str, Any] | None:
+    if CHAMPION not in scores.columns:
+        return None
+    ours, theirs = scores.columns[MODEL], scores.columns[CHAMPION]
+    return {
+        "metrics": _plain(estimates(theirs, groups, bootstrap)),
+        "differences": _plain(differences(ours, theirs, groups, bootstrap)),
+    }
+
+
+def _slices(
+    scores: Scores, labels: np.ndarray, names: Sequence[str], groups: np.ndarray, bootstrap: Bootstrap
+) -> dict[str, Any]:
+    found = {}
+    for name in names:
+        mask = labels == name
+        if mask.any():
+            part = Scores({predictor: subset(columns, mask) for predictor, columns in scores.columns.items()})
+            found[str(name)] = {"rows": int(mask.sum()), **_figures(part, groups[mask], bootstrap)}
+    return found
+
+
+def _plain(figures: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: asdict(estimate) for name, estimate in figures.items()}
+
+
+def _examples(
+    rows: Sequence[EvalRow],
+    predictions: Mapping[str, Sequence[Prediction]],
+    scores: Scores,
+    number: int,
+    show_samples: bool,
+) -> dict[str, list[dict[str, Any]]]:
+    """The worst, the best and the changed completions, `number` in all; with their texts only if wanted."""
+    ours = scores.columns[MODEL]
+    similarity, gold_chars = ours["edit_similarity"], ours["gold_chars"]
+    order = {
+        "worst": np.lexsort((-gold_chars, similarity))[: int((ours["exact_match_sql"] == 0).sum())],
+        "best": np.lexsort((-gold_chars, -ours["exact_match_sql"]))[: int((ours["exact_match_sql"] == 1).sum())],
+    }
+    if CHAMPION in scores.columns:
+        gained = ours["exact_match_sql"] - scores.columns[CHAMPION]["exact_match_sql"]
+        by_gain = np.lexsort((gold_chars, gained))
+        order["changed"] = by_gain[gained[by_gain] != 0]
+    each = number // len(order)
+    return {
+        kind: [_example(rows[i], i, predictions, ours, show_samples) for i in places[:each]]
+        for kind, places in order.items()
+    }
+
+
+def _example(
+    row: EvalRow, place: int, predictions: Mapping[str, Sequence[Prediction]], measures: Columns, show_text: bool
+) -> dict[str, Any]:
+    shown = ("exact_match_sql", "edit_similarity", "parses", "binds", "prefix_match_chars")
+    values = {name: None if np.isnan(measures[name][place]) else float(measures[name][place]) for name in shown}
+    example: dict[str, Any] = {"row_id": row.row_id, "type": row.type, **values}
+    if show_text:
+        example |= {
+            "prefix": row.prefix[-300:],
+            "suffix": row.suffix[:150],
+            "completion": row.completion,
+            "prediction": predictions[MODEL][place].text,
+        }
+        if CHAMPION in predictions:
+            example["champion_prediction"] = predictions[CHAMPION][place].text
+    return example

@@ -1,0 +1,55 @@
+"""Work on a stream of batches in several processes, with results in order and few batches in flight."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_work: Callable[[Any], Any] | None = None
+
+
+def ordered_map(
+    make: Callable[..., Callable[[T], R]], arguments: tuple[Any, ...], items: Iterable[T], *, num_proc: int
+) -> Iterator[R]:
+    """Apply `make(*arguments)` to each item; results come in the order of the items.
+
+    Args:
+        make: makes the function that does the work, once in each process.
+        arguments: picklable when there are several processes, as items and results are.
+        num_proc: processes; 1 works in this one.
+    """
+    if num_proc == 1:
+        yield from map(make(*arguments), items)
+        return
+    # Fresh processes: a fork would copy the locks of threads that DuckDB, Arrow and tokenizers may hold.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(num_proc, context, initializer=_start, initargs=(make, arguments)) as pool:
+        pending: deque[Future[R]] = deque()
+        try:
+            for item in items:
+                pending.append(pool.submit(_run, item))
+                if len(pending) > 2 * num_proc:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start(make: Callable[..., Callable[[Any], Any]], arguments: tuple[Any, ...]) -> None:
+    global _work
+    # The processes share the cores already; threads of their own would only get in each other's way.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    _work = make(*arguments)
+
+
+def _run(item: Any) -> Any:
+    assert _work is not None, "_start ran first"
+    return _work(item)

@@ -1,0 +1,209 @@
+"""From a completion to its prompt: the same for training and for serving, token for token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any
+
+from transformers import PreTrainedTokenizerFast
+
+from fim_core.config import DataConfig, ModelConfig
+from fim_core.errors import FimError
+from fim_core.prompts.guard import ControlTokenGuard
+from fim_core.prompts.markup import ChatMarkup
+from fim_core.prompts.secrets import mask_secrets
+from fim_core.records.schema import Completion, Reason, Rejection
+from fim_core.template import FIELDS, Piece, load_template
+from fim_core.tokenization.encoder import TextEncoder
+from fim_core.tokens import SUFFIX_FIRST, control_tokens, resolve_fim_tokens
+
+_TEXTS = tuple(field.name for field in fields(Completion) if field.name.upper() in FIELDS)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A rendered prompt.
+
+    Attributes:
+        text: what the model reads, control tokens written out.
+        control_spans: where control tokens stand in it, `[start, end, …]` in characters, if user text looks like some
+            as well; None: every text that looks like a control token is one.
+        prefix, suffix: what stands around the cursor, masked where that is asked for.
+        masked: secrets that were masked.
+    """
+
+    text: str
+    control_spans: list[int] | None
+    prefix: str
+    suffix: str
+    masked: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PromptRow:
+    """What the prompts table holds of a row.
+
+    Attributes:
+        prompt, response: what the model reads, and what it learns to write after it.
+        prefix, suffix: around the cursor; empty in rows that are no completions.
+        control_spans: see `Prompt`.
+        trained_spans: parts of the prompt that are trained on as well (earlier assistant turns), `[start, end, …]` in
+            characters; None: none.
+        statement: the text that tells which rows belong together: the whole SQL, or the question.
+        repaired: the INPUT was damaged JSON that could be mended.
+        masked: secrets that were masked.
+    """
+
+    prompt: str
+    response: str
+    prefix: str
+    suffix: str
+    control_spans: list[int] | None
+    trained_spans: list[int] | None
+    statement: str
+    repaired: bool = False
+    masked: int = 0
+
+
+class PromptBuilder:
+    """Builds prompts for one tokenizer, one template and one set of options.
+
+    Tokens that the model's family lacks are added to `tokenizer`.
+
+    Attributes:
+        tokens: the control tokens in use.
+        notice: which markup is used, in one sentence.
+
+    Raises:
+        FimError: the template has a mistake or names control tokens, or the options do not fit the tokenizer.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, model: ModelConfig, data: DataConfig) -> None:
+        self.tokens = resolve_fim_tokens(tokenizer, model)
+        if self.tokens.family in SUFFIX_FIRST and data.fim_order == "psm":
+            raise FimError(f"Models of the {self.tokens.family} family read the suffix first. Set data.fim_order: spm.")
+        self.data = data
+        self.tokenizer = tokenizer
+        self.guard = ControlTokenGuard(control_tokens(tokenizer))
+        self.template = load_template(data.template)
+        has_markup = bool(tokenizer.chat_template)
+        if data.template == "chat" and not has_markup:
+            self.template = load_template("plain")
+        self.template.refuse_control_tokens(control_tokens(tokenizer))
+        self._markup = (
+            ChatMarkup(tokenizer, system="system" in self.template.sections)
+            if self.template.is_chat and has_markup
+            else None
+        )
+        self._opening = "" if has_markup and self.template.is_chat else self.sequence_start
+        self.notice = self._describe(has_markup)
+        if data.control_tokens == "neutralise" and self.encoder.granularity == "whole":
+            raise FimError(
+                "data.control_tokens: neutralise needs a tokenizer that encodes the text between control tokens "
+                "independently, which this one does not. Use `reject`."
+            )
+        # No text of the template names a control token, so every prompt has the same number of them.
+        self._controls = self.guard.count(self._render(Completion("", "")))
+
+    @cached_property
+    def encoder(self) -> TextEncoder:
+        """Encodes prompts; made when first needed."""
+        return TextEncoder(self.tokenizer.backend_tokenizer)
+
+    @cached_property
+    def sequence_start(self) -> str:
+        """The token that the tokenizer begins every text with by itself, or nothing."""
+        bos = self.tokenizer.bos_token
+        return bos if bos and self.tokenizer("x")["input_ids"][0] == self.tokenizer.bos_token_id else ""
+
+    def build(self, completion: Completion) -> Prompt | Rejection:
+        """The prompt of a completion; a rejection where user text names a control token, unless it is neutralised."""
+        return self._build(completion, neutralise=self.data.control_tokens == "neutralise")
+
+    def encode(self, completion: Completion) -> list[int]:
+        """Token ids of a completion's prompt, for serving: those of training.
+
+        Someone waits for the answer, so user text that names a control token is not refused here: it encodes as text.
+
+        Raises:
+            FimError: it does, and this tokenizer cannot tell such text from control tokens.
+        """
+        prompt = self._build(completion, neutralise=self.encoder.granularity != "whole")
+        if isinstance(prompt, Rejection):
+            raise FimError(f"This text cannot be completed: {prompt.detail}.")
+        return self.encoder.encode(prompt.text, prompt.control_spans)
+
+    def masked(self, *texts: str) -> tuple[list[str], int]:
+        """Texts with secrets masked if that is asked for, and how many there were."""
+        if not self.data.mask_secrets:
+            return list(texts), 0
+        results = [mask_secrets(text) for text in texts]
+        return [text for text, _ in results], sum(found for _, found in results)
+
+    def _build(self, completion: Completion, *, neutralise: bool) -> Prompt | Rejection:
+        masked = 0
+        if self.data.mask_secrets:
+            texts, masked = self.masked(*(getattr(completion, name) for name in _TEXTS))
+            completion = _with_texts(completion, texts)
+        text = self._render(completion)
+        spans = None
+        if self.guard.count(text) != self._controls:
+            neutral = self._neutral(completion) if neutralise else None
+            if neutral is None:
+                return Rejection(Reason.CONTROL_TOKEN, self._where(completion))
+            text, spans = neutral
+        return Prompt(text, spans, completion.prefix, completion.suffix, masked)
+
+    def _neutral(self, completion: Completion) -> tuple[str, list[int]] | None:
+        """The prompt and its own control tokens, where user text names some too; None where that cannot be told."""
+        texts = [getattr(completion, name) for name in _TEXTS]
+        plane = self.guard.plane_for(*texts)
+        if plane is None:
+            return None
+        hidden = _with_texts(completion, [self.guard.hide(text, plane) for text in texts])
+        text, spans = self.guard.reveal(self._render(hidden), plane)
+        # More than the template's own: template and user text together spell one.
+        return (text, spans) if len(spans) == 2 * self._controls else None
+
+    def _where(self, completion: Completion) -> str:
+        named = [name for name in _TEXTS if self.guard.found_in(getattr(completion, name))]
+        if not named:
+            return "template and user text together spell a control token"
+        return f"a control token stands in {', '.join(named)}"
+
+    def _render(self, completion: Completion) -> str:
+        values = {name.upper(): getattr(completion, name) for name in _TEXTS}
+        system, user, lead = (
+            _joined(self.template.render(section, values)) for section in ("system", "user", "assistant")
+        )
+        if self._markup is not None:
+            opening = self._markup.render(system, user)
+        else:
+            opening = self._opening + "".join(f"{text}\n\n" for text in (system, user) if text)
+        tokens = self.tokens
+        prefix, suffix = tokens.prefix + completion.prefix, tokens.suffix + completion.suffix
+        first, second = (prefix, suffix) if self.data.fim_order == "psm" else (suffix, prefix)
+        return f"{opening}{lead}{first}{second}{tokens.middle}"
+
+    def _describe(self, has_markup: bool) -> str:
+        if self._markup is not None and self._markup.folds_system:
+            return "Chat markup of the tokenizer, which has no system role: the system text opens the first user turn."
+        if self._markup is not None:
+            return "Chat markup of the tokenizer."
+        if not has_markup and self.data.template == "chat":
+            return "The tokenizer has no chat template: the plain template is used, without chat markup."
+        if self.template.is_chat:
+            return (
+                "The tokenizer has no chat template: the template's sections stand one after the other, without markup."
+            )
+        return "Plain template, without chat markup."
+
+
+def _joined(pieces: list[Piece]) -> str:
+    return "".join([piece.text for piece in pieces])
+
+
+def _with_texts(completion: Completion, texts: list[str]) -> Completion:
+    changed: dict[str, Any] = dict(zip(_TEXTS, texts, strict=True))
+    return replace(completion, **changed)

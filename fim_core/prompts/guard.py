@@ -1,0 +1,72 @@
+"""The line between the template's control tokens and user text that only looks like them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+
+from fim_core.tokens import control_pattern
+
+# Planes of characters that nobody assigns a meaning to; one of them stands for each control token in user text while
+# the text around it is rendered.
+_PRIVATE_PLANES = (0xF0000, 0x100000)
+
+
+class ControlTokenGuard:
+    """Finds control tokens in user text, and takes them through rendering so that they stay text.
+
+    Attributes:
+        pattern: finds control tokens as the tokenizer does.
+    """
+
+    def __init__(self, tokens: Collection[str]) -> None:
+        self.pattern = control_pattern(tokens)
+        self._tokens = sorted(tokens)
+
+    def found_in(self, *texts: str) -> bool:
+        """Whether any of the texts names a control token."""
+        return any(self.pattern.search(text) is not None for text in texts)
+
+    def count(self, text: str) -> int:
+        """How many control tokens a text names."""
+        return sum(1 for _ in self.pattern.finditer(text))
+
+    def plane_for(self, *texts: str) -> int | None:
+        """First of a range of private characters that none of the texts uses; None when they use them all.
+
+        The range has one for each control token, and two more (see `marks`).
+        """
+        for plane in _PRIVATE_PLANES:
+            private = re.compile(f"[{chr(plane)}-{self.marks(plane)[1]}]")
+            if not any(private.search(text) for text in texts):
+                return plane
+        return None
+
+    def marks(self, plane: int) -> tuple[str, str]:
+        """Two private characters that stand for no token, to mark where a text begins and ends."""
+        return chr(plane + len(self._tokens)), chr(plane + len(self._tokens) + 1)
+
+    def hide(self, text: str, plane: int) -> str:
+        """Put a private character in the place of each control token."""
+        return self.pattern.sub(lambda match: chr(plane + self._tokens.index(match[0])), text)
+
+    def reveal(self, text: str, plane: int) -> tuple[str, list[int]]:
+        """Undo `hide` in rendered text.
+
+        Returns:
+            the text, and where its own control tokens stand: `[start, end, start, end, …]` in characters.
+        """
+        names = {chr(plane + number): token for number, token in enumerate(self._tokens)}
+        either = re.compile(f"(?P<control>{self.pattern.pattern})|[{re.escape(''.join(names))}]")
+        parts: list[str] = []
+        spans: list[int] = []
+        position = length = 0
+        for match in either.finditer(text):
+            own = match["control"]
+            parts += (text[position : match.start()], own or names[match[0]])
+            length += match.start() - position
+            if own:
+                spans += (length, length + len(own))
+            length += len(parts[-1])
+            position = match.end()
+        return "".join([*parts, text[position:]]), spans

@@ -1,0 +1,157 @@
+"""Chat markup around one system and one user turn, from the tokenizer's own chat template."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerFast
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from fim_core.errors import FimError
+
+# Some chat templates write today's date when nobody gives one. A fixed one keeps training and serving the same.
+_DATE = "01 Jan 2025"
+
+# What stands for a turn's text while the constant parts are found: nothing that a template would look for.
+_SYSTEM, _USER = "\ufdd0system\ufdd1", "\ufdd0user\ufdd1"
+
+_GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+
+_PROBES = (
+    *("x", " x ", "\n\nx\n\n", "\tx\n y \n", "<x>", 'x\'s "y" & {z} {{w}} {% v %}', "\u00a0x\u3000", "\\n", "日本"),
+    "x" * 99,
+)
+
+
+def render_chat(
+    tokenizer: PreTrainedTokenizerFast, messages: Sequence[dict[str, str]], *, open_turn: bool = True
+) -> str:
+    """The tokenizer's markup of some turns as text.
+
+    Args:
+        messages: turns, `role` and `content`.
+        open_turn: end in the beginning of the assistant's turn.
+
+    Raises:
+        jinja2.TemplateError: the template does not allow these turns.
+    """
+    return str(
+        tokenizer.apply_chat_template(
+            list(messages), tokenize=False, add_generation_prompt=open_turn, date_string=_DATE
+        )
+    )
+
+
+def assistant_spans(
+    tokenizer: PreTrainedTokenizerFast, messages: Sequence[dict[str, str]]
+) -> list[tuple[int, int]] | None:
+    """Where in `render_chat(…, open_turn=False)` the assistant's text stands, by the template's own `{% generation %}`.
+
+    None where the template has no such blocks.
+    """
+    template = tokenizer.get_chat_template()
+    if not _GENERATION.search(template):
+        return None
+    variables: dict[str, Any] = {**tokenizer.special_tokens_map, "date_string": _DATE}
+    # Annotated as text, but a pair: the rendered conversations, and the spans of each.
+    rendered: Any = render_jinja_template([list(messages)], None, None, template, True, **variables)
+    return [(int(start), int(end)) for start, end in rendered[1][0]]
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """The constant parts of the markup, and which ends of a turn's text it strips."""
+
+    before: str
+    between: str
+    after: str
+    strip: tuple[bool, bool, bool, bool]
+
+    def fill(self, system: str, user: str) -> str:
+        left_system, right_system, left_user, right_user = self.strip
+        system = system.lstrip() if left_system else system
+        system = system.rstrip() if right_system else system
+        user = user.lstrip() if left_user else user
+        user = user.rstrip() if right_user else user
+        return f"{self.before}{system}{self.between}{user}{self.after}"
+
+
+class ChatMarkup:
+    """Renders the markup of a system and a user turn; its constant parts are rendered once.
+
+    The constant parts are only used where they were shown to give what the template gives: a template that does more
+    with a text than to strip it is rendered anew for every row, and so is a turn without any visible character.
+
+    Attributes:
+        folds_system: the template has no system role, so the system text opens the user's turn.
+        constant: whether the constant parts are used.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, *, system: bool) -> None:
+        self._tokenizer = tokenizer
+        self._with_system = system
+        self.folds_system = system and not self._keeps_system()
+        self._frame = self._find_frame()
+        self.constant = self._frame is not None
+        self._render = lru_cache(maxsize=256)(self._render_anew)
+
+    def render(self, system: str, user: str) -> str:
+        """The markup up to the beginning of the assistant's turn.
+
+        Raises:
+            FimError: the chat template refuses the turns.
+        """
+        if self._frame is not None and user.strip() and (system.strip() or not self._with_system):
+            return self._frame.fill(system, user)
+        return self._render(system, user)
+
+    def _render_anew(self, system: str, user: str) -> str:
+        if self.folds_system:
+            messages = [{"role": "user", "content": f"{system}\n\n{user}" if user else system}]
+        else:
+            messages = [{"role": "system", "content": system}] if self._with_system else []
+            messages.append({"role": "user", "content": user})
+        try:
+            return render_chat(self._tokenizer, messages)
+        except TemplateError as error:
+            raise FimError(
+                f"The tokenizer's chat template does not allow a user turn alone: {error}. Use `data.template: plain`."
+            ) from error
+
+    def _keeps_system(self) -> bool:
+        messages = [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": _USER}]
+        try:
+            return render_chat(self._tokenizer, messages).count(_SYSTEM) == 1
+        except TemplateError:
+            return False
+
+    def _find_frame(self) -> _Frame | None:
+        system = _SYSTEM if self._with_system else ""
+        text = self._render_anew(system, _USER)
+        head, found, after = text.partition(_USER)
+        before, _, between = head.partition(system) if system else (head, "", "")
+        if not found or _USER in after or _SYSTEM in before + between + after:
+            return None
+        spaced = self._render_anew(f" \n{system}\n ", f" \n{_USER}\n ")
+        frame = _Frame(
+            before,
+            between,
+            after,
+            (
+                bool(system) and f" \n{system}" not in spaced,
+                bool(system) and f"{system}\n " not in spaced,
+                f" \n{_USER}" not in spaced,
+                f"{_USER}\n " not in spaced,
+            ),
+        )
+        for probe, other in itertools.product(_PROBES, repeat=2):
+            text = probe if self._with_system else ""
+            if frame.fill(text, other) != self._render_anew(text, other):
+                return None
+        return frame

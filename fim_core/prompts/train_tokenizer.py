@@ -1,0 +1,45 @@
+"""A tokenizer trained on the training rows alone, so that held-out text cannot shape it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pyarrow.parquet as pq
+from transformers import PreTrainedTokenizerFast
+
+from fim_core.config import DataConfig, ModelConfig
+from fim_core.demo.tokenizer import train_tokenizer
+from fim_core.prompts.write import PROMPTS, write_fim_prompts
+from fim_core.tokens import control_pattern, control_tokens
+
+
+def train_tokenizer_on(raw: Path, *, data: DataConfig, vocab_size: int, seed: int) -> PreTrainedTokenizerFast:
+    """Train a tokenizer on the prompts and responses of the rows that `write_fim_prompts` puts into `train`.
+
+    Control tokens and markup do not depend on what a tokenizer was trained on, so rendering with one that was trained
+    on nothing tells which rows are kept, and on which side of the split.
+
+    Args:
+        raw: the raw table.
+        vocab_size: entries, control tokens included.
+        seed: of the split.
+    """
+    blank = train_tokenizer([], vocab_size)
+    model = ModelConfig(config={"model_type": "qwen3"}, tokenizer="trained on the rows")
+    with TemporaryDirectory(prefix="fim-tokenizer-") as folder:
+        write_fim_prompts(raw, Path(folder), data=data, model=model, tokenizer=blank, seed=seed)
+        return train_tokenizer(_training_texts(Path(folder) / PROMPTS, blank), vocab_size)
+
+
+def _training_texts(prompts: Path, tokenizer: PreTrainedTokenizerFast) -> Iterator[str]:
+    """Text between control tokens; within a batch each distinct text once, or the markup would outweigh the SQL."""
+    pattern = control_pattern(control_tokens(tokenizer))
+    for batch in pq.ParquetFile(prompts).iter_batches(columns=["prompt", "response", "split"]):
+        columns = [batch.column(name).to_pylist() for name in ("prompt", "response", "split")]
+        texts: dict[str, None] = {}
+        for prompt, response, split in zip(*columns, strict=True):
+            if split == "train":
+                texts.update(dict.fromkeys([*pattern.split(prompt), response]))
+        yield from filter(None, texts)

@@ -1,0 +1,70 @@
+"""Where a source's rows lie: a file, a folder, a glob, a saved data set, or one of the hub."""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from fim_core.config.data import Source, SqlFileOptions
+from fim_core.errors import FimError
+from fim_core.records.readers import DATA_SUFFIXES, Export, read_file
+
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_SQL_SUFFIXES = (".sql",)
+_SAVED_DATASET = ("dataset_dict.json", "dataset_info.json")
+
+
+def locate(source: Source, cache_dir: str | None, warn: Callable[[str], None]) -> list[Export]:
+    """The exports that a source (any but the demo) stands for, by name.
+
+    In folders and globs, names that begin with `.` or `_` are passed over, as are files that are no data.
+
+    Raises:
+        FimError: there is nothing of that name, or nothing in it that can be read.
+    """
+    place = source.name_or_path or ""
+    path = Path(place).expanduser()
+    if path.is_dir():
+        if source.type != "sql_files" and any((path / mark).is_file() for mark in _SAVED_DATASET):
+            from fim_core.records.datasets_library import saved_dataset
+
+            return [saved_dataset(path, source.split)]
+        return _exports(path, (p for p in path.rglob("*") if p.is_file()), source, warn)
+    if path.is_file():
+        return _exports(path.parent, [path], source, warn)
+    if glob.has_magic(place):
+        root = Path(*path.parts[: next(at for at, part in enumerate(path.parts) if glob.has_magic(part))])
+        return _exports(root, (p for p in map(Path, glob.glob(str(path), recursive=True)) if p.is_file()), source, warn)
+    if (
+        source.type == "sql_files"
+        or not _HUB_ID.fullmatch(place)
+        or place.lower().endswith((*DATA_SUFFIXES, *_SQL_SUFFIXES))
+    ):
+        raise FimError(f"There is no file or folder {place}. Check `name_or_path`; it is relative to {Path.cwd()}.")
+    from fim_core.records.datasets_library import hub_dataset
+
+    return [hub_dataset(place, source.split, cache_dir)]
+
+
+def _exports(root: Path, paths: Iterable[Path], source: Source, warn: Callable[[str], None]) -> list[Export]:
+    names = {path.relative_to(root).as_posix(): path for path in paths}
+    seen = {name: path for name, path in sorted(names.items()) if not re.search(r"(^|/)[._]", name)}
+    data = {name: path for name, path in seen.items() if name.lower().endswith(DATA_SUFFIXES)}
+    sql = {name: path for name, path in seen.items() if name.lower().endswith(_SQL_SUFFIXES)}
+    if source.type == "sql_files" or (source.type == "auto" and sql and not data):
+        if not sql:
+            raise FimError(f"{source.name_or_path} holds no *.sql file.")
+        from fim_core.records.sql_files import read_sql_file
+
+        options = source.sql or SqlFileOptions()
+        return [read_sql_file(path, name, options, source.seed) for name, path in sql.items()]
+    if not data:
+        raise FimError(f"{source.name_or_path} holds no file with one of the suffixes {', '.join(DATA_SUFFIXES)}.")
+    if sql and source.type == "auto":
+        warn(
+            f"{source.name_or_path} holds data files and SQL files: the data files are read. "
+            "`type: sql_files` reads the others."
+        )
+    return [read_file(path, name) for name, path in data.items()]

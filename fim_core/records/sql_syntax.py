@@ -1,0 +1,177 @@
+"""Where the statements of an SQL text lie, and the syntax nodes of a statement, as positions of the text."""
+
+from __future__ import annotations
+
+import logging
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from sqlglot import exp
+from sqlglot.dialects.dialect import Dialect
+from sqlglot.errors import ErrorLevel, SqlglotError
+from sqlglot.tokens import Token, TokenType
+
+from fim_core.errors import FimError
+
+LONGEST_PARSED = 20_000
+"""Characters of a statement beyond which nodes are its tokens and brackets: bulk inserts, where parsing only costs."""
+
+_OPENING = {TokenType.L_PAREN, TokenType.L_BRACKET, TokenType.L_BRACE, TokenType.CASE}
+_CLOSING = {TokenType.R_PAREN, TokenType.R_BRACKET, TokenType.R_BRACE, TokenType.END}
+# sqlglot gives positions to names and literals only: the keywords before a clause's first name are added by these.
+_CLAUSES = (
+    exp.Select,
+    exp.From,
+    exp.Join,
+    exp.Where,
+    exp.Group,
+    exp.Having,
+    exp.Qualify,
+    exp.Order,
+    exp.Limit,
+    exp.Case,
+)
+_CLAUSE_KEYWORDS = {
+    TokenType.SELECT,
+    TokenType.DISTINCT,
+    TokenType.FROM,
+    TokenType.JOIN,
+    TokenType.LEFT,
+    TokenType.RIGHT,
+    TokenType.FULL,
+    TokenType.INNER,
+    TokenType.OUTER,
+    TokenType.CROSS,
+    TokenType.NATURAL,
+    TokenType.LATERAL,
+    TokenType.WHERE,
+    TokenType.GROUP_BY,
+    TokenType.HAVING,
+    TokenType.QUALIFY,
+    TokenType.ORDER_BY,
+    TokenType.LIMIT,
+    TokenType.CASE,
+    TokenType.WHEN,
+}
+
+Span = tuple[int, int]
+LONGEST_SPAN = 512
+"""Characters of the longest middle. Nobody waits for a completion of several screens."""
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One statement with the comments before it and its semicolon.
+
+    is_definition: it begins with CREATE. spans: computes start and end (exclusive) of the syntax nodes within
+    `text` that are no longer than a middle may be.
+    """
+
+    text: str
+    is_definition: bool
+    spans: Callable[[], list[Span]]
+
+
+def split_statements(text: str, dialect: str) -> list[Statement] | None:
+    """The statements of a text in order, or None where it cannot be tokenized. Comments at the end belong to none.
+
+    Raises:
+        FimError: sqlglot has no such dialect.
+    """
+    try:
+        sql = Dialect.get_or_raise(dialect)
+    except ValueError as error:
+        raise FimError(f"sqlglot has no dialect {dialect}. Change `sql.dialect`.") from error
+    try:
+        tokens = sql.tokenize(text)
+    except SqlglotError:
+        return None
+
+    statements: list[Statement] = []
+    start = 0
+    chunk: list[Token] = []
+    for token in tokens:
+        if token.token_type != TokenType.SEMICOLON:
+            chunk.append(token)
+            continue
+        if chunk:
+            statements.append(_statement(text, start, token.end + 1, chunk, sql))
+        start, chunk = token.end + 1, []
+    if chunk:
+        statements.append(_statement(text, start, chunk[-1].end + 1, chunk, sql))
+    return statements
+
+
+def _statement(text: str, start: int, end: int, tokens: list[Token], sql: Dialect) -> Statement:
+    start += len(text[start:end]) - len(text[start:end].lstrip())
+
+    def spans() -> list[Span]:
+        found = {(first - start, last - start) for first, last in _spans(text, tokens, sql)}
+        return sorted(span for span in found if span[1] - span[0] <= LONGEST_SPAN)
+
+    return Statement(text[start:end], tokens[0].token_type == TokenType.CREATE, spans)
+
+
+def _spans(text: str, tokens: list[Token], sql: Dialect) -> Iterator[Span]:
+    """Nodes of the syntax tree; where there is none, single tokens and whole brackets."""
+    ranges: list[Span] = []
+    if tokens[-1].end - tokens[0].start < LONGEST_PARSED:
+        ranges = list(_node_ranges(text, tokens, sql))
+    for first, last in ranges or [(at, at) for at in range(len(tokens))]:
+        if tokens[last].end - tokens[first].start < LONGEST_SPAN and (whole := _balanced(tokens, first, last)):
+            yield tokens[whole[0]].start, tokens[whole[1]].end + 1
+
+
+def _node_ranges(text: str, tokens: list[Token], sql: Dialect) -> Iterator[Span]:
+    """First and last token of each node, as far as the positions in the tree tell."""
+    starts = [token.start for token in tokens]
+    for tree in _parse(text, tokens, sql):
+        spans: dict[int, Span] = {}
+        # Children before their parents: a node reaches from its first leaf to its last.
+        for node in reversed(list(tree.bfs())):
+            parts = [spans[id(child)] for child in node.iter_expressions() if id(child) in spans]
+            if "start" in node.meta:
+                parts.append((node.meta["start"], node.meta["end"]))
+            if not parts:
+                continue
+            spans[id(node)] = start, end = min(a for a, _ in parts), max(b for _, b in parts)
+            first, last = bisect_left(starts, start), bisect_right(starts, end) - 1
+            if isinstance(node, _CLAUSES):
+                while first > 0 and tokens[first - 1].token_type in _CLAUSE_KEYWORDS:
+                    first -= 1
+            if first <= last:
+                yield first, last
+
+
+def _parse(text: str, tokens: list[Token], sql: Dialect) -> list[exp.Expr]:
+    # What sqlglot cannot parse it logs, and the log must not quote user text.
+    log = logging.getLogger("sqlglot")
+    enabled, log.disabled = log.disabled, True
+    try:
+        trees = sql.parser(error_level=ErrorLevel.RAISE).parse(tokens, text)
+    except Exception:  # it parses SQL of any origin, and a fault of any kind in it only means fewer nodes
+        return []
+    finally:
+        log.disabled = enabled
+    return [tree for tree in trees if tree is not None]
+
+
+def _balanced(tokens: list[Token], first: int, last: int) -> Span | None:
+    """The range, grown until each bracket in it has its partner; None where one has none."""
+    depth = lowest = 0
+    for token in tokens[first : last + 1]:
+        depth += _depth(token)
+        lowest = min(lowest, depth)
+    left, right = -lowest, depth - lowest
+    while left and first > 0:
+        first -= 1
+        left -= _depth(tokens[first])
+    while right and last < len(tokens) - 1:
+        last += 1
+        right += _depth(tokens[last])
+    return None if left or right else (first, last)
+
+
+def _depth(token: Token) -> int:
+    return (token.token_type in _OPENING) - (token.token_type in _CLOSING)

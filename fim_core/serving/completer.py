@@ -1,0 +1,122 @@
+"""One model, ready to complete SQL: checkpoint in, text out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self
+
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from fim_core.errors import FimError
+from fim_core.evaluation.generate import load_for_inference, stop_ids_of
+from fim_core.evaluation.prefix_cache import PrefixCache, greedy_tokens
+from fim_core.prompts import PromptBuilder
+from fim_core.records.schema import Completion
+from fim_core.serving.prompting import load_prompt_builder
+from fim_core.serving.text import TextStream
+from fim_core.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What one more token brought.
+
+    Attributes:
+        text: new text; often empty, when a character or a stop string may be incomplete.
+        tokens: tokens generated so far, a stop token included.
+        finish_reason: set on the last delta: `stop` for a stop token or string, `length` for the limit.
+    """
+
+    text: str
+    tokens: int
+    finish_reason: Literal["stop", "length"] | None = None
+
+
+class Completer:
+    """Completes SQL with one model. Not thread-safe: one completion at a time.
+
+    What a prompt shares with the one before (the template, table definitions, the text left of the cursor) is not
+    computed again.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, builder: PromptBuilder) -> None:
+        self._tokenizer = tokenizer
+        self._builder = builder
+        self._stop_ids = stop_ids_of(model)
+        self._cache = PrefixCache(model)
+        self.context_length: int | None = getattr(model.config, "max_position_embeddings", None)
+        """Tokens of the longest prompt and completion together; None: no limit known."""
+
+    @classmethod
+    def load(cls, checkpoint: Path) -> Self:
+        """Load a checkpoint folder.
+
+        Raises:
+            FimError: it lacks weights, an end token or the recipe for prompts.
+        """
+        model, tokenizer = load_for_inference(checkpoint)
+        return cls(model, tokenizer, load_prompt_builder(checkpoint, tokenizer))
+
+    def prompt_ids(self, completion: Completion) -> list[int]:
+        """The prompt's tokens, the same as in training for the same fields."""
+        return self._builder.encode(completion)
+
+    def room(self, prompt_ids: Sequence[int]) -> int | None:
+        """How many tokens may follow a prompt; None: no limit known."""
+        return None if self.context_length is None else max(0, self.context_length - len(prompt_ids))
+
+    def deltas(self, prompt_ids: Sequence[int], *, max_tokens: int, stop: Sequence[str] = ()) -> Iterator[Delta]:
+        """Generate a completion, one token an item. To end it early, stop iterating.
+
+        Args:
+            prompt_ids: of `prompt_ids`.
+            max_tokens: limit of new tokens, at least 1, the stop token included.
+            stop: strings that end the completion and are not part of it.
+        """
+        stream = TextStream(self._tokenizer, stop)
+        tokens = greedy_tokens(self._cache, prompt_ids, stop_ids=self._stop_ids, max_new_tokens=max_tokens)
+        for count, token in enumerate(tokens, start=1):
+            if token in self._stop_ids:
+                yield Delta(stream.finish(), count, "stop")
+                return
+            text = stream.add(token)
+            if stream.stopped:
+                yield Delta(text, count, "stop")
+                return
+            if count == max_tokens:
+                text += stream.finish()
+                yield Delta(text, count, "stop" if stream.stopped else "length")
+                return
+            yield Delta(text, count)
+
+    def complete(self, completion: Completion, *, max_tokens: int) -> str:
+        """The text that goes to the cursor.
+
+        Raises:
+            FimError: the prompt leaves no room in the model's context.
+        """
+        prompt_ids = self.prompt_ids(completion)
+        room = self.room(prompt_ids)
+        if room == 0:
+            raise FimError(
+                f"The prompt has {len(prompt_ids)} tokens, and the model reads {self.context_length} at most. "
+                "Give it less context."
+            )
+        limit = max_tokens if room is None else min(max_tokens, room)
+        return "".join(delta.text for delta in self.deltas(prompt_ids, max_tokens=limit))
+
+
+def default_checkpoint() -> Path:
+    """The champion of the storage (`FIM_STORAGE`, or `.fim`), or else its newest trained checkpoint.
+
+    Raises:
+        FimError: neither has been made yet.
+    """
+    store = Store(os.environ.get("FIM_STORAGE", ".fim"))
+    try:
+        return store.current("champion_model").path / "model"
+    except FimError:
+        return store.current("trained_checkpoint").path

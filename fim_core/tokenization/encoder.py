@@ -1,0 +1,225 @@
+"""Text to token ids, piece by piece, with the ids that the tokenizer gives the whole text at once.
+
+A tokenizer splits at its control tokens before anything else, so what stands between them encodes independently: each
+distinct piece has to be encoded only once, however many rows hold it. User text between control tokens is encoded by a
+copy of the tokenizer that does not know control tokens, so it cannot become one.
+
+Where the pre-tokenizer is one of the well-known regular expressions that never join a line end with what follows,
+pieces are cut at line ends as well (`_LINE_END`): lines repeat far more often than whole contexts do.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from fim_core.tokens import control_pattern, control_tokens
+
+Piece = str | int
+"""A stretch of ordinary text, or the id of a control token."""
+
+Granularity = Literal["line", "segment", "whole"]
+
+# A line end before a line that begins, after indentation, with a visible ASCII character. `\s*[\r\n]+` ends a token
+# exactly there, whatever else the white space around it holds.
+_LINE_END = re.compile(r"\n(?=[ \t]*[!-~])")
+
+# Alternatives of GPT-4-like pre-tokenizers in which a line end can only be followed by more line ends.
+_WORDS = {
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)",
+    r"[^\r\n\p{L}\p{N}]?\p{L}+",
+    r"[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+",
+    r"\p{N}",
+    r"\p{N}{1,3}",
+    r" ?[^\s\p{L}\p{N}]+[\r\n]*",
+    r" ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*",
+}
+_WHITE_SPACE = r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+_PROBES = (
+    *(
+        "SELECT a.b, c1\nFROM t\n",
+        " WHERE x",
+        "y ",
+        "  ",
+        "\n",
+        "\n\n  z",
+        "\t\tq\t",
+        "'it''s'",
+        "1",
+        "12345.6",
+        "_",
+        "\r\n",
+    ),
+    *(
+        "é",
+        "e\u0301",
+        "\u0301",
+        "漢字",
+        "🙂",
+        "\u00a0",
+        "\u200b",
+        "\x1c",
+        "<|",
+        "|>",
+        "▁",
+        "/*\n*/",
+        "a \n\t\n b\n\r\n;c",
+    ),
+)
+
+
+class TextEncoder:
+    """Encodes texts that hold control tokens, as the tokenizer does with `add_special_tokens=False`.
+
+    Attributes:
+        controls: the control tokens and their ids.
+        pattern: finds control tokens as the tokenizer does.
+        granularity: pieces that encode independently: lines, segments between control tokens, or only whole texts.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.controls = {text: tokenizer.token_to_id(text) for text in sorted(control_tokens(tokenizer))}
+        self.pattern = control_pattern(self.controls)
+        self._whole = tokenizer
+        self._whole.no_truncation()
+        self._whole.no_padding()
+        self._plain = copy.deepcopy(self._whole)
+        # Tokens that count as special are left alone by `encode_special_tokens`: they encode as the text they are.
+        self._plain.add_special_tokens(list(self.controls))
+        self._plain.encode_special_tokens = True
+        self.granularity: Granularity = self._finest()
+
+    @property
+    def notice(self) -> str:
+        """How texts are cut, in a few words."""
+        return {
+            "line": "distinct lines encoded once",
+            "segment": "distinct segments between control tokens encoded once",
+            "whole": "this tokenizer does not encode pieces independently: every row encoded whole",
+        }[self.granularity]
+
+    def encode(self, text: str, control_spans: Sequence[int] | None = None) -> list[int]:
+        """Token ids of one text; `control_spans` as in `pieces`."""
+        pieces = self.pieces(text, control_spans)
+        texts = iter(self.encode_pieces([piece for piece in pieces if isinstance(piece, str)]))
+        return list(itertools.chain.from_iterable([p] if isinstance(p, int) else next(texts).tolist() for p in pieces))
+
+    def pieces(self, text: str, control_spans: Sequence[int] | None = None) -> list[Piece]:
+        """Cut a text into what encodes independently.
+
+        Args:
+            text: the text, control tokens written out.
+            control_spans: where control tokens stand, `[start, end, start, end, …]` in characters; what looks like one
+                elsewhere is ordinary text. None: wherever the tokenizer finds them.
+        """
+        if self.granularity == "whole":
+            assert control_spans is None, "a tokenizer of whole texts cannot tell control tokens from user text"
+            return [text] if text else []
+        if control_spans is None:
+            control_spans = [place for match in self.pattern.finditer(text) for place in match.span()]
+        pieces: list[Piece] = []
+        position = 0
+        for start, end in zip(control_spans[::2], control_spans[1::2], strict=True):
+            self._cut(text[position:start], pieces)
+            pieces.append(self.controls[text[start:end]])
+            position = end
+        self._cut(text[position:], pieces)
+        return pieces
+
+    def text_pieces(self, text: str) -> list[Piece]:
+        """Cut a text that holds no control tokens, whatever it looks like."""
+        pieces: list[Piece] = []
+        self._cut(text, pieces)
+        return pieces
+
+    def encode_pieces(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Token ids (int32) of each text piece; several threads at once unless TOKENIZERS_PARALLELISM says no."""
+        encoder = self._whole if self.granularity == "whole" else self._plain
+        return [
+            np.array(encoding.ids, np.int32) for encoding in encoder.encode_batch_fast(texts, add_special_tokens=False)
+        ]
+
+    def encode_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Token ids of a whole text and where each token stands in it, in characters."""
+        encoding = self._whole.encode(text, add_special_tokens=False)
+        return encoding.ids, encoding.offsets
+
+    def agrees(self, text: str) -> bool:
+        """Whether the pieces of a text give the ids of the whole text."""
+        return self.encode(text) == self._whole.encode(text, add_special_tokens=False).ids
+
+    def fall_back(self) -> None:
+        """Encode whole texts from now on."""
+        self.granularity = "whole"
+
+    def _cut(self, text: str, pieces: list[Piece]) -> None:
+        if not text:
+            return
+        if self.granularity == "line":
+            *lines, text = _LINE_END.split(text)
+            pieces.extend([line + "\n" for line in lines])
+        pieces.append(text)
+
+    def _finest(self) -> Granularity:
+        added = self._whole.get_added_tokens_decoder().values()
+        if any(token.lstrip or token.rstrip or token.single_word for token in added):
+            return "whole"
+        ids = set(self.controls.values())
+        if any(
+            ids.intersection(self._plain.encode(f"a{control}b", add_special_tokens=False).ids)
+            for control in self.controls
+        ):
+            return "whole"
+        self.granularity = "line" if self._ends_tokens_at_line_ends() else "segment"
+        return self.granularity if all(self.agrees(text) for text in self._probe_texts()) else "whole"
+
+    def _probe_texts(self) -> Iterable[str]:
+        # Some tokenizers reserve hundreds of control tokens that are all alike.
+        for control in list(self.controls)[:32]:
+            yield control + control.join(_PROBES) + control
+        yield from ("".join(pair) for pair in itertools.product(_PROBES, repeat=2))
+
+    def _ends_tokens_at_line_ends(self) -> bool:
+        normalizer, pre_tokenizer = _spec(self._whole.normalizer), _spec(self._whole.pre_tokenizer)
+        if any("\n" in token.content for token in self._whole.get_added_tokens_decoder().values()):
+            return False
+        if not _keeps_line_ends(normalizer):
+            return False
+        match pre_tokenizer.get("pretokenizers"):
+            case [
+                {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False},
+                {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False},
+            ] if regex.endswith(_WHITE_SPACE):
+                return _alternatives(regex.removesuffix(_WHITE_SPACE)) <= _WORDS
+        return False
+
+
+def _alternatives(regex: str) -> set[str]:
+    """The alternatives of a regular expression at its outermost level."""
+    found, depth, start = set(), 0, 0
+    for position, mark in enumerate(regex):
+        depth += (mark == "(") - (mark == ")")
+        if mark == "|" and depth == 0:
+            found.add(regex[start:position])
+            start = position + 1
+    return found | {regex[start:]}
+
+
+def _spec(component: Any) -> dict[str, Any]:
+    """A part of a tokenizer as `tokenizer.json` writes it; empty where there is none."""
+    return json.loads(component.__getstate__()) if component is not None else {}
+
+
+def _keeps_line_ends(normalizer: dict[str, Any]) -> bool:
+    """Whether a normalizer treats each line by itself; canonical composition never reaches across a line end."""
+    if not normalizer or normalizer["type"] == "NFC":
+        return True
+    return normalizer["type"] == "Sequence" and all(map(_keeps_line_ends, normalizer["normalizers"]))

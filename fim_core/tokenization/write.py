@@ -1,0 +1,186 @@
+"""Prompts become a data set of token ids and labels: exact, never truncated, streamed by batch."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fim_core.config import DataConfig
+from fim_core.packing.rows import Rows
+from fim_core.parallel import ordered_map
+from fim_core.tokenization.batch import REJECTED_SCHEMA, SPLITS, BatchTokenizer, TokenizedBatch
+from fim_core.tokenization.shards import SplitWriter
+
+logger = logging.getLogger(__name__)
+
+DATASET = "dataset"
+REJECTED = "rejected.parquet"
+
+QUANTILES = (0.5, 0.9, 0.99, 1.0)
+
+_BATCH_ROWS = 2048
+_SAMPLED_GROUPS, _SAMPLED_ROWS = 8, 16
+_MOST_TYPES = 50
+
+
+@dataclass(frozen=True)
+class TokenizedCounts:
+    """What became of the prompts: rows_in = rows_kept + too_long.
+
+    Attributes:
+        tokens: of all kept rows; trained_tokens: those with a label.
+        train, eval: kept rows of each split.
+        neutralised: rows with control tokens in user text, encoded as ordinary text.
+        lengths: by type of completion, most frequent first 50: rows, and the quantiles QUANTILES of their tokens.
+        histogram: rows by the power of two that their length does not exceed.
+        pieces: text pieces of all rows; distinct_pieces: those that had to be encoded.
+        notice: how texts were cut into pieces.
+    """
+
+    rows_in: int
+    rows_kept: int
+    too_long: int
+    tokens: int
+    trained_tokens: int
+    train: int
+    eval: int
+    neutralised: int
+    lengths: dict[str, dict[str, float]]
+    histogram: dict[str, int]
+    pieces: int
+    distinct_pieces: int
+    notice: str
+
+
+def tokenize_prompts(prompts: Path, output: Path, *, data: DataConfig) -> TokenizedCounts:
+    """Encode every row of a prompts folder; labels come from lengths, never from searching.
+
+    A row is `prompt ids + response ids + end`; its labels are IGNORED over the prompt and the ids themselves over the
+    rest, or everywhere with `mask_inputs: false`. Rows longer than `max_length` are rejected as `too_long`, and with
+    `filter_samples: false` also reported one by one as warnings.
+
+    Writes into the folder `output`: `dataset/` (a `datasets.DatasetDict` with train and eval, DATASET_SCHEMA) and
+    `rejected.parquet`.
+
+    Args:
+        prompts: folder that `write_fim_prompts` wrote.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    source = pq.ParquetFile(prompts / "prompts.parquet")
+    worker = BatchTokenizer(prompts, data, falls_back=False)
+    disagreeing = [text for text in _sample(source) if not worker.encoder.agrees(text)]
+    falls_back = bool(disagreeing) and worker.encoder.granularity != "whole"
+    if falls_back:
+        worker.encoder.fall_back()
+        logger.warning(
+            "Pieces of %d sampled prompts do not encode independently: rows are encoded whole.", len(disagreeing)
+        )
+    totals = _Totals()
+    writers = {split: SplitWriter(output / DATASET / split) for split in SPLITS}
+    with pq.ParquetWriter(output / REJECTED, REJECTED_SCHEMA, compression="zstd") as rejected:
+        batches = source.iter_batches(_BATCH_ROWS)
+        make, arguments = (lambda: worker, ()) if data.num_proc == 1 else (BatchTokenizer, (prompts, data, falls_back))
+        for result in ordered_map(make, arguments, batches, num_proc=data.num_proc):
+            for split, table in result.kept.items():
+                writers[split].write(table)
+            rejected.write_table(result.rejected)
+            totals.add(result)
+            if not data.filter_samples:
+                _warn_of(result.rejected)
+    for writer in writers.values():
+        writer.close()
+    (output / DATASET / datasets.config.DATASETDICT_JSON_FILENAME).write_text(json.dumps({"splits": list(SPLITS)}))
+    return totals.counts(
+        source.metadata.num_rows, {split: writer.rows for split, writer in writers.items()}, worker.encoder.notice
+    )
+
+
+def load_rows(folder: Path, split: str) -> Rows:
+    """The rows of a split, memory-mapped.
+
+    Args:
+        folder: what `tokenize_prompts` wrote.
+        split: train or eval.
+    """
+    return Rows.from_dataset(datasets.load_from_disk(str(folder / DATASET / split)))
+
+
+@dataclass
+class _Totals:
+    """What all batches add up to; some 4 bytes a row for the quantiles."""
+
+    lengths: dict[str, list[np.ndarray]] = field(default_factory=lambda: defaultdict(list))
+    too_long: int = 0
+    trained_tokens: int = 0
+    neutralised: int = 0
+    pieces: int = 0
+    distinct_pieces: int = 0
+
+    def add(self, result: TokenizedBatch) -> None:
+        types = np.array(result.types, dtype=object)
+        for kind in sorted(set(result.types)):
+            self.lengths[kind].append(result.lengths[types == kind])
+        self.too_long += result.rejected.num_rows
+        self.trained_tokens += result.trained_tokens
+        self.neutralised += result.neutralised
+        self.pieces += result.pieces
+        self.distinct_pieces += result.distinct_pieces
+
+    def counts(self, rows_in: int, rows: dict[str, int], notice: str) -> TokenizedCounts:
+        by_type = {kind: np.concatenate(parts) for kind, parts in self.lengths.items()}
+        everything = np.concatenate([np.empty(0, np.int32), *by_type.values()])
+        powers = Counter(np.ceil(np.log2(everything)).astype(int).tolist())
+        largest = sorted(by_type, key=lambda kind: -len(by_type[kind]))[:_MOST_TYPES]
+        return TokenizedCounts(
+            rows_in=rows_in,
+            rows_kept=len(everything),
+            too_long=self.too_long,
+            tokens=int(everything.sum(dtype=np.int64)),
+            trained_tokens=self.trained_tokens,
+            train=rows["train"],
+            eval=rows["eval"],
+            neutralised=self.neutralised,
+            lengths={kind: _summary(by_type[kind]) for kind in sorted(largest)},
+            histogram={str(2**power): powers[power] for power in sorted(powers)},
+            pieces=self.pieces,
+            distinct_pieces=self.distinct_pieces,
+            notice=notice,
+        )
+
+
+def _summary(lengths: np.ndarray) -> dict[str, float]:
+    quantiles = np.quantile(lengths, QUANTILES)
+    return {"rows": len(lengths)} | {
+        f"p{round(100 * level)}": float(value) for level, value in zip(QUANTILES, quantiles, strict=True)
+    }
+
+
+def _sample(source: pq.ParquetFile) -> list[str]:
+    """Some prompts from all over the table whose control tokens are where the tokenizer finds them."""
+    groups = source.num_row_groups
+    chosen = sorted({round(number) for number in np.linspace(0, groups - 1, min(groups, _SAMPLED_GROUPS))})
+    texts: list[str] = []
+    for group in chosen:
+        table = source.read_row_group(group, columns=["prompt", "control_spans"])
+        ordinary = table.filter(table.column("control_spans").is_null()).column("prompt")
+        texts += (
+            ordinary.take(np.unique(np.linspace(0, len(ordinary) - 1, _SAMPLED_ROWS).astype(int))).to_pylist()
+            if len(ordinary)
+            else []
+        )
+    return texts
+
+
+def _warn_of(rejected: pa.Table) -> None:
+    for row_id, detail in zip(
+        rejected.column("row_id").to_pylist(), rejected.column("detail").to_pylist(), strict=True
+    ):
+        logger.warning("Row %s is left out: %s.", row_id, detail)

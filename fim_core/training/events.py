@@ -1,0 +1,75 @@
+"""What a run tells of itself, event by event."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import torch
+
+from fim_core.training.counters import Outcome, Progress
+from fim_core.training.metrics import peak_memory
+from fim_core.training.setup import Run
+from fim_core.training.steps import Step
+from fim_core.training.trackers import EventLog, open_trackers
+
+
+def open_log(run: Run) -> EventLog | None:
+    """The log of events, on rank 0; begins with `start`."""
+    if not run.ranks.is_first:
+        return None
+    trackers = open_trackers(run.experiment, run.job.work, run.resumed_from or 0)
+    log = EventLog(run.job.work.metrics, trackers, run.resumed_from)
+    stats = run.plan_of(0).stats
+    log.write(
+        "start",
+        run.start.position.step,
+        attempt=run.job.attempt,
+        resumed_from=run.resumed_from,
+        total_steps=run.total_steps,
+        epochs=run.experiment.epochs,
+        world_size=run.ranks.world_size,
+        threads=torch.get_num_threads(),
+        device=run.ranks.device.type,
+        train_rows=len(run.train_rows),
+        eval_rows=len(run.eval_rows),
+        parameters=sum(getattr(param, "ds_numel", param.numel()) for param in run.engine.module.parameters()),
+        packing=run.packing,
+        packs=asdict(stats),
+        peak_flops=run.peak.flops,
+        peak_source=run.peak.source,
+        notices=list(run.notices),
+    )
+    return log
+
+
+def log_step(log: EventLog | None, run: Run, step: Step, progress: Progress, outcome: Outcome, seconds: float) -> None:
+    """Record one optimizer step. Rates are of all ranks together."""
+    if log is None:
+        return
+    log.write(
+        "step",
+        step.position.step,
+        epoch=step.position.epoch if not step.ends_epoch else step.position.epoch - 1,
+        micro_step=run.engine.micro_steps,
+        loss=outcome.loss,
+        lr=outcome.lr,
+        grad_norm=outcome.grad_norm,
+        rows=step.rows,
+        tokens=step.tokens,
+        distinct_tokens=step.distinct_tokens,
+        targets=step.targets,
+        rows_total=progress.rows,
+        seconds=seconds,
+        rows_per_second=step.rows / seconds,
+        tokens_per_second=step.tokens / seconds,
+        distinct_tokens_per_second=step.distinct_tokens / seconds,
+        mfu=outcome.operations / seconds / (run.peak.flops * run.ranks.world_size),
+        memory_bytes=peak_memory(run.ranks.device),
+        empty_steps=progress.empty_steps,
+    )
+
+
+def log_eval(log: EventLog | None, step: int, loss: float | None) -> None:
+    """Record a held-out loss, if there are held-out rows."""
+    if log is not None and loss is not None:
+        log.write("eval", step, loss=loss)

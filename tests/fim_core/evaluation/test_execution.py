@@ -1,0 +1,117 @@
+"""Execution match: what is compared, what is left out, and what untrusted SQL cannot do."""
+
+from __future__ import annotations
+
+import math
+from decimal import Decimal
+
+import pytest
+
+from fim_core.evaluation.metrics.completed import CompletedSql, parse_statement
+from fim_core.evaluation.metrics.execution import Excluded, Sandbox, execution_match, same_rows
+from fim_core.evaluation.metrics.filler import table_rows
+
+DDL = """CREATE TABLE orders (id NUMBER, cust NUMBER, status VARCHAR, total NUMBER(12, 2), at TIMESTAMP_NTZ, doc VARIANT);
+CREATE TABLE cust (id NUMBER, name VARCHAR(10), vip BOOLEAN, born DATE);"""
+
+
+def matches(gold: str, predicted: str, sandbox: Sandbox) -> bool | Excluded | None:
+    sql = [CompletedSql("", text, "", "snowflake") for text in (gold, predicted)]
+    found = execution_match(sql[0], [sql[1]], DDL, sandbox)
+    return found.excluded if found.matches is None else found.matches[0]
+
+
+@pytest.mark.parametrize(
+    ("gold", "predicted", "expected"),
+    [
+        ("SELECT id FROM orders WHERE status = 'open'", "SELECT o.id FROM orders o WHERE status IN ('open')", True),
+        ("SELECT id FROM orders WHERE status = 'open'", "SELECT id FROM orders WHERE status = 'shut'", False),
+        ("SELECT id FROM orders WHERE status = 'open'", "SELECT id FROM orders", False),
+        ("SELECT id AS a FROM orders", "SELECT id AS b FROM orders", True),
+        ("SELECT id FROM orders", "SELECT id FROM orders ORDER BY total", True),
+        ("SELECT id FROM orders ORDER BY total, id", "SELECT id FROM orders ORDER BY total DESC, id", False),
+        ("SELECT id FROM orders", "SELECT DISTINCT id FROM orders", False),
+        ("SELECT SUM(total) / 3 FROM orders", "SELECT SUM(total / 3) FROM orders", True),
+        ("SELECT name FROM cust WHERE born < '2024-01-01'", "SELECT name FROM cust WHERE born > '2024-01-01'", False),
+        (
+            "SELECT id FROM orders WHERE at >= DATEADD(day, -30, CURRENT_DATE)",
+            "SELECT id FROM orders WHERE at >= CURRENT_DATE - INTERVAL '30 days'",
+            True,
+        ),
+        ("SELECT id FROM orders WHERE total > 1000", "SELECT id FROM orders WHERE total >= 1000", False),
+        ("SELECT id FROM orders", "SELECT id FROM", False),
+        ("SELECT id FROM orders", "SELECT made_up FROM orders", False),
+        ("SELECT id FROM orders", "DROP TABLE orders", False),
+        ("SELECT id FROM orders", "SELECT id FROM orders; SELECT 1", False),
+        ("SELECT id FROM orders WHERE 1 = 0", "SELECT 1", Excluded.EMPTY),
+        ("SELECT RANDOM() FROM orders", "SELECT 1", Excluded.UNSTABLE),
+        ("SELECT id FROM unknown", "SELECT 1", Excluded.NOT_BOUND),
+        ("DELETE FROM orders WHERE id = 1", "SELECT 1", Excluded.NOT_A_QUERY),
+        ("SELECT NO_SUCH_FUNCTION(id) FROM orders", "SELECT 1", Excluded.FAILED),
+        ("SELECT 1 FROM orders a, orders b, orders c", "SELECT 1", Excluded.FAILED),
+    ],
+)
+def test_execution_match_by_hand(gold: str, predicted: str, expected: object, sandbox: Sandbox) -> None:
+    assert matches(gold, predicted, sandbox) == expected
+
+
+def test_rows_of_an_own_database_are_used(sandbox: Sandbox) -> None:
+    gold, other = (CompletedSql("", f"SELECT id FROM cust WHERE name = '{n}'", "", "snowflake") for n in ("a", "b"))
+    database = {"CUST": [(1, "a", True, None), (1, "b", True, None)]}
+    assert execution_match(gold, [other], DDL, sandbox, database).matches == [True]
+    assert execution_match(gold, [other], DDL, sandbox, {"CUST": [(1, "b", True, None)]}).excluded == Excluded.EMPTY
+
+
+def test_results_compare_as_multisets_or_lists() -> None:
+    assert same_rows([(1,), (2,), (1,)], [(2,), (1,), (1,)], ordered=False)
+    assert not same_rows([(1,), (2,)], [(2,), (1,)], ordered=True)
+    assert not same_rows([(1,), (1,)], [(1,)], ordered=False)
+    assert same_rows([(0.1 + 0.2, Decimal("1.50"), None)], [(0.3, 1.5, None)], ordered=False)
+    assert same_rows([(math.nan,)], [(math.nan,)], ordered=False)
+    assert not same_rows([("1",)], [(1,)], ordered=False)
+    assert not same_rows([(2**60,)], [(2**60 + 1,)], ordered=False)
+    assert same_rows([([1, 2],)], [([1, 2],)], ordered=False)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT * FROM read_csv('/etc/passwd')",
+        "SELECT * FROM '/etc/passwd'",
+        "SELECT * FROM read_text('/etc/hostname')",
+        "SELECT * FROM glob('/*')",
+        "SELECT * FROM read_parquet('https://example.org/x.parquet')",
+        "SELECT getenv('HOME')",
+    ],
+)
+def test_the_sandbox_reaches_nothing_outside(query: str, sandbox: Sandbox) -> None:
+    assert sandbox.run(parse_statement(query, "duckdb")) is None
+
+
+def test_the_sandbox_cannot_be_opened_from_inside(sandbox: Sandbox) -> None:
+    import duckdb
+
+    for command in ("SET enable_external_access = true", "ATTACH '/tmp/x.db'", "INSTALL httpfs", "COPY (SELECT 1) TO '/tmp/x'"):
+        with pytest.raises(duckdb.Error):
+            sandbox._connection.execute(command)
+
+
+def test_time_and_memory_are_bounded() -> None:
+    sandbox = Sandbox(seconds=0.2, memory="40MB")
+    endless = parse_statement("SELECT COUNT(*) FROM range(100000000) a, range(100000) b WHERE a.range % 7 = b.range", "duckdb")
+    assert sandbox.run(endless) is None
+    assert sandbox.run(parse_statement("SELECT LIST(a.range) FROM range(100000000) a", "duckdb")) is None
+    assert sandbox.run(parse_statement("SELECT 1", "duckdb")) == [(1,)], "and it still works afterwards"
+    sandbox.close()
+
+
+def test_generated_rows_are_deterministic_and_hold_the_constants() -> None:
+    from sqlglot import exp
+
+    columns = {"S": exp.DataType.build("varchar"), "N": exp.DataType.build("int"), "D": exp.DataType.build("date")}
+    pools = {"S": ["open"], "N": ["70"], "D": ["2021-03-04"]}
+    rows = table_rows("T", columns, pools)
+    assert rows == table_rows("T", columns, pools)
+    assert rows != table_rows("U", columns, pools)
+    assert {"open"} < {row[0] for row in rows} and {69, 70, 71} & {row[1] for row in rows}
+    assert any(row[i] is None for row in rows for i in range(3))

@@ -1,0 +1,79 @@
+"""The page: whole, self-contained, and safe against what rows hold."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from fim_core.config.evaluation import EvaluationConfig
+from fim_core.evaluation.html import render_page, show_figure
+from fim_core.evaluation.report import build_report
+from fim_core.evaluation.run import constant_predictions
+from fim_core.evaluation.scores import EvalRow, Prediction, score
+
+EVIL = "'</pre><script>alert(1)</script><img src=x onerror=y>"
+ROWS = [EvalRow(f"r{i}", f"kind<{i % 2}>", f"g{i}", "SELECT ", f" FROM t{i}", EVIL if i == 1 else f"c{i}") for i in range(8)]
+
+
+def page(*, champion: bool = True, show_samples: bool = True) -> str:
+    made = constant_predictions(ROWS, {}) | {"model": [Prediction(r.completion, True, 1.0, 2) for r in ROWS[:6]] + [Prediction(EVIL)] * 2}
+    if champion:
+        made["champion"] = [Prediction("c1", True, 1.0, 2) for _ in ROWS]
+    report = build_report(
+        ROWS,
+        made,
+        score(ROWS, made, dialect="snowflake"),
+        name="a <b> & c",
+        options=EvaluationConfig(bootstrap_samples=100),
+        seed=0,
+        show_samples=show_samples,
+        held_out=20,
+    )
+    return render_page(report)
+
+
+class Outline(HTMLParser):
+    """Open tags and whether they are closed in order."""
+
+    void = {"meta", "link", "br", "img", "line", "rect", "path"}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        self.seen.append(tag)
+        if tag not in self.void:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list) -> None:
+        self.seen.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.void:
+            assert self.open.pop() == tag
+
+
+@pytest.mark.parametrize("champion", [True, False])
+@pytest.mark.parametrize("show_samples", [True, False])
+def test_page_is_well_formed_and_loads_nothing(champion: bool, show_samples: bool) -> None:
+    text = page(champion=champion, show_samples=show_samples)
+    outline = Outline()
+    outline.feed(text)
+    assert outline.open == []
+    assert not {"script", "img", "link", "iframe"} & set(outline.seen)
+    assert "svg" in outline.seen
+    assert not re.search(r"https?://|url\(|@import|\ssrc=", text.replace("src=x", ""))
+    assert ("Difference to the champion" in text) == champion
+    assert ("alert(1)" in text) == show_samples, "texts only where they are asked for, and then escaped"
+
+
+def test_figures_for_people() -> None:
+    assert show_figure(0.1234, "share") == "12.3%"
+    assert show_figure(-0.05, "share", signed=True) == "-5.0%"
+    assert show_figure(0.05, "share", signed=True) == "+5.0%"
+    assert show_figure(1.2345, "nats/token") == "1.23"
+    assert show_figure(None, "share") == "not finite"

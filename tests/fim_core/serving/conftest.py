@@ -1,0 +1,50 @@
+"""A checkpoint as training leaves it: a small random model, its tokenizer and its recipe for prompts."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, set_seed
+
+from fim_core.config import DataConfig, ModelConfig, Source
+from fim_core.serving.completer import Completer
+
+CONTEXT_LENGTH = 1000
+
+DATA = DataConfig(sources=[Source(type="demo")])
+MODEL = ModelConfig(config={"model_type": "qwen3"}, tokenizer="trained")
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Path:
+    """A folder with a model whose completions are of several lengths, some ended by a stop token."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    set_seed(3)
+    model = Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=8,
+            initializer_range=0.4,
+            max_position_embeddings=CONTEXT_LENGTH,
+        )
+    )
+    # A random model seldom hits on one token, so others stop it too.
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, *range(300, 320)]
+    model.save_pretrained(folder)
+    copy.deepcopy(tokenizer).save_pretrained(folder)
+    recipe = {"data": DATA.model_dump(mode="json"), "model": MODEL.model_dump(mode="json"), "fim_tokens": {}}
+    (folder / "fim.json").write_text(json.dumps(recipe), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def completer(checkpoint: Path) -> Completer:
+    return Completer.load(checkpoint)

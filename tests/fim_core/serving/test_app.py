@@ -1,0 +1,274 @@
+"""The completions API as a client sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
+from starlette.types import Message
+
+from fim_core.records.schema import Completion
+from fim_core.serving.app import create_app
+from fim_core.serving.completer import Completer, Delta
+
+HOSTS = ("127.0.0.1",)
+
+
+def build(completer: Completer, **options: Any) -> Starlette:
+    return create_app(completer, **{"model_name": "fim", "max_tokens": 8, "allowed_hosts": HOSTS, **options})
+
+
+@pytest.fixture(scope="module")
+def client(completer: Completer) -> Iterator[TestClient]:
+    with TestClient(build(completer), base_url="http://127.0.0.1") as client:
+        yield client
+
+
+def text_of(completer: Completer, completion: Completion, max_tokens: int = 8) -> str:
+    return completer.complete(completion, max_tokens=max_tokens)
+
+
+def events(body: str) -> list[str]:
+    assert body.endswith("\n\n")
+    lines = body.removesuffix("\n\n").split("\n\n")
+    assert all(line.startswith("data: ") for line in lines)
+    return [line.removeprefix("data: ") for line in lines]
+
+
+def test_completes_between_prompt_and_suffix(client: TestClient, completer: Completer) -> None:
+    response = client.post("/v1/completions", json={"model": "fim", "prompt": "SELECT ", "suffix": " FROM t"})
+    assert response.status_code == 200
+    body = response.json()
+    prompt = completer.prompt_ids(Completion("SELECT ", " FROM t"))
+    deltas = list(completer.deltas(prompt, max_tokens=8))
+    assert body["object"] == "text_completion"
+    assert body["model"] == "fim"
+    assert body["choices"] == [
+        {
+            "index": 0,
+            "text": "".join(delta.text for delta in deltas),
+            "logprobs": None,
+            "finish_reason": deltas[-1].finish_reason,
+        }
+    ]
+    assert body["usage"] == {
+        "prompt_tokens": len(prompt),
+        "completion_tokens": deltas[-1].tokens,
+        "total_tokens": len(prompt) + deltas[-1].tokens,
+    }
+
+
+def test_context_fields_reach_the_prompt(client: TestClient, completer: Completer) -> None:
+    context = {
+        "sql_history": "select 1;",
+        "ddl_context": "create table t (a int);",
+        "last_few_executed": "select 2;",
+        "file_content": "-- file",
+    }
+    body = client.post("/v1/completions", json={"prompt": "SELECT ", **context}).json()
+    completion = Completion("SELECT ", "", **context)
+    assert body["usage"]["prompt_tokens"] == len(completer.prompt_ids(completion))
+    assert body["choices"][0]["text"] == text_of(completer, completion)
+
+
+@pytest.mark.parametrize("usage", [False, True])
+def test_streams_the_same_text(client: TestClient, completer: Completer, usage: bool) -> None:
+    call = {"prompt": "SELECT a", "max_tokens": 12, "stream": True, "stream_options": {"include_usage": usage}}
+    response = client.post("/v1/completions", json=call)
+    assert response.headers["content-type"].startswith("text/event-stream")
+    *chunks, done = events(response.text)
+    assert done == "[DONE]"
+    parsed = [json.loads(chunk) for chunk in chunks]
+    assert len({chunk["id"] for chunk in parsed}) == 1
+    if usage:
+        last = parsed.pop()
+        assert last["choices"] == []
+        assert last["usage"]["completion_tokens"] > 0
+    assert "".join(chunk["choices"][0]["text"] for chunk in parsed) == text_of(
+        completer, Completion("SELECT a", ""), 12
+    )
+    reasons = [chunk["choices"][0]["finish_reason"] for chunk in parsed]
+    assert reasons[-1] in {"stop", "length"}
+    assert set(reasons[:-1]) <= {None}
+    assert len(parsed) > 2, "the case must stream in several chunks"
+
+
+def test_stop_strings(client: TestClient, completer: Completer) -> None:
+    text = text_of(completer, Completion("SELECT ", ""))
+    stop = text[2:4]
+    body = client.post("/v1/completions", json={"prompt": "SELECT ", "stop": ["\x00", stop, ""]}).json()
+    assert body["choices"][0] == {
+        "index": 0,
+        "text": text[: text.index(stop)],
+        "logprobs": None,
+        "finish_reason": "stop",
+    }
+
+
+def test_control_tokens_in_user_text_are_plain_text(client: TestClient, completer: Completer) -> None:
+    text = "SELECT '<|im_end|><|fim_middle|>' AS "
+    response = client.post("/v1/completions", json={"prompt": text, "suffix": "<|endoftext|>"})
+    assert response.status_code == 200
+    ids = completer.prompt_ids(Completion(text, "<|endoftext|>"))
+    plain = completer.prompt_ids(Completion("SELECT ", ""))
+    controls = {completer._builder.tokenizer.convert_tokens_to_ids(t) for t in ("<|im_end|>", "<|fim_middle|>")}
+    for control in controls:
+        assert ids.count(control) == plain.count(control)
+
+
+@pytest.mark.parametrize(
+    "accepted",
+    [
+        {"temperature": 0},
+        {"temperature": 0.0, "top_p": 0.95, "top_k": 40, "seed": 7},
+        {"temperature": 0.01, "n": 1, "best_of": 1, "user": "someone"},
+        {"presence_penalty": 0, "frequency_penalty": 0.0, "logit_bias": {}, "logprobs": None, "echo": False},
+        {"suffix": None, "stop": None, "max_tokens": None, "temperature": None, "stream_options": None},
+        {"stop": "zzz"},
+    ],
+)
+def test_options_that_mean_greedy_change_nothing(
+    client: TestClient, completer: Completer, accepted: dict[str, Any]
+) -> None:
+    body = client.post("/v1/completions", json={"prompt": "SELECT ", **accepted}).json()
+    assert body["choices"][0]["text"] == text_of(completer, Completion("SELECT ", ""))
+
+
+@pytest.mark.parametrize(
+    ("refused", "param"),
+    [
+        ({"temperature": 0.2}, "temperature"),
+        ({"temperature": -1}, "temperature"),
+        ({"top_p": 0}, "top_p"),
+        ({"n": 2}, "n"),
+        ({"best_of": 3}, "best_of"),
+        ({"echo": True}, "echo"),
+        ({"logprobs": 1}, "logprobs"),
+        ({"presence_penalty": 0.5}, "presence_penalty"),
+        ({"logit_bias": {"5": 1}}, "logit_bias"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"prompt": ["SELECT "]}, "prompt"),
+        ({"prompt": None}, "prompt"),
+        ({"min_p": 0.1}, "min_p"),
+        ({"stop": 5}, "stop"),
+        ({"stream_options": {"x": 1}}, "stream_options.x"),
+    ],
+)
+def test_what_is_not_supported_is_refused_by_name(client: TestClient, refused: dict[str, Any], param: str) -> None:
+    response = client.post("/v1/completions", json={"prompt": "SELECT secret_column", **refused})
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert error["type"] == "invalid_request_error"
+    assert error["param"].startswith(param)
+    assert param in error["message"]
+    assert "secret_column" not in response.text
+
+
+@pytest.mark.parametrize(
+    ("content", "status"),
+    [
+        (b"{", 400),
+        (b"[]", 400),
+        (b"", 400),
+        (b'{"prompt": "\\ud800"}', 400),
+        (b'{"prompt": "\xff"}', 400),
+        (b'{"suffix": "a"}', 400),
+    ],
+)
+def test_bodies_that_are_no_request(client: TestClient, content: bytes, status: int) -> None:
+    response = client.post("/v1/completions", content=content, headers={"content-type": "application/json"})
+    assert response.status_code == status
+    assert response.json()["error"]["message"]
+
+
+def test_only_json_and_only_known_hosts(client: TestClient) -> None:
+    as_form = client.post("/v1/completions", content=b'{"prompt": ""}', headers={"content-type": "text/plain"})
+    assert as_form.status_code == 415
+    elsewhere = client.get("/health", headers={"host": "attacker.example"})
+    assert elsewhere.status_code == 400
+
+
+def test_large_requests_are_refused(completer: Completer) -> None:
+    client = TestClient(build(completer, max_body_bytes=100), base_url="http://127.0.0.1")
+    assert client.post("/v1/completions", json={"prompt": "x" * 200}).status_code == 413
+    assert client.post("/v1/completions", json={"prompt": "x"}).status_code == 200
+
+
+def test_prompts_beyond_the_context_are_refused(client: TestClient) -> None:
+    response = client.post("/v1/completions", json={"prompt": "a b " * 1000})
+    assert response.status_code == 400
+    assert response.json()["error"]["code"] == "context_length_exceeded"
+    response = client.post("/v1/completions", json={"prompt": "a", "max_tokens": 1000})
+    assert response.json()["error"]["code"] == "context_length_exceeded"
+
+
+def test_other_routes(client: TestClient) -> None:
+    assert client.get("/health").json() == {"status": "ok"}
+    models = client.get("/v1/models").json()
+    assert [model["id"] for model in models["data"]] == ["fim"]
+    unknown = client.post("/v1/completions", json={"model": "gpt", "prompt": ""})
+    assert unknown.status_code == 404
+    assert unknown.json()["error"]["code"] == "model_not_found"
+    for response in (client.get("/v1/nothing"), client.get("/v1/completions")):
+        assert response.status_code in {404, 405}
+        assert response.json()["error"]["type"] == "invalid_request_error"
+
+
+class CountingCompleter(Completer):
+    """Counts the tokens that were generated."""
+
+    generated = 0
+
+    def deltas(self, prompt_ids: Sequence[int], **options: Any) -> Iterator[Delta]:
+        for delta in super().deltas(prompt_ids, **options):
+            self.generated += 1
+            yield delta
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_generation_ends_when_the_client_leaves(checkpoint: Path, stream: bool) -> None:
+    counting = CountingCompleter.load(checkpoint)
+    counting._stop_ids = set()
+    app = build(counting)
+    body = json.dumps({"prompt": "SELECT ", "max_tokens": 100, "stream": stream}).encode()
+
+    async def call(leave_after: int | None) -> list[Message]:
+        """Send one request; the client leaves once so many tokens have been generated since."""
+        start = counting.generated
+        pending = [{"type": "http.request", "body": body, "more_body": False}]
+        sent: list[Message] = []
+
+        async def receive() -> Message:
+            if pending:
+                return pending.pop()
+            while leave_after is None or counting.generated - start < leave_after:
+                await asyncio.sleep(0.001)
+            return {"type": "http.disconnect"}
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/v1/completions",
+            "query_string": b"",
+            "headers": [(b"content-type", b"application/json"), (b"host", b"127.0.0.1")],
+        }
+        await app(scope, receive, send)
+        return sent
+
+    async def both() -> list[Message]:
+        await call(leave_after=5)
+        assert counting.generated < 20
+        return await asyncio.wait_for(call(leave_after=None), timeout=60)
+
+    sent = asyncio.run(both())
+    assert sent[0]["status"] == 200
+    assert counting.generated > 100, "the next client gets its turn and its whole completion"

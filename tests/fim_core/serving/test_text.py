@@ -1,0 +1,52 @@
+"""Streamed text against the text decoded in one go."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerFast
+
+from fim_core.serving.text import TextStream
+
+TEXTS = st.text(st.sampled_from("ab;\n éß漢🙂👩🏽\ufffd"), max_size=12)
+
+
+def stream(tokenizer: PreTrainedTokenizerFast, text: str, stop: list[str]) -> tuple[list[str], bool]:
+    """The pieces of a text whose tokens arrive one by one."""
+    stream = TextStream(tokenizer, stop)
+    pieces = []
+    for token in tokenizer.encode(text):
+        pieces.append(stream.add(token))
+        if stream.stopped:
+            return pieces, True
+    return [*pieces, stream.finish()], False
+
+
+@given(text=TEXTS)
+def test_pieces_add_up(tokenizer: PreTrainedTokenizerFast, text: str) -> None:
+    pieces, stopped = stream(tokenizer, text, [])
+    assert "".join(pieces) == text
+    assert not stopped
+
+
+@given(text=TEXTS, stop=st.lists(st.text(st.sampled_from("ab;\né漢"), min_size=1, max_size=3), max_size=3))
+def test_stops_before_the_first_stop_string(tokenizer: PreTrainedTokenizerFast, text: str, stop: list[str]) -> None:
+    pieces, stopped = stream(tokenizer, text, stop)
+    # The slow way: read character by character until one of the strings is there.
+    read = next((text[:end] for end in range(len(text) + 1) if any(s in text[:end] for s in stop)), None)
+    expected = text if read is None else read[: min(read.index(s) for s in stop if s in read)]
+    assert "".join(pieces) == expected
+    assert stopped == (read is not None) or text.endswith("\ufffd")
+
+
+def test_never_sends_half_a_character(tokenizer: PreTrainedTokenizerFast) -> None:
+    text = "é漢🙂" * 3
+    assert len(tokenizer.encode(text)) > len(text), "the case must split characters over tokens"
+    pieces, _ = stream(tokenizer, text, [])
+    assert all("\ufffd" not in piece for piece in pieces)
+
+
+def test_sends_what_is_certain_at_once(tokenizer: PreTrainedTokenizerFast) -> None:
+    text = "SELECT a FROM t"
+    pieces, _ = stream(tokenizer, text, [";"])
+    assert len([piece for piece in pieces if piece]) == len(tokenizer.encode(text))

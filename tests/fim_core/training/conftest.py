@@ -1,0 +1,36 @@
+"""What the engine's tests share on disk."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from fim_core.config import ModelConfig
+from fim_core.tokens import resolve_fim_tokens
+
+# Ranks are processes of their own and import what they run by name.
+sys.path.insert(0, str(Path(__file__).parent))
+
+from training_helpers import MODEL, make_rows, save_rows
+
+
+@pytest.fixture(scope="session")
+def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Path:
+    """A tokenizer with tokens.json beside its folder, as the stage that renders prompts leaves them."""
+    folder = tmp_path_factory.mktemp("prompts")
+    tokens = resolve_fim_tokens(tokenizer, ModelConfig(config=MODEL, tokenizer="unused"))
+    tokenizer.save_pretrained(folder / "tokenizer")
+    (folder / "tokens.json").write_text(json.dumps(asdict(tokens)))
+    return folder / "tokenizer"
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Path:
+    """40 rows to train on, 10 held out."""
+    size = len(tokenizer)
+    return save_rows(tmp_path_factory.mktemp("tokenized"), make_rows(40, size, seed=1), make_rows(10, size, seed=2))

@@ -1,0 +1,87 @@
+"""The loss and its gradient do not depend on how an optimizer step is packed, accumulated or sharded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from rank_functions import first_gradient
+from training_helpers import data_options, make_rows, run_ranks, save_rows, tiny_experiment
+from transformers import PreTrainedTokenizerFast
+
+from fim_core.modeling.load import build_model
+from fim_core.training.job import Job, Work
+
+ROWS = 16
+
+
+@pytest.fixture(scope="module")
+def few_rows(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Path:
+    """Rows that fit into one optimizer step however they are packed. One of them has nothing to train on."""
+    rows = make_rows(ROWS, len(tokenizer), seed=3)
+    rows["labels"][5] = [-100] * len(rows["labels"][5])
+    return save_rows(tmp_path_factory.mktemp("few"), rows, make_rows(2, len(tokenizer), seed=4))
+
+
+def separate_rows(dataset: Path, tokenizer: PreTrainedTokenizerFast, sample_mean: bool) -> tuple[float, dict[str, Any]]:
+    """The slow, obvious way: one row at a time through the plain model, then one mean over all."""
+    experiment = tiny_experiment()
+    model = build_model(experiment.model, tokenizer, seed=experiment.seed)
+    model.set_attn_implementation("eager")
+    terms, weights = [], []
+    for row in datasets.load_from_disk(str(dataset / "dataset"))["train"]:
+        labels = torch.tensor(row["labels"])
+        trained = int((labels[1:] != -100).sum())
+        if trained:
+            logits = model(input_ids=torch.tensor([row["input_ids"]])).logits[0, :-1]
+            loss = torch.nn.functional.cross_entropy(logits, labels[1:], ignore_index=-100, reduction="sum")
+            terms.append(loss / trained if sample_mean else loss)
+            weights.append(1 if sample_mean else trained)
+    mean = torch.stack(terms).sum() / sum(weights)
+    mean.backward()
+    return float(mean.detach()), {name: param.grad.numpy() for name, param in model.named_parameters()}
+
+
+@pytest.mark.parametrize(
+    ("packing", "sample_mean", "ranks", "accumulation", "micro_batch_size", "stage"),
+    [
+        ("prefix_tree", False, 1, 1, 16, 0),
+        ("prefix_tree", False, 1, 4, 1, 1),
+        ("prefix_tree", False, 2, 4, 1, 1),
+        ("flat", True, 2, 1, 8, 2),
+        ("none", False, 2, 4, 2, 2),
+        ("none", True, 2, 4, 2, 3),
+        ("prefix_tree", False, 2, 1, 8, 3),
+        ("prefix_tree", True, 2, 4, 1, 0),
+    ],
+)
+def test_same_rows_same_gradient(
+    tmp_path: Path,
+    few_rows: Path,
+    tokenizer: PreTrainedTokenizerFast,
+    tokenizer_folder: Path,
+    packing: str,
+    sample_mean: bool,
+    ranks: int,
+    accumulation: int,
+    micro_batch_size: int,
+    stage: int,
+) -> None:
+    experiment = tiny_experiment(
+        data=data_options(pack_samples=packing, sample_weighted_loss=sample_mean),
+        gradient_accumulation_steps=accumulation,
+        micro_batch_size=micro_batch_size,
+        deepspeed={"zero_optimization": {"stage": stage}},
+    )
+    job = Job(experiment, few_rows, tokenizer_folder, Work(tmp_path), "test")
+    expected_loss, expected = separate_rows(few_rows, tokenizer, sample_mean)
+    for loss, gradients in run_ranks(ranks, first_gradient, job, folder=tmp_path):
+        assert loss == pytest.approx(expected_loss, rel=1e-5)
+        assert set(gradients) == set(expected)
+        for name, gradient in gradients.items():
+            scale = np.abs(expected[name]).max()
+            np.testing.assert_allclose(gradient, expected[name], rtol=1e-5, atol=1e-5 * scale, err_msg=name)
