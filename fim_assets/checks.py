@@ -48,6 +48,6 @@ def _metadata(result: CheckResult) -> dict[str, dg.MetadataValue]:
     if result.row_ids:
         shown["row_ids"] = dg.MetadataValue.json(list(result.row_ids))
     if result.breakdown:
-        records = [dg.TableRecord({key: value for key, value in row.items()}) for row in result.breakdown]
+        records = [dg.TableRecord(dict(row)) for row in result.breakdown]
         shown["breakdown"] = dg.MetadataValue.table(records)
     return shown

@@ -31,5 +31,5 @@ def defs() -> dg.Definitions:
         jobs=JOBS,
         schedules=[retraining_schedule(settings.schedule)],
         sensors=[exports_sensor(settings.exports), failure_sensor(settings.notify)],
-        resources={"experiment": ExperimentResource()},
+        resources={"experiment": ExperimentResource(force=False)},
     )

@@ -164,7 +164,10 @@ def _count_table(counts: Mapping[str, int], name: str) -> dg.MetadataValue:
 def _lineage(asset: str, columns: Mapping[str, Sequence[str]]) -> dg.TableColumnLineage:
     key = dg.AssetKey(asset)
     return dg.TableColumnLineage(
-        {name: [dg.TableColumnDep(asset_key=key, column_name=source) for source in sources] for name, sources in columns.items()}
+        {
+            name: [dg.TableColumnDep(asset_key=key, column_name=source) for source in sources]
+            for name, sources in columns.items()
+        }
     )
 
 

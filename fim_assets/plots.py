@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -39,7 +40,7 @@ def curves(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]) ->
 def histogram(counts: Sequence[int], edges: Sequence[float], *, title: str, unit: str) -> dg.MetadataValue:
     """A histogram from its counts and the len(counts) + 1 edges of its bins."""
     figure, (axis,) = _figure(1)
-    widths = [right - left for left, right in zip(edges[:-1], edges[1:], strict=True)]
+    widths = [right - left for left, right in pairwise(edges)]
     axis.bar(edges[:-1], counts, width=widths, align="edge", color=_BLUE, edgecolor="white", linewidth=0.4)
     axis.set_title(title, fontsize=9, loc="left")
     axis.set_xlabel(unit, fontsize=8)
@@ -50,10 +51,10 @@ def histogram(counts: Sequence[int], edges: Sequence[float], *, title: str, unit
 def intervals(values: Mapping[str, tuple[float, float, float]], *, title: str) -> dg.MetadataValue:
     """Values with their confidence intervals, one row each; `values` maps a label to (value, low, high)."""
     figure, (axis,) = _figure(1, height=0.9 + 0.28 * len(values))
-    for position, (value, low, high) in enumerate(reversed(values.values())):
+    for position, (value, low, high) in enumerate(reversed(list(values.values()))):
         axis.plot([low, high], [position, position], color=_BLUE, linewidth=2)
         axis.plot([value], [position], "o", color=_BLUE, markersize=4)
-    axis.set_yticks(range(len(values)), list(reversed(values)), fontsize=8)
+    axis.set_yticks(range(len(values)), list(values)[::-1], fontsize=8)
     axis.set_ylim(-0.6, len(values) - 0.4)
     axis.set_title(title, fontsize=9, loc="left")
     return _markdown(figure, title)
@@ -74,4 +75,6 @@ def _figure(panels: int, height: float = 2.4) -> tuple[Figure, list[Axes]]:
 def _markdown(figure: Figure, alternative: str) -> dg.MetadataValue:
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
-    return dg.MetadataValue.md(f"![{alternative}](data:image/png;base64,{base64.b64encode(picture.getvalue()).decode()})")
+    return dg.MetadataValue.md(
+        f"![{alternative}](data:image/png;base64,{base64.b64encode(picture.getvalue()).decode()})"
+    )

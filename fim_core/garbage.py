@@ -39,7 +39,9 @@ def find_garbage(store: Store, *, keep_checkpoints: int = 3, work_days: float = 
         for artifact in store.versions(asset)
         if (asset, artifact.version) not in kept
     ]
-    garbage += [Garbage(path, "left by a run that died", _size(path)) for path, lease in store.drafts() if not _alive(lease)]
+    garbage += [
+        Garbage(path, "left by a run that died", _size(path)) for path, lease in store.drafts() if not _alive(lease)
+    ]
     oldest = time.time() - work_days * _DAY_SECONDS
     garbage += [
         Garbage(path, f"unfinished for more than {work_days:g} days", _size(path))

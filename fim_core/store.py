@@ -157,7 +157,9 @@ class Store:
             _move_into_place(scratch, final)
         except OSError as error:
             if error.errno == 28:
-                raise FimError(f"The disk is full while writing {asset} in {self.root}. Free some space; `fim gc` helps.") from error
+                raise FimError(
+                    f"The disk is full while writing {asset} in {self.root}. Free some space; `fim gc` helps."
+                ) from error
             raise
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -165,8 +167,11 @@ class Store:
 
     def links(self) -> list[Artifact]:
         """Every artifact that some `current` or experiment's link points at."""
-        found = [_read(link.parts[-2] if link.name == "current" else link.parts[-3], link.resolve())
-                 for pattern in ("*/current", "*/by_experiment/*") for link in self.root.glob(pattern)]
+        found = [
+            _read(link.parts[-2] if link.name == "current" else link.parts[-3], link.resolve())
+            for pattern in ("*/current", "*/by_experiment/*")
+            for link in self.root.glob(pattern)
+        ]
         return [artifact for artifact in found if artifact]
 
     def drafts(self) -> list[tuple[Path, dict[str, Any]]]:

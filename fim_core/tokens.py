@@ -93,6 +93,13 @@ def control_tokens(tokenizer: PreTrainedTokenizerFast | Tokenizer) -> frozenset[
     return frozenset(token.content for token in added if token.special or _is_markup(token.content))
 
 
+def token_id(tokenizer: Tokenizer, token: str) -> int:
+    """The id of a token that the tokenizer has."""
+    found = tokenizer.token_to_id(token)
+    assert found is not None, f"{token} is a token of this tokenizer"
+    return found
+
+
 def control_pattern(tokens: Collection[str]) -> re.Pattern[str]:
     """Finds control tokens as a tokenizer does: the leftmost, and where several begin there, the longest."""
     return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or r"(?!)")
@@ -126,7 +133,7 @@ def resolve_fim_tokens(tokenizer: PreTrainedTokenizerFast, model: ModelConfig) -
     # A name that is only an entry of the vocabulary is not matched as a whole until it is an added token as well.
     tokenizer.add_tokens([AddedToken(text, special=True, normalized=False) for text in texts if text not in already])
     end_ids = _end_ids(tokenizer, model)
-    prefix_id, suffix_id, middle_id = (tokenizer.backend_tokenizer.token_to_id(text) for text in texts)
+    prefix_id, suffix_id, middle_id = (token_id(tokenizer.backend_tokenizer, text) for text in texts)
     return FimTokens(
         *texts,
         end=str(tokenizer.convert_ids_to_tokens(end_ids[0])),

@@ -14,8 +14,6 @@ from fim_core.pipeline import training
     pool="gpu",
     retry_policy=dg.RetryPolicy(max_retries=2, delay=10, backoff=dg.Backoff.EXPONENTIAL),
 )
-def trained_checkpoint(
-    context: dg.AssetExecutionContext, experiment: ExperimentResource
-) -> dg.MaterializeResult:
+def trained_checkpoint(context: dg.AssetExecutionContext, experiment: ExperimentResource) -> dg.MaterializeResult:
     """A checkpoint that loads with transformers, trained by DeepSpeed; a retry resumes at the exact step."""
     return materialize(context, experiment, training.trained_checkpoint, on_event=TrainingProgress(context))

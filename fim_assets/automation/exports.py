@@ -46,9 +46,7 @@ def exports_sensor(config: ExportsConfig | None) -> dg.SensorDefinition:
     return exports
 
 
-def look(
-    folder: Path, known: dict[str, list], settle_seconds: float, now: float
-) -> tuple[dict[str, list], list[str]]:
+def look(folder: Path, known: dict[str, list], settle_seconds: float, now: float) -> tuple[dict[str, list], list[str]]:
     """The exports in a folder as name → [size, mtime_ns, SHA-256], and the names of those still being written.
 
     A file counts as written when its modification time lies `settle_seconds` back. Only files whose size or time

@@ -53,7 +53,9 @@ class ExperimentResource(dg.ConfigurableResource):
         default_factory=default_experiment_path,
         description="Experiment file (YAML). Default: $FIM_EXPERIMENT, or configs/demo.yaml.",
     )
-    force: bool = Field(False, description="Make assets again even when nothing that decides their content has changed.")
+    force: bool = Field(
+        False, description="Make assets again even when nothing that decides their content has changed."
+    )
 
     def load(self) -> Experiment:
         """The validated experiment.

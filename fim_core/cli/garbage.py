@@ -24,7 +24,9 @@ def collect(
     ] = Path(".fim"),
     keep_checkpoints: Annotated[int, typer.Option(min=1, help="Newest checkpoints of each experiment that stay.")] = 3,
     work_days: Annotated[float, typer.Option(min=0, help="Days that unfinished attempts stay, to be resumed.")] = 14.0,
-    delete: Annotated[bool, typer.Option("--delete", help="Really remove. Without it, only say what would go.")] = False,
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Really remove. Without it, only say what would go.")
+    ] = False,
 ) -> None:
     """Remove versions that no checkpoint, champion or running run refers to. A dry run unless --delete is given."""
     if not storage.is_dir():

@@ -17,7 +17,9 @@ class SqlFileOptions(Section):
     """How whole SQL files are cut into completions (`type: sql_files`)."""
 
     cuts_per_statement: float = Field(2.0, gt=0, description="Expected completions made from each statement.")
-    syntax_rate: float = Field(0.7, ge=0, le=1, description="Share of middles cut at syntax-node boundaries; rest random.")
+    syntax_rate: float = Field(
+        0.7, ge=0, le=1, description="Share of middles cut at syntax-node boundaries; rest random."
+    )
     empty_rate: float = Field(0.05, ge=0, le=1, description="Share of cuts with nothing missing.")
     dialect: str = Field("snowflake", description="sqlglot dialect that splits and parses the files.")
 
@@ -35,7 +37,8 @@ class Source(Section):
         None, description="For `type: huggingface`: which columns are `prompt` and `response`, or `messages`."
     )
     role_mapping: dict[str, str] | None = Field(
-        None, description="For chat rows: where a role's text lies, `role: column.key.value` (user: messages.role.user)."
+        None,
+        description="For chat rows: where a role's text lies, `role: column.key.value` (user: messages.role.user).",
     )
     sql: SqlFileOptions | None = Field(None, description="Options of `type: sql_files`.")
     rows: int = Field(6000, ge=100, description="For `type: demo`: rows to generate.")
@@ -55,8 +58,12 @@ class DataConfig(Section):
 
     type: Literal["sft"] = Field("sft", description="Supervised fine-tuning data.")
     sources: list[Source] = Field(min_length=1, description="Training rows, read in this order.")
-    eval_sources: list[Source] = Field([], description="Held-out rows. Without them `eval_fraction` of the rows is held out.")
-    eval_fraction: float = Field(0.1, ge=0, lt=1, description="Share of groups held out when there are no eval_sources.")
+    eval_sources: list[Source] = Field(
+        [], description="Held-out rows. Without them `eval_fraction` of the rows is held out."
+    )
+    eval_fraction: float = Field(
+        0.1, ge=0, lt=1, description="Share of groups held out when there are no eval_sources."
+    )
     group_by: str = Field(
         "statement",
         description="Rows that never part between train and eval: `statement` (same SQL, white space and case folded), "
@@ -83,7 +90,9 @@ class DataConfig(Section):
     )
     sample_weighted_loss: bool = Field(False, description="Each row counts once in the loss, whatever its length.")
     num_proc: int = Field(1, ge=1, description="Worker processes for parsing, rendering and tokenization.")
-    cache_dir: str | None = Field(None, description="Where data sets from a hub are kept. Default: the library's own place.")
+    cache_dir: str | None = Field(
+        None, description="Where data sets from a hub are kept. Default: the library's own place."
+    )
 
     @property
     def packing(self) -> Literal["prefix_tree", "flat", "none"]:

@@ -30,7 +30,9 @@ class GateRule(Section):
         description="not_worse, better: against the champion, beyond the confidence interval of the paired "
         "difference; at_least, at_most: against `value`; beats_baselines: lower bound above every baseline's upper bound."
     )
-    value: float | None = Field(None, description="Bound of at_least and at_most; for not_worse the slack that is allowed.")
+    value: float | None = Field(
+        None, description="Bound of at_least and at_most; for not_worse the slack that is allowed."
+    )
 
 
 DEFAULT_GATE = [

@@ -44,11 +44,15 @@ class Experiment(Section):
     gradient_accumulation_steps: int = Field(1, ge=1, description="Micro-batches of a rank in one optimizer step.")
     epochs: int = Field(1, ge=1, description="Passes over the training rows.")
     max_steps: int | None = Field(None, ge=1, description="Stop after so many optimizer steps.")
-    eval_interval: int | None = Field(None, ge=1, description="Optimizer steps between evaluations of the held-out loss.")
+    eval_interval: int | None = Field(
+        None, ge=1, description="Optimizer steps between evaluations of the held-out loss."
+    )
     optimizer: OptimizerConfig = OptimizerConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
     loss: LossConfig = LossConfig()
-    activation_checkpointing: bool = Field(False, description="Recompute activations in the backward pass to save memory.")
+    activation_checkpointing: bool = Field(
+        False, description="Recompute activations in the backward pass to save memory."
+    )
     activation_checkpoint_cpu_offload: bool = Field(
         False, description="Keep checkpointed activations in host memory; implies activation_checkpointing."
     )

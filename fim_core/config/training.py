@@ -73,7 +73,9 @@ class CheckpointConfig(Section):
 class LossConfig(Section):
     """`loss`: additions to the cross entropy; off by default."""
 
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of the target spread evenly over the vocabulary.")
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="Share of the target spread evenly over the vocabulary."
+    )
     z_loss: float = Field(0.0, ge=0, description="Weight of the squared log-partition, which keeps logits small.")
 
 
@@ -99,14 +101,18 @@ class LauncherConfig(Section):
     type: Literal["local", "hostfile", "ray", "kubernetes"] = Field(
         "local", description="local: processes of this machine; hostfile: DeepSpeed's launchers; or a cluster."
     )
-    num_processes: int | None = Field(None, ge=1, description="Ranks on each machine. Default: its GPUs, or 1 on a CPU.")
+    num_processes: int | None = Field(
+        None, ge=1, description="Ranks on each machine. Default: its GPUs, or 1 on a CPU."
+    )
     hostfile: str | None = Field(None, description="For hostfile: lines `host slots=N`, as DeepSpeed reads them.")
     backend: Literal["pdsh", "slurm", "openmpi"] = Field("pdsh", description="For hostfile: how ranks are started.")
     address: str | None = Field(None, description="For ray: address of the cluster. Default: one started here.")
     image: str | None = Field(None, description="For kubernetes: container image with this package.")
     namespace: str = Field("default", description="For kubernetes: namespace of the job.")
     timeout_minutes: float | None = Field(None, gt=0, description="End a run that takes longer.")
-    heartbeat_timeout_minutes: float = Field(30.0, gt=0, description="End a run that has shown no sign of life for so long.")
+    heartbeat_timeout_minutes: float = Field(
+        30.0, gt=0, description="End a run that has shown no sign of life for so long."
+    )
 
     @model_validator(mode="after")
     def _complete(self) -> LauncherConfig:

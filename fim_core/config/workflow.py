@@ -22,7 +22,9 @@ class ExportsConfig(Section):
     """`exports`: the folder that the sensor watches."""
 
     folder: str = Field("exports", description="Folder that new *.csv and *.parquet files arrive in.")
-    settle_seconds: float = Field(30.0, ge=0, description="A file counts as written when it has not changed for so long.")
+    settle_seconds: float = Field(
+        30.0, ge=0, description="A file counts as written when it has not changed for so long."
+    )
     enabled: bool = Field(False, description="Whether the sensor starts switched on.")
 
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fim_core.demo.cuts import cut_statement
-from fim_core.demo.schemas import SCHEMAS
+from fim_core.demo.schemas import SUBJECTS
 from fim_core.demo.statements import choose_focus, write_statement
 from fim_core.errors import FimError
 
@@ -119,10 +119,10 @@ def damage_row(row: Row, before: Row, damage: str) -> Row:
 
 def _write_worksheet(worksheet: str, rng: Random) -> Iterator[Row]:
     """Eight to twenty completions of one author: statements on one subject, each run and so part of the history."""
-    focus = choose_focus(rng.choice(SCHEMAS), rng)
+    focus = choose_focus(rng.choice(SUBJECTS), rng)
     older_form = rng.random() < OLDER_FORM_SHARE
-    ddl = "\n".join(table.ddl() for table in (focus.fact, focus.parent))
-    file_content = f"USE SCHEMA {focus.schema.name};" if rng.random() < OPEN_FILE_SHARE else ""
+    ddl = "\n".join(table.ddl(focus.schema) for table in (focus.fact, focus.parent))
+    file_content = f"USE SCHEMA {focus.schema};" if rng.random() < OPEN_FILE_SHARE else ""
     history = [write_statement(focus, rng).text for _ in range(rng.randint(0, HISTORY_STATEMENTS))]
     remaining = rng.randint(8, 20)
     while remaining > 0:

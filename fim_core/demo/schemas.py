@@ -1,4 +1,4 @@
-"""The small, invented databases that the synthetic export is about."""
+"""The small, invented schemas that the synthetic export is about."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Table:
     references: Mapping[str, str] | None = None
     document: tuple[str, tuple[str, ...]] | None = None
 
-    def ddl(self) -> str:
+    def ddl(self, schema: str) -> str:
         """The CREATE TABLE statement that an editor shows a model as context."""
         columns = [f"{self.key} NUMBER"]
         columns += [f"{column} NUMBER" for column in self.references or {}]
@@ -37,11 +37,11 @@ class Table:
         columns += [f"{column} NUMBER(12, 2)" for column in self.measures]
         columns += [f"{self.document[0]} VARIANT"] if self.document else []
         columns += [f"{self.time} TIMESTAMP_NTZ"]
-        return f"CREATE TABLE {self.name} ({', '.join(columns)});"
+        return f"CREATE TABLE {schema}.{self.name} ({', '.join(columns)});"
 
 
 @dataclass(frozen=True)
-class Schema:
+class Subject:
     """Tables that belong together. `facts` have measures and a parent; the others are what they point at."""
 
     name: str
@@ -57,10 +57,21 @@ class Schema:
         return next(table for table in self.tables if table.name == name)
 
 
+# Schemas are called after a team and a stage, so that two worksheets seldom share one: its name can only come from the
+# context, never from memory.
+TEAMS = (
+    "atlas", "basalt", "comet", "delta", "ember", "fjord", "garnet", "harbor", "indigo", "jasper", "kelvin", "lumen",
+    "meadow", "nectar", "onyx", "pepper",
+)  # fmt: skip
+STAGES = (
+    "raw", "lab", "core", "mart", "dev", "test", "prod", "stage", "vault", "sandbox", "draft", "archive", "daily",
+    "east", "west", "audit",
+)  # fmt: skip
+
 # One column group a line reads best here.
 # fmt: off
-SCHEMAS = (
-    Schema(
+SUBJECTS = (
+    Subject(
         "retail",
         (
             Table("customers", "c", "customer_id", "joined_at", {
@@ -74,7 +85,7 @@ SCHEMAS = (
                   ("quantity", "line_total"), {"order_id": "orders", "product_id": "products"}),
         ),
     ),
-    Schema(
+    Subject(
         "plant",
         (
             Table("devices", "d", "device_id", "installed_at", {
@@ -87,7 +98,7 @@ SCHEMAS = (
                 ("duration_s",), {"device_id": "devices"}),
         ),
     ),
-    Schema(
+    Subject(
         "bank",
         (
             Table("accounts", "ac", "account_id", "opened_at", {
@@ -100,7 +111,7 @@ SCHEMAS = (
                 ("principal", "interest"), {"account_id": "accounts"}),
         ),
     ),
-    Schema(
+    Subject(
         "people",
         (
             Table("departments", "dp", "department_id", "founded_at", {
@@ -112,7 +123,7 @@ SCHEMAS = (
                   ("days",), {"employee_id": "employees"}),
         ),
     ),
-    Schema(
+    Subject(
         "web",
         (
             Table("visitors", "v", "visitor_id", "first_seen_at", {

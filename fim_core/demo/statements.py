@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
-from fim_core.demo.schemas import Schema, Table
+from fim_core.demo.schemas import STAGES, TEAMS, Subject, Table
 
 PartKind = Literal["identifier", "expr", "clause"]
 
@@ -45,7 +45,8 @@ class Statement:
 class Focus:
     """What one worksheet is about; most of its statements come back to it, so that earlier ones foretell later ones."""
 
-    schema: Schema
+    subject: Subject
+    schema: str
     fact: Table
     parent: Table
     dimension: str
@@ -55,13 +56,14 @@ class Focus:
     limit: int
 
 
-def choose_focus(schema: Schema, rng: Random) -> Focus:
-    """The subject of a new worksheet."""
-    fact = rng.choice(schema.facts)
-    parent = schema.table(rng.choice(list((fact.references or {}).values())))
+def choose_focus(subject: Subject, rng: Random) -> Focus:
+    """What a new worksheet is about."""
+    fact = rng.choice(subject.facts)
+    parent = subject.table(rng.choice(list((fact.references or {}).values())))
     dimension = rng.choice(list(fact.dimensions))
     return Focus(
-        schema=schema,
+        subject=subject,
+        schema=f"{rng.choice(TEAMS)}_{rng.choice(STAGES)}",
         fact=fact,
         parent=parent,
         dimension=dimension,
@@ -117,8 +119,12 @@ def _column(table: Table, name: str) -> Part:
     return Part(None, (f"{table.alias}.", _identifier(name)))
 
 
-def _from(table: Table) -> Part:
-    return _clause("FROM ", _identifier(table.name), f" AS {table.alias}")
+def _qualified(focus: Focus, name: str) -> Part:
+    return Part(None, (_identifier(focus.schema), ".", _identifier(name)))
+
+
+def _from(focus: Focus) -> Part:
+    return _clause("FROM ", _qualified(focus, focus.fact.name), f" AS {focus.fact.alias}")
 
 
 def _listed(parts: Iterable[str | Part]) -> Part:
@@ -144,7 +150,7 @@ def _measure(focus: Focus, rng: Random) -> str:
 def _join(focus: Focus) -> Part:
     fact, parent = focus.fact, focus.parent
     return _clause(
-        "JOIN ", _identifier(parent.name), f" AS {parent.alias} ON ",
+        "JOIN ", _qualified(focus, parent.name), f" AS {parent.alias} ON ",
         _expr(_column(parent, parent.key), " = ", _column(fact, parent.key)),
     )  # fmt: skip
 
@@ -202,7 +208,7 @@ def _totals(focus: Focus, rng: Random) -> Content:
     return (
         *_note(f"{alias} of {fact.name} by {dimension}", rng),
         "SELECT ", _listed([_column(table, dimension), *count, aggregate]),
-        "\n", _from(fact),
+        "\n", _from(focus),
         *join,
         *_where(focus, rng),
         "\n", _clause("GROUP BY ", _column(table, dimension)),
@@ -218,7 +224,7 @@ def _listing(focus: Focus, rng: Random) -> Content:
     return (
         *_note(f"latest {fact.name}", rng),
         "SELECT ", _listed(_column(fact, column) for column in columns),
-        "\n", _from(fact),
+        "\n", _from(focus),
         *_where(focus, rng),
         "\n", _clause("ORDER BY ", _column(fact, fact.time), " DESC"),
         "\n", _clause(f"LIMIT {focus.limit}"),
@@ -232,7 +238,7 @@ def _newest_of_each(focus: Focus, rng: Random) -> Content:
     return (
         *_note(f"newest {fact.name} of each {parent.key}", rng),
         "SELECT ", _listed([_column(fact, parent.key), _column(fact, _measure(focus, rng)), _column(fact, fact.time)]),
-        "\n", _from(fact),
+        "\n", _from(focus),
         *_where(focus, rng),
         "\n", _clause("QUALIFY ", _expr("ROW_NUMBER() OVER (", _expr(over), ") = 1")),
     )  # fmt: skip
@@ -248,7 +254,7 @@ def _by_month(focus: Focus, rng: Random) -> Content:
     return (
         f"WITH {name} AS (\n  SELECT ",
         _listed([truncated, aggregate]),
-        "\n  ", _from(fact),
+        "\n  ", _from(focus),
         "\n  ", _clause(f"GROUP BY {unit}"),
         f"\n)\nSELECT {unit}, ", _identifier(alias), ", ",
         _expr("LAG(", _identifier(alias), f") OVER (ORDER BY {unit})"), " AS previous",
@@ -263,9 +269,9 @@ def _create_table_as(focus: Focus, rng: Random) -> Content:
     aggregate, _ = _aggregate(focus, rng)
     dimension = _dimension(focus, rng)
     return (
-        "CREATE OR REPLACE TABLE ", _identifier(f"{fact.name}_by_{dimension}"), " AS\nSELECT ",
+        "CREATE OR REPLACE TABLE ", _qualified(focus, f"{fact.name}_by_{dimension}"), " AS\nSELECT ",
         _listed([_column(fact, dimension), aggregate]),
-        "\n", _from(fact),
+        "\n", _from(focus),
         "\n", _clause("GROUP BY ", _column(fact, dimension)),
     )  # fmt: skip
 
@@ -279,7 +285,7 @@ def _flattened(focus: Focus, rng: Random) -> Content:
     field = rng.choice(fields)
     return (
         "SELECT ", _column(fact, fact.key), ", ", _expr(f"item.value:{field}::VARCHAR"), " AS ", _identifier(field),
-        "\n", _from(fact), ",\n",
+        "\n", _from(focus), ",\n",
         _clause("LATERAL FLATTEN(INPUT => ", _column(fact, column), ":items) AS item"),
         *_where(focus, rng),
     )  # fmt: skip
@@ -290,9 +296,10 @@ def _insert(focus: Focus, rng: Random) -> Content:
     fact = focus.fact
     columns = [fact.key, _dimension(focus, rng), _measure(focus, rng), fact.time]
     return (
-        "INSERT INTO ", _identifier(f"{fact.name}_archive"), " (", _listed(_identifier(name) for name in columns), ")",
+        "INSERT INTO ", _qualified(focus, f"{fact.name}_archive"),
+        " (", _listed(_identifier(name) for name in columns), ")",
         "\nSELECT ", _listed(_column(fact, name) for name in columns),
-        "\n", _from(fact),
+        "\n", _from(focus),
         "\n", _clause("WHERE ", _column(fact, fact.time), f" < DATEADD(day, -{focus.days}, CURRENT_DATE())"),
     )  # fmt: skip
 
@@ -302,7 +309,7 @@ def _update(focus: Focus, rng: Random) -> Content:
     fact = focus.fact
     dimension = _dimension(focus, rng)
     return (
-        "UPDATE ", _identifier(fact.name),
+        "UPDATE ", _qualified(focus, fact.name),
         "\n", _clause("SET ", _identifier(dimension), f" = '{rng.choice(fact.dimensions[dimension])}'"),
         "\n", _clause("WHERE ", _identifier(fact.key), f" = {rng.randint(1, 99)}"),
     )  # fmt: skip
@@ -313,8 +320,8 @@ def _copy(focus: Focus, rng: Random) -> Content:
     fact = focus.fact
     kind = rng.choice(("CSV SKIP_HEADER = 1", "PARQUET", "JSON"))
     return (
-        "COPY INTO ", _identifier(fact.name),
-        "\n", _clause(f"FROM @{focus.schema.name}_stage/", _identifier(fact.name)),
+        "COPY INTO ", _qualified(focus, fact.name),
+        "\n", _clause(f"FROM @{focus.subject.name}_stage/", _identifier(fact.name)),
         "\n", _clause(f"FILE_FORMAT = (TYPE = {kind})"),
         "\n", _clause("ON_ERROR = 'CONTINUE'"),
     )  # fmt: skip

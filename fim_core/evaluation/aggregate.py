@@ -55,8 +55,9 @@ def estimates(columns: Columns, groups: np.ndarray, bootstrap: Bootstrap) -> dic
     found = {}
     for i, metric in enumerate(metrics):
         if not np.isnan(value[i]):
-            bounds = _exact_bounds(metric, value[i], int((per[:, i] > 0).sum()), bootstrap) or (low[i], high[i])
-            found[metric.name] = _estimate(value[i], *bounds, _rows(columns, metric))
+            exact = _exact_bounds(metric, value[i], int((per[:, i] > 0).sum()), bootstrap)
+            lower, upper = exact or (low[i], high[i])
+            found[metric.name] = _estimate(value[i], lower, upper, _rows(columns, metric))
     return found
 
 

@@ -59,7 +59,9 @@ def decide(report: Path, gate: GateConfig, *, has_champion: bool) -> Decision:
     """
     figures = read_report(report)
     if has_champion and figures["champion"] is None:
-        raise FimError(f"The report in {report} does not compare with the champion. Materialize evaluation_report again.")
+        raise FimError(
+            f"The report in {report} does not compare with the champion. Materialize evaluation_report again."
+        )
     rules = list(gate.rules)
     if not has_champion and not any(rule.rule == "beats_baselines" for rule in rules):
         rules.append(GateRule(metric="exact_match_sql", rule="beats_baselines"))
@@ -77,7 +79,9 @@ def _apply(rule: GateRule, report: Mapping[str, Any], has_champion: bool) -> Rul
     ours = report["metrics"].get(rule.metric)
     if rule.rule in {"not_worse", "better"}:
         if not has_champion:
-            return RuleResult(rule.metric, rule.rule, None, f"{metric.title}: there is no champion to compare with.", {})
+            return RuleResult(
+                rule.metric, rule.rule, None, f"{metric.title}: there is no champion to compare with.", {}
+            )
         return _against_champion(rule, metric, ours, report["champion"])
     if rule.rule == "finite":
         return _finite(rule, metric, ours)

@@ -39,12 +39,16 @@ def render_page(report: Mapping[str, Any]) -> str:
     environment.filters |= {"figure": show_figure, "name": lambda key: NAMES.get(key, key.replace("_", " "))}
     others = report["baselines"] | ({"champion": report["champion"]["metrics"]} if report["champion"] else {})
     predictors = {"model": report["metrics"], **others}
+    reported = [metric for metric in METRICS if metric.name in report["metrics"]]
+    headline = [m for m in reported if m.headline and report["metrics"][m.name]["value"] is not None]
     return environment.get_template(_TEMPLATE).render(
         report=report,
-        metrics=[metric for metric in METRICS if metric.name in report["metrics"]],
-        headline=[m for m in METRICS if m.headline and (report["metrics"].get(m.name) or {}).get("value") is not None],
+        metrics=reported,
+        headline=headline,
+        # Whether a completion should be empty is mostly what TYPE and length say.
+        sliced=[metric for metric in headline if not metric.name.startswith("abstention")],
         predictors=predictors,
-        plotted=[m for m in METRICS if m.headline and m.unit == "share" and m.name in report["metrics"]],
+        plotted=[metric for metric in headline if metric.unit == "share"],
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from fim_core.config import DataConfig, ModelConfig
 from fim_core.config.evaluation import EvaluationConfig
@@ -41,7 +41,7 @@ class Predictor:
     """
 
     model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: PreTrainedTokenizerFast
     stop_ids: set[int]
     folder: Path
 
@@ -49,6 +49,7 @@ class Predictor:
     def load(cls, folder: Path) -> Predictor:
         """The model of a checkpoint, ready to generate."""
         model, tokenizer = load_for_inference(folder)
+        assert isinstance(tokenizer, PreTrainedTokenizerFast), "load_tokenizer refuses others"
         return cls(model, tokenizer, stop_ids_of(model), folder)
 
 
@@ -110,7 +111,9 @@ def cross_entropies(
     with _pack_attention(model, shares), torch.no_grad():
         for pack in plan:
             sums = batch_loss(model, collate([pack], rows).to(model.device))
-            for row, nats, count in zip(pack.rows.tolist(), sums.row_totals.tolist(), sums.row_targets.tolist(), strict=True):
+            for row, nats, count in zip(
+                pack.rows.tolist(), sums.row_totals.tolist(), sums.row_targets.tolist(), strict=True
+            ):
                 results[row] = (nats, count)
     return results
 
@@ -142,7 +145,7 @@ def build_tokens(
         predictor.tokenizer, ModelConfig.model_validate(recipe["model"]), DataConfig.model_validate(recipe["data"])
     )
     end = recipe["fim_tokens"]["end_id"]
-    no_controls = None if builder.encoder.granularity == "whole" else []
+    no_controls: list[int] | None = None if builder.encoder.granularity == "whole" else []
     targets = [[*builder.encoder.encode(text, no_controls), end] for text in completions]
     return [_prompt(builder, state) for state in states], targets
 

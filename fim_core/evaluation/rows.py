@@ -54,7 +54,9 @@ def load_eval_set(raw: Path, prompts: Path, dataset: Path, *, max_rows: int | No
     """
     tokens = load_from_disk(str(dataset / "dataset"))["eval"]
     if len(tokens) == 0:
-        raise FimError("There are no held-out rows to evaluate on. Set data.eval_fraction above 0, or data.eval_sources.")
+        raise FimError(
+            "There are no held-out rows to evaluate on. Set data.eval_fraction above 0, or data.eval_sources."
+        )
     places = sample(tokens["row_id"][:], max_rows)
     tokens = tokens.select(places)
     row_ids = tokens["row_id"][:]

@@ -60,7 +60,8 @@ def evaluate(
     if champion is not None:
         predictors[CHAMPION] = Predictor.load(champion)
     predictions = constant_predictions(evaluated.rows, most_frequent_completions(prompts)) | {
-        name: _predictions(predictor, evaluated, checkpoint, experiment.evaluation) for name, predictor in predictors.items()
+        name: _predictions(predictor, evaluated, checkpoint, experiment.evaluation)
+        for name, predictor in predictors.items()
     }
     scores = score(evaluated.rows, predictions, dialect=experiment.evaluation.dialect)
     report = build_report(
@@ -90,9 +91,7 @@ def constant_predictions(rows: list[EvalRow], most_frequent: Mapping[str, str]) 
 def headline(report: Mapping[str, Any]) -> dict[str, Any]:
     """A report in short, for a manifest."""
     others = report["baselines"] | ({CHAMPION: report["champion"]["metrics"]} if report["champion"] else {})
-    values = {
-        name: {metric: figure["value"] for metric, figure in figures.items()} for name, figures in others.items()
-    }
+    values = {name: {metric: figure["value"] for metric, figure in figures.items()} for name, figures in others.items()}
     return {
         "rows": report["counts"]["evaluated"],
         "groups": report["counts"]["groups"],

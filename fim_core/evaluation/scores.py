@@ -131,13 +131,14 @@ def _text_measures(row: EvalRow, prediction: Prediction) -> dict[str, Value]:
 
 def _sql_measures(gold: CompletedSql, predicted: CompletedSql, ddl: str) -> dict[str, Value]:
     overlap = identifier_overlap(gold, predicted)
+    matched, found, expected = (overlap.matched, overlap.predicted, overlap.gold) if overlap else (None, None, None)
     return {
         "exact_match_sql": exact_match_sql(gold, predicted),
         "parses": parses(gold, predicted),
         "binds": binds(gold, predicted, ddl),
-        "identifiers_matched": overlap and overlap.matched,
-        "identifiers_predicted": overlap and overlap.predicted,
-        "identifiers_gold": overlap and overlap.gold,
+        "identifiers_matched": matched,
+        "identifiers_predicted": found,
+        "identifiers_gold": expected,
     }
 
 

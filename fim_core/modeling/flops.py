@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from peft import PeftModel
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -49,5 +50,5 @@ def attended_pairs(layout: Layout) -> int:
     return int((lengths * layout.depths + lengths * (lengths + 1) // 2).sum())
 
 
-def _operations(parameter: nn.Parameter, entries: int) -> int:
+def _operations(parameter: torch.Tensor, entries: int) -> int:
     return (6 if parameter.requires_grad else 4) * entries

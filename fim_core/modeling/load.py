@@ -141,7 +141,7 @@ def save_model(
         pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end_token_ids[0],
         do_sample=False,
     )
-    model.save_pretrained(folder, state_dict=None if state_dict is None else dict(state_dict))
+    model.save_pretrained(str(folder), state_dict=None if state_dict is None else dict(state_dict))
     model.config = config
     tokenizer.save_pretrained(folder)
 
@@ -226,7 +226,8 @@ def _grow_embeddings(model: PreTrainedModel, tokens: int, new_token_ids: Sequenc
 def _weights(model: PreTrainedModel) -> list[torch.Tensor]:
     """Everything with one entry for each id of the vocabulary."""
     embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
-    assert isinstance(embeddings, nn.Embedding) and isinstance(head, nn.Linear)
+    assert isinstance(embeddings, nn.Embedding)
+    assert isinstance(head, nn.Linear)
     return [weight for weight in (embeddings.weight, head.weight, head.bias) if weight is not None]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 from peft import PeftModel
 from transformers import PretrainedConfig, PreTrainedModel
@@ -56,7 +56,7 @@ def supports_prefix_tree(config: PretrainedConfig) -> tuple[bool, str]:
 
 def causal_model(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     """The transformers model, which PEFT may have wrapped."""
-    return model.get_base_model() if isinstance(model, PeftModel) else model
+    return cast("PreTrainedModel", model.get_base_model()) if isinstance(model, PeftModel) else model
 
 
 def _rope_types(parameters: Any) -> Iterator[str]:

@@ -101,7 +101,7 @@ def _cheap_depth(shared: np.ndarray, distinct: int) -> int:
     if len(shared) == 0:
         return 0
     depths = np.sort(shared)
-    affordable = np.searchsorted(np.cumsum(depths - depths[0]), REPEATED * distinct, side="right")
+    affordable = int(np.searchsorted(np.cumsum(depths - depths[0]), REPEATED * distinct, side="right"))
     return max(int(depths[0]), int(depths[min(affordable, len(depths) - 1)]) - 1)
 
 

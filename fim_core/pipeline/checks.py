@@ -87,10 +87,10 @@ def _parameters(artifact: Artifact, store: Store) -> dict[str, Any]:
             "group_by": config["data"]["group_by"],
         }
     if artifact.asset == "tokenized_dataset":
-        tokens = _tokens(_input(artifact, store, "fim_prompts"))
+        prompts = _input(artifact, store, "fim_prompts")
         return {
-            "end_ids": tokens["end_ids"],
-            "vocab_size": tokens["vocab_size"],
+            "end_ids": _tokens(prompts)["end_ids"],
+            "vocab_size": prompts.counts["vocab_size"],
             "max_length": config["data"]["max_length"],
             "mask_inputs": config["data"]["mask_inputs"],
         }

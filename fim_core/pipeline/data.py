@@ -17,7 +17,18 @@ from fim_core.store import Artifact, Store
 
 RAW_ROWS = "raw_completions.parquet"
 
-_SOURCE_OPTIONS = ("type", "split", "input_col", "output_col", "type_col", "columns", "role_mapping", "sql", "rows", "seed")
+_SOURCE_OPTIONS = (
+    "type",
+    "split",
+    "input_col",
+    "output_col",
+    "type_col",
+    "columns",
+    "role_mapping",
+    "sql",
+    "rows",
+    "seed",
+)
 _PROMPT_OPTIONS = (
     "template",
     "fim_order",
@@ -76,8 +87,19 @@ def _template_and_tokenizer(experiment: Experiment, store: Store, inputs: Mappin
     template = template_path(experiment.data.template).read_bytes()
     found = {"template": hashlib.sha256(template).hexdigest()[:16]}
     if isinstance(place := tokenizer_place(experiment), str):
-        found["tokenizer"] = folder_digest(place, ("tokenizer*", "special_tokens_map.json", "chat_template*", "*.model",
-                                                    "vocab*", "merges*", "added_tokens.json", "generation_config.json"))
+        found["tokenizer"] = folder_digest(
+            place,
+            (
+                "tokenizer*",
+                "special_tokens_map.json",
+                "chat_template*",
+                "*.model",
+                "vocab*",
+                "merges*",
+                "added_tokens.json",
+                "generation_config.json",
+            ),
+        )
     return found
 
 
@@ -122,9 +144,7 @@ def _build_tokens(build: Build) -> dict[str, Any]:
     data: DataConfig = build.experiment.data
     counts = asdict(tokenize_prompts(build.inputs["fim_prompts"].path, build.output, data=data))
     rows: Rows = load_rows(build.output, "train")
-    plan = plan_packs(
-        rows, strategy=data.packing, max_length=data.max_length, seed=build.experiment.seed, epoch=0
-    )
+    plan = plan_packs(rows, strategy=data.packing, max_length=data.max_length, seed=build.experiment.seed, epoch=0)
     plan.write(build.output / "packs.parquet")
     return counts | {"packing": {"strategy": data.packing, **asdict(plan.stats)}}
 

@@ -8,13 +8,16 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fim_core.config import Experiment
 from fim_core.errors import FimError
 from fim_core.pipeline.data import RAW_ROWS
 from fim_core.pipeline.stage import Build, Stage
 from fim_core.store import Artifact, Store
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 DECISION = "decision.json"
 
@@ -45,7 +48,21 @@ def _build_report(build: Build) -> dict[str, Any]:
         dataset=inputs["tokenized_dataset"].path,
         output=build.output,
         champion=champion.path / "model" if champion else None,
+        baseline_models=_untrained(build),
     )
+
+
+def _untrained(build: Build) -> dict[str, PreTrainedModel]:
+    """The model as it was before training, where that costs little: one made from scratch."""
+    from fim_core.modeling.load import build_model
+    from fim_core.modeling.support import causal_model
+    from fim_core.tokens import load_tokenizer
+
+    experiment = build.experiment
+    if experiment.model.config is None:
+        return {}
+    tokenizer = load_tokenizer(build.inputs["fim_prompts"].path / "tokenizer")
+    return {"untrained": causal_model(build_model(experiment.model, tokenizer, seed=experiment.seed))}
 
 
 evaluation_report = Stage(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -58,21 +57,9 @@ def _build(build: Build) -> dict[str, Any]:
     shutil.copytree(result.model, build.output, dirs_exist_ok=True)
     shutil.copy2(work / "metrics.jsonl", build.output)
     shutil.copytree(work / "packs", build.output / "packs")
-    write_prompt_recipe(build)
     counts = asdict(result)
     del counts["model"]
     return counts
-
-
-def write_prompt_recipe(build: Build) -> None:
-    """Write `fim.json`: what a server needs to build the very prompts that this model was trained on."""
-    tokens = json.loads((build.inputs["fim_prompts"].path / "tokens.json").read_text(encoding="utf-8"))
-    recipe = {
-        "data": build.experiment.data.model_dump(mode="json"),
-        "model": build.experiment.model.model_dump(mode="json"),
-        "fim_tokens": tokens,
-    }
-    (build.output / "fim.json").write_text(json.dumps(recipe, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 trained_checkpoint = Stage(

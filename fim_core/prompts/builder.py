@@ -14,7 +14,7 @@ from fim_core.prompts.guard import ControlTokenGuard
 from fim_core.prompts.markup import ChatMarkup
 from fim_core.prompts.secrets import mask_secrets
 from fim_core.records.schema import Completion, Reason, Rejection
-from fim_core.template import FIELDS, Piece, load_template
+from fim_core.template import FIELDS, SECTIONS, Piece, load_template
 from fim_core.tokenization.encoder import TextEncoder
 from fim_core.tokens import SUFFIX_FIRST, control_tokens, resolve_fim_tokens
 
@@ -103,6 +103,11 @@ class PromptBuilder:
                 "data.control_tokens: neutralise needs a tokenizer that encodes the text between control tokens "
                 "independently, which this one does not. Use `reject`."
             )
+        self._constant = {
+            section: _joined(self.template.render(section, {}))
+            for section in SECTIONS
+            if self.template.is_constant(section)
+        }
         # No text of the template names a control token, so every prompt has the same number of them.
         self._controls = self.guard.count(self._render(Completion("", "")))
 
@@ -174,9 +179,10 @@ class PromptBuilder:
 
     def _render(self, completion: Completion) -> str:
         values = {name.upper(): getattr(completion, name) for name in _TEXTS}
-        system, user, lead = (
-            _joined(self.template.render(section, values)) for section in ("system", "user", "assistant")
-        )
+        system, user, lead = [
+            self._constant[section] if section in self._constant else _joined(self.template.render(section, values))
+            for section in SECTIONS
+        ]
         if self._markup is not None:
             opening = self._markup.render(system, user)
         else:

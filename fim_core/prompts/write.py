@@ -69,6 +69,7 @@ class PromptCounts:
         masked: secrets that were masked.
         notice: which markup the prompts have.
         family: the FIM control tokens' family; `added`: tokens that the tokenizer lacked.
+        vocab_size: entries of the tokenizer, `added` included.
     """
 
     rows_in: int
@@ -83,6 +84,7 @@ class PromptCounts:
     notice: str
     family: str
     added: list[str]
+    vocab_size: int
 
 
 def write_fim_prompts(
@@ -142,6 +144,7 @@ def write_fim_prompts(
         notice=builder.notice,
         family=builder.tokens.family,
         added=list(builder.tokens.added),
+        vocab_size=len(tokenizer),
     )
 
 

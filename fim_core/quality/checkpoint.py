@@ -24,23 +24,28 @@ def only_safetensors(evidence: Evidence) -> Finding:
 
 
 def finite_weights(evidence: Evidence) -> Finding:
-    """Tensors that hold a NaN or an infinity, read one at a time."""
+    """Tensors that hold a NaN or an infinity, read one at a time, and files that cannot be read."""
     import torch
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     total, offending = 0, []
     for path in sorted(evidence.tables["checkpoint"].glob("*.safetensors")):
-        with safe_open(path, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 - the handle is not a mapping
-                total += 1
-                if not torch.isfinite(tensors.get_tensor(name)).all():
-                    offending.append(name)
+        try:
+            with safe_open(path, framework="pt") as tensors:
+                for name in tensors.keys():  # noqa: SIM118 - the handle is not a mapping
+                    total += 1
+                    if not torch.isfinite(tensors.get_tensor(name)).all():
+                        offending.append(name)
+        except SafetensorError:
+            total += 1
+            offending.append(path.name)
     return Finding(len(offending), total, offending[:SHOWN_ROWS])
 
 
 def loads(evidence: Evidence) -> Finding:
     """Tensors that `AutoModelForCausalLM.from_pretrained` misses, does not expect, or finds of the wrong shape."""
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = evidence.tables["checkpoint"]
@@ -50,7 +55,7 @@ def loads(evidence: Evidence) -> Finding:
         )
         model, info = loaded
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         return Finding(1, 1, note=f"It does not load: {type(error).__name__}.")
     parts = ("missing_keys", "unexpected_keys", "mismatched_keys")
     offending = sorted({str(key) for part in parts for key in info[part]})

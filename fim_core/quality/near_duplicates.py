@@ -36,7 +36,8 @@ def find_near_duplicates(evidence: Evidence) -> Finding:
     rows = evidence.connection.execute(_STATEMENTS, {"sample": SAMPLE}).fetchall()
     shingles = [[shingle.encode() for shingle in shingles_of(statement)] for _, _, statement in rows]
     signatures: Sequence[MinHash] = MinHash.bulk(shingles, num_perm=PERMUTATIONS, seed=1)
-    index = MinHashLSH(threshold=SIMILARITY, num_perm=PERMUTATIONS)
+    # Candidates are compared below, so the index leans to too many rather than too few.
+    index = MinHashLSH(threshold=SIMILARITY, num_perm=PERMUTATIONS, weights=(0.1, 0.9))
     for number, signature in enumerate(signatures):
         index.insert(number, signature)
     repeated = []

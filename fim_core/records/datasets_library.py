@@ -51,8 +51,11 @@ def _export(loaded: datasets.Dataset | datasets.DatasetDict, name: str, split: s
     columns = tuple(loaded.column_names)
 
     def batches(_: Callable[[str], None]) -> Iterator[pa.RecordBatch]:
-        for table in loaded.with_format("arrow").iter(batch_size=BATCH_ROWS):
-            yield arrow_batch(columns, table)
+        try:
+            for table in loaded.with_format("arrow").iter(batch_size=BATCH_ROWS):
+                yield arrow_batch(columns, table)
+        except (pa.ArrowException, OSError) as error:
+            raise FimError(f"{name} is damaged ({type(error).__name__}). Save or download it again.") from error
 
     def digest() -> str:
         content = digest_files(sorted(Path(file["filename"]) for file in loaded.cache_files))

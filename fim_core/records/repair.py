@@ -5,7 +5,7 @@ Exporters that build JSON by hand leave three kinds of damage inside strings: a 
 that exports have, an array of text items and a context object of texts, and reads them by their skeleton:
 
     [{"type": "text", "text": "…"}, {"type": "text", "text": "…"}]          `"type"` before, after, or left out
-    {"sql_history": "…", "ddl_context": "…", …}                             each key at most once
+    {"sql_history": "…", "ddl_context": "…", …}                             any of the context fields
 
 Whatever lies between two pieces of skeleton is the body of a string, and only there backslashes are added. Removing
 them gives the original again, so no character of the user's is lost, added or moved to another field. The reading must
@@ -68,10 +68,6 @@ def _repair(text: str, start: re.Pattern[str], between: re.Pattern[str], end: re
         return None
 
     pieces = [first, *between.finditer(masked, first.end(), last.start()), last]
-    keys = [key for piece in pieces for key in re.findall(_KEY[:-1].replace(" ", _SPACE), piece[0])]
-    if len(keys) != len({key.split('"')[1] for key in keys}):
-        return None
-
     repaired = [first[0]]
     for opening, closing in pairwise(pieces):
         body = _escape_body(text, masked, opening.end(), closing.start())

@@ -45,9 +45,14 @@ def text_array(array: pa.Array | pa.ChunkedArray) -> pa.StringArray:
 
     Texts of every kind (also dictionary-encoded) are exact; numbers, booleans and times in Arrow's own notation; nested
     values as JSON; bytes as text where they are UTF-8, else in hex.
+
+    Raises:
+        pyarrow.ArrowInvalid: a text is not UTF-8, or the column is damaged in another way.
     """
     if isinstance(array, pa.ChunkedArray):
         array = array.combine_chunks()
+    # Files are read without a look at their texts.
+    array.validate(full=True)
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
     if pa.types.is_nested(array.type):

@@ -15,6 +15,8 @@ from fim_core.prompts import PromptBuilder
 RECIPE = "fim.json"
 TEMPLATE = "template.tmpl"
 
+_MARKERS = ("prefix_id", "suffix_id", "middle_id")
+
 
 def load_prompt_builder(checkpoint: Path, tokenizer: PreTrainedTokenizerFast) -> PromptBuilder:
     """The prompt builder of a checkpoint, with the options that it was trained with.
@@ -28,12 +30,13 @@ def load_prompt_builder(checkpoint: Path, tokenizer: PreTrainedTokenizerFast) ->
         tokenizer: the checkpoint's.
 
     Raises:
-        FimError: the checkpoint has no recipe for prompts, or one of another version.
+        FimError: the checkpoint has no recipe for prompts, one of another version, or another tokenizer.
     """
     place = checkpoint / RECIPE
     try:
         recipe = json.loads(place.read_text(encoding="utf-8"))
         data, model = DataConfig.model_validate(recipe["data"]), ModelConfig.model_validate(recipe["model"])
+        trained = [recipe["fim_tokens"][name] for name in _MARKERS]
     except FileNotFoundError as error:
         raise FimError(
             f"{checkpoint} has no {RECIPE}, which says how prompts are built. Use a trained_checkpoint."
@@ -46,4 +49,8 @@ def load_prompt_builder(checkpoint: Path, tokenizer: PreTrainedTokenizerFast) ->
         ) from error
     if (template := checkpoint / TEMPLATE).is_file():
         data = data.model_copy(update={"template": str(template)})
-    return PromptBuilder(tokenizer, model, data)
+    # The checkpoint is all that is needed: the model that training started from may be gone.
+    builder = PromptBuilder(tokenizer, model.model_copy(update={"name_or_path": str(checkpoint)}), data)
+    if trained != [getattr(builder.tokens, name) for name in _MARKERS]:
+        raise FimError(f"The tokenizer in {checkpoint} has other FIM tokens than {RECIPE} says. Copy the folder whole.")
+    return builder

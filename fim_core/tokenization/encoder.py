@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 from tokenizers import Tokenizer
 
-from fim_core.tokens import control_pattern, control_tokens
+from fim_core.tokens import control_pattern, control_tokens, token_id
 
 Piece = str | int
 """A stretch of ordinary text, or the id of a control token."""
@@ -86,7 +86,7 @@ class TextEncoder:
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self.controls = {text: tokenizer.token_to_id(text) for text in sorted(control_tokens(tokenizer))}
+        self.controls = {text: token_id(tokenizer, text) for text in sorted(control_tokens(tokenizer))}
         self.pattern = control_pattern(self.controls)
         self._whole = tokenizer
         self._whole.no_truncation()
@@ -108,9 +108,9 @@ class TextEncoder:
 
     def encode(self, text: str, control_spans: Sequence[int] | None = None) -> list[int]:
         """Token ids of one text; `control_spans` as in `pieces`."""
-        pieces = self.pieces(text, control_spans)
-        texts = iter(self.encode_pieces([piece for piece in pieces if isinstance(piece, str)]))
-        return list(itertools.chain.from_iterable([p] if isinstance(p, int) else next(texts).tolist() for p in pieces))
+        if control_spans is None:
+            return self._whole.encode(text, add_special_tokens=False).ids
+        return self._join(self.pieces(text, control_spans))
 
     def pieces(self, text: str, control_spans: Sequence[int] | None = None) -> list[Piece]:
         """Cut a text into what encodes independently.
@@ -154,11 +154,15 @@ class TextEncoder:
 
     def agrees(self, text: str) -> bool:
         """Whether the pieces of a text give the ids of the whole text."""
-        return self.encode(text) == self._whole.encode(text, add_special_tokens=False).ids
+        return self._join(self.pieces(text)) == self.encode(text)
 
     def fall_back(self) -> None:
         """Encode whole texts from now on."""
         self.granularity = "whole"
+
+    def _join(self, pieces: Sequence[Piece]) -> list[int]:
+        texts = iter(self.encode_pieces([piece for piece in pieces if isinstance(piece, str)]))
+        return list(itertools.chain.from_iterable([p] if isinstance(p, int) else next(texts).tolist() for p in pieces))
 
     def _cut(self, text: str, pieces: list[Piece]) -> None:
         if not text:

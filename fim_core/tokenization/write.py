@@ -14,9 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fim_core.config import DataConfig
+from fim_core.errors import FimError
 from fim_core.packing.rows import Rows
 from fim_core.parallel import ordered_map
-from fim_core.tokenization.batch import REJECTED_SCHEMA, SPLITS, BatchTokenizer, TokenizedBatch
+from fim_core.tokenization.batch import DATASET_SCHEMA, REJECTED_SCHEMA, SPLITS, BatchTokenizer, TokenizedBatch
 from fim_core.tokenization.shards import SplitWriter
 
 logger = logging.getLogger(__name__)
@@ -72,19 +73,27 @@ def tokenize_prompts(prompts: Path, output: Path, *, data: DataConfig) -> Tokeni
 
     Args:
         prompts: folder that `write_fim_prompts` wrote.
+
+    Raises:
+        FimError: control tokens are to be neutralised, which this tokenizer does not allow.
     """
     output.mkdir(parents=True, exist_ok=True)
     source = pq.ParquetFile(prompts / "prompts.parquet")
     worker = BatchTokenizer(prompts, data, falls_back=False)
     disagreeing = [text for text in _sample(source) if not worker.encoder.agrees(text)]
     falls_back = bool(disagreeing) and worker.encoder.granularity != "whole"
+    if falls_back and data.control_tokens == "neutralise":
+        raise FimError(
+            "The text between control tokens does not encode independently with this tokenizer, so control tokens in "
+            "user text cannot be neutralised. Set data.control_tokens: reject."
+        )
     if falls_back:
         worker.encoder.fall_back()
         logger.warning(
             "Pieces of %d sampled prompts do not encode independently: rows are encoded whole.", len(disagreeing)
         )
     totals = _Totals()
-    writers = {split: SplitWriter(output / DATASET / split) for split in SPLITS}
+    writers = {split: SplitWriter(output / DATASET / split, DATASET_SCHEMA, split) for split in SPLITS}
     with pq.ParquetWriter(output / REJECTED, REJECTED_SCHEMA, compression="zstd") as rejected:
         batches = source.iter_batches(_BATCH_ROWS)
         make, arguments = (lambda: worker, ()) if data.num_proc == 1 else (BatchTokenizer, (prompts, data, falls_back))

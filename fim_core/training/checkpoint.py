@@ -6,7 +6,9 @@ come. Its marker `state.json` is written last, before the rename.
 
 from __future__ import annotations
 
+import argparse
 import json
+import logging
 import os
 import random
 import shutil
@@ -18,9 +20,11 @@ from typing import Any
 import numpy as np
 import torch
 from deepspeed import DeepSpeedEngine
+from deepspeed.checkpoint import ds_to_universal
 from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
 from deepspeed.runtime.zero.config import ZeroStageEnum
 from deepspeed.runtime.zero.offload_config import OffloadDeviceEnum
+from deepspeed.utils.tensor_fragment import fragment_address
 
 from fim_core.config import Experiment
 from fim_core.config.training import CheckpointConfig
@@ -29,12 +33,14 @@ from fim_core.training.distributed import Ranks
 from fim_core.training.job import write_json
 from fim_core.training.steps import Position, Step
 
+logger = logging.getLogger(__name__)
+
 MARKER = "state.json"
 DEEPSPEED_TAG = "deepspeed"
 
 # What DeepSpeed pickles into its states beside tensors and plain values. Nothing else is loaded: the ranks run with
 # TORCH_FORCE_WEIGHTS_ONLY_LOAD, see main.py.
-PICKLED_CLASSES = [LossScaler, DynamicLossScaler, ZeroStageEnum, OffloadDeviceEnum]
+PICKLED_CLASSES = [LossScaler, DynamicLossScaler, fragment_address, ZeroStageEnum, OffloadDeviceEnum]
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,7 @@ class State:
     Attributes:
         path: its folder.
         fingerprint: digest of the options and data that it belongs to.
-        world_size: ranks that wrote it.
+        world_size: ranks that wrote it. stage: ZeRO stage that it was partitioned by.
         threads: CPU threads of each rank; sums on a CPU depend on them in their last digits.
         progress: position and counters of the run.
     """
@@ -52,6 +58,7 @@ class State:
     path: Path
     fingerprint: str
     world_size: int
+    stage: int
     threads: int
     progress: Mapping[str, Any]
 
@@ -96,7 +103,8 @@ def save_state(
     torch.save(_random_state(ranks.device), beside / f"random-{ranks.rank}.pt")
     ranks.barrier()
     if ranks.is_first:
-        state = State(beside, fingerprint, ranks.world_size, torch.get_num_threads(), progress)
+        stage, threads = engine.zero_optimization_stage(), torch.get_num_threads()
+        state = State(beside, fingerprint, ranks.world_size, stage, threads, progress)
         write_json(beside / MARKER, {key: value for key, value in asdict(state).items() if key != "path"})
         publish_folder(beside, final)
         for old in _states(folder)[:-keep]:
@@ -105,11 +113,86 @@ def save_state(
     return final
 
 
-def load_state(state: State, engine: DeepSpeedEngine, ranks: Ranks) -> None:
-    """Put engine and random numbers where they stood; to be called on all ranks."""
+def load_state(state: State, engine: DeepSpeedEngine, ranks: Ranks, seed: int) -> None:
+    """Put engine and random numbers where they stood; to be called on all ranks.
+
+    A state of another number of ranks is brought into DeepSpeed's universal form first. Its random numbers cannot go on
+    on other ranks, so they begin anew.
+
+    Args:
+        seed: of random numbers that begin anew.
+    """
+    if must_convert(state, ranks.world_size, engine.zero_optimization_stage()):
+        folder = state.path.with_name(f".{state.path.name}-universal")
+        if ranks.is_first:
+            _convert(state.path / DEEPSPEED_TAG, folder / DEEPSPEED_TAG)
+        ranks.barrier()
+        _load_universal(engine, folder)
+        ranks.barrier()
+        if ranks.is_first:
+            shutil.rmtree(folder)
+    else:
+        _load(engine, state.path)
+    if state.world_size == ranks.world_size:
+        _set_random_state(torch.load(state.path / f"random-{ranks.rank}.pt", weights_only=True), ranks.device)
+    else:
+        torch.manual_seed(seed + state.position.step * ranks.world_size + ranks.rank)
+    if ranks.is_first and state.threads != torch.get_num_threads():
+        logger.warning(
+            "The state was saved with %d CPU threads a rank, this run has %d: results may differ in their last digits.",
+            state.threads,
+            torch.get_num_threads(),
+        )
+
+
+def must_convert(state: State, world_size: int, stage: int) -> bool:
+    """Whether a state is partitioned otherwise than this run. With ZeRO 0 nothing is.
+
+    Raises:
+        FimError: between ZeRO 0 and another stage, or between ZeRO 3 and less, a state cannot be converted.
+    """
+    if (state.stage == 0) != (stage == 0) or (state.stage == 3) != (stage == 3):
+        raise FimError(
+            f"{state.path} was saved with ZeRO stage {state.stage} and cannot be resumed with stage {stage}. "
+            f"Set deepspeed.zero_optimization.stage to {state.stage}, or remove {state.path.parent} to start anew."
+        )
+    return stage > 0 and state.world_size != world_size
+
+
+def _convert(saved: Path, universal: Path) -> None:
+    """DeepSpeed's conversion of a partitioned checkpoint to one file a parameter, for any number of ranks."""
+    shutil.rmtree(universal.parent, ignore_errors=True)
+    universal.mkdir(parents=True)
     with torch.serialization.safe_globals(PICKLED_CLASSES):
-        engine.load_checkpoint(str(state.path), tag=DEEPSPEED_TAG)
-    _set_random_state(torch.load(state.path / f"random-{ranks.rank}.pt", weights_only=True), ranks.device)
+        ds_to_universal.main(
+            argparse.Namespace(
+                input_folder=str(saved),
+                output_folder=str(universal),
+                num_extract_workers=1,
+                num_merge_workers=1,
+                keep_temp_folder=False,
+                strict=True,
+                inject_missing_state=True,
+            )
+        )
+
+
+def _load_universal(engine: DeepSpeedEngine, folder: Path) -> None:
+    """Load a converted state, and mend what DeepSpeed 0.19 leaves wrong with ZeRO 3: it gives the options of the first
+    parameter group to all, and one step counter to all partitions, which each of them would then count up."""
+    optimizer = engine.basic_optimizer
+    decays = [group["weight_decay"] for group in optimizer.param_groups]
+    _load(engine, folder)
+    for group, decay in zip(optimizer.param_groups, decays, strict=True):
+        group["weight_decay"] = decay
+    for moments in optimizer.state.values():
+        if isinstance(moments["step"], torch.Tensor):
+            moments["step"] = moments["step"].clone()
+
+
+def _load(engine: DeepSpeedEngine, folder: Path) -> None:
+    with torch.serialization.safe_globals(PICKLED_CLASSES):
+        engine.load_checkpoint(str(folder), tag=DEEPSPEED_TAG)
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -142,7 +225,8 @@ def _states(folder: Path) -> list[Path]:
 
 
 def _random_state(device: torch.device) -> dict[str, Any]:
-    name, keys, position, has_gauss, gauss = np.random.get_state()
+    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    assert isinstance(keys, np.ndarray)
     state = {
         "python": random.getstate(),
         "numpy": (name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from deepspeed import DeepSpeedEngine, zero
+from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from fim_core.config.training import CheckpointConfig
@@ -28,16 +29,17 @@ def fim_tokens_of(job: Job) -> FimTokens:
     return FimTokens(**{**content, "end_ids": tuple(content["end_ids"]), "added": tuple(content["added"])})
 
 
-def build_for(job: Job, tokenizer: PreTrainedTokenizerFast, device: torch.device) -> PreTrainedModel:
+def build_for(job: Job, tokenizer: PreTrainedTokenizerFast, device: torch.device) -> PreTrainedModel | PeftModel:
     """The job's model before training: the same weights on every rank and in every attempt."""
     config = job.experiment.model
+    new_ids = [tokenizer.get_vocab()[token] for token in fim_tokens_of(job).added]
     return build_model(
         config,
         tokenizer,
         seed=job.experiment.seed,
         device=device,
         dtype=training_dtype(config, device),
-        new_token_ids=tokenizer.convert_tokens_to_ids(list(fim_tokens_of(job).added)),
+        new_token_ids=new_ids,
     )
 
 

@@ -269,7 +269,7 @@ class Watch:
 
     def _stop(self, why: str) -> None:
         # The ranks answer with the stack of every thread (faulthandler).
-        self._group.signal(signal.SIGUSR1)
+        self._group.send(signal.SIGUSR1)
         time.sleep(1.0)
         logs = " ".join(shlex.quote(str(log)) for log in self._launch.logs.values())
         raise TrainingFailed(f"{why} It resumes from its newest state. Logs: {logs}")

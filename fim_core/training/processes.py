@@ -87,7 +87,7 @@ class ProcessGroup:
         codes = [process.poll() for process in self.processes]
         return [index for index, code in enumerate(codes) if code not in (None, 0)]
 
-    def signal(self, number: signal.Signals) -> None:
+    def send(self, number: signal.Signals) -> None:
         """Send a signal to each process that still runs, not to its children."""
         for process in self.processes:
             if process.poll() is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import datasets
@@ -12,6 +13,7 @@ import deepspeed
 import numpy as np
 import torch
 from deepspeed import DeepSpeedEngine
+from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from fim_core.config import Experiment
@@ -25,9 +27,9 @@ from fim_core.packing.cost import Cost
 from fim_core.packing.plan import Strategy
 from fim_core.store import digest
 from fim_core.tokens import load_tokenizer
-from fim_core.training.checkpoint import SavePlan, load_state, newest_state, remove_leftovers
+from fim_core.training.checkpoint import SavePlan, load_state, must_convert, newest_state, remove_leftovers
 from fim_core.training.counters import Progress
-from fim_core.training.deepspeed_config import deepspeed_config
+from fim_core.training.deepspeed_config import deepspeed_config, zero_stage
 from fim_core.training.distributed import Ranks
 from fim_core.training.export import build_for
 from fim_core.training.job import Job
@@ -118,6 +120,8 @@ def setup(job: Job, ranks: Ranks) -> Run:
         lambda epoch: plans.packs(f"epoch-{epoch}"), sharding, start.position, experiment.epochs, experiment.max_steps
     )
 
+    if state is not None and must_convert(state, ranks.world_size, zero_stage(experiment)):
+        config["checkpoint"] = {"load_universal": True}
     engine, *_ = deepspeed.initialize(
         model=PackedCausalLM(
             model,
@@ -133,7 +137,7 @@ def setup(job: Job, ranks: Ranks) -> Run:
     # From here on each rank draws its own numbers (dropout).
     seed_everything(experiment.seed + 1 + ranks.rank)
     if state is not None:
-        load_state(state, engine, ranks)
+        load_state(state, engine, ranks, experiment.seed)
     return Run(
         job=job,
         ranks=ranks,
@@ -160,7 +164,7 @@ def load_rows(folder: Path, split: str) -> Rows:
     return Rows.from_dataset(datasets.load_from_disk(str(folder / "dataset"))[split])
 
 
-def choose_packing(experiment: Experiment, model: PreTrainedModel) -> tuple[Strategy, tuple[str, ...]]:
+def choose_packing(experiment: Experiment, model: PreTrainedModel | PeftModel) -> tuple[Strategy, tuple[str, ...]]:
     """The packing that this model can be trained with exactly, and what to say if it is not the one asked for."""
     asked = experiment.data.packing
     supported, why = supports_prefix_tree(model.config)
@@ -187,7 +191,7 @@ def make_plans(
         )
 
     for epoch in range(experiment.epochs):
-        plans.make(f"epoch-{epoch}", lambda epoch=epoch: plan(train_rows, epoch))
+        plans.make(f"epoch-{epoch}", partial(plan, train_rows, epoch))
     plans.make(EVAL_PLAN, lambda: plan(eval_rows, 0))
 
 

@@ -34,7 +34,9 @@ def generation(store: Store, number: int) -> tuple[Artifact, Artifact]:
 
 
 def left(store: Store) -> set[str]:
-    return {artifact.version for asset in ("tokenized_dataset", "trained_checkpoint") for artifact in store.versions(asset)}
+    return {
+        artifact.version for asset in ("tokenized_dataset", "trained_checkpoint") for artifact in store.versions(asset)
+    }
 
 
 def test_recent_checkpoints_keep_what_they_were_made_from(store: Store) -> None:

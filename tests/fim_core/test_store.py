@@ -44,12 +44,14 @@ def test_whatever_decides_the_content_changes_the_version(changes: dict) -> None
 def test_a_failed_draft_leaves_nothing_and_keeps_what_was_there(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.use(publish(store), "demo")
-    with (
-        pytest.raises(RuntimeError, match="mid-way"),
-        store.publish("raw_completions", experiment="demo", **{**IDENTITY, "code": "2"}) as draft,
-    ):
-        (draft.path / "half").write_text("half")
-        raise RuntimeError("mid-way")
+
+    def fail_half_way() -> None:
+        with store.publish("raw_completions", experiment="demo", **{**IDENTITY, "code": "2"}) as draft:
+            (draft.path / "half").write_text("half")
+            raise RuntimeError("half-way")
+
+    with pytest.raises(RuntimeError, match="half-way"):
+        fail_half_way()
     assert [a.version for a in store.versions("raw_completions")] == [version_of(**IDENTITY)]
     assert store.current("raw_completions", "demo").version == version_of(**IDENTITY)
     assert list((tmp_path / "tmp").iterdir()) == []

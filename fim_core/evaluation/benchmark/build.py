@@ -84,7 +84,9 @@ def read_benchmark(folder: Path) -> tuple[list[EvalRow], dict[str, Any]]:
         settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
         lines = (folder / ITEMS).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError as error:
-        raise FimError(f"There is no benchmark in {folder}. Make one with `fim benchmark build -o {folder}`.") from error
+        raise FimError(
+            f"There is no benchmark in {folder}. Make one with `fim benchmark build -o {folder}`."
+        ) from error
     return [EvalRow(**json.loads(line)) for line in lines], settings
 
 

@@ -57,7 +57,8 @@ def find_contamination(items: Sequence[EvalRow], training: Iterable[str], dialec
                 seen_statements.add(words)
             seen_runs.update(run for run in _runs(words) if run in wanted_runs)
     return [
-        Contamination(row_id, words in seen_statements, _share(words, seen_runs)) for row_id, words in statements.items()
+        Contamination(row_id, words in seen_statements, _share(words, seen_runs))
+        for row_id, words in statements.items()
     ]
 
 

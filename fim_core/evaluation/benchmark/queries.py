@@ -119,15 +119,16 @@ def _common_table(n: Names) -> list[str]:
 
 
 def _missing(n: Names) -> list[str]:
+    a, b = n.fact.alias, n.parent.alias
     return [
-        f"SELECT {n.parent.alias}.{n.parent.key}, COALESCE({n.parent.alias}.{n.parent_text}, 'unknown') AS {n.parent_text}",
-        f"FROM {n.parent.name} AS {n.parent.alias}",
+        f"SELECT {b}.{n.parent.key}, COALESCE({b}.{n.parent_text}, 'unknown') AS {n.parent_text}",
+        f"FROM {n.parent.name} AS {b}",
         "WHERE NOT EXISTS (",
         "  SELECT 1",
-        f"  FROM {n.fact.name} AS {n.fact.alias}",
-        f"  WHERE {n.fact.alias}.{n.parent.key} = {n.parent.alias}.{n.parent.key} AND {n.fact.alias}.{n.text} = '{n.value}'",
-        f") AND {n.parent.alias}.{n.parent.time} < CURRENT_TIMESTAMP",
-        f"ORDER BY {n.parent.alias}.{n.parent.key};",
+        f"  FROM {n.fact.name} AS {a}",
+        f"  WHERE {a}.{n.parent.key} = {b}.{n.parent.key} AND {a}.{n.text} = '{n.value}'",
+        f") AND {b}.{n.parent.time} < CURRENT_TIMESTAMP",
+        f"ORDER BY {b}.{n.parent.key};",
     ]
 
 

@@ -52,8 +52,8 @@ class Schema:
     def columns(self, table: Table) -> dict[str, str]:
         """Columns and their types."""
         reference = {self.parent_of(table).key: "NUMBER"} if table.parent else {}
-        texts = {column: "VARCHAR" for column in table.texts}
-        numbers = {column: "NUMBER(10, 2)" for column in table.numbers}
+        texts = dict.fromkeys(table.texts, "VARCHAR")
+        numbers = dict.fromkeys(table.numbers, "NUMBER(10, 2)")
         return {table.key: "NUMBER"} | reference | texts | numbers | {table.time: "TIMESTAMP_NTZ"}
 
     def ddl(self) -> str:

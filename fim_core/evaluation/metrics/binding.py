@@ -157,7 +157,7 @@ def _queries_of(tree: exp.Expr) -> list[exp.Query]:
         target = tree.this
         names = target.expressions if isinstance(target, exp.Schema) else [exp.Star()]
         columns = [exp.column(name.copy()) if isinstance(name, exp.Identifier) else name for name in names]
-        into = exp.select(*columns).from_(tree.find(exp.Table))
+        into = exp.select(*columns).from_(target.this if isinstance(target, exp.Schema) else target)
         return [into, tree.expression] if isinstance(tree.expression, exp.Query) else [into]
     if isinstance(tree, exp.Update | exp.Delete):
         sources = tree.args.get("using") or ([tree.args["from_"].this] if tree.args.get("from_") else [])

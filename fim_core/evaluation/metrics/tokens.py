@@ -88,4 +88,3 @@ def names_in(sql: CompletedSql) -> Counter[str]:
         return Counter()
     names = (t for t in sql.tokens or [] if t.token_type in _NAMES and t.start < sql.end and sql.start <= t.end)
     return Counter(t.text if t.token_type == TokenType.IDENTIFIER else t.text.upper() for t in names)
-

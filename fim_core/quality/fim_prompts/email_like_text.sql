@@ -5,6 +5,6 @@ SELECT row_id
 FROM fim_prompts
 WHERE (contains(prompt, '@') OR contains(response, '@'))
     AND regexp_matches(
-        concat_ws(chr(10), prompt, response),
+        replace(concat_ws(chr(10), prompt, response), 'masked@example.com', ''),
         '[0-9A-Za-z._%+-]+@[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*\.[A-Za-z]{2,}'
     )

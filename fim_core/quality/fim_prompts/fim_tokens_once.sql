@@ -1,8 +1,10 @@
--- description: Every FIM prompt holds each FIM token exactly once, and no response holds any.
+-- description: Every FIM prompt holds each FIM token exactly once, and no response holds any. Rows whose user text
+--   names control tokens and is encoded as ordinary text are left out.
 -- severity: error
 SELECT row_id
 FROM fim_prompts
 WHERE source_type = 'fim_completions'
+    AND control_spans IS NULL
     AND (
         len(string_split(prompt, $prefix_token)) <> 2
         OR len(string_split(prompt, $suffix_token)) <> 2

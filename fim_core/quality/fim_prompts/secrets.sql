@@ -3,11 +3,14 @@
 SELECT row_id
 FROM fim_prompts
 WHERE regexp_matches(
-    concat_ws(chr(10), prompt, response),
-    '\bA(KIA|SIA)[0-9A-Z]{16}\b'
-    || '|-----BEGIN [A-Z ]*PRIVATE KEY-----'
-    || '|\bgh[pousr]_[0-9A-Za-z]{30,}'
+    -- What was masked counts as empty.
+    replace(concat_ws(chr(10), prompt, response), 'MASKED_SECRET', ''),
+    '\b(AKIA|ASIA)[0-9A-Z]{16}\b'
+    || '|-----BEGIN [A-Z ]*PRIVATE KEY-----[^-]*[0-9A-Za-z]{16}'
+    || '|\bgh[pousr]_[0-9A-Za-z]{36,}'
+    || '|\bxox[abprs]-[0-9A-Za-z-]{10,}'
     || '|\bsk-[0-9A-Za-z_-]{20,}'
-    || '|\beyJ[0-9A-Za-z_-]{10,}\.eyJ[0-9A-Za-z_-]{10,}'
-    || '|(?i:aws_secret_key|secret_access_key|password|passwd|client_secret|sas_token)\s*(=>?|:)\s*''[^'']{6,}'''
+    || '|\bAIza[0-9A-Za-z_-]{35}\b'
+    || '|\beyJ[0-9A-Za-z_-]{8,}\.[0-9A-Za-z_-]{8,}\.'
+    || '|(?i:password|passwd|secret|secret_key|access_key|api_?key|sas_token|private_key)\s*(=>?|:)\s*''[^''\n]{6,}'''
 )

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from fim_core.cli.demo_data import register
 from fim_core.demo.cuts import SHARES, cut_statement
 from fim_core.demo.export import COLUMNS, DAMAGES, Row, clean_rows, damage_row, generate_rows, write_export
-from fim_core.demo.schemas import SCHEMAS
+from fim_core.demo.schemas import SUBJECTS
 from fim_core.demo.statements import Statement, choose_focus, write_statement
 from fim_core.errors import FimError
 from fim_core.records.parse import parse_input
@@ -27,7 +27,7 @@ from fim_core.records.schema import Completion, Reason, Rejection
 
 def statements(count: int) -> list[Statement]:
     rng = Random(3)
-    return [write_statement(choose_focus(rng.choice(SCHEMAS), rng), rng) for _ in range(count)]
+    return [write_statement(choose_focus(rng.choice(SUBJECTS), rng), rng) for _ in range(count)]
 
 
 def test_statements_are_snowflake() -> None:

@@ -50,7 +50,11 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTok
         {
             "name": "tiny",
             "model": {"config": dict(MODEL), "tokenizer": {"vocab_size": 640}},
-            "data": {"sources": [{"name_or_path": str(folder / "export.csv")}], "eval_fraction": 0.4, "template": "plain"},
+            "data": {
+                "sources": [{"name_or_path": str(folder / "export.csv")}],
+                "eval_fraction": 0.4,
+                "template": "plain",
+            },
             "evaluation": {"max_rows": 12, "max_new_tokens": 6, "batch_size": 4, "bootstrap_samples": 100},
         }
     )

@@ -59,13 +59,17 @@ def test_an_infinite_loss_has_no_value_but_is_there() -> None:
     assert (found["loss"].value, found["loss"].low, found["loss"].n) == (None, None, 2)
 
 
-def slow_interval(values: np.ndarray, groups: np.ndarray, samples: int, confidence: float, seed: int) -> tuple[float, float]:
+def slow_interval(
+    values: np.ndarray, groups: np.ndarray, samples: int, confidence: float, seed: int
+) -> tuple[float, float]:
     """Draw groups with replacement one by one and take the mean over all their rows."""
     rng = np.random.default_rng(seed)
     names = sorted(set(groups))
     means = []
     for _ in range(samples):
-        rows = [value for name in rng.choice(names, len(names)) for value in values[groups == name] if not math.isnan(value)]
+        rows = [
+            value for name in rng.choice(names, len(names)) for value in values[groups == name] if not math.isnan(value)
+        ]
         means.append(sum(rows) / len(rows))
     return tuple(np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2]))
 

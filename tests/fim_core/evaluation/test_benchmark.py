@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
-import typer
-
 from fim_core.cli import benchmark as command
+from fim_core.errors import FimError
 from fim_core.evaluation.benchmark.build import (
     DIALECT,
     build_benchmark,
@@ -19,7 +19,6 @@ from fim_core.evaluation.benchmark.build import (
 from fim_core.evaluation.benchmark.contamination import find_contamination, training_documents
 from fim_core.evaluation.benchmark.masks import MASKS
 from fim_core.evaluation.scores import EvalRow, Prediction, score
-from fim_core.errors import FimError
 from tests.fim_core.evaluation.conftest import Evaluated
 
 
@@ -75,7 +74,8 @@ def test_contamination_by_statement_and_by_long_runs(items: list[EvalRow]) -> No
     assert first.group != last.group
     found = {c.row_id: c for c in find_contamination(items, [same, part, "SELECT 'open"], DIALECT)}
     assert found[first.row_id].same_statement
-    assert found[last.row_id].contaminated and not found[last.row_id].same_statement
+    assert found[last.row_id].contaminated
+    assert not found[last.row_id].same_statement
     clean = find_contamination(items, ["SELECT a, b, c FROM t WHERE d = 1 AND e = 2 GROUP BY f ORDER BY g"], DIALECT)
     assert not any(c.contaminated or c.seen for c in clean)
 
@@ -94,10 +94,19 @@ def test_training_documents_are_those_of_the_training_split(evaluated: Evaluated
 def test_command_runs_a_checkpoint(benchmark: Path, evaluated: Evaluated, tmp_path: Path) -> None:
     app = typer.Typer()
     command.register(app)
-    arguments = ["benchmark", "run", str(benchmark), "--checkpoint", str(evaluated.checkpoint), "-o", str(tmp_path / "out")]
+    arguments = [
+        "benchmark",
+        "run",
+        str(benchmark),
+        "--checkpoint",
+        str(evaluated.checkpoint),
+        "-o",
+        str(tmp_path / "out"),
+    ]
     shown = CliRunner().invoke(app, [*arguments, "--training", str(evaluated.prompts), "--max-new-tokens", "4"])
     assert shown.exit_code == 0, shown.output
-    assert "most frequent" in shown.output.replace("\n", " ") and "Exact" in shown.output
+    assert "most frequent" in shown.output.replace("\n", " ")
+    assert "Exact" in shown.output
     assert "holds them: 0 items" in shown.output
     assert {f.name for f in (tmp_path / "out").iterdir()} == {"report.json", "report.html", "predictions.parquet"}
 

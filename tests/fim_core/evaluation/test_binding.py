@@ -8,7 +8,8 @@ from fim_core.evaluation.metrics.binding import binds, bound_queries
 from fim_core.evaluation.metrics.completed import CompletedSql
 
 DDL = """
-CREATE OR REPLACE TABLE db.shop.orders (id NUMBER PRIMARY KEY, total NUMBER(12, 2), cust NUMBER, doc VARIANT, "Mixed" INT);
+CREATE OR REPLACE TABLE db.shop.orders (id NUMBER PRIMARY KEY, total NUMBER(12, 2), cust NUMBER,
+  doc VARIANT, "Mixed" INT);
 create table cust (id int, name varchar(10) comment 'who; what', constraint p primary key (id));
 CREATE VIEW big AS SELECT id AS big_id FROM orders WHERE total > 100;
 CREATE TABLE everything AS SELECT * FROM orders;

@@ -11,7 +11,8 @@ from fim_core.evaluation.metrics.completed import CompletedSql, parse_statement
 from fim_core.evaluation.metrics.execution import Excluded, Sandbox, execution_match, same_rows
 from fim_core.evaluation.metrics.filler import table_rows
 
-DDL = """CREATE TABLE orders (id NUMBER, cust NUMBER, status VARCHAR, total NUMBER(12, 2), at TIMESTAMP_NTZ, doc VARIANT);
+DDL = """CREATE TABLE orders (id NUMBER, cust NUMBER, status VARCHAR, total NUMBER(12, 2),
+  at TIMESTAMP_NTZ, doc VARIANT);
 CREATE TABLE cust (id NUMBER, name VARCHAR(10), vip BOOLEAN, born DATE);"""
 
 
@@ -91,14 +92,21 @@ def test_the_sandbox_reaches_nothing_outside(query: str, sandbox: Sandbox) -> No
 def test_the_sandbox_cannot_be_opened_from_inside(sandbox: Sandbox) -> None:
     import duckdb
 
-    for command in ("SET enable_external_access = true", "ATTACH '/tmp/x.db'", "INSTALL httpfs", "COPY (SELECT 1) TO '/tmp/x'"):
+    for command in (
+        "SET enable_external_access = true",
+        "ATTACH '/tmp/x.db'",
+        "INSTALL httpfs",
+        "COPY (SELECT 1) TO '/tmp/x'",
+    ):
         with pytest.raises(duckdb.Error):
             sandbox._connection.execute(command)
 
 
 def test_time_and_memory_are_bounded() -> None:
     sandbox = Sandbox(seconds=0.2, memory="40MB")
-    endless = parse_statement("SELECT COUNT(*) FROM range(100000000) a, range(100000) b WHERE a.range % 7 = b.range", "duckdb")
+    endless = parse_statement(
+        "SELECT COUNT(*) FROM range(100000000) a, range(100000) b WHERE a.range % 7 = b.range", "duckdb"
+    )
     assert sandbox.run(endless) is None
     assert sandbox.run(parse_statement("SELECT LIST(a.range) FROM range(100000000) a", "duckdb")) is None
     assert sandbox.run(parse_statement("SELECT 1", "duckdb")) == [(1,)], "and it still works afterwards"
@@ -113,5 +121,6 @@ def test_generated_rows_are_deterministic_and_hold_the_constants() -> None:
     rows = table_rows("T", columns, pools)
     assert rows == table_rows("T", columns, pools)
     assert rows != table_rows("U", columns, pools)
-    assert {"open"} < {row[0] for row in rows} and {69, 70, 71} & {row[1] for row in rows}
+    assert {"open"} < {row[0] for row in rows}
+    assert {69, 70, 71} & {row[1] for row in rows}
     assert any(row[i] is None for row in rows for i in range(3))

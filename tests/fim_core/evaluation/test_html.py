@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from html.parser import HTMLParser
+from typing import ClassVar
 
 import pytest
 
@@ -14,11 +15,15 @@ from fim_core.evaluation.run import constant_predictions
 from fim_core.evaluation.scores import EvalRow, Prediction, score
 
 EVIL = "'</pre><script>alert(1)</script><img src=x onerror=y>"
-ROWS = [EvalRow(f"r{i}", f"kind<{i % 2}>", f"g{i}", "SELECT ", f" FROM t{i}", EVIL if i == 1 else f"c{i}") for i in range(8)]
+ROWS = [
+    EvalRow(f"r{i}", f"kind<{i % 2}>", f"g{i}", "SELECT ", f" FROM t{i}", EVIL if i == 1 else f"c{i}") for i in range(8)
+]
 
 
 def page(*, champion: bool = True, show_samples: bool = True) -> str:
-    made = constant_predictions(ROWS, {}) | {"model": [Prediction(r.completion, True, 1.0, 2) for r in ROWS[:6]] + [Prediction(EVIL)] * 2}
+    made = constant_predictions(ROWS, {}) | {
+        "model": [Prediction(r.completion, True, 1.0, 2) for r in ROWS[:6]] + [Prediction(EVIL)] * 2
+    }
     if champion:
         made["champion"] = [Prediction("c1", True, 1.0, 2) for _ in ROWS]
     report = build_report(
@@ -37,7 +42,7 @@ def page(*, champion: bool = True, show_samples: bool = True) -> str:
 class Outline(HTMLParser):
     """Open tags and whether they are closed in order."""
 
-    void = {"meta", "link", "br", "img", "line", "rect", "path"}
+    void: ClassVar = {"meta", "link", "br", "img", "line", "rect", "path"}
 
     def __init__(self) -> None:
         super().__init__()

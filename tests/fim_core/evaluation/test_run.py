@@ -110,7 +110,10 @@ def test_texts_stay_out_of_report_and_page_unless_asked_for(evaluated: Evaluated
         shown = evaluated.experiment.model_copy(
             update={"metadata": evaluated.experiment.metadata.model_copy(update={"show_samples": show})}
         )
-        run(Evaluated(shown, evaluated.raw, evaluated.prompts, evaluated.dataset, evaluated.checkpoint), tmp_path / str(show))
+        run(
+            Evaluated(shown, evaluated.raw, evaluated.prompts, evaluated.dataset, evaluated.checkpoint),
+            tmp_path / str(show),
+        )
         for file in ("report.json", "report.html"):
             assert ("SELECT id FROM orders" in (tmp_path / str(show) / file).read_text()) == show
 

@@ -46,7 +46,8 @@ def test_first_line_is_the_first_with_anything_on_it() -> None:
     assert first_line_match("a, b\nFROM t", "a, b  \nFROM other")
     assert first_line_match("\n  WHERE x\nAND y", "WHERE x")
     assert not first_line_match("a, b", "a")
-    assert first_line_match("", " \n") and not first_line_match("", "x")
+    assert first_line_match("", " \n")
+    assert not first_line_match("", "x")
 
 
 @given(st.text(alphabet="ab", max_size=6), st.text(alphabet="ab", max_size=6))
@@ -67,5 +68,6 @@ def test_suffix_repetition_by_hand() -> None:
 
 
 def test_only_white_space_is_no_completion() -> None:
-    assert is_empty("") and is_empty(" \n\t")
+    assert is_empty("")
+    assert is_empty(" \n\t")
     assert not is_empty("NULL")

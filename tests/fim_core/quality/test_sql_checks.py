@@ -13,6 +13,7 @@ import pytest
 from datasets import Dataset, DatasetDict, Features, List, Value
 
 from fim_core import quality
+from fim_core.prompts.secrets import mask_secrets
 from fim_core.quality.run import load_checks, run_checks
 
 Rows = list[dict[str, Any]]
@@ -52,6 +53,7 @@ def prompt_row(number: int, split: str) -> dict[str, Any]:
         "split": split,
         "group": f"g{number}",
         "source_type": "fim_completions",
+        "control_spans": None,
     }
 
 
@@ -308,6 +310,36 @@ def test_shares_by_type(tmp_path: Path) -> None:
     found = results_of(P, write_tables(tables, tmp_path))["empty_outputs"]
     assert found.breakdown[0] == {"type": "fillMe_empty", "rows": 1, "total": 3, "share": 0.33333}
     assert (found.total, round(found.share, 3)) == (9, 0.111)
+
+
+def test_neutralised_rows_may_name_fim_tokens(tmp_path: Path) -> None:
+    tables = clean_tables()
+    setting(P, 1, prompt="-- <|fim_prefix|>" + MIDDLE, control_spans=[17, 31])(tables)
+    assert results_of(P, write_tables(tables, tmp_path))["fim_tokens_once"].rows == 0
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "CREDENTIALS = (AWS_SECRET_KEY = 'abcdef123456')",
+        "-- AKIAABCDEFGHIJKLMNOP",
+        "PASSWORD => 'correct horse'",
+        "ghp_" + "a1" * 20,
+        "xoxb-1234567890-abc",
+        "sk-" + "a1" * 12,
+        "AIza" + "b" * 35,
+        "eyJhbGciOiJI.eyJzdWIiOiIx.c2lnbmF0dXJl",
+        "-----BEGIN RSA PRIVATE KEY-----\n" + "A1b2" * 8 + "\n-----END RSA PRIVATE KEY-----",
+        "where mail = 'ann.lee@mail.example.org'",
+    ],
+)
+def test_what_masking_hides_is_no_longer_found(secret: str, tmp_path: Path) -> None:
+    name = "email_like_text" if "@" in secret else "secrets"
+    for folder, text, rows in (("open", secret, 1), ("masked", mask_secrets(secret)[0], 0)):
+        tables = clean_tables()
+        prompt_of(3, text)(tables)
+        (tmp_path / folder).mkdir()
+        assert results_of(P, write_tables(tables, tmp_path / folder))[name].rows == rows, folder
 
 
 def test_rows_of_other_shapes_need_no_fim_tokens(tmp_path: Path) -> None:

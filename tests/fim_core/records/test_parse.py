@@ -152,8 +152,34 @@ texts = st.text(st.characters(exclude_categories=["Cs"]))
 plain = texts.filter(lambda text: "<fillme>" not in text.lower())
 fragments = st.lists(
     st.sampled_from(
-        ["[", "]", "{", "}", '"', ",", ":", "\\", "\\u00", "\n", " ", "null", "NaN", "1e999", "<fillMe>", "<FILLME>"]
-        + ['[{"type": "text", "text": "', '"}, {"text": "', '"}]', '{\\"sql_history\\": \\"', '\\"}', "<sql_history>"]
+        [
+            *(
+                "[",
+                "]",
+                "{",
+                "}",
+                '"',
+                ",",
+                ":",
+                "\\",
+                "\\u00",
+                "\n",
+                " ",
+                "null",
+                "NaN",
+                "1e999",
+                "<fillMe>",
+                "<FILLME>",
+            ),
+            *(
+                '[{"type": "text", "text": "',
+                '"}, {"text": "',
+                '"}]',
+                '{\\"sql_history\\": \\"',
+                '\\"}',
+                "<sql_history>",
+            ),
+        ]
     )
     | st.text(max_size=3)
 ).map("".join)

@@ -9,9 +9,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 from rank_functions import whole_run
 from training_helpers import Ranks, run_ranks, tiny_experiment
 
+from fim_core.errors import FimError
+from fim_core.training.checkpoint import newest_state
 from fim_core.training.job import Job, Work
 
 DROPOUT = {"peft_type": "LORA", "r": 4, "lora_dropout": 0.2, "target_modules": ["q_proj", "v_proj"]}
@@ -19,7 +22,7 @@ DROPOUT = {"peft_type": "LORA", "r": 4, "lora_dropout": 0.2, "target_modules": [
 
 def job_in(folder: Path, dataset: Path, tokenizer: Path, **options: Any) -> Job:
     content = {
-        "epochs": 3,
+        "epochs": 5,
         "checkpoint": [{"type": "huggingface"}, {"type": "deepspeed", "save_every_n_steps": 2, "keep": 2}],
         **options,
     }
@@ -38,17 +41,16 @@ def events(job: Job, kind: str) -> list[dict[str, Any]]:
 def run_with_kills(job: Job, ranks: int, kills: int, seed: int) -> None:
     """Train; SIGKILL all ranks at random moments, and start again until the run comes to its end."""
     rng = random.Random(seed)
-    for kill in range(kills + 1):
+    for _ in range(kills):
         group = Ranks(ranks, whole_run, job, folder=job.work.root)
-        if kill == kills:
-            group.results()
-            return
-        seen = len(events(job, "step"))
-        wanted = rng.randint(1, 4)
-        while len(events(job, "step")) - seen < wanted and group.running:
-            time.sleep(0.01)
-        time.sleep(rng.random() * 0.2)
+        wanted = rng.randint(1, 4) + len(events(job, "step"))
+        # A resumed run takes back the steps after its state, so the count may fall before it rises.
+        while len(events(job, "step")) < wanted and group.running:
+            time.sleep(0.005)
+        time.sleep(rng.random() * 0.05)
+        assert group.running
         group.kill()
+    run_ranks(ranks, whole_run, job, folder=job.work.root)
 
 
 def check_equal_runs(folder: Path, dataset: Path, tokenizer: Path, *, ranks: int, kills: int, **options: Any) -> None:
@@ -57,12 +59,71 @@ def check_equal_runs(folder: Path, dataset: Path, tokenizer: Path, *, ranks: int
     run_ranks(ranks, whole_run, undisturbed, folder=undisturbed.work.root)
     run_with_kills(killed, ranks, kills, seed=kills)
     assert weights_hash(killed) == weights_hash(undisturbed)
+    assert curve(killed) == curve(undisturbed)
     assert [event["loss"] for event in events(killed, "eval")] == [e["loss"] for e in events(undisturbed, "eval")]
-    steps, expected = events(killed, "step"), events(undisturbed, "step")
-    assert [(event["step"], event["loss"], event["lr"]) for event in steps] == [
-        (event["step"], event["loss"], event["lr"]) for event in expected
-    ]
+
+
+def curve(job: Job) -> list[tuple[Any, ...]]:
+    """What each step's event says of the course of training."""
+    keys = ("step", "epoch", "loss", "lr", "grad_norm", "rows_total")
+    return [tuple(event[key] for key in keys) for event in events(job, "step")]
 
 
 def test_killed_run_ends_equal(tmp_path: Path, dataset: Path, tokenizer_folder: Path) -> None:
     check_equal_runs(tmp_path, dataset, tokenizer_folder, ranks=2, kills=2, eval_interval=4)
+
+
+def test_random_numbers_are_resumed(tmp_path: Path, dataset: Path, tokenizer_folder: Path) -> None:
+    """Dropout draws from the random state of each rank."""
+    options = tiny_experiment().model.model_dump() | {"peft_config": DROPOUT}
+    check_equal_runs(
+        tmp_path,
+        dataset,
+        tokenizer_folder,
+        ranks=1,
+        kills=1,
+        model=options,
+        gradient_accumulation_steps=1,
+        max_steps=12,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "ranks"), [(0, 1), (1, 2), (2, 2), (3, 2)])
+def test_killed_five_times(tmp_path: Path, dataset: Path, tokenizer_folder: Path, stage: int, ranks: int) -> None:
+    deepspeed = {"zero_optimization": {"stage": stage}, "gradient_clipping": 1.0}
+    check_equal_runs(
+        tmp_path, dataset, tokenizer_folder, ranks=ranks, kills=5, epochs=8, eval_interval=5, deepspeed=deepspeed
+    )
+
+
+@pytest.mark.parametrize(("stage", "before", "after"), [(1, 2, 1), (2, 1, 2), (3, 2, 1)])
+def test_resume_on_another_number_of_ranks(
+    tmp_path: Path, dataset: Path, tokenizer_folder: Path, stage: int, before: int, after: int
+) -> None:
+    """The step takes equally many packs, so only the order of sums differs."""
+    deepspeed = {"zero_optimization": {"stage": stage}}
+    folders = ("straight", "moved")
+    straight, moved = (
+        job_in(tmp_path / name, dataset, tokenizer_folder, deepspeed=deepspeed, gradient_accumulation_steps=4 // before)
+        for name in folders
+    )
+    run_ranks(before, whole_run, straight, folder=straight.work.root)
+    group = Ranks(before, whole_run, moved, folder=moved.work.root)
+    while len(events(moved, "checkpoint")) < 1:
+        time.sleep(0.005)
+    group.kill()
+    experiment = moved.experiment.model_copy(update={"gradient_accumulation_steps": 4 // after})
+    moved = Job(experiment, moved.dataset, moved.tokenizer, moved.work, "moved")
+    result = run_ranks(after, whole_run, moved, folder=moved.work.root)[0]
+    assert result["resumed_from"] >= 2
+    assert [event["loss"] for event in events(moved, "step")] == pytest.approx(
+        [event["loss"] for event in events(straight, "step")], rel=1e-4
+    )
+
+
+def test_state_of_other_options_is_refused(tmp_path: Path, dataset: Path, tokenizer_folder: Path) -> None:
+    job = job_in(tmp_path, dataset, tokenizer_folder, epochs=1)
+    run_ranks(1, whole_run, job, folder=tmp_path)
+    with pytest.raises(FimError, match="other options"):
+        newest_state(job.work.states, "another")

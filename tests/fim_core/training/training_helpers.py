@@ -87,7 +87,7 @@ class Ranks:
         """
         folder.mkdir(parents=True, exist_ok=True)
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["rank_functions"])
+        context.set_forkserver_preload(["fim_core.training.engine"])
         meeting = (folder / f"meeting-{os.urandom(4).hex()}").as_uri()
         self._pipes: list[Connection] = []
         self._processes = []

@@ -1,0 +1,30 @@
+"""`fim train`: from the exports to a trained checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("train")(train)
+
+
+def train(
+    config: Annotated[Path, typer.Argument(help="Experiment file.", envvar="FIM_EXPERIMENT")],
+    force: Annotated[bool, typer.Option(help="Make everything again, even what has not changed.")] = False,
+) -> None:
+    """Train an experiment's model; what it needs and is not there yet is made first, and a stopped run resumes."""
+    from fim_core.config import load_experiment
+    from fim_core.pipeline import run
+
+    results = run(load_experiment(config), until="trained_checkpoint", force=force)
+    for asset, result in results.items():
+        typer.echo(f"{asset}: {'reused' if result.reused else 'made'} {result.artifact.version}")
+    counts = results["trained_checkpoint"].artifact.counts
+    if counts["loss_after"] is not None:
+        typer.echo(f"Held-out loss: {counts['loss_before']:.4f} before, {counts['loss_after']:.4f} after.")
+    typer.echo(f"Checkpoint: {results['trained_checkpoint'].artifact.path}")

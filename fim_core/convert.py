@@ -1,0 +1,140 @@
+"""An export becomes a data set of prompts and responses, in one call: what `fim convert` does.
+
+Beside the data set lie `<output>.summary.json` (what became of the rows) and `<output>.rejected.parquet` (every row
+that was not used, with the reason and its original columns). All is written beside its place and renamed into it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fim_core.config import DataConfig, ModelConfig, Source
+from fim_core.errors import FimError
+from fim_core.prompts import write_fim_prompts
+from fim_core.records.schema import RAW_SCHEMA
+from fim_core.records.sources import write_raw_completions
+from fim_core.tokenization.shards import SplitWriter
+from fim_core.tokens import load_tokenizer
+
+Format = Literal["disk", "parquet"]
+
+_COLUMNS = ["row_id", "type", "prompt", "response"]
+_SCHEMA = pa.schema([(name, pa.string()) for name in _COLUMNS])
+
+
+def convert(
+    source: Path,
+    output: Path | None = None,
+    *,
+    tokenizer: str,
+    template: str = "chat",
+    format: Format = "disk",
+    input_col: str = "INPUT",
+    output_col: str = "OUTPUT",
+    skip_empty_output: bool = False,
+    skip_empty_prefix: bool = False,
+    num_proc: int = 1,
+) -> tuple[Path, dict[str, Any]]:
+    """Render an export's completions to text columns `prompt` and `response` (and `row_id`, `type`).
+
+    Args:
+        source: CSV, Parquet or JSON-lines file, or a folder of them.
+        output: folder for `disk` (loads with `datasets.load_from_disk`), file for `parquet`. Default: beside the
+            export, its name without extension and `_hf_fim_dataset`. Replaced if an earlier call wrote it.
+        tokenizer: folder or hub id; its chat markup and control tokens are used.
+
+    Returns:
+        the output, and the summary: rows_in, rows_kept, repaired, rejected (rows by reason; the counts add up), and
+        `markup`, which markup the prompts have.
+
+    Raises:
+        FimError: the export, the tokenizer or the template cannot be used, or `output` holds something else.
+    """
+    output = output or default_output(source)
+    summary_path, rejected_path = _beside(output, ".summary.json"), _beside(output, ".rejected.parquet")
+    if output.exists() and not summary_path.is_file():
+        raise FimError(f"{output} exists and was not written by `fim convert`. Name another output, or remove it.")
+    data = DataConfig(
+        sources=[Source(type="fim_completions", name_or_path=str(source), input_col=input_col, output_col=output_col)],
+        template=template,
+        eval_fraction=0,
+        skip_empty_output=skip_empty_output,
+        skip_empty_prefix=skip_empty_prefix,
+        num_proc=num_proc,
+    )
+    model = ModelConfig(name_or_path=tokenizer)
+    loaded = load_tokenizer(tokenizer)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    scratch = output.parent / f".{output.name}-{os.getpid()}-{secrets.token_hex(4)}"
+    scratch.mkdir()
+    try:
+        raw, prompts, ready = scratch / "raw.parquet", scratch / "prompts", scratch / "ready"
+        write_raw_completions(data, raw)
+        counts = write_fim_prompts(raw, prompts, data=data, model=model, tokenizer=loaded, seed=0)
+        raw.unlink()
+        _write_texts(prompts / "prompts.parquet", ready, format)
+        _write_rejected(prompts / "rejected.parquet", scratch / "rejected.parquet", input_col, output_col)
+        summary = {
+            "rows_in": counts.rows_in,
+            "rows_kept": counts.rows_kept,
+            "repaired": counts.repaired,
+            "rejected": counts.rejected,
+            "markup": counts.notice,
+        }
+        (scratch / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        # The summary vouches for the output, so it goes first and comes last.
+        summary_path.unlink(missing_ok=True)
+        if output.exists():
+            os.rename(output, scratch / "replaced")
+        os.rename(ready, output)
+        os.replace(scratch / "rejected.parquet", rejected_path)
+        os.replace(scratch / "summary.json", summary_path)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return output, summary
+
+
+def default_output(source: Path) -> Path:
+    """`exports/july.csv.gz` gives `exports/july_hf_fim_dataset`."""
+    name = source.name
+    for suffix in (".gz", ".zst", ".csv", ".parquet", ".jsonl", ".json"):
+        name = name.removesuffix(suffix)
+    return source.with_name(f"{name}_hf_fim_dataset")
+
+
+def _beside(output: Path, suffix: str) -> Path:
+    return output.with_name(output.name + suffix)
+
+
+def _write_texts(prompts: Path, output: Path, format: Format) -> None:
+    batches = pq.ParquetFile(prompts).iter_batches(columns=_COLUMNS)
+    tables = (pa.Table.from_batches([batch]).select(_COLUMNS).cast(_SCHEMA) for batch in batches)
+    if format == "parquet":
+        with pq.ParquetWriter(output, _SCHEMA, compression="zstd") as writer:
+            for table in tables:
+                writer.write_table(table)
+        return
+    dataset = SplitWriter(output, _SCHEMA, split=None)
+    for table in tables:
+        dataset.write(table)
+    dataset.close()
+
+
+def _write_rejected(rejected: Path, output: Path, input_col: str, output_col: str) -> None:
+    """The rejected rows with the columns that the export had, under its names."""
+    source = pq.ParquetFile(rejected)
+    names = {"input": input_col, "output": output_col, "type": "TYPE"}
+    internal = set(RAW_SCHEMA.names) - {"row_id", *names}
+    kept = [name for name in source.schema_arrow.names if name not in internal]
+    schema = pa.schema([pa.field(names.get(name, name), pa.string()) for name in kept])
+    with pq.ParquetWriter(output, schema, compression="zstd") as writer:
+        for batch in source.iter_batches(columns=kept):
+            writer.write_batch(pa.record_batch([batch.column(name) for name in kept], schema=schema))

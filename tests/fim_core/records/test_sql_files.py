@@ -1,0 +1,208 @@
+"""Completions from SQL files are slices of the file, and put together again they are its statements."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fim_core.config.data import SqlFileOptions
+from fim_core.errors import FimError
+from fim_core.records.parse import parse_input
+from fim_core.records.schema import Completion
+from fim_core.records.sql_files import CONTEXT_CHARACTERS, read_sql_file, sql_rows
+from fim_core.records.sql_syntax import LONGEST_SPAN, split_statements
+
+TEXT = """-- who sells what
+CREATE TABLE straße (a INT, b VARCHAR(10));
+SELECT SUM(x.a) OVER (PARTITION BY y ORDER BY z), CASE WHEN a THEN 'b;c' END
+FROM (SELECT 1 AS q) t LEFT JOIN u ON t.a = u.b WHERE a IN (1, 2) GROUP BY 1 LIMIT 3;
+;
+SELECT $$ a; '😀' $$\r
+"""
+STATEMENTS = [
+    "-- who sells what\nCREATE TABLE straße (a INT, b VARCHAR(10));",
+    "SELECT SUM(x.a) OVER (PARTITION BY y ORDER BY z), CASE WHEN a THEN 'b;c' END\n"
+    "FROM (SELECT 1 AS q) t LEFT JOIN u ON t.a = u.b WHERE a IN (1, 2) GROUP BY 1 LIMIT 3;",
+    "SELECT $$ a; '😀' $$",
+]
+
+
+def rows(text: str, seed: str = "1", **options: object) -> list[tuple[str, Completion, str]]:
+    made = []
+    for kind, state, middle in sql_rows(text, "a.sql", SqlFileOptions(**options), seed=seed, warn=lambda _: None):
+        completion = parse_input(state)
+        assert isinstance(completion, Completion)
+        made.append((kind, completion, middle))
+    return made
+
+
+def test_statements_are_slices_of_the_file() -> None:
+    statements = split_statements(TEXT, "snowflake")
+    assert statements is not None
+    assert [each.text for each in statements] == STATEMENTS
+    assert [each.is_definition for each in statements] == [True, False, False]
+
+
+def test_syntax_nodes() -> None:
+    statements = split_statements(TEXT, "snowflake")
+    assert statements is not None
+    nodes = {statements[1].text[start:end] for start, end in statements[1].spans()}
+    assert nodes >= {
+        "SUM(x.a)",
+        "SUM(x.a) OVER (PARTITION BY y ORDER BY z)",
+        "CASE WHEN a THEN 'b;c' END",
+        "(SELECT 1 AS q) t",
+        "SELECT 1 AS q",
+        "LEFT JOIN u ON t.a = u.b",
+        "t.a = u.b",
+        "WHERE a IN (1, 2)",
+        "GROUP BY 1",
+        "LIMIT 3",
+        "'b;c'",
+    }
+    assert all(node.count("(") == node.count(")") for node in nodes)
+
+
+def test_a_statement_that_cannot_be_parsed_has_its_tokens(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG):
+        statements = split_statements("FROBNICATE (a, b) hunter2 SELECT SELECT; GRANT hunter2 TO ROLE x", "snowflake")
+        assert statements is not None
+        first, second = ({s.text[a:b] for a, b in s.spans()} for s in statements)
+    assert first >= {"FROBNICATE", "(a, b)", "hunter2"}
+    assert second >= {"GRANT", "x"}
+    assert "hunter2" not in caplog.text
+
+
+def test_what_comes_before_is_the_context() -> None:
+    made = rows("CREATE TABLE a (x INT); SELECT 1; CREATE VIEW v AS SELECT 2; SELECT 3", cuts_per_statement=1)
+    assert [(row.ddl_context, row.sql_history) for _, row, _ in made] == [
+        ("", ""),
+        ("CREATE TABLE a (x INT);", ""),
+        ("CREATE TABLE a (x INT);", "SELECT 1;"),
+        ("CREATE TABLE a (x INT);\nCREATE VIEW v AS SELECT 2;", "SELECT 1;"),
+    ]
+
+
+def test_the_context_is_bounded_and_keeps_the_newest() -> None:
+    *_, (_, last, _) = rows(";".join(f"SELECT {n:09}" for n in range(1000)), cuts_per_statement=1)
+    assert len(last.sql_history) <= CONTEXT_CHARACTERS
+    assert last.sql_history.endswith("SELECT 000000998;")
+    assert last.sql_history.startswith("SELECT ")
+
+
+def test_rates() -> None:
+    text = ";".join(f"SELECT column_{n}, COUNT(*) FROM table_{n} GROUP BY 1" for n in range(400))
+    made = rows(text, cuts_per_statement=2.5, empty_rate=0.2, syntax_rate=0.5)
+    share = {kind: sum(k == kind for k, *_ in made) / len(made) for kind in ("sql_empty", "sql_syntax", "sql_random")}
+    assert share["sql_empty"] == pytest.approx(0.2, abs=0.05)
+    assert share["sql_syntax"] == pytest.approx(0.4, abs=0.06)
+    assert len(made) == pytest.approx(1000, rel=0.06)
+    assert {kind for kind, *_ in rows(text, empty_rate=0, syntax_rate=1)} == {"sql_syntax"}
+    assert {kind for kind, *_ in rows(text, empty_rate=0, syntax_rate=0)} == {"sql_random"}
+    assert {middle for _, _, middle in rows(text, empty_rate=1)} == {""}
+
+
+def test_the_seed_decides() -> None:
+    assert rows(TEXT) == rows(TEXT)
+    assert rows(TEXT, cuts_per_statement=5) != rows(TEXT, seed="2", cuts_per_statement=5)
+
+
+def test_statements_that_spell_the_placeholder_are_left_out_and_told() -> None:
+    told: list[str] = []
+    made = list(sql_rows("SELECT '<FILLME>'; SELECT 1", "a.sql", SqlFileOptions(), seed="1", warn=told.append))
+    assert all("FILLME" not in state for _, state, _ in made)
+    assert "1 statements spell" in told[0]
+
+
+def test_a_file_that_cannot_be_tokenized_is_cut_at_random_and_told() -> None:
+    told: list[str] = []
+    text = "SELECT 1;\nSELECT 'never closed"
+    made = list(sql_rows(text, "a.sql", SqlFileOptions(cuts_per_statement=4), seed="1", warn=told.append))
+    assert split_statements(text, "snowflake") is None
+    assert {kind for kind, *_ in made} <= {"sql_random", "sql_empty"}
+    assert {_whole(state, middle) for _, state, middle in made} == {"SELECT 1;", "SELECT 'never closed"}
+    assert "cannot be tokenized" in told[0]
+
+
+def test_bad_files_and_options_are_said(tmp_path: Path) -> None:
+    (tmp_path / "a.sql").write_bytes(b"SELECT '\xff'")
+    with pytest.raises(FimError, match="not UTF-8"):
+        list(read_sql_file(tmp_path / "a.sql", "a.sql", SqlFileOptions(), 7).batches(pytest.fail))
+    with pytest.raises(FimError, match="no dialect klingon"):
+        rows("SELECT 1", dialect="klingon")
+
+
+def test_files_without_statements() -> None:
+    assert rows("") == rows("-- nothing\n") == rows(";;") == []
+
+
+def _whole(state: str, middle: str) -> str:
+    completion = parse_input(state)
+    assert isinstance(completion, Completion)
+    return completion.prefix + middle + completion.suffix
+
+
+pieces = st.sampled_from(
+    [
+        *(
+            "select",
+            " ",
+            "a",
+            "(",
+            ")",
+            ",",
+            ";",
+            "'x;y'",
+            "'",
+            "$$",
+            '"Q"',
+            "--c;\n",
+            "/*",
+            "*/",
+            "\r\n",
+            "é",
+            "😀",
+            "\x00",
+        ),
+        *(
+            "from t",
+            "case when",
+            "end",
+            "create table",
+            "{{ ref('m') }}",
+            "<fillMe>",
+            "where",
+            "=",
+            "1.5",
+            "begin",
+            "\\",
+        ),
+    ]
+)
+
+
+@given(
+    st.lists(pieces, max_size=25).map("".join) | st.text(st.characters(exclude_categories=["Cs"])), st.integers(0, 9)
+)
+def test_prefix_middle_and_suffix_are_a_slice_of_the_file(text: str, seed: int) -> None:
+    options = SqlFileOptions(cuts_per_statement=3, empty_rate=0.1)
+    statements = split_statements(text, options.dialect)
+    if statements is not None:
+        place = 0
+        for statement in statements:
+            found = text.index(statement.text, place)
+            assert statement.text.strip()
+            place = found + len(statement.text)
+            for start, end in statement.spans():
+                assert 0 <= start < end <= len(statement.text)
+    for kind, state, middle in sql_rows(text, "a", options, seed=str(seed), warn=lambda _: None):
+        whole = _whole(state, middle)
+        assert whole in (text if statements is None else [each.text for each in statements])
+        assert (middle == "") == (kind == "sql_empty")
+        assert len(middle) <= LONGEST_SPAN
+        assert json.loads(state)

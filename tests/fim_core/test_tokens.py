@@ -1,0 +1,144 @@
+"""Control tokens of each family, and the end token by configuration."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from small_tokenizers import byte_level, sentencepiece_like
+from tokenizers import AddedToken
+from transformers import PreTrainedTokenizerFast
+
+from fim_core.config import ModelConfig
+from fim_core.demo.tokenizer import CODE_TOKENS, SPECIAL_TOKENS, train_tokenizer
+from fim_core.errors import FimError
+from fim_core.tokens import FAMILIES, control_pattern, control_tokens, load_tokenizer, resolve_fim_tokens
+
+SCRATCH = ModelConfig(config={"model_type": "qwen3"}, tokenizer="given")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_families_are_told_by_what_the_tokenizer_has(family: str) -> None:
+    names = FAMILIES[family]
+    tokenizer = byte_level(["<|end|>", names.middle, names.suffix, names.prefix], eos="<|end|>")
+    before = len(tokenizer)
+    tokens = resolve_fim_tokens(tokenizer, SCRATCH)
+    assert (tokens.family, tokens.prefix, tokens.suffix, tokens.middle) == (
+        family,
+        names.prefix,
+        names.suffix,
+        names.middle,
+    )
+    assert (tokens.added, len(tokenizer)) == ((), before)
+    for text, token_id in ((tokens.prefix, tokens.prefix_id), (tokens.middle, tokens.middle_id)):
+        assert tokenizer(text, add_special_tokens=False)["input_ids"] == [token_id]
+
+
+def test_what_is_missing_is_added_and_survives_saving(tmp_path: Path) -> None:
+    tokenizer = byte_level(["<|end|>"], eos="<|end|>")
+    size = len(tokenizer)
+    tokens = resolve_fim_tokens(tokenizer, SCRATCH)
+    assert tokens.family == "added"
+    assert tokens.added == ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
+    assert len(tokenizer) == size + 3
+    tokenizer.save_pretrained(tmp_path)
+    again = resolve_fim_tokens(load_tokenizer(tmp_path), SCRATCH)
+    assert (again.prefix_id, again.suffix_id, again.middle_id) == (tokens.prefix_id, tokens.suffix_id, tokens.middle_id)
+    assert again.added == ()
+
+
+def test_a_family_without_its_middle_token_gets_one() -> None:
+    tokens = resolve_fim_tokens(byte_level(["[PREFIX]", "[SUFFIX]", "</s>"], eos="</s>"), SCRATCH)
+    assert (tokens.family, tokens.added) == ("codestral", ("[MIDDLE]",))
+
+
+def test_the_experiment_names_them(tokenizer: PreTrainedTokenizerFast) -> None:
+    names = {"prefix": "<A>", "suffix": "<B>", "middle": "<|fim_middle|>"}
+    fresh = train_tokenizer(["select 1"], 600)
+    tokens = resolve_fim_tokens(fresh, SCRATCH.model_copy(update={"fim_tokens": _names(**names)}))
+    assert (tokens.prefix, tokens.suffix, tokens.middle, tokens.family) == (
+        "<A>",
+        "<B>",
+        "<|fim_middle|>",
+        "configured",
+    )
+    assert tokens.added == ("<A>", "<B>")
+    assert {"<A>", "<B>"} <= control_tokens(fresh)
+    with pytest.raises(FimError, match="three different"):
+        resolve_fim_tokens(fresh, SCRATCH.model_copy(update={"fim_tokens": _names(**(names | {"suffix": "<A>"}))}))
+
+
+def _names(**names: str) -> object:
+    return ModelConfig.model_validate({"name_or_path": "x", "fim_tokens": names}).fim_tokens
+
+
+@pytest.mark.parametrize(
+    ("stops", "named", "expected"),
+    [
+        ([1, 2], None, [2, 1]),  # the tokenizer's own end is among them
+        ([1, 0], None, [1, 0]),
+        (1, None, [1]),
+        (None, None, [2]),
+        ([1, 2], "<c>", [3, 1, 2]),
+    ],
+)
+def test_the_end_token_is_what_stops_the_model(
+    tmp_path: Path, stops: list[int] | int | None, named: str | None, expected: list[int]
+) -> None:
+    names = ["<z>", "<a>", "<b>", "<c>"]
+    tokenizer = byte_level(names, eos="<b>")
+    ids = [tokenizer.convert_tokens_to_ids(name) for name in names]
+    place = lambda stop: [ids[number] for number in stop] if isinstance(stop, list) else ids[stop]  # noqa: E731
+    if stops is not None:
+        (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": place(stops)}))
+    tokens = resolve_fim_tokens(tokenizer, ModelConfig(name_or_path=str(tmp_path), end_token=named))
+    assert list(tokens.end_ids) == place(expected)
+    assert tokens.end_id == tokens.end_ids[0]
+    assert tokens.end == names[expected[0]]
+
+
+def test_end_tokens_that_cannot_be(tmp_path: Path) -> None:
+    with pytest.raises(FimError, match=r"Set model\.end_token"):
+        resolve_fim_tokens(byte_level([]), SCRATCH)
+    with pytest.raises(FimError, match="<nope> is no token"):
+        resolve_fim_tokens(byte_level(["<b>"], eos="<b>"), SCRATCH.model_copy(update={"end_token": "<nope>"}))
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": 99_999}))
+    with pytest.raises(FimError, match="does not have"):
+        resolve_fim_tokens(byte_level(["<b>"], eos="<b>"), ModelConfig(name_or_path=str(tmp_path)))
+
+
+def test_control_tokens_with_and_without_the_special_flag(tokenizer: PreTrainedTokenizerFast) -> None:
+    assert control_tokens(tokenizer) == {*SPECIAL_TOKENS, *CODE_TOKENS}
+
+
+def test_added_tokens_that_are_ordinary_text_are_no_control_tokens() -> None:
+    words = ["    ", "\n\n", "õ", "hello", "<>"]
+    added = [AddedToken(text, special=False, normalized=False) for text in [*words, "<tool_call>", "[TOOL]"]]
+    assert control_tokens(byte_level(["<|end|>", *added])) == {"<|end|>", "<tool_call>", "[TOOL]"}
+
+
+def test_the_pattern_takes_the_longest_where_several_begin() -> None:
+    assert control_pattern({"<a>", "<a><b>"}).findall("<a><b><a>") == ["<a><b>", "<a>"]
+    assert control_pattern(set()).findall("text") == []
+
+
+def test_codellama_marks_begin_with_its_sign_for_a_space() -> None:
+    tokens = resolve_fim_tokens(sentencepiece_like(), SCRATCH)
+    assert (tokens.family, tokens.prefix, tokens.end) == ("codellama", "▁<PRE>", "</s>")
+
+
+@pytest.mark.parametrize("place", ["/nowhere/at/all", "not a hub id", "nobody/has-this-tokenizer"])
+def test_a_missing_tokenizer_is_told_with_a_cure(place: str) -> None:
+    with pytest.raises(FimError, match=r"tokenizer.*Give a folder"):
+        load_tokenizer(place)
+
+
+def test_a_tokenizer_that_needs_code_of_its_own_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"auto_map": {"AutoTokenizer": ["evil.Evil", None]}}))
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps({"auto_map": {"AutoTokenizer": ["evil.Evil", None]}, "tokenizer_class": "Evil"})
+    )
+    (tmp_path / "evil.py").write_text("raise SystemExit('ran code')")
+    with pytest.raises(FimError, match="cannot be loaded"):
+        load_tokenizer(tmp_path)

@@ -1,0 +1,106 @@
+"""Pieces give the ids of the whole text, for every build of tokenizer, or are not used."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from small_tokenizers import CL100K, O200K_LIKE, byte_level, long_run, sentencepiece_like
+from tokenizers import AddedToken
+from transformers import PreTrainedTokenizerFast
+
+from fim_core.tokenization.encoder import TextEncoder
+from fim_core.tokenization.pieces import PieceTable
+
+FIM = ["<fim_prefix>", "<fim_suffix>", "<fim_middle>", "<|end|>"]
+LINES = byte_level(FIM, regex=CL100K)
+SEGMENTS = byte_level([*FIM, AddedToken("    ", special=False, normalized=False)])
+WHOLE = sentencepiece_like()
+
+SQL = st.text(st.sampled_from("ab1_ \t\n\r\u00a0\u2028\x1c'\",.;()<|>/*-é\u0301ß漢🙂"), max_size=40)
+
+
+def whole(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def by_pieces(encoder: TextEncoder, text: str) -> list[int]:
+    ids, _ = PieceTable(encoder).gather([encoder.pieces(text)])
+    return ids.tolist()
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "expected"),
+    [
+        (LINES, "line"),
+        (byte_level(FIM), "segment"),
+        (SEGMENTS, "segment"),
+        # "\n/" may be one piece there, so a line end does not always end one.
+        (byte_level(FIM, regex=O200K_LIKE), "segment"),
+        (byte_level([*FIM, AddedToken("\n\n", special=False, normalized=False)], regex=CL100K), "segment"),
+        (byte_level([*FIM, AddedToken("<|x|>", special=True, normalized=False, rstrip=True)], regex=CL100K), "whole"),
+        (byte_level([*FIM, AddedToken("<|x|>", special=True, normalized=False, lstrip=True)], regex=CL100K), "whole"),
+        (WHOLE, "whole"),
+    ],
+)
+def test_how_finely_a_tokenizer_allows_to_cut(tokenizer: PreTrainedTokenizerFast, expected: str) -> None:
+    assert TextEncoder(tokenizer.backend_tokenizer).granularity == expected
+
+
+@pytest.mark.parametrize("tokenizer", [LINES, SEGMENTS, WHOLE], ids=["line", "segment", "whole"])
+@long_run(short=100)
+@given(st.lists(st.one_of(SQL, st.sampled_from([*FIM, "\n", "    ", "\n  x"])), max_size=12).map("".join))
+def test_pieces_give_the_ids_of_the_whole(tokenizer: PreTrainedTokenizerFast, text: str) -> None:
+    encoder = ENCODERS[id(tokenizer)]
+    assert by_pieces(encoder, text) == whole(tokenizer, text) == encoder.encode(text)
+    assert encoder.agrees(text)
+
+
+ENCODERS = {id(tokenizer): TextEncoder(tokenizer.backend_tokenizer) for tokenizer in (LINES, SEGMENTS, WHOLE)}
+
+
+@long_run(short=100)
+@given(st.lists(st.one_of(SQL, st.sampled_from(FIM)), max_size=6).map("".join))
+def test_user_text_never_becomes_a_control_token(text: str) -> None:
+    for tokenizer in (LINES, SEGMENTS):
+        encoder = ENCODERS[id(tokenizer)]
+        ids, _ = PieceTable(encoder).gather([encoder.text_pieces(text)])
+        assert not set(encoder.controls.values()).intersection(ids.tolist())
+        assert tokenizer.decode(ids) == text
+
+
+def test_control_spans_say_which_are_real() -> None:
+    encoder = ENCODERS[id(LINES)]
+    text = "<fim_prefix>a<fim_prefix>\nb<fim_middle>"
+    middle = text.index("<fim_middle>")
+    ids = encoder.encode(text, [0, 12, middle, len(text)])
+    prefix_id, middle_id = encoder.controls["<fim_prefix>"], encoder.controls["<fim_middle>"]
+    assert (ids[0], ids[-1], ids.count(prefix_id)) == (prefix_id, middle_id, 1)
+    assert LINES.decode(ids[1:-1]) == "a<fim_prefix>\nb"
+
+
+def test_lines_are_cut_only_before_text() -> None:
+    encoder = ENCODERS[id(LINES)]
+    assert encoder.pieces("a\n\n  b\n \n\tc\n") == ["a\n\n", "  b\n \n", "\tc\n"]
+    assert encoder.pieces("a\n\u00a0b\n\x1cc") == ["a\n\u00a0b\n\x1cc"]
+    assert encoder.pieces("") == []
+
+
+def test_gather_agrees_with_one_by_one_and_encodes_each_piece_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = ENCODERS[id(LINES)]
+    texts = ["select 1\nfrom t", "select 1\nfrom u", "", "<|end|>", "select 1\nfrom t"]
+    rows = [encoder.pieces(text) for text in texts]
+    table = PieceTable(encoder)
+    ids, lengths = table.gather(rows)
+    assert ids.tolist() == [token for text in texts for token in whole(LINES, text)]
+    assert len(lengths) == sum(map(len, rows))
+    assert table.encoded == 3
+    again, _ = table.gather(rows)
+    assert (again.tolist(), table.encoded) == (ids.tolist(), 3)
+    assert table.pieces == 2 * len(lengths)
+
+    monkeypatch.setattr("fim_core.tokenization.pieces.MAX_TOKENS", 3)
+    fresh, _ = table.gather(rows)
+    assert (fresh.tolist(), table.encoded) == (ids.tolist(), 6)
+    empty, none = table.gather([])
+    assert (len(empty), len(none)) == (0, 0)
