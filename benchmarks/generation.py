@@ -63,9 +63,8 @@ def main() -> None:
     print(f"parameters            {model.num_parameters():,}")
     print(f"rows                  {len(prompts):,}, prompts of {tokens / len(prompts):,.0f} tokens on average")
     print(f"prompt tokens         {tokens:,}, of which {cache.computed:,} are computed when prefixes are shared")
-    print(
-        f"completion tokens     {sum(lengths) / len(lengths):.1f} on average, {sum(r.stopped for r in together):,} stopped"
-    )
+    stopped = sum(result.stopped for result in together)
+    print(f"completion tokens     {sum(lengths) / len(lengths):.1f} on average, {stopped:,} rows stopped")
     print(f"shared prefixes       {shared_seconds:.1f} s, {len(prompts) / shared_seconds:.1f} rows/s")
     print(f"one by one            {alone_seconds:.1f} s, {len(prompts) / alone_seconds:.1f} rows/s")
     print(f"speed-up              {alone_seconds / shared_seconds:.1f}")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from peft import PeftModel
 import torch
+from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
 

@@ -213,24 +213,27 @@ class TiledCrossEntropy(torch.autograd.Function):
                 logits *= scale
             if softcap is not None:
                 logits = softcap * torch.tanh(logits / softcap)
-            log_z = torch.logsumexp(logits, dim=-1, keepdim=True)
-            loss = log_z - (1 - label_smoothing) * logits.gather(1, picked)
+            slope = None if softcap is None else 1 - (logits / softcap).square()
+            target_logits = (1 - label_smoothing) * logits.gather(1, picked)
             if label_smoothing:
-                loss -= label_smoothing * logits.mean(dim=-1, keepdim=True)
+                target_logits += label_smoothing * logits.mean(dim=-1, keepdim=True)
+            # From here on the tile is overwritten: logits, then exponentials, then gradients of the logits.
+            highest = logits.amax(dim=-1, keepdim=True)
+            exponentials = logits.sub_(highest).exp_()
+            z = exponentials.sum(dim=-1, keepdim=True)
+            log_z = z.log() + highest
+            loss = log_z - target_logits
             losses[begin:end] = loss[:, 0]
             of_row = row_weights[begin:end, None].to(precise)
             total += ((loss + z_loss * log_z.square()) * of_row).sum()
             if not any(ctx.needs_input_grad):
                 continue
-            # d loss / d logits, in the place of the logits: softmax * (1 + 2 z log Z) - target distribution
-            slope = None if softcap is None else 1 - (logits / softcap).square()
-            grad = logits.sub_(log_z).exp_()
-            if z_loss:
-                grad *= 1 + 2 * z_loss * log_z
+            # weight * (softmax * (1 + 2 z_loss log Z) - target distribution)
+            of_row = of_row * scale
+            grad = exponentials.mul_(of_row * (1 + 2 * z_loss * log_z) / z)
             if label_smoothing:
-                grad -= label_smoothing / vocabulary
-            grad.scatter_add_(1, picked, torch.full_like(loss, label_smoothing - 1))
-            grad *= of_row if scale == 1.0 else of_row * scale
+                grad -= of_row * (label_smoothing / vocabulary)
+            grad.scatter_add_(1, picked, of_row * (label_smoothing - 1))
             if slope is not None:
                 grad *= slope
             if gradients[2] is not None:
@@ -248,7 +251,7 @@ class TiledCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_total: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         scaled = [
-            None if gradient is None else (gradient * grad_total).to(dtype)
+            None if gradient is None else gradient.mul_(grad_total).to(dtype)
             for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         ]
         return (*scaled, *[None] * 7)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -150,8 +149,9 @@ class ChatMarkup:
                 f"{_USER}\n " not in spaced,
             ),
         )
-        for probe, other in itertools.product(_PROBES, repeat=2):
-            text = probe if self._with_system else ""
-            if frame.fill(text, other) != self._render_anew(text, other):
+        for number, user in enumerate(_PROBES * 2):
+            # Each probe once beside itself and once beside the next one.
+            text = _PROBES[(number + number // len(_PROBES)) % len(_PROBES)] if system else ""
+            if frame.fill(text, user) != self._render_anew(text, user):
                 return None
         return frame

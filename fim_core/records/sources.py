@@ -122,10 +122,8 @@ def _parts(data: DataConfig, scratch: Path, warn: Callable[[str], None]) -> list
     parts: list[_Part] = []
     seen: dict[str, str] = {}
     for number, (held_out, source) in enumerate(_all_sources(data)):
-        if source.type == "demo":
-            exports = [_demo(source, scratch / f"{number}.csv")]
-        else:
-            exports = locate(source, data.cache_dir, warn)
+        is_demo = source.type == "demo"
+        exports = [_demo(source, scratch / f"{number}.csv")] if is_demo else locate(source, data.cache_dir, warn)
         for export in exports:
             options = source.model_copy(update=_GENERATED) if export.generated else source
             layout = layout_of(export.columns, options, export.name)

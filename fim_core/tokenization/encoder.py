@@ -186,10 +186,11 @@ class TextEncoder:
         return self.granularity if all(self.agrees(text) for text in self._probe_texts()) else "whole"
 
     def _probe_texts(self) -> Iterable[str]:
-        # Some tokenizers reserve hundreds of control tokens that are all alike.
-        for control in list(self.controls)[:32]:
+        # Each probe beside each other one, on both sides. Some tokenizers reserve hundreds of control tokens, all alike.
+        for probe in _PROBES:
+            yield probe + probe.join(_PROBES)
+        for control in list(self.controls)[:16]:
             yield control + control.join(_PROBES) + control
-        yield from ("".join(pair) for pair in itertools.product(_PROBES, repeat=2))
 
     def _ends_tokens_at_line_ends(self) -> bool:
         normalizer, pre_tokenizer = _spec(self._whole.normalizer), _spec(self._whole.pre_tokenizer)

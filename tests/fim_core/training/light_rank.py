@@ -1,0 +1,54 @@
+"""A rank without torch: it behaves as the variable BEHAVIOUR says. Started by the real launcher."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from fim_core.errors import FimError
+from fim_core.training.failures import record_failure
+from fim_core.training.job import Job, TrainResult
+from fim_core.training.processes import die_with_parent
+
+
+def main() -> int:
+    die_with_parent()
+    job, rank = Job.read(Path(sys.argv[1])), int(os.environ["RANK"])
+    with (job.work.root / "pids").open("a") as pids:
+        grandchild = subprocess.Popen(["sleep", "300"])
+        pids.write(f"{os.getpid()}\n{grandchild.pid}\n")
+    behaviour = os.environ["BEHAVIOUR"]
+    if rank == 0:
+        job.work.heartbeat.touch()
+        with job.work.metrics.open("a") as metrics:
+            for event in ({"event": "start", "attempt": job.attempt, "total_steps": 2}, {"event": "checkpoint"}):
+                metrics.write(json.dumps(event | {"step": 0}) + "\n")
+    if behaviour == "stubborn":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        time.sleep(300)
+    try:
+        if rank == 1 and behaviour == "breaks":
+            raise ZeroDivisionError("nothing to divide by")
+        if rank == 1 and behaviour == "user error":
+            raise FimError("The rows r-1, r-2 are to blame.")
+        if rank == 1 and behaviour == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if behaviour != "ends well":
+            time.sleep(0.3 if behaviour in ("breaks", "user error") else 300)
+            raise ConnectionError("the other rank is gone")
+    except Exception as error:
+        record_failure(job, rank, error)
+        return 1
+    if rank == 0:
+        result = TrainResult(job.work.model, 2, 1, 2.0, 1.0, 1.1, 8, 80, 40, 0, 0.5, 2, None, "flat")
+        result.write(job.work.result)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,207 @@
+"""However a run ends, its launcher says why, and nothing of it survives."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from training_helpers import tiny_experiment
+
+from fim_core.errors import FimError
+from fim_core.training import launch as launching
+from fim_core.training.job import Job, TrainingFailed, Work
+from fim_core.training.launch import launch
+
+LIGHT_RANK = Path(__file__).with_name("light_rank.py")
+
+
+def two_ranks(**launcher: Any) -> dict[str, Any]:
+    return {"launcher": {"num_processes": 2, **launcher}}
+
+
+def alive(pids: list[int]) -> list[int]:
+    """Those that still run; a zombie does not."""
+    running = []
+    for pid in pids:
+        try:
+            if psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+                running.append(pid)
+        except psutil.NoSuchProcess:
+            continue
+    return running
+
+
+def wait_until_dead(pids: list[int], seconds: float = 15.0) -> None:
+    deadline = time.monotonic() + seconds
+    while alive(pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert alive(pids) == []
+
+
+def pids_in(work: Path) -> list[int]:
+    return [int(line) for line in (work / "pids").read_text().split()]
+
+
+@pytest.fixture
+def light(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start ranks that do not import torch."""
+    monkeypatch.setattr(launching, "rank_command", lambda job: [sys.executable, str(LIGHT_RANK), str(job)])
+
+
+def start(tmp_path: Path, **options: Any) -> tuple[Any, list[dict[str, Any]]]:
+    events: list[dict[str, Any]] = []
+    result = launch(
+        tiny_experiment(**options), tmp_path, tmp_path / "tokenizer", tmp_path / "work", on_event=events.append
+    )
+    return result, events
+
+
+@pytest.mark.usefixtures("light")
+class TestLightRanks:
+    def test_good_end(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("BEHAVIOUR", "ends well")
+        work = tmp_path / "work"
+        work.mkdir()
+        earlier = {"event": "start", "attempt": "earlier", "step": 0, "total_steps": 1}
+        (work / "metrics.jsonl").write_text(json.dumps(earlier) + "\n")
+        result, events = start(tmp_path, **two_ranks())
+        assert (result.steps, result.loss_before, result.model) == (2, 2.0, work / "model")
+        assert [event["event"] for event in events] == ["start", "checkpoint"]
+        wait_until_dead(pids_in(work))
+
+    def test_user_error_is_told_as_it_is(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("BEHAVIOUR", "user error")
+        with pytest.raises(FimError) as caught:
+            start(tmp_path, **two_ranks())
+        assert str(caught.value) == "The rows r-1, r-2 are to blame."
+        wait_until_dead(pids_in(tmp_path / "work"))
+
+    def test_failure_shows_the_first_rank_that_broke(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("BEHAVIOUR", "breaks")
+        with pytest.raises(TrainingFailed, match="Rank 1 failed: nothing to divide by") as caught:
+            start(tmp_path, **two_ranks())
+        assert "light_rank.py" in str(caught.value)
+        assert str(caught.value).endswith("ZeroDivisionError: nothing to divide by")
+
+    def test_killed_rank(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("BEHAVIOUR", "killed")
+        with pytest.raises(TrainingFailed, match="Rank 1 was ended by SIGKILL"):
+            start(tmp_path, **two_ranks())
+        wait_until_dead(pids_in(tmp_path / "work"))
+
+    @pytest.mark.parametrize("interruption", [KeyboardInterrupt, SystemExit, ValueError])
+    def test_cancel(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interruption: type[BaseException]) -> None:
+        monkeypatch.setenv("BEHAVIOUR", "stubborn")
+        monkeypatch.setattr("fim_core.training.processes.GRACE_SECONDS", 0.2)
+
+        def cancel(event: dict[str, Any]) -> None:
+            raise interruption
+
+        with pytest.raises(interruption):
+            launch(tiny_experiment(**two_ranks()), tmp_path, tmp_path / "tokenizer", tmp_path / "work", on_event=cancel)
+        wait_until_dead(pids_in(tmp_path / "work"))
+
+    @pytest.mark.parametrize("limit", ["timeout_minutes", "heartbeat_timeout_minutes"])
+    def test_hang(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
+        monkeypatch.setenv("BEHAVIOUR", "hangs")
+        with pytest.raises(TrainingFailed, match=rf"launcher\.{limit}"):
+            start(tmp_path, **two_ranks(**{limit: 0.02}))
+        wait_until_dead(pids_in(tmp_path / "work"))
+
+    def test_second_launch_in_the_same_folder_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(launching, "LOCK_SECONDS", 0.2)
+        with (
+            launching.exclusive(Work(tmp_path / "work")),
+            pytest.raises(FimError, match="Another run trains"),
+        ):
+            start(tmp_path)
+
+
+DRIVER = """
+    import sys
+    from pathlib import Path
+    sys.path.insert(0, {helpers!r})
+    from training_helpers import tiny_experiment
+    from fim_core.training.launch import launch
+    launch(tiny_experiment(**{options!r}), Path({dataset!r}), Path({tokenizer!r}), Path({work!r}))
+"""
+
+
+def test_death_of_the_parent(tmp_path: Path, dataset: Path, tokenizer_folder: Path) -> None:
+    """SIGKILL of the launcher in mid-training ends both ranks; the next launch resumes where they stood."""
+    work = Work(tmp_path / "work")
+    options = {"epochs": 60, "checkpoint": {"save_every_n_steps": 2}, **two_ranks()}
+    code = textwrap.dedent(DRIVER).format(
+        helpers=str(Path(__file__).parent),
+        options=options,
+        dataset=str(dataset),
+        tokenizer=str(tokenizer_folder),
+        work=str(work.root),
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    while not list(work.states.glob("step-*")):
+        assert parent.poll() is None, parent.stderr.read() if parent.stderr else ""
+        time.sleep(0.02)
+    family = [process.pid for process in psutil.Process(parent.pid).children(recursive=True)]
+    assert len(family) >= 3
+    os.kill(parent.pid, signal.SIGKILL)
+    wait_until_dead(family)
+    parent.wait()
+
+    experiment = tiny_experiment(**options | {"epochs": 60})
+    seen: list[dict[str, Any]] = []
+
+    class Enough(Exception):
+        """Stops the second run, which has shown what it should."""
+
+    def watch(event: dict[str, Any]) -> None:
+        seen.append(event)
+        if event["event"] == "step":
+            raise Enough
+
+    with pytest.raises(Enough):
+        launch(experiment, dataset, tokenizer_folder, work.root, on_event=watch)
+    assert seen[0]["event"] == "start"
+    assert seen[0]["resumed_from"] == seen[0]["step"] >= 2
+    assert seen[1]["step"] == seen[0]["step"] + 1
+
+
+def test_hostfile_command(tmp_path: Path) -> None:
+    (tmp_path / "hosts").write_text("worker-1 slots=8\nworker-2 slots=8\n")
+    launcher = {"type": "hostfile", "hostfile": str(tmp_path / "hosts"), "backend": "slurm", "num_processes": 4}
+    job = Job(tiny_experiment(launcher=launcher), tmp_path, tmp_path, Work(tmp_path / "work"), "a")
+    command = launching.hostfile_command(job)
+    text = " ".join(command)
+    assert f"--hostfile {tmp_path / 'hosts'} --launcher slurm" in text
+    assert "--num_gpus 4" in text
+    assert text.endswith(f"--module fim_core.training.main --job {tmp_path / 'work' / 'job.json'}")
+
+
+def test_hostfile_must_exist(tmp_path: Path) -> None:
+    launcher = {"type": "hostfile", "hostfile": "nowhere"}
+    with pytest.raises(FimError, match=r"launcher\.hostfile"):
+        launch(tiny_experiment(launcher=launcher), tmp_path, tmp_path, tmp_path / "work")
+
+
+def test_local_ranks_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(launching, "_cores", lambda: 8)
+    job = Job(tiny_experiment(launcher={"num_processes": 3}), tmp_path, tmp_path, Work(tmp_path), "a")
+    commands = launching.local_launch(job).commands
+    assert [command.environment["RANK"] for command in commands] == ["0", "1", "2"]
+    assert {command.environment["OMP_NUM_THREADS"] for command in commands} == {"2"}
+    assert {command.environment["WORLD_SIZE"] for command in commands} == {"3"}
+
+
+def test_job_survives_its_file(tmp_path: Path) -> None:
+    job = Job(tiny_experiment(epochs=7), tmp_path / "d", tmp_path / "t", Work(tmp_path / "w"), "a", {"data": "v1"})
+    assert Job.read(job.write()) == job
