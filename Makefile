@@ -20,7 +20,7 @@ ui: $(READY)  ## Dagster's UI on http://127.0.0.1:3000, with schedules and senso
 	$(BIN)/dagster dev -w workspace.yaml
 
 test: $(READY)
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist loadgroup
 
 test-slow: $(READY)
 	$(BIN)/pytest -n 2 -m slow

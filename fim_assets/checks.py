@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import dagster as dg
 
+from fim_core.pipeline import STAGES
 from fim_core.quality.run import CheckResult, load_checks
 
 _SEVERITY = {"error": dg.AssetCheckSeverity.ERROR, "warn": dg.AssetCheckSeverity.WARN}
@@ -14,11 +15,12 @@ _SEVERITY = {"error": dg.AssetCheckSeverity.ERROR, "warn": dg.AssetCheckSeverity
 def check_specs(asset: str) -> list[dg.AssetCheckSpec]:
     """The checks of an asset, as its definition declares them.
 
-    All are declared blocking, since an experiment may raise a warning to an error; Dagster blocks what comes after
-    only when a check fails with severity ERROR.
+    Where something comes after, all are declared blocking, since an experiment may raise a warning to an error; Dagster
+    blocks only when a check fails with severity ERROR. A refused champion is a failed check, not a failed run.
     """
+    has_downstream = any(asset in stage.upstream for stage in STAGES)
     return [
-        dg.AssetCheckSpec(name=check.name, asset=asset, description=check.description, blocking=True)
+        dg.AssetCheckSpec(name=check.name, asset=asset, description=check.description, blocking=has_downstream)
         for check in load_checks(asset)
     ]
 

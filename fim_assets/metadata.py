@@ -111,7 +111,7 @@ def _trained_checkpoint(artifact: Artifact, experiment: Experiment) -> Metadata:
         "tokens_per_second": round(counts["tokens"] / max(counts["seconds"], 1e-9), 1),
         "curves": plots.curves(
             {
-                "loss": {"training": _points(steps, "loss"), "held-out": _points(evals, "eval_loss")},
+                "loss": {"training": _points(steps, "loss"), "held-out": _points(evals, "loss")},
                 "learning rate": {"lr": _points(steps, "lr")},
                 "rows a second": {"rows": _points(steps, "rows_per_second")},
             }
@@ -125,7 +125,22 @@ def _trained_checkpoint(artifact: Artifact, experiment: Experiment) -> Metadata:
 
 
 def _evaluation_report(artifact: Artifact, experiment: Experiment) -> Metadata:
-    return dict(artifact.counts) | {"report": dg.MetadataValue.url((artifact.path / "report.html").as_uri())}
+    counts = artifact.counts
+    figures = {name: figure for name, figure in counts["metrics"].items() if figure["value"] is not None}
+    shares = {
+        name: (figure["value"], figure["low"], figure["high"])
+        for name, figure in figures.items()
+        if figure["low"] >= 0 and figure["high"] <= 1
+    }
+    compared = counts["baselines"] | ({"champion": counts["champion"]} if counts["champion"] else {})
+    return {
+        "rows": counts["rows"],
+        "groups": counts["groups"],
+        **{name: figure["value"] for name, figure in figures.items()},
+        "intervals": plots.intervals(shares, title="figures with their confidence intervals"),
+        "baselines": dg.MetadataValue.json(compared),
+        "report": dg.MetadataValue.url((artifact.path / "report.html").as_uri()),
+    }
 
 
 def _champion_model(artifact: Artifact, experiment: Experiment) -> Metadata:

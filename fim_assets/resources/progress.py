@@ -7,7 +7,7 @@ from typing import Any
 
 import dagster as dg
 
-LIVE_METRICS = ("loss", "eval_loss", "lr", "grad_norm", "rows_per_second", "tokens_per_second", "mfu", "memory_bytes")
+LIVE_METRICS = ("loss", "lr", "grad_norm", "rows_per_second", "tokens_per_second", "mfu", "memory_bytes")
 
 
 class TrainingProgress:
@@ -28,10 +28,13 @@ class TrainingProgress:
         if kind == "step" and now - self._last_shown < self._seconds_between:
             return
         self._last_shown = now
-        details = ", ".join(f"{key} {_short(value)}" for key, value in event.items() if key != "event")
+        shown = ("step", *LIVE_METRICS) if kind == "step" else [key for key in event if key != "event"]
+        details = ", ".join(f"{key} {_short(event[key])}" for key in shown if event.get(key) is not None)
         log = self._context.log.warning if kind == "warning" else self._context.log.info
         log(f"{kind}: {details}")
         metrics = {key: event[key] for key in ("step", *LIVE_METRICS) if isinstance(event.get(key), int | float)}
+        if kind == "eval" and "loss" in metrics:
+            metrics["held_out_loss"] = metrics.pop("loss")
         if kind in {"step", "eval"} and metrics:
             self._context.log_event(dg.AssetObservation(asset_key=self._context.asset_key, metadata=metrics))
 

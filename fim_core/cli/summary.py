@@ -12,6 +12,13 @@ from fim_core.config import load_experiment
 from fim_core.pipeline import STAGES
 from fim_core.store import Artifact, Store
 
+_HEADLINE = {
+    "exact_match": "exact match",
+    "exact_match_sql": "exact match, SQL tokens",
+    "edit_similarity": "edit similarity",
+    "parses": "parses",
+}
+
 Config = Annotated[Path, typer.Argument(help="Experiment file.", envvar="FIM_EXPERIMENT")]
 
 
@@ -59,9 +66,18 @@ def _lines(artifacts: dict[str, Artifact]) -> Iterator[tuple[str, str]]:
 
 
 def _headline(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    for name, value in report.items():
-        if isinstance(value, int | float):
-            yield name, _number(value)
+    others = report["baselines"] | ({"champion": report["champion"]} if report["champion"] else {})
+    for metric, title in _HEADLINE.items():
+        figure = report["metrics"].get(metric)
+        if figure is None or figure["value"] is None:
+            continue
+        beside = ", ".join(
+            f"{name.replace('_', ' ')} {values[metric]:.1%}"
+            for name, values in others.items()
+            if values.get(metric) is not None
+        )
+        interval = f"{figure['low']:.1%} to {figure['high']:.1%}"
+        yield title, f"{figure['value']:.1%} ({interval}) on {figure['n']:,} held-out rows; {beside}"
 
 
 def _number(value: float | None) -> str:

@@ -49,9 +49,7 @@ class PackedCausalLM(nn.Module):
 
     Args:
         model: what `build_model` returned.
-        reduction, label_smoothing, z_loss, tile_logits: see `batch_loss`.
-        offload_activations: keep what the backward pass needs in host memory; with activation checkpointing that is one
-            input for each layer.
+        reduction, label_smoothing, z_loss, tile_logits, offload_activations: see `batch_loss`.
     """
 
     def __init__(
@@ -73,16 +71,15 @@ class PackedCausalLM(nn.Module):
         self.offload_activations = offload_activations
 
     def forward(self, batch: PackedBatch) -> LossSums:
-        keep = save_on_cpu(pin_memory=batch.input_ids.is_cuda) if self.offload_activations else nullcontext()
-        with keep:
-            return batch_loss(
-                self.model,
-                batch,
-                reduction=self.reduction,
-                label_smoothing=self.label_smoothing,
-                z_loss=self.z_loss,
-                tile_logits=self.tile_logits,
-            )
+        return batch_loss(
+            self.model,
+            batch,
+            reduction=self.reduction,
+            label_smoothing=self.label_smoothing,
+            z_loss=self.z_loss,
+            tile_logits=self.tile_logits,
+            offload_activations=self.offload_activations,
+        )
 
 
 def batch_loss(
@@ -93,6 +90,7 @@ def batch_loss(
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
     tile_logits: int = TILE_LOGITS,
+    offload_activations: bool = False,
 ) -> LossSums:
     """Cross entropy of a packed batch, for training and evaluation alike.
 
@@ -105,34 +103,30 @@ def batch_loss(
         z_loss: weight of log(Z)^2 for each prediction, with Z the softmax's denominator (Chowdhery et al., 2022,
             "PaLM", section 5).
         tile_logits: logits to compute at a time.
+        offload_activations: keep what the body's backward pass needs in host memory; with activation checkpointing that
+            is one input for each layer.
 
     Raises:
         FimError: the batch shares prefixes and the model does not attend over packs.
     """
     causal = causal_model(model)
-    hidden = run_body(causal, batch)[batch.predict_positions]
+    with save_on_cpu(pin_memory=batch.input_ids.is_cuda) if offload_activations else nullcontext():
+        hidden = run_body(causal, batch)[batch.predict_positions]
     rows = len(batch.row_ids)
     row_targets = torch.bincount(batch.target_rows, minlength=rows)
     if reduction == "sample":
-        weights = 1.0 / row_targets[batch.target_rows].to(torch.float32)
+        position_weights = 1.0 / row_targets[batch.target_rows].to(torch.float32)
         weight = (row_targets > 0).sum().to(torch.float32)
     else:
-        weights = torch.ones(len(batch.targets), device=hidden.device)
+        position_weights = torch.ones(len(batch.targets), device=hidden.device)
         weight = row_targets.sum().to(torch.float32)
     head = causal.get_output_embeddings()
     assert isinstance(head, nn.Linear)
-    total, losses = TiledCrossEntropy.apply(
-        hidden,
-        head.weight,
-        head.bias,
-        batch.targets,
-        weights,
-        logit_scale(causal.config),
-        logit_softcap(causal.config),
-        label_smoothing,
-        z_loss,
-        tile_logits,
-    )
+    operands: tuple[torch.Tensor | None, ...] = (hidden, head.weight, head.bias)
+    if not torch.is_grad_enabled():  # an autograd function cannot see that, and would compute gradients
+        operands = tuple(None if tensor is None else tensor.detach() for tensor in operands)
+    shape = LossShape(logit_scale(causal.config), logit_softcap(causal.config), label_smoothing, z_loss, tile_logits)
+    total, losses = TiledCrossEntropy.apply(*operands, batch.targets, position_weights, shape)
     row_totals = torch.zeros(rows, device=losses.device, dtype=losses.dtype).index_add_(0, batch.target_rows, losses)
     return LossSums(total, weight, row_totals, row_targets)
 
@@ -172,6 +166,21 @@ def logit_softcap(config: Any) -> float | None:
     return getattr(config.get_text_config(), "final_logit_softcapping", None)
 
 
+class LossShape(NamedTuple):
+    """What turns hidden states into losses, besides the weights.
+
+    Attributes:
+        scale, softcap: see `logit_scale` and `logit_softcap`.
+        label_smoothing, z_loss, tile_logits: see `batch_loss`.
+    """
+
+    scale: float
+    softcap: float | None
+    label_smoothing: float
+    z_loss: float
+    tile_logits: int
+
+
 class TiledCrossEntropy(torch.autograd.Function):
     """Linear output layer and weighted cross entropy in one, a tile of positions at a time.
 
@@ -188,15 +197,10 @@ class TiledCrossEntropy(torch.autograd.Function):
         weight: torch.Tensor,  # [vocabulary, hidden]
         bias: torch.Tensor | None,  # [vocabulary]
         targets: torch.Tensor,  # [n]
-        row_weights: torch.Tensor,  # [n]
-        scale: float,
-        softcap: float | None,
-        label_smoothing: float,
-        z_loss: float,
-        tile_logits: int,
+        position_weights: torch.Tensor,  # [n]
+        shape: LossShape,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         precise = torch.promote_types(hidden.dtype, torch.float32)
-        vocabulary = weight.shape[0]
         losses = torch.zeros(len(targets), device=hidden.device, dtype=precise)
         total = torch.zeros((), device=hidden.device, dtype=precise)
         operands = (hidden, weight, bias)
@@ -204,43 +208,21 @@ class TiledCrossEntropy(torch.autograd.Function):
             torch.zeros(tensor.shape, dtype=precise, device=tensor.device) if needed and tensor is not None else None
             for needed, tensor in zip(ctx.needs_input_grad[:3], operands, strict=True)
         ]
-        tile = max(1, tile_logits // vocabulary)
+        tile = max(1, shape.tile_logits // weight.shape[0])
         for begin in range(0, len(targets), tile):
-            end = min(begin + tile, len(targets))
-            states, picked = hidden[begin:end], targets[begin:end, None]
+            here = slice(begin, begin + tile)
+            states = hidden[here]
             logits = nn.functional.linear(states, weight, bias).to(precise)
-            if scale != 1.0:
-                logits *= scale
-            if softcap is not None:
-                logits = softcap * torch.tanh(logits / softcap)
-            slope = None if softcap is None else 1 - (logits / softcap).square()
-            target_logits = (1 - label_smoothing) * logits.gather(1, picked)
-            if label_smoothing:
-                target_logits += label_smoothing * logits.mean(dim=-1, keepdim=True)
-            # From here on the tile is overwritten: logits, then exponentials, then gradients of the logits.
-            highest = logits.amax(dim=-1, keepdim=True)
-            exponentials = logits.sub_(highest).exp_()
-            z = exponentials.sum(dim=-1, keepdim=True)
-            log_z = z.log() + highest
-            loss = log_z - target_logits
-            losses[begin:end] = loss[:, 0]
-            of_row = row_weights[begin:end, None].to(precise)
-            total += ((loss + z_loss * log_z.square()) * of_row).sum()
-            if not any(ctx.needs_input_grad):
-                continue
-            # weight * (softmax * (1 + 2 z_loss log Z) - target distribution)
-            of_row = of_row * scale
-            grad = exponentials.mul_(of_row * (1 + 2 * z_loss * log_z) / z)
-            if label_smoothing:
-                grad -= of_row * (label_smoothing / vocabulary)
-            grad.scatter_add_(1, picked, of_row * (label_smoothing - 1))
-            if slope is not None:
-                grad *= slope
+            of_position = position_weights[here, None].to(precise)
+            losses[here], tile_total, grad = _tile_loss(
+                logits, targets[here, None], of_position, shape, with_gradient=any(ctx.needs_input_grad)
+            )
+            total += tile_total
             if gradients[2] is not None:
                 gradients[2] += grad.sum(dim=0)
             grad = grad.to(weight.dtype)
             if gradients[0] is not None:
-                gradients[0][begin:end] = grad @ weight
+                gradients[0][here] = grad @ weight
             if gradients[1] is not None:
                 gradients[1].addmm_(grad.T, states) if precise == weight.dtype else gradients[1].add_(grad.T @ states)
         ctx.save_for_backward(*gradients)
@@ -254,4 +236,47 @@ class TiledCrossEntropy(torch.autograd.Function):
             None if gradient is None else gradient.mul_(grad_total).to(dtype)
             for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         ]
-        return (*scaled, *[None] * 7)
+        return (*scaled, None, None, None)
+
+
+def _tile_loss(
+    logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, shape: LossShape, *, with_gradient: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Losses of one tile.
+
+    Args:
+        logits: [tile, vocabulary] as the linear layer gave them; overwritten.
+        targets, weights: [tile, 1].
+        with_gradient: whether the gradient is wanted.
+
+    Returns:
+        Cross entropies [tile]; their weighted sum with z-loss; the sum's gradient for the linear layer's output
+        [tile, vocabulary], or something without meaning where it is not wanted.
+    """
+    smoothing, vocabulary = shape.label_smoothing, logits.shape[1]
+    if shape.scale != 1.0:
+        logits *= shape.scale
+    slope = None
+    if shape.softcap is not None:
+        logits = logits.div_(shape.softcap).tanh_()
+        slope = 1 - logits.square() if with_gradient else None
+        logits *= shape.softcap
+    target_logits = (1 - smoothing) * logits.gather(1, targets)
+    if smoothing:
+        target_logits += smoothing * logits.mean(dim=-1, keepdim=True)
+    highest = logits.amax(dim=-1, keepdim=True)
+    exponentials = logits.sub_(highest).exp_()
+    z = exponentials.sum(dim=-1, keepdim=True)
+    log_z = z.log() + highest
+    losses = log_z - target_logits
+    total = ((losses + shape.z_loss * log_z.square()) * weights).sum()
+    if with_gradient:
+        # weight * (softmax * (1 + 2 z_loss log Z) - target distribution)
+        weights = weights * shape.scale
+        grad = exponentials.mul_(weights * (1 + 2 * shape.z_loss * log_z) / z)
+        if smoothing:
+            grad -= weights * (smoothing / vocabulary)
+        grad.scatter_add_(1, targets, weights * (smoothing - 1))
+        if slope is not None:
+            grad *= slope
+    return losses[:, 0], total, exponentials

@@ -65,7 +65,7 @@ def _build_raw(build: Build) -> dict[str, Any]:
 raw_completions = Stage(
     asset="raw_completions",
     upstream=(),
-    code=("records", "demo/export.py"),
+    code=("records", "demo"),
     options=_raw_options,
     outside=_exports,
     build=_build_raw,

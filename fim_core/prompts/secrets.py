@@ -15,7 +15,7 @@ _NAMES = r"(?:password|passwd|pwd|secret|secret_key|access_key|api_?key|token|sa
 
 _SECRETS = (
     # PEM blocks, whole or without their last line.
-    (re.compile(r"(-----BEGIN [A-Z ]*PRIVATE KEY-----).*?(?=-----END|\Z)", re.DOTALL), rf"\1{MASK}"),
+    (re.compile(rf"(-----BEGIN [A-Z ]*PRIVATE KEY-----)(?!{MASK}).*?(?=-----END|\Z)", re.DOTALL), rf"\1{MASK}"),
     # name = 'value', name: "value", name => 'value', where the name ends in a tell-tale word: AWS_SECRET_KEY = '…'.
     (
         re.compile(rf"((?i:{_NAMES})[\"']?\s*(?:=>|=|:)\s*)(?P<q>['\"])(?!{MASK})[^'\"\n]+(?P=q)"),

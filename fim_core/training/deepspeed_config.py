@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from deepspeed.accelerator import get_accelerator
 
 from fim_core.config import Experiment
 from fim_core.errors import FimError
@@ -58,7 +59,8 @@ def deepspeed_config(experiment: Experiment, *, world_size: int, dtype: torch.dt
         dtype: what the model computes in.
 
     Raises:
-        FimError: a key of the `deepspeed` section that would be ignored, or that contradicts this engine.
+        FimError: a key of the `deepspeed` section that would be ignored, or that contradicts this engine; numbers that
+            the device cannot compute in.
     """
     section = experiment.deepspeed
     for key in section:
@@ -67,6 +69,8 @@ def deepspeed_config(experiment: Experiment, *, world_size: int, dtype: torch.dt
                 f"deepspeed.{key} is not supported. What is passed to DeepSpeed: {', '.join(sorted(PASSED_THROUGH))}."
             )
     stage = zero_stage(experiment)
+    if dtype == torch.float16 and not get_accelerator().is_fp16_supported():
+        raise FimError("model.dtype is fp16, which this device cannot train in. Use fp32, or bf16 on a GPU.")
     if experiment.optimizer.type == "cpu_adam" and not offloads_optimizer(experiment):
         raise FimError(
             "optimizer.type is cpu_adam, which needs deepspeed.zero_optimization.offload_optimizer: {device: cpu}."

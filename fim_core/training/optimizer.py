@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,5 +30,24 @@ def build_optimizer(experiment: Experiment, model: nn.Module, device: torch.devi
     if offloads_optimizer(experiment):
         from deepspeed.ops.adam import DeepSpeedCPUAdam
 
+        compile_cpu_adam()
         return DeepSpeedCPUAdam(groups, lr=config.lr, betas=config.betas, eps=config.eps, adamw_mode=True)
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=device.type == "cuda")
+
+
+def compile_cpu_adam() -> None:
+    """Compile DeepSpeed's CPU Adam if this machine has not yet; takes about a minute.
+
+    torch marks a compilation under way by a file, which stays behind when a process is killed and would be waited for
+    forever. All ranks compile under a lock that the kernel frees, so a mark that is found under the lock is stale.
+    """
+    from deepspeed.ops.op_builder import CPUAdamBuilder
+    from torch.utils.cpp_extension import get_default_build_root
+
+    root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / f"{CPUAdamBuilder.NAME}.fim-lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for mark in (*root.glob(f"{CPUAdamBuilder.NAME}/lock"), *root.glob(f"*/{CPUAdamBuilder.NAME}/lock")):
+            mark.unlink()
+        CPUAdamBuilder().load()

@@ -6,9 +6,7 @@ import logging
 import random
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
-import datasets
 import deepspeed
 import numpy as np
 import torch
@@ -26,6 +24,7 @@ from fim_core.packing import PackPlan, Rows, plan_packs
 from fim_core.packing.cost import Cost
 from fim_core.packing.plan import Strategy
 from fim_core.store import digest
+from fim_core.tokenization import load_rows
 from fim_core.tokens import load_tokenizer
 from fim_core.training.checkpoint import SavePlan, load_state, must_convert, newest_state, remove_leftovers
 from fim_core.training.counters import Progress
@@ -159,11 +158,6 @@ def setup(job: Job, ranks: Ranks) -> Run:
     )
 
 
-def load_rows(folder: Path, split: str) -> Rows:
-    """The rows of a split of what tokenize_prompts wrote."""
-    return Rows.from_dataset(datasets.load_from_disk(str(folder / "dataset"))[split])
-
-
 def choose_packing(experiment: Experiment, model: PreTrainedModel | PeftModel) -> tuple[Strategy, tuple[str, ...]]:
     """The packing that this model can be trained with exactly, and what to say if it is not the one asked for."""
     asked = experiment.data.packing
@@ -197,9 +191,11 @@ def make_plans(
 
 def fingerprint_of(experiment: Experiment, train_rows: Rows, eval_rows: Rows) -> str:
     """Digest of what must not change between attempts: options that decide the weights, and the rows."""
-    sections = {"seed", "model", "epochs", "max_steps", "optimizer", "scheduler", "loss", "data"}
+    sections = {"seed", "model", "epochs", "max_steps", "optimizer", "scheduler", "loss"}
+    data = {"packing", "max_length", "sample_weighted_loss"}
     rows = {name: [len(rows), int(rows.offsets[-1])] for name, rows in (("train", train_rows), ("eval", eval_rows))}
-    return digest({"experiment": experiment.model_dump(mode="json", include=sections), "rows": rows})
+    options = experiment.model_dump(mode="json", include=sections)
+    return digest({"options": options, "data": {key: getattr(experiment.data, key) for key in data}, "rows": rows})
 
 
 def seed_everything(seed: int) -> None:

@@ -38,9 +38,12 @@ def main() -> int:
             raise FimError("The rows r-1, r-2 are to blame.")
         if rank == 1 and behaviour == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
-        if behaviour != "ends well":
-            time.sleep(0.3 if behaviour in ("breaks", "user error") else 300)
+        if behaviour in ("breaks", "user error"):
+            while not job.work.failure(job.attempt, 1).exists():
+                time.sleep(0.01)
             raise ConnectionError("the other rank is gone")
+        if behaviour != "ends well":
+            time.sleep(300)
     except Exception as error:
         record_failure(job, rank, error)
         return 1

@@ -48,7 +48,7 @@ def wait_until_dead(pids: list[int], seconds: float = 15.0) -> None:
 
 
 def pids_in(work: Path) -> list[int]:
-    return [int(line) for line in (work / "pids").read_text().split()]
+    return [int(line) for line in (work / "pids").read_text().split()] if (work / "pids").exists() else []
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ class TestLightRanks:
     def test_hang(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
         monkeypatch.setenv("BEHAVIOUR", "hangs")
         with pytest.raises(TrainingFailed, match=rf"launcher\.{limit}"):
-            start(tmp_path, **two_ranks(**{limit: 0.02}))
+            start(tmp_path, **two_ranks(**{limit: 0.05}))
         wait_until_dead(pids_in(tmp_path / "work"))
 
     def test_second_launch_in_the_same_folder_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,23 @@
+"""One finished run of the tiny experiment, which the tests of a worker share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from tiny_pipeline import materialize, outcomes, write_experiment
+
+
+@pytest.fixture(scope="session")
+def instance(tmp_path_factory: pytest.TempPathFactory) -> dg.DagsterInstance:
+    return dg.DagsterInstance.local_temp(str(tmp_path_factory.mktemp("dagster")))
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, instance: dg.DagsterInstance) -> Path:
+    """The experiment file of a run that made every asset."""
+    path = write_experiment(tmp_path_factory.mktemp("tiny"))
+    result = materialize(path, instance)
+    assert set(outcomes(result).values()) == {"made"}, result.all_events[-1].message
+    return path

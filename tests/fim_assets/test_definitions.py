@@ -1,0 +1,43 @@
+"""The code location: complete, light, and without a warning."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+from fim_assets.definitions import defs
+from fim_core.pipeline import STAGES
+from fim_core.quality.run import load_checks
+
+PROBE = """
+import json, sys
+from fim_assets.definitions import defs
+defs().get_repository_def()
+print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
+"""
+
+
+def test_loading_warns_of_nothing_and_imports_nothing_heavy() -> None:
+    """Python turns every warning into an error here: deprecation, beta and preview warnings of Dagster among them."""
+    probe = subprocess.run([sys.executable, "-W", "error", "-c", PROBE], capture_output=True, text=True, check=False)
+    assert probe.returncode == 0, probe.stderr
+    assert not {"torch", "transformers", "deepspeed", "datasets", "sqlglot", "matplotlib"} & set(
+        json.loads(probe.stdout)
+    )
+
+
+def test_every_stage_is_an_asset_with_its_checks() -> None:
+    graph = defs().resolve_asset_graph()
+    for stage in STAGES:
+        node = next(node for node in graph.asset_nodes if node.key.path == [stage.asset])
+        assert {key.path[-1] for key in node.parent_keys} == set(stage.upstream)
+        assert {key.name for key in node.check_keys} == {check.name for check in load_checks(stage.asset)}
+        assert node.code_version == stage.code_version
+
+
+def test_jobs_schedules_and_sensors_are_there() -> None:
+    repository = defs().get_repository_def()
+    assert {"prepare_data", "train", "evaluate_only", "retrain"} <= set(repository.job_names)
+    assert [schedule.name for schedule in repository.schedule_defs] == ["retraining"]
+    assert {"exports", "run_failures"} <= {sensor.name for sensor in repository.sensor_defs}

@@ -1,0 +1,204 @@
+"""Chat rows: every assistant turn is trained, to the token, and nothing else is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import chat_templates as templates
+import pytest
+from data_path import DataPath, run_data_path
+from hypothesis import given
+from hypothesis import strategies as st
+from small_tokenizers import CL100K, byte_level, long_run, sentencepiece_like
+from transformers import PreTrainedTokenizerFast
+
+from fim_core.config import ModelConfig
+from fim_core.demo.tokenizer import CHAT_TEMPLATE, train_tokenizer
+from fim_core.errors import FimError
+from fim_core.prompts.builder import PromptBuilder, PromptRow
+from fim_core.prompts.messages import build_messages
+from fim_core.records.schema import Reason, Rejection
+
+DEMO = train_tokenizer(["select a\n  from t;\n"] * 3, 600)
+MARKS = ["<|im_start|>", "<|im_end|>", "<think>", "</think>"]
+MODEL = ModelConfig(config={"model_type": "qwen3"}, tokenizer="given")
+
+CHAT = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "q1"},
+    {"role": "assistant", "content": "a1\n"},
+    {"role": "user", "content": "a1\n again"},
+    {"role": "assistant", "content": " a2"},
+]
+
+
+def like_qwen(chat_template: str) -> PreTrainedTokenizerFast:
+    return byte_level(MARKS, regex=CL100K, chat_template=chat_template, eos="<|im_end|>")
+
+
+def chat_row(messages: Any) -> dict[str, Any]:
+    return {"source_type": "messages", "input": json.dumps(messages)}
+
+
+def trained(tokenizer: PreTrainedTokenizerFast, row: dict[str, Any]) -> list[str]:
+    """Runs of trained tokens, decoded."""
+    runs: list[list[int]] = []
+    previous = -100
+    for label in row["labels"]:
+        if label != -100:
+            if previous == -100:
+                runs.append([])
+            runs[-1].append(label)
+        previous = label
+    return [tokenizer.decode(run) for run in runs]
+
+
+def run(folder: Path, tokenizer: PreTrainedTokenizerFast, messages: Any = CHAT, **options: Any) -> DataPath:
+    return run_data_path(folder, [chat_row(messages)], tokenizer, eval_fraction=0, **options)
+
+
+@pytest.mark.parametrize("chat_template", [CHAT_TEMPLATE, templates.VERBATIM], ids=["mask", "turn_by_turn"])
+def test_every_assistant_turn_and_nothing_else(tmp_path: Path, chat_template: str) -> None:
+    tokenizer = like_qwen(chat_template)
+    row = run(tmp_path, tokenizer).rows[0]
+    assert trained(tokenizer, row) == ["a1\n<|im_end|>", " a2<|im_end|>"]
+    text = tokenizer.apply_chat_template(CHAT, tokenize=False)
+    assert tokenizer.decode(row["input_ids"]) == text.removesuffix("\n")
+    assert row["prompt_length"] == next(i for i, label in enumerate(row["labels"]) if label != -100)
+
+
+def test_labels_are_those_of_the_tokenizers_own_mask(tmp_path: Path) -> None:
+    tokenizer = like_qwen(CHAT_TEMPLATE)
+    messages = [message | {"content": message["content"].strip()} for message in CHAT]
+    row = run(tmp_path, tokenizer, messages).rows[0]
+    own = tokenizer.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True)
+    ids, mask = own["input_ids"], own["assistant_masks"]
+    length = len(row["input_ids"])
+    assert row["input_ids"] == ids[:length]
+    assert row["labels"] == [token if on else -100 for token, on in zip(ids, mask, strict=True)][:length]
+    assert not any(mask[length:])
+
+
+SQL = st.text(st.sampled_from("ab1 \n\t;é🙂<|"), max_size=10)
+
+
+@long_run(short=100)
+@given(st.lists(st.tuples(SQL, SQL), min_size=1, max_size=4), st.sampled_from([CHAT_TEMPLATE, templates.VERBATIM]))
+def test_any_conversation(turns: list[tuple[str, str]], chat_template: str) -> None:
+    builder = BUILDERS[chat_template]
+    messages = [
+        {"role": role, "content": text}
+        for question, answer in turns
+        for role, text in (("user", question), ("assistant", answer))
+    ]
+    row = build_messages(builder, json.dumps(messages))
+    assert isinstance(row, PromptRow)
+    expected, parts = "", []
+    for question, answer in turns:
+        expected += f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
+        parts += [len(expected), len(expected) + len(answer) + len("<|im_end|>")]
+        expected += f"{answer}<|im_end|>\n"
+    assert row.prompt + row.response + "<|im_end|>\n" == expected
+    assert row.response == turns[-1][1]
+    assert (row.trained_spans or []) == parts[:-2]
+
+
+def builder_of(tokenizer: PreTrainedTokenizerFast, **options: Any) -> PromptBuilder:
+    from data_path import data_options
+
+    return PromptBuilder(tokenizer, MODEL, data_options(**options))
+
+
+BUILDERS = {template: builder_of(like_qwen(template)) for template in (CHAT_TEMPLATE, templates.VERBATIM)}
+
+
+def test_an_empty_think_block_is_trained_on_unless_ignored(tmp_path: Path) -> None:
+    tokenizer = like_qwen(templates.THINKS)
+    row = run(tmp_path / "a", tokenizer).rows[0]
+    assert trained(tokenizer, row) == ["a1\n<|im_end|>", "<think>\n\n</think>\n\n a2<|im_end|>"]
+    ignored = run(tmp_path / "b", tokenizer, ignore_empty_think=True).rows[0]
+    assert trained(tokenizer, ignored) == ["a1\n<|im_end|>", " a2<|im_end|>"]
+    assert ignored["input_ids"] == row["input_ids"]
+
+
+def test_thoughts_in_the_content_go_where_the_template_takes_them(tmp_path: Path) -> None:
+    tokenizer = like_qwen(templates.THINKS)
+    messages = [CHAT[1], {"role": "assistant", "content": "<think>\nhm\n</think>\n\nyes"}]
+    for ignores in (False, True):
+        row = run(tmp_path / str(ignores), tokenizer, messages, ignore_empty_think=ignores).rows[0]
+        assert trained(tokenizer, row) == ["<think>\nhm\n</think>\n\nyes<|im_end|>"]
+
+
+def test_turns_after_the_last_answer_are_left_out(tmp_path: Path) -> None:
+    shorter = run(tmp_path / "a", DEMO, CHAT[:3]).rows[0]
+    longer = run(tmp_path / "b", DEMO, CHAT[:4]).rows[0]
+    assert longer["input_ids"] == shorter["input_ids"]
+
+
+def test_stripped_content(tmp_path: Path) -> None:
+    tokenizer = like_qwen(templates.STRIPPED)
+    assert trained(tokenizer, run(tmp_path, tokenizer).rows[0]) == ["a1<|im_end|>", "a2<|im_end|>"]
+
+
+def test_whole_texts_are_masked_by_offsets(tmp_path: Path) -> None:
+    tokenizer = sentencepiece_like()
+    tokenizer.chat_template = "{% for m in messages %}{{ '<s>' + m.role + ':' + m.content + '</s>' }}{% endfor %}"
+    tokenizer.chat_template += "{% if add_generation_prompt %}<s>assistant:{% endif %}"
+    row = run(tmp_path, tokenizer, [m | {"content": m["content"].strip()} for m in CHAT]).rows[0]
+    assert [text.strip() for text in trained(tokenizer, row)] == ["a1</s>", "a2</s>"]
+
+
+@pytest.mark.parametrize(
+    ("messages", "reason"),
+    [
+        ("{", Reason.INVALID_JSON),
+        ({}, Reason.INVALID_JSON),
+        (["hi"], Reason.INVALID_JSON),
+        ([{"role": "user"}], Reason.INVALID_JSON),
+        ([{"role": "user", "content": ["a"]}], Reason.INVALID_JSON),
+        ([{"role": "user", "content": "\ud800"}], Reason.INVALID_JSON),
+        ([], Reason.EMPTY_INPUT),
+        (CHAT[:2], Reason.EMPTY_OUTPUT),
+        ([CHAT[1], {"role": "assistant", "content": "stop <|im_end|> here"}], Reason.CONTROL_TOKEN),
+        ([{"role": "<|im_start|>", "content": "x"}, CHAT[2]], Reason.CONTROL_TOKEN),
+        ([CHAT[1], CHAT[2], {"role": "assistant", "content": "im_end|>"}], None),
+    ],
+)
+def test_rows_that_cannot_be_used(messages: Any, reason: Reason | None) -> None:
+    row = build_messages(BUILDERS[CHAT_TEMPLATE], messages if isinstance(messages, str) else json.dumps(messages))
+    assert (row.reason if isinstance(row, Rejection) else None) == reason
+
+
+@pytest.mark.parametrize(
+    ("chat_template", "why"),
+    [
+        (templates.each_turn("m.content[1:]"), "rewrites the text of a turn"),
+        (templates.each_turn("m.content", "{{ messages | length }}"), "rewrites earlier turns"),
+    ],
+)
+def test_templates_that_are_no_ground_for_labels(chat_template: str, why: str) -> None:
+    row = build_messages(builder_of(like_qwen(chat_template)), json.dumps(CHAT))
+    assert isinstance(row, Rejection)
+    assert row.reason == Reason.BAD_CONTEXT
+    assert why in row.detail
+
+
+def test_neutralised_conversations(tmp_path: Path) -> None:
+    messages = [
+        {"role": "user", "content": "what is <|im_end|>?"},
+        {"role": "assistant", "content": "a <|im_start|>\n"},
+        {"role": "user", "content": "ok"},
+        {"role": "assistant", "content": "<|im_end|>"},
+    ]
+    row = run(tmp_path, DEMO, messages, control_tokens="neutralise").rows[0]
+    end, start = (DEMO.convert_tokens_to_ids(token) for token in ("<|im_end|>", "<|im_start|>"))
+    assert (row["input_ids"].count(start), row["input_ids"].count(end)) == (4, 4)
+    assert trained(DEMO, row) == ["a <|im_start|>\n<|im_end|>", "<|im_end|><|im_end|>"]
+    assert DEMO.decode(row["input_ids"]) == DEMO.apply_chat_template(messages, tokenize=False).removesuffix("\n")
+
+
+def test_chat_rows_need_a_chat_template(tmp_path: Path) -> None:
+    with pytest.raises(FimError, match="chat template"):
+        run(tmp_path, byte_level(MARKS, eos="<|im_end|>"))

@@ -1,0 +1,231 @@
+"""The prompts table: every row is there once, kept or rejected, and groups stay together."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from data_path import MODEL, completion, data_options, run_data_path, write_raw
+from hypothesis import given
+from hypothesis import strategies as st
+from small_tokenizers import long_run
+from transformers import PreTrainedTokenizerFast
+
+from fim_core.demo.tokenizer import train_tokenizer
+from fim_core.errors import FimError
+from fim_core.prompts import PROMPTS_SCHEMA, PromptBuilder, train_tokenizer_on, write_fim_prompts
+from fim_core.prompts.split import statement_hash
+from fim_core.records.schema import Completion, Rejection
+from fim_core.tokens import load_tokenizer
+
+TOKENIZER = train_tokenizer(["select a\n  from t;\n"] * 3, 600)
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+DAMAGED = st.one_of(st.text(max_size=20), st.just('[{"type":"text","text":"a \\x <fillMe>"}]'), st.just("[]"))
+ROWS = st.lists(
+    st.one_of(
+        st.builds(completion, TEXT, TEXT, TEXT),
+        st.builds(lambda text, out: {"input": text, "output": out}, DAMAGED, TEXT),
+        st.builds(lambda q, a: {"source_type": "prompt_response", "input": q, "output": a}, TEXT, TEXT),
+        st.builds(
+            lambda q, a: {
+                "source_type": "messages",
+                "input": json.dumps([{"role": "user", "content": q}, {"role": "assistant", "content": a}]),
+            },
+            TEXT,
+            TEXT,
+        ),
+        st.builds(completion, st.just("<|im_end|>"), TEXT, TEXT),
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+@long_run(short=25)
+@given(ROWS, st.sampled_from(["reject", "neutralise"]), st.booleans())
+def test_any_rows(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]], control: str, skip: bool
+) -> None:
+    folder = tmp_path_factory.mktemp("any")
+    done = run_data_path(
+        folder,
+        rows,
+        TOKENIZER,
+        control_tokens=control,
+        skip_empty_output=skip,
+        skip_empty_prefix=skip,
+        eval_fraction=0.5,
+    )
+    counts = done.prompt_counts
+    assert counts.rows_in == len(rows) == counts.rows_kept + sum(counts.rejected.values())
+    assert counts.rows_kept == counts.train + counts.eval == len(done.prompts)
+    assert counts.rejected == Counter(row["reason"] for row in done.rejected)
+    assert done.counts.rows_in == counts.rows_kept == done.counts.rows_kept + done.counts.too_long
+    kept, rejected = ([row["row_id"] for row in table] for table in (done.prompts, done.rejected))
+    assert sorted([*kept, *rejected]) == sorted(f"r{number}" for number in range(len(rows)))
+    by_id = {f"r{number}": row for number, row in enumerate(rows)}
+    for row in done.rejected:
+        assert (row["input"], row["output"]) == (by_id[row["row_id"]]["input"], by_id[row["row_id"]].get("output", ""))
+    for row in done.prompts:
+        given_row = by_id[row["row_id"]]
+        if row["source_type"] != "messages":
+            assert row["response"] == given_row["output"]
+        if row["source_type"] == "fim_completions" and "context" in given_row["input"]:
+            text = json.loads(given_row["input"])[1]["text"]
+            assert f"{row['prefix']}<fillMe>{row['suffix']}" == text
+        tokens = done.row(row["row_id"])
+        assert TOKENIZER.decode(tokens["input_ids"]) == row["prompt"] + row["response"] + "<|im_end|>"
+        if row["control_spans"] is None and control == "reject":
+            prompt = TOKENIZER(row["prompt"], add_special_tokens=False)["input_ids"]
+            response = TOKENIZER(row["response"], add_special_tokens=False)["input_ids"]
+            end = TOKENIZER.convert_tokens_to_ids("<|im_end|>")
+            assert tokens["input_ids"] == [*prompt, *response, end]
+            assert tokens["labels"] == [-100] * len(prompt) + [*response, end]
+            assert tokens["prompt_length"] == len(prompt)
+
+
+def test_the_tables_and_what_lies_beside_them(tmp_path: Path) -> None:
+    done = run_data_path(tmp_path, [completion("select ", " from t", "a", type="expr"), {"input": "x"}], TOKENIZER)
+    assert pq.read_schema(tmp_path / "prompts" / "prompts.parquet").equals(PROMPTS_SCHEMA)
+    assert pq.read_schema(tmp_path / "prompts" / "rejected.parquet").names[:3] == ["row_id", "reason", "detail"]
+    row = done.prompts[0]
+    assert (row["type"], row["prefix"], row["suffix"], row["response"]) == ("expr", "select ", " from t", "a")
+    tokens = json.loads((tmp_path / "prompts" / "tokens.json").read_text())
+    assert tokens["end"] == "<|im_end|>"
+    assert load_tokenizer(tmp_path / "prompts" / "tokenizer").convert_tokens_to_ids("<|im_end|>") == tokens["end_id"]
+    assert not list((tmp_path / "prompts").glob(".*"))
+
+
+@pytest.mark.slow
+def test_several_processes_write_the_same(tmp_path: Path) -> None:
+    rows = [completion(f"select {n} ", ";", str(n), type=str(n % 3)) for n in range(5000)]
+    rows[7] = {"input": "broken"}
+    one = run_data_path(tmp_path / "one", rows, TOKENIZER)
+    two = run_data_path(tmp_path / "two", rows, TOKENIZER, num_proc=2)
+    assert one.prompt_counts == two.prompt_counts
+    assert (one.prompts, one.rejected, one.rows) == (two.prompts, two.rejected, two.rows)
+    first, second = asdict(one.counts), asdict(two.counts)
+    # Each process learns pieces by itself.
+    assert first.pop("distinct_pieces") <= second.pop("distinct_pieces")
+    assert first == second
+
+
+def test_skipping_what_is_empty(tmp_path: Path) -> None:
+    rows = [completion("", "x", "y"), completion("x", "", ""), completion("x", "", "y")]
+    done = run_data_path(tmp_path / "kept", rows, TOKENIZER)
+    assert done.prompt_counts.rows_kept == 3
+    skipped = run_data_path(tmp_path / "skipped", rows, TOKENIZER, skip_empty_output=True, skip_empty_prefix=True)
+    assert skipped.prompt_counts.rejected == {"empty_output": 1, "empty_prefix": 1}
+
+
+def test_rows_of_one_statement_or_one_column_value_never_part(tmp_path: Path) -> None:
+    rows = [
+        completion("select ", f" from t{n % 40}", "A" if n % 2 else " a", WORKSHEET_ID=f"w{n % 23}" if n % 5 else "")
+        for n in range(200)
+    ]
+    by_statement = run_data_path(tmp_path / "s", rows, TOKENIZER, eval_fraction=0.4).prompts
+    by_column = run_data_path(tmp_path / "c", rows[:60], TOKENIZER, eval_fraction=0.4, group_by="worksheet_id").prompts
+    for prompts in (by_statement, by_column):
+        sides: dict[Any, set[str]] = {}
+        for row in prompts:
+            number = int(row["row_id"][1:])
+            statement = statement_hash(row["prefix"] + row["response"] + row["suffix"])
+            sides.setdefault(statement, set()).add(row["split"])
+            sides.setdefault(row["group"], set()).add(row["split"])
+            if prompts is by_column and rows[number]["WORKSHEET_ID"]:
+                sides.setdefault(rows[number]["WORKSHEET_ID"], set()).add(row["split"])
+        assert all(len(split) == 1 for split in sides.values())
+    assert {row["split"] for row in by_statement} == {"train", "eval"}
+    with pytest.raises(FimError, match=r"no column folder.*WORKSHEET_ID"):
+        run_data_path(tmp_path / "x", rows, TOKENIZER, group_by="folder")
+
+
+def test_a_statement_of_the_held_out_rows_leaves_the_training_rows(tmp_path: Path) -> None:
+    rows = [
+        completion("select ", " from t", "a"),
+        completion("sel", " FROM T", "ect a", held_out=True),
+        completion("x", "", ""),
+    ]
+    evals = [{"type": "demo"}]
+    done = run_data_path(tmp_path, rows, TOKENIZER, eval_sources=evals)
+    assert [row["split"] for row in done.prompts] == ["eval", "eval", "train"]
+
+
+def test_a_tokenizer_trained_on_the_training_rows_only(tmp_path: Path) -> None:
+    rows = [completion(f"select {word * 3} ", ";", word, type="x") for word in ("alpha", "beta", "gamma", "delta") * 20]
+    write_raw(tmp_path / "raw.parquet", rows)
+    data = data_options(eval_fraction=0.5)
+    trained = train_tokenizer_on(tmp_path / "raw.parquet", data=data, vocab_size=700, seed=3)
+    done = run_data_path(tmp_path / "run", rows, trained, eval_fraction=0.5)
+    seen = {side: {row["response"] for row in done.prompts if row["split"] == side} for side in ("train", "eval")}
+    assert seen["train"]
+    assert seen["eval"]
+    vocabulary = trained.get_vocab()
+    for word in seen["train"]:
+        assert word in vocabulary
+    for word in seen["eval"]:
+        assert word not in vocabulary
+
+
+def test_serving_gives_the_ids_of_training(tmp_path: Path) -> None:
+    context = {"sql_history": "select 1;", "ddl_context": "create table t (a int);", "file_content": "-- x"}
+    done = run_data_path(tmp_path, [completion("select ", " from t", "a", context=context)], TOKENIZER, eval_fraction=0)
+    builder = PromptBuilder(load_tokenizer(tmp_path / "prompts" / "tokenizer"), MODEL, data_options())
+    row = done.rows[0]
+    assert builder.encode(Completion("select ", " from t", **context)) == row["input_ids"][: row["prompt_length"]]
+
+
+def test_secrets_are_masked_and_counted(tmp_path: Path) -> None:
+    rows = [
+        completion("-- a@b.com\n", "", "c@d.com", context={"ddl_context": "password = 'x'"}),
+        {"source_type": "prompt_response", "input": "mail e@f.com", "output": "g@h.com"},
+    ]
+    done = run_data_path(tmp_path, rows, TOKENIZER, mask_secrets=True)
+    assert done.prompt_counts.masked == 5
+    text = json.dumps(done.prompts)
+    assert not any(secret in text for secret in ("a@b.com", "c@d.com", "e@f.com", "g@h.com", "'x'"))
+
+
+def test_prompt_and_response_rows(tmp_path: Path) -> None:
+    rows = [
+        {"source_type": "prompt_response", "input": "why?", "output": "so"},
+        {"source_type": "prompt_response", "input": " ", "output": "so"},
+        {"source_type": "prompt_response", "input": "<|im_end|>", "output": "so"},
+        {"source_type": "prompt_response", "input": "why?", "output": "<|im_end|>"},
+    ]
+    done = run_data_path(tmp_path / "r", rows, TOKENIZER)
+    expected = TOKENIZER.apply_chat_template(
+        [{"role": "user", "content": "why?"}], tokenize=False, add_generation_prompt=True
+    )
+    assert [(row["prompt"], row["response"]) for row in done.prompts] == [(expected, "so")]
+    assert done.prompt_counts.rejected == {"control_token": 2, "empty_input": 1}
+    neutral = run_data_path(tmp_path / "n", rows, TOKENIZER, control_tokens="neutralise")
+    assert neutral.prompt_counts.rows_kept == 3
+    end = TOKENIZER.convert_tokens_to_ids("<|im_end|>")
+    assert [row["input_ids"].count(end) for row in neutral.rows] == [2, 2, 2]
+
+
+def test_mistakes_in_the_template_end_the_job(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    (tmp_path / "t.tmpl").write_text("{{define")
+    write_raw(tmp_path / "raw.parquet", [completion("a", "b")])
+    data = data_options(template=str(tmp_path / "t.tmpl"))
+    with pytest.raises(FimError, match=r"t\.tmpl, line 1"):
+        write_fim_prompts(tmp_path / "raw.parquet", tmp_path, data=data, model=MODEL, tokenizer=tokenizer, seed=0)
+
+
+def test_rejections_never_quote_user_text(tmp_path: Path) -> None:
+    rows = [
+        {"input": "secret_word"},
+        completion("secret_word <|im_end|>", ""),
+        completion("x", "", "secret_word<|im_end|>"),
+    ]
+    done = run_data_path(tmp_path, rows, TOKENIZER)
+    assert len(done.rejected) == 3
+    assert not any("secret_word" in row["detail"] for row in done.rejected)
+    assert Rejection.__slots__ == ("reason", "detail")

@@ -1,0 +1,103 @@
+"""`fim convert`, from the command line to the files."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow.parquet as pq
+import pytest
+import typer
+from data_path import completion
+from typer.testing import CliRunner
+
+from fim_core.cli.convert import register
+from fim_core.convert import convert, default_output
+from fim_core.demo.tokenizer import train_tokenizer
+from fim_core.errors import FimError
+
+app = typer.Typer()
+register(app)
+app.command("other")(lambda: None)
+
+
+@pytest.fixture(scope="module")
+def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    train_tokenizer(["select a from t;"] * 3, 600).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def export(tmp_path: Path) -> Path:
+    rows = [
+        completion("select ", " from t", "NULL"),
+        completion("select ", " from t", ""),
+        completion("", " from t", "select 007"),
+        {"input": "broken customer_sql", "output": "x"},
+        completion("select '<|im_end|>", "", "customer_sql"),
+        {"input": '[{"type":"text","text":"a \\d <fillMe>"}]', "output": "y"},
+    ]
+    path = tmp_path / "july.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["type", "Input", "WORKSHEET", "Output"])
+        writer.writerows(["t", row["input"], "w", row["output"]] for row in rows)
+    return path
+
+
+def run(*arguments: Any) -> str:
+    result = CliRunner().invoke(app, ["convert", *map(str, arguments)], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_the_default(export: Path, tokenizer_folder: str) -> None:
+    printed = run(export, "--tokenizer", tokenizer_folder)
+    output = export.parent / "july_hf_fim_dataset"
+    rows = datasets.load_from_disk(str(output)).to_list()
+    assert [row["response"] for row in rows] == ["NULL", "", "select 007", "y"]
+    assert rows[0]["prompt"].endswith("<|im_start|>assistant\n<|fim_prefix|>select <|fim_suffix|> from t<|fim_middle|>")
+    summary = json.loads((export.parent / "july_hf_fim_dataset.summary.json").read_text())
+    assert (summary["rows_in"], summary["rows_kept"], summary["repaired"]) == (6, 4, 1)
+    assert summary["rejected"] == {"control_token": 1, "invalid_json": 1}
+    rejected = pq.read_table(export.parent / "july_hf_fim_dataset.rejected.parquet").to_pylist()
+    assert list(rejected[0]) == ["row_id", "reason", "detail", "TYPE", "INPUT", "OUTPUT", "WORKSHEET"]
+    assert (rejected[0]["INPUT"], rejected[0]["OUTPUT"], rejected[0]["TYPE"]) == ("broken customer_sql", "x", "t")
+    assert "4 of 6 rows" in printed
+    assert "customer_sql" not in printed
+    assert not list(export.parent.glob(".*"))
+
+
+def test_parquet_flags_and_column_names(export: Path, tokenizer_folder: str) -> None:
+    output = export.parent / "new" / "out.parquet"
+    flags = ("--skip-empty-output", "--skip-empty-prefix", "--input-col", "INPUT", "--output-col", "output")
+    run(export, "-o", output, "--tokenizer", tokenizer_folder, "--format", "parquet", "--template", "plain", *flags)
+    rows = pq.read_table(output).to_pylist()
+    assert [row["prompt"] for row in rows][0] == "<|fim_prefix|>select <|fim_suffix|> from t<|fim_middle|>"
+    summary = json.loads(Path(f"{output}.summary.json").read_text())
+    assert summary["rejected"] == {"control_token": 1, "empty_output": 1, "empty_prefix": 1, "invalid_json": 1}
+    assert summary["rows_in"] == summary["rows_kept"] + sum(summary["rejected"].values())
+
+
+def test_what_it_wrote_is_replaced_and_nothing_else(export: Path, tokenizer_folder: str) -> None:
+    output, first = convert(export, tokenizer=tokenizer_folder)
+    _, second = convert(export, tokenizer=tokenizer_folder, skip_empty_output=True)
+    assert (first["rows_kept"], second["rows_kept"]) == (4, 3)
+    assert len(datasets.load_from_disk(str(output))) == 3
+    with pytest.raises(FimError, match="was not written by `fim convert`"):
+        convert(export, export.parent, tokenizer=tokenizer_folder)
+    with pytest.raises(FimError, match="INPUTS"):
+        convert(export, tokenizer=tokenizer_folder, input_col="INPUTS")
+    assert len(datasets.load_from_disk(str(output))) == 3
+    assert not list(export.parent.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("a.csv", "a"), ("a.b.csv.gz", "a.b"), ("a.parquet", "a"), ("folder", "folder")]
+)
+def test_the_default_output(name: str, expected: str) -> None:
+    assert default_output(Path("x") / name) == Path("x") / f"{expected}_hf_fim_dataset"
