@@ -77,7 +77,7 @@ def test_parquet_flags_and_column_names(export: Path, tokenizer_folder: str) -> 
     flags = ("--skip-empty-output", "--skip-empty-prefix", "--input-col", "INPUT", "--output-col", "output")
     run(export, "-o", output, "--tokenizer", tokenizer_folder, "--format", "parquet", "--template", "plain", *flags)
     rows = pq.read_table(output).to_pylist()
-    assert [row["prompt"] for row in rows][0] == "<|fim_prefix|>select <|fim_suffix|> from t<|fim_middle|>"
+    assert rows[0]["prompt"] == "<|fim_prefix|>select <|fim_suffix|> from t<|fim_middle|>"
     summary = json.loads(Path(f"{output}.summary.json").read_text())
     assert summary["rejected"] == {"control_token": 1, "empty_output": 1, "empty_prefix": 1, "invalid_json": 1}
     assert summary["rows_in"] == summary["rows_kept"] + sum(summary["rejected"].values())
