@@ -98,17 +98,14 @@ class LoggerConfig(Section):
 class LauncherConfig(Section):
     """`launcher`: where training processes run."""
 
-    type: Literal["local", "hostfile", "ray", "kubernetes"] = Field(
-        "local", description="local: processes of this machine; hostfile: DeepSpeed's launchers; or a cluster."
+    type: Literal["local", "hostfile"] = Field(
+        "local", description="local: processes of this machine; hostfile: DeepSpeed's launchers on several."
     )
     num_processes: int | None = Field(
         None, ge=1, description="Ranks on each machine. Default: its GPUs, or 1 on a CPU."
     )
     hostfile: str | None = Field(None, description="For hostfile: lines `host slots=N`, as DeepSpeed reads them.")
     backend: Literal["pdsh", "slurm", "openmpi"] = Field("pdsh", description="For hostfile: how ranks are started.")
-    address: str | None = Field(None, description="For ray: address of the cluster. Default: one started here.")
-    image: str | None = Field(None, description="For kubernetes: container image with this package.")
-    namespace: str = Field("default", description="For kubernetes: namespace of the job.")
     timeout_minutes: float | None = Field(None, gt=0, description="End a run that takes longer.")
     heartbeat_timeout_minutes: float = Field(
         30.0, gt=0, description="End a run that has shown no sign of life for so long."
@@ -118,6 +115,4 @@ class LauncherConfig(Section):
     def _complete(self) -> LauncherConfig:
         if self.type == "hostfile" and not self.hostfile:
             raise ValueError("`type: hostfile` needs `hostfile`")
-        if self.type == "kubernetes" and not self.image:
-            raise ValueError("`type: kubernetes` needs `image`")
         return self

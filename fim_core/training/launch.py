@@ -20,7 +20,7 @@ from fim_core.errors import FimError
 from fim_core.training.failures import failure_of
 from fim_core.training.follow import EventTail, LineTail
 from fim_core.training.job import Job, TrainingFailed, TrainResult, Work
-from fim_core.training.processes import Command, ProcessGroup
+from fim_core.training.processes import PARENT, Command, ProcessGroup
 from fim_core.training.progress import progress_bar
 
 OnEvent = Callable[[dict[str, Any]], None]
@@ -31,15 +31,13 @@ LOCK_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class Launch:
-    """How to start the ranks of a job: what a cluster's own launcher needs as well.
+    """How to start the ranks of a job.
 
     Attributes:
-        job: written job file; on several machines on a file system that they share.
         commands: one for each rank on this machine, or the one of DeepSpeed's launcher.
         logs: log file of each rank, by rank, as far as known beforehand.
     """
 
-    job: Path
     commands: list[Command]
     logs: dict[int, Path]
 
@@ -69,8 +67,6 @@ def launch(
         FimError: the mistake that a rank found, in its words.
         TrainingFailed: a rank broke down, was killed, hung, or ran out of time.
     """
-    if experiment.launcher.type not in ("local", "hostfile"):
-        raise FimError(f"launcher.type {experiment.launcher.type} starts from Dagster. Use local or hostfile here.")
     with exclusive(Work(work.absolute())) as lock:
         job = prepare_job(experiment, dataset, tokenizer, work, provenance)
         plan = local_launch(job) if experiment.launcher.type == "local" else hostfile_launch(job)
@@ -81,8 +77,11 @@ def launch(
                 if on_event is not None:
                     on_event(event)
 
-            with ProcessGroup(plan.commands, keep_open=[lock]) as group:
-                Watch(job, plan, group, pass_on).until_done()
+            try:
+                with ProcessGroup(plan.commands, keep_open=[lock]) as group:
+                    Watch(job, plan, group, pass_on).until_done()
+            finally:
+                job.work.rendezvous(job.attempt).unlink(missing_ok=True)
         return TrainResult.read(job.work.result)
 
 
@@ -119,19 +118,20 @@ def local_launch(job: Job) -> Launch:
             "LOCAL_WORLD_SIZE": str(ranks),
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": "0",
+            PARENT: str(os.getpid()),
             "FIM_INIT_METHOD": job.work.rendezvous(job.attempt).as_uri(),
             "DS_ACCELERATOR": device,
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, _cores() // ranks))),
             "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo"),
         }
         commands.append(Command(rank_command(job.work.job), environment, logs[rank]))
-    return Launch(job.work.job, commands, logs)
+    return Launch(commands, logs)
 
 
 def hostfile_launch(job: Job) -> Launch:
     """DeepSpeed's launcher over the machines of a hostfile. The work folder must lie on a shared file system."""
     log = log_folder(job) / "launcher.log"
-    return Launch(job.work.job, [Command(hostfile_command(job), {}, log)], {})
+    return Launch([Command(hostfile_command(job), {}, log)], {})
 
 
 def rank_command(job: Path) -> list[str]:

@@ -6,11 +6,13 @@ RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT come from whoever star
 from __future__ import annotations
 
 import argparse
+import errno
 import faulthandler
 import logging
 import os
 import signal
 import sys
+import warnings
 from pathlib import Path
 
 from fim_core.errors import FimError
@@ -31,15 +33,20 @@ def main() -> int:
     rank = int(os.environ["RANK"])
     try:
         train(job)
-    except FimError as error:
-        record_failure(job, rank, error)
-        logging.getLogger(__name__).error("%s", error)
-        return 2
     except BaseException as error:
-        record_failure(job, rank, error)
-        logging.getLogger(__name__).exception("rank %d failed", rank)
-        return 1
+        cause = explained(error, job)
+        record_failure(job, rank, cause)
+        user_error = isinstance(cause, FimError)
+        logging.getLogger(__name__).error("rank %d: %s", rank, cause, exc_info=not user_error)
+        return 2 if user_error else 1
     return 0
+
+
+def explained(error: BaseException, job: Job) -> BaseException:
+    """The error, or what is to be said of it to the user."""
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return FimError(f"The disk is full. Free some space; training resumes from {job.work.states}.")
+    return error
 
 
 def train(job: Job) -> None:
@@ -58,6 +65,8 @@ def train(job: Job) -> None:
 def configure_logging(level: str) -> None:
     """Send this level and above to standard error, which is the rank's log file; quieten chatty libraries to it."""
     logging.basicConfig(stream=sys.stderr, level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    # DeepSpeed calls collectives by names that torch is about to change.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     import transformers
     from deepspeed.utils import logger as deepspeed_logger
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 
 PARENT = "FIM_PARENT_PID"
+"""Environment variable for a process that is to die with its parent: the parent's number."""
 GRACE_SECONDS = 3.0
 _PR_SET_PDEATHSIG = 1
 
@@ -72,7 +73,7 @@ class ProcessGroup:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **command.environment, PARENT: str(os.getpid())},
+                env={**os.environ, **command.environment},
                 process_group=self._guard.pid,
                 pass_fds=tuple(keep_open),
             )
@@ -123,8 +124,8 @@ class ProcessGroup:
 
 
 def die_with_parent() -> None:
-    """Ask the kernel to kill this process when the one that started it dies. Does nothing where there is no parent to
-    follow (another machine) or the kernel is not Linux.
+    """Ask the kernel to kill this process when the one that started it dies. Does nothing where the environment names
+    no parent (a rank that another launcher started) or the kernel is not Linux.
 
     Raises:
         SystemExit: the parent has died already.

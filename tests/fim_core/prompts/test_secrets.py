@@ -33,6 +33,6 @@ def test_kinds_of_secrets(text: str, expected: str, found: int) -> None:
 
 
 @long_run(short=100)
-@given(st.text(st.sampled_from("abAK1 \n\t,;()='*_@:<>-"), max_size=60))
+@given(st.text(st.sampled_from("abAK1 \n\t,;()='*_@:<>-"), max_size=25))
 def test_sql_without_secrets_stays_as_it_is(text: str) -> None:
     assert mask_secrets(text) == (text, 0)

@@ -13,7 +13,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fim_core.config import DataConfig
@@ -308,6 +308,8 @@ def test_the_digest_follows_content_and_options_not_places(tmp_path: Path) -> No
 words = st.text(st.sampled_from('",\r\n\\<fillMe>') | st.characters(exclude_categories=["Cs"]), max_size=12)
 
 
+# Each case writes and reads files through every stage: a tenth of the cases.
+@settings(max_examples=max(20, settings.default.max_examples // 10))
 @given(st.lists(st.lists(st.tuples(words, words, words), max_size=4), min_size=1, max_size=3))
 def test_every_row_of_every_file_is_there_verbatim(tmp_path: Path, files: list[list[tuple[str, str, str]]]) -> None:
     sources = []

@@ -106,9 +106,10 @@ def test_shards_and_an_empty_split(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert len(one.rows) == len(ROWS)
     assert len(load_rows(tmp_path / "a" / "tokens", "eval")) == 0
     saved = datasets.load_from_disk(str(tmp_path / "a" / "tokens" / "dataset"))
-    saved.save_to_disk(str(tmp_path / "again"))
+    saved["train"].save_to_disk(str(tmp_path / "again"))
     again = datasets.load_from_disk(str(tmp_path / "again"))
-    assert again["train"].to_list() == saved["train"].to_list()
+    assert again.to_list() == saved["train"].to_list()
+    assert again.features == saved["train"].features
 
 
 def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:

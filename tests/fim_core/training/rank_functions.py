@@ -26,3 +26,12 @@ def first_gradient(job: Job) -> tuple[float, dict[str, np.ndarray]]:
 def whole_run(job: Job) -> dict[str, object]:
     """Train to the end; returns the result's fields."""
     return vars(fit(setup(job, join_ranks())))
+
+
+def error_of_run(job: Job) -> tuple[str, str]:
+    """Train; returns the class and the words of the error that it ends with."""
+    try:
+        whole_run(job)
+    except Exception as error:
+        return type(error).__name__, str(error)
+    return "", ""
