@@ -122,7 +122,16 @@ def _build_prompts(build: Build) -> dict[str, Any]:
 fim_prompts = Stage(
     asset="fim_prompts",
     upstream=("raw_completions",),
-    code=("prompts", "template.py", "tokens.py", "records/parse.py", "records/repair.py", "demo/tokenizer.py"),
+    code=(
+        "prompts",
+        "template.py",
+        "templates",
+        "tokens.py",
+        "records/schema.py",
+        "records/parse.py",
+        "records/repair.py",
+        "demo/tokenizer.py",
+    ),
     options=_prompt_options,
     outside=_template_and_tokenizer,
     build=_build_prompts,
