@@ -10,7 +10,7 @@ export FIM_EXPERIMENT ?= $(EXPERIMENT)
 export TOKENIZERS_PARALLELISM ?= false
 export DAGSTER_DISABLE_TELEMETRY ?= yes
 
-.PHONY: demo train ui test test-slow lint format fuzz bench-generation clean
+.PHONY: demo train ui test test-slow lint format fuzz bench-attention bench-data bench-generation clean
 
 demo: $(READY)  ## CSV -> prompts -> tokens -> checkpoint -> report -> champion, all in Dagster
 	$(BIN)/dagster asset materialize -m fim_assets.definitions --select '*'
@@ -27,6 +27,12 @@ test-slow: $(READY)
 
 fuzz: $(READY)
 	FIM_FUZZ=1 $(BIN)/pytest -n 2 -m fuzz
+
+bench-attention: $(READY)
+	$(BIN)/python -m benchmarks.attention
+
+bench-data: $(READY)
+	$(BIN)/python -m benchmarks.data
 
 bench-generation: $(READY)
 	$(BIN)/python -m benchmarks.generation

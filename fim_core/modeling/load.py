@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from torch import nn
 from transformers import (
@@ -27,6 +28,9 @@ from fim_core.modeling.attention import attention_name, register, select_backend
 from fim_core.modeling.support import causal_model, supports_prefix_tree
 
 logger = logging.getLogger(__name__)
+
+OLDER_OPTIONS = frozenset({"rope_theta", "rope_scaling"})
+"""Options that transformers still turns into `rope_parameters`."""
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -90,6 +94,10 @@ def network_config(model: ModelConfig, tokenizer: PreTrainedTokenizerFast) -> Pr
     kind = options.pop("model_type")
     if kind not in CONFIG_MAPPING:
         raise FimError(f"model.config.model_type {kind!r} is unknown to transformers. Use qwen3, llama, gemma3_text, …")
+    defaults = CONFIG_MAPPING[kind]()
+    for option in options:  # transformers would take any name, and ignore it
+        if option not in OLDER_OPTIONS and not hasattr(defaults, option):
+            raise FimError(f"model.config.{option}: a model of the type {kind} has no such option.")
     if options.setdefault("vocab_size", len(tokenizer)) < len(tokenizer):
         raise FimError(
             f"model.config.vocab_size {options['vocab_size']} is less than the tokenizer's {len(tokenizer)}. "
@@ -101,7 +109,7 @@ def network_config(model: ModelConfig, tokenizer: PreTrainedTokenizerFast) -> Pr
     options.setdefault("pad_token_id", None)
     try:
         return AutoConfig.for_model(kind, **options)
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
+    except (StrictDataclassError, TypeError, ValueError, KeyError, AttributeError) as error:
         raise FimError(f"model.config cannot be used: {error}") from error
 
 
@@ -146,9 +154,14 @@ def save_model(
     tokenizer.save_pretrained(folder)
 
 
-def enable_activation_checkpointing(model: PreTrainedModel | PeftModel) -> None:
-    """Keep only each layer's input in the forward pass and recompute the rest in the backward pass."""
-    causal_model(model).gradient_checkpointing_enable({"use_reentrant": False})
+def enable_activation_checkpointing(model: PreTrainedModel | PeftModel, *, offload: bool = False) -> None:
+    """Keep only each layer's input in the forward pass and recompute the rest in the backward pass.
+
+    Args:
+        offload: keep those inputs in host memory, where a model on a CPU has them anyway.
+    """
+    causal = causal_model(model)
+    causal.activation_checkpointing_enable({"use_reentrant": False}, offload=offload and causal.device.type != "cpu")
 
 
 def _attention(model: ModelConfig, config: PretrainedConfig, device: torch.device, dtype: torch.dtype) -> str:

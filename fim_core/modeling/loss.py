@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, Literal, NamedTuple
 
 import torch
 from peft import PeftModel
 from torch import nn
-from torch.autograd.graph import save_on_cpu
 from transformers import PreTrainedModel
 
 from fim_core.errors import FimError
@@ -49,7 +49,7 @@ class PackedCausalLM(nn.Module):
 
     Args:
         model: what `build_model` returned.
-        reduction, label_smoothing, z_loss, tile_logits, offload_activations: see `batch_loss`.
+        reduction, label_smoothing, z_loss, tile_logits: see `batch_loss`.
     """
 
     def __init__(
@@ -60,7 +60,6 @@ class PackedCausalLM(nn.Module):
         label_smoothing: float = 0.0,
         z_loss: float = 0.0,
         tile_logits: int = TILE_LOGITS,
-        offload_activations: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
@@ -68,7 +67,6 @@ class PackedCausalLM(nn.Module):
         self.label_smoothing = label_smoothing
         self.z_loss = z_loss
         self.tile_logits = tile_logits
-        self.offload_activations = offload_activations
 
     def forward(self, batch: PackedBatch) -> LossSums:
         return batch_loss(
@@ -78,7 +76,6 @@ class PackedCausalLM(nn.Module):
             label_smoothing=self.label_smoothing,
             z_loss=self.z_loss,
             tile_logits=self.tile_logits,
-            offload_activations=self.offload_activations,
         )
 
 
@@ -90,7 +87,6 @@ def batch_loss(
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
     tile_logits: int = TILE_LOGITS,
-    offload_activations: bool = False,
 ) -> LossSums:
     """Cross entropy of a packed batch, for training and evaluation alike.
 
@@ -103,15 +99,12 @@ def batch_loss(
         z_loss: weight of log(Z)^2 for each prediction, with Z the softmax's denominator (Chowdhery et al., 2022,
             "PaLM", section 5).
         tile_logits: logits to compute at a time.
-        offload_activations: keep what the body's backward pass needs in host memory; with activation checkpointing that
-            is one input for each layer.
 
     Raises:
         FimError: the batch shares prefixes and the model does not attend over packs.
     """
     causal = causal_model(model)
-    with save_on_cpu(pin_memory=batch.input_ids.is_cuda) if offload_activations else nullcontext():
-        hidden = run_body(causal, batch)[batch.predict_positions]
+    hidden = run_body(causal, batch)
     rows = len(batch.row_ids)
     row_targets = torch.bincount(batch.target_rows, minlength=rows)
     if reduction == "sample":
@@ -132,28 +125,60 @@ def batch_loss(
 
 
 def run_body(causal: PreTrainedModel, batch: PackedBatch) -> torch.Tensor:
-    """Hidden states behind the last layer and its norm, [T, hidden].
+    """Hidden states behind the last layer and its norm, where something is predicted from them; [n, hidden].
 
     A model whose attention does not know packs is run over one row at a time, which needs rows that share nothing.
     """
     body = causal.base_model
     if attends_over_packs(causal.config):
-        return body(
-            input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False, pack_layout=batch.layout
-        ).last_hidden_state[0]
+        with last_layer_only_at(causal, batch.predict_positions):
+            states = body(
+                input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False, pack_layout=batch.layout
+            ).last_hidden_state[0]
+        return states[batch.predict_positions]
     layout = batch.layout
     if len(layout.segments) != len(batch.row_ids):
         raise FimError(
             f"The attention {causal.config._attn_implementation!r} cannot share prefixes. "
             "Set data.pack_samples to flat or none for this model."
         )
-    states = [
+    rows = [
         body(
             input_ids=batch.input_ids[:, start:stop], position_ids=batch.position_ids[:, start:stop], use_cache=False
         ).last_hidden_state[0]
         for start, stop in zip(layout.starts.tolist(), layout.stops.tolist(), strict=True)
     ]
-    return torch.cat(states)
+    return torch.cat(rows)[batch.predict_positions]
+
+
+@contextmanager
+def last_layer_only_at(causal: PreTrainedModel, positions: torch.Tensor) -> Iterator[None]:
+    """Leave out what nothing reads: the last layer's output projection and MLP except at `positions`.
+
+    Only those hidden states reach the output layer, and no later layer attends to the others, so loss and gradients
+    stay as they are. Recomputing layers would run without these hooks, so then all positions are computed.
+
+    Args:
+        causal: a model of one of the types in `PACKED_MODEL_TYPES`.
+        positions: int64 [n], without duplicates.
+    """
+    body: Any = causal.base_model
+    layer = body.layers[-1]
+    modules: list[nn.Module] = [] if causal.is_activation_checkpointing else [layer.self_attn.o_proj, layer.mlp]
+
+    def select(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        lengths.append(inputs[0].shape[1])
+        return (inputs[0][:, positions],)
+
+    def spread(_: nn.Module, __: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+        return output.new_zeros(1, lengths.pop(), output.shape[2]).index_copy(1, positions, output)
+
+    lengths: list[int] = []
+    with ExitStack() as hooks:
+        for module in modules:
+            hooks.callback(module.register_forward_pre_hook(select).remove)
+            hooks.callback(module.register_forward_hook(spread).remove)
+        yield
 
 
 def logit_scale(config: Any) -> float:

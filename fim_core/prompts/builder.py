@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
@@ -114,7 +115,7 @@ class PromptBuilder:
     @cached_property
     def encoder(self) -> TextEncoder:
         """Encodes prompts; made when first needed."""
-        return TextEncoder(self.tokenizer.backend_tokenizer)
+        return TextEncoder(copy.deepcopy(self.tokenizer.backend_tokenizer))
 
     @cached_property
     def sequence_start(self) -> str:

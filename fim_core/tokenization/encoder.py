@@ -1,8 +1,8 @@
 """Text to token ids, piece by piece, with the ids that the tokenizer gives the whole text at once.
 
 A tokenizer splits at its control tokens before anything else, so what stands between them encodes independently: each
-distinct piece has to be encoded only once, however many rows hold it. User text between control tokens is encoded by a
-copy of the tokenizer that does not know control tokens, so it cannot become one.
+distinct piece has to be encoded only once, however many rows hold it. User text between control tokens is encoded with
+the tokenizer made blind to control tokens, so it cannot become one.
 
 Where the pre-tokenizer is one of the well-known regular expressions that never join a line end with what follows,
 pieces are cut at line ends as well (`_LINE_END`): lines repeat far more often than whole contexts do.
@@ -10,15 +10,15 @@ pieces are cut at line ends as well (`_LINE_END`): lines repeat far more often t
 
 from __future__ import annotations
 
-import copy
 import itertools
 import json
 import re
+import threading
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import numpy as np
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Encoding, Tokenizer
 
 from fim_core.tokens import control_pattern, control_tokens, token_id
 
@@ -79,6 +79,9 @@ _PROBES = (
 class TextEncoder:
     """Encodes texts that hold control tokens, as the tokenizer does with `add_special_tokens=False`.
 
+    Args:
+        tokenizer: the encoder's own from now on; its control tokens become special.
+
     Attributes:
         controls: the control tokens and their ids.
         pattern: finds control tokens as the tokenizer does.
@@ -88,13 +91,27 @@ class TextEncoder:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.controls = {text: token_id(tokenizer, text) for text in sorted(control_tokens(tokenizer))}
         self.pattern = control_pattern(self.controls)
-        self._whole = tokenizer
-        self._whole.no_truncation()
-        self._whole.no_padding()
-        self._plain = copy.deepcopy(self._whole)
-        # Tokens that count as special are left alone by `encode_special_tokens`: they encode as the text they are.
-        self._plain.add_special_tokens(list(self.controls))
-        self._plain.encode_special_tokens = True
+        self._splitter = re.compile(f"({self.pattern.pattern})")
+        self._tokenizer = tokenizer
+        # A server encodes from several threads, and each needs its own setting of the tokenizer.
+        self._lock = threading.Lock()
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        # So that `encode_special_tokens` makes the tokenizer blind to all of them; all else about them stays.
+        tokenizer.add_special_tokens(
+            [
+                AddedToken(
+                    token.content,
+                    single_word=token.single_word,
+                    lstrip=token.lstrip,
+                    rstrip=token.rstrip,
+                    normalized=token.normalized,
+                    special=True,
+                )
+                for token in tokenizer.get_added_tokens_decoder().values()
+                if token.content in self.controls
+            ]
+        )
         self.granularity: Granularity = self._finest()
 
     @property
@@ -109,7 +126,7 @@ class TextEncoder:
     def encode(self, text: str, control_spans: Sequence[int] | None = None) -> list[int]:
         """Token ids of one text; `control_spans` as in `pieces`."""
         if control_spans is None:
-            return self._whole.encode(text, add_special_tokens=False).ids
+            return self._encode([text], blind=False)[0].ids
         return self._join(self.pieces(text, control_spans))
 
     def pieces(self, text: str, control_spans: Sequence[int] | None = None) -> list[Piece]:
@@ -123,9 +140,15 @@ class TextEncoder:
         if self.granularity == "whole":
             assert control_spans is None, "a tokenizer of whole texts cannot tell control tokens from user text"
             return [text] if text else []
-        if control_spans is None:
-            control_spans = [place for match in self.pattern.finditer(text) for place in match.span()]
         pieces: list[Piece] = []
+        if control_spans is None:
+            # Ordinary text and control tokens in turns.
+            for number, part in enumerate(self._splitter.split(text)):
+                if number % 2:
+                    pieces.append(self.controls[part])
+                else:
+                    self._cut(part, pieces)
+            return pieces
         position = 0
         for start, end in zip(control_spans[::2], control_spans[1::2], strict=True):
             self._cut(text[position:start], pieces)
@@ -142,14 +165,14 @@ class TextEncoder:
 
     def encode_pieces(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Token ids (int32) of each text piece; several threads at once unless TOKENIZERS_PARALLELISM says no."""
-        encoder = self._whole if self.granularity == "whole" else self._plain
-        return [
-            np.array(encoding.ids, np.int32) for encoding in encoder.encode_batch_fast(texts, add_special_tokens=False)
-        ]
+        encodings = self._encode(texts, blind=self.granularity != "whole")
+        return [np.array(encoding.ids, np.int32) for encoding in encodings]
 
     def encode_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Token ids of a whole text and where each token stands in it, in characters."""
-        encoding = self._whole.encode(text, add_special_tokens=False)
+        with self._lock:
+            self._tokenizer.encode_special_tokens = False
+            encoding = self._tokenizer.encode(text, add_special_tokens=False)
         return encoding.ids, encoding.offsets
 
     def agrees(self, text: str) -> bool:
@@ -160,6 +183,12 @@ class TextEncoder:
         """Encode whole texts from now on."""
         self.granularity = "whole"
 
+    def _encode(self, texts: Sequence[str], *, blind: bool) -> list[Encoding]:
+        """Encode texts; `blind`: control tokens are ordinary text."""
+        with self._lock:
+            self._tokenizer.encode_special_tokens = blind
+            return self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+
     def _join(self, pieces: Sequence[Piece]) -> list[int]:
         texts = iter(self.encode_pieces([piece for piece in pieces if isinstance(piece, str)]))
         return list(itertools.chain.from_iterable([p] if isinstance(p, int) else next(texts).tolist() for p in pieces))
@@ -167,20 +196,18 @@ class TextEncoder:
     def _cut(self, text: str, pieces: list[Piece]) -> None:
         if not text:
             return
-        if self.granularity == "line":
+        if self.granularity == "line" and "\n" in text:
             *lines, text = _LINE_END.split(text)
             pieces.extend([line + "\n" for line in lines])
         pieces.append(text)
 
     def _finest(self) -> Granularity:
-        added = self._whole.get_added_tokens_decoder().values()
+        added = self._tokenizer.get_added_tokens_decoder().values()
         if any(token.lstrip or token.rstrip or token.single_word for token in added):
             return "whole"
         ids = set(self.controls.values())
-        if any(
-            ids.intersection(self._plain.encode(f"a{control}b", add_special_tokens=False).ids)
-            for control in self.controls
-        ):
+        hidden = self._encode([f"a{control}b" for control in self.controls], blind=True)
+        if any(ids.intersection(encoding.ids) for encoding in hidden):
             return "whole"
         self.granularity = "line" if self._ends_tokens_at_line_ends() else "segment"
         return self.granularity if all(self.agrees(text) for text in self._probe_texts()) else "whole"
@@ -193,8 +220,8 @@ class TextEncoder:
             yield control + control.join(_PROBES) + control
 
     def _ends_tokens_at_line_ends(self) -> bool:
-        normalizer, pre_tokenizer = _spec(self._whole.normalizer), _spec(self._whole.pre_tokenizer)
-        if any("\n" in token.content for token in self._whole.get_added_tokens_decoder().values()):
+        normalizer, pre_tokenizer = _spec(self._tokenizer.normalizer), _spec(self._tokenizer.pre_tokenizer)
+        if any("\n" in token.content for token in self._tokenizer.get_added_tokens_decoder().values()):
             return False
         if not _keeps_line_ends(normalizer):
             return False

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -110,8 +109,7 @@ def accumulate(run: Run, step: Step) -> tuple[float, float]:
             engine.step()
         engine.set_gradient_accumulation_boundary(index == len(step.micro_batches) - 1)
         batch = batch_of(run, packs)
-        with saved_activations(run):
-            sums: LossSums = engine(batch.to(ranks.device))
+        sums: LossSums = engine(batch.to(ranks.device))
         refuse_non_finite(sums, batch)
         engine.backward(sums.total * factor, scale_wrt_gas=False)
         total, weight = total + float(sums.total.detach()), weight + float(sums.weight)
@@ -127,6 +125,9 @@ def evaluate_loss(run: Run) -> float | None:
     """Mean loss over all held-out rows, by the loss that is trained on; None if there are none.
 
     Every rank runs equally many batches, as ZeRO-3 gathers weights in step.
+
+    Raises:
+        FimError: the loss is not finite; the message names the rows.
     """
     if not run.eval_rows.targets_per_row.any():
         return None
@@ -136,6 +137,7 @@ def evaluate_loss(run: Run) -> float | None:
         batch = batch_of(run, packs, run.eval_rows)
         with torch.no_grad():
             sums: LossSums = run.engine(batch.to(run.ranks.device))
+        refuse_non_finite(sums, batch)
         total, weight = total + float(sums.total), weight + float(sums.weight)
         run.beat()
     total, weight = run.ranks.sum(total, weight)
@@ -175,13 +177,6 @@ def plain_gradient_norm(engine: DeepSpeedEngine) -> float:
         return 0.0
     gradients = [param.grad for param in engine.module.parameters() if param.grad is not None]
     return float(torch.nn.utils.get_total_norm(gradients))
-
-
-def saved_activations(run: Run) -> AbstractContextManager[object]:
-    """Where activations wait for the backward pass: in host memory if the experiment says so."""
-    if run.experiment.activation_checkpoint_cpu_offload:
-        return torch.autograd.graph.save_on_cpu(pin_memory=run.ranks.device.type == "cuda")
-    return nullcontext()
 
 
 def save(run: Run, step: Step, progress: Progress, log: EventLog | None, *, last: bool) -> None:

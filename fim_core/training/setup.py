@@ -28,7 +28,7 @@ from fim_core.tokenization import load_rows
 from fim_core.tokens import load_tokenizer
 from fim_core.training.checkpoint import SavePlan, load_state, must_convert, newest_state, remove_leftovers
 from fim_core.training.counters import Progress
-from fim_core.training.deepspeed_config import deepspeed_config, zero_stage
+from fim_core.training.deepspeed_config import deepspeed_config, offloads_optimizer, zero_stage
 from fim_core.training.distributed import Ranks
 from fim_core.training.export import build_for
 from fim_core.training.job import Job
@@ -101,7 +101,9 @@ def setup(job: Job, ranks: Ranks) -> Run:
     packing, notices = choose_packing(experiment, model)
     cost = training_cost(model)
     if experiment.activation_checkpointing or experiment.activation_checkpoint_cpu_offload:
-        enable_activation_checkpointing(model)
+        # On a CPU activations are in host memory already, and there is no pinned memory to copy them to.
+        offload = experiment.activation_checkpoint_cpu_offload and ranks.device.type != "cpu"
+        enable_activation_checkpointing(model, offload=offload)
 
     fingerprint = fingerprint_of(experiment, train_rows, eval_rows)
     state = newest_state(work.states, fingerprint)
@@ -136,6 +138,10 @@ def setup(job: Job, ranks: Ranks) -> Run:
     # From here on each rank draws its own numbers (dropout).
     seed_everything(experiment.seed + 1 + ranks.rank)
     if state is not None:
+        if offloads_optimizer(experiment):
+            logger.warning(
+                "DeepSpeed's CPU Adam resumes with other roundings: results may differ in their last digits."
+            )
         load_state(state, engine, ranks, experiment.seed)
     return Run(
         job=job,

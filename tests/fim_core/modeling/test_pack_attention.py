@@ -114,7 +114,7 @@ BACKENDS = {"segments": attend_segments, "mask": attend_mask, "varlen": attend_v
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(
     layout=layouts(),
     heads=st.sampled_from([(2, 2), (4, 2), (3, 1)]),

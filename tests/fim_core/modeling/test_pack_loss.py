@@ -70,8 +70,8 @@ def test_one_loss_however_the_rows_are_packed(strategy, reduction, micro_batch_s
 @pytest.mark.parametrize("offload", [False, True])
 def test_recomputed_activations_change_nothing(offload):
     model = tiny_model("qwen3")
-    enable_activation_checkpointing(model)
-    assert_equal_training(model, "segments", family_rows(3), offload_activations=offload)
+    enable_activation_checkpointing(model, offload=offload)
+    assert_equal_training(model, "segments", family_rows(3))
 
 
 def test_training_on_whole_rows_shares_nothing_and_is_exact():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +20,10 @@ SEGMENTS = byte_level([*FIM, AddedToken("    ", special=False, normalized=False)
 WHOLE = sentencepiece_like()
 
 SQL = st.text(st.sampled_from("ab1_ \t\n\r\u00a0\u2028\x1c'\",.;()<|>/*-é\u0301ß漢🙂"), max_size=40)
+
+
+def encoder_of(tokenizer: PreTrainedTokenizerFast) -> TextEncoder:
+    return TextEncoder(copy.deepcopy(tokenizer.backend_tokenizer))
 
 
 def whole(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
@@ -44,7 +50,7 @@ def by_pieces(encoder: TextEncoder, text: str) -> list[int]:
     ],
 )
 def test_how_finely_a_tokenizer_allows_to_cut(tokenizer: PreTrainedTokenizerFast, expected: str) -> None:
-    assert TextEncoder(tokenizer.backend_tokenizer).granularity == expected
+    assert encoder_of(tokenizer).granularity == expected
 
 
 @pytest.mark.parametrize("tokenizer", [LINES, SEGMENTS, WHOLE], ids=["line", "segment", "whole"])
@@ -56,7 +62,7 @@ def test_pieces_give_the_ids_of_the_whole(tokenizer: PreTrainedTokenizerFast, te
     assert encoder.agrees(text)
 
 
-ENCODERS = {id(tokenizer): TextEncoder(tokenizer.backend_tokenizer) for tokenizer in (LINES, SEGMENTS, WHOLE)}
+ENCODERS = {id(tokenizer): encoder_of(tokenizer) for tokenizer in (LINES, SEGMENTS, WHOLE)}
 
 
 @long_run(short=100)

@@ -89,12 +89,19 @@ def test_random_numbers_are_resumed(tmp_path: Path, dataset: Path, tokenizer_fol
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("stage", "ranks"), [(0, 1), (1, 2), (2, 2), (3, 2)])
-def test_killed_five_times(tmp_path: Path, dataset: Path, tokenizer_folder: Path, stage: int, ranks: int) -> None:
-    deepspeed = {"zero_optimization": {"stage": stage}, "gradient_clipping": 1.0}
-    check_equal_runs(
-        tmp_path, dataset, tokenizer_folder, ranks=ranks, kills=5, epochs=8, eval_interval=5, deepspeed=deepspeed
-    )
+@pytest.mark.parametrize(
+    ("stage", "ranks", "dtype"), [(0, 1, "fp32"), (1, 2, "fp32"), (2, 2, "fp32"), (3, 2, "fp32"), (1, 2, "bf16")]
+)
+def test_killed_five_times(
+    tmp_path: Path, dataset: Path, tokenizer_folder: Path, stage: int, ranks: int, dtype: str
+) -> None:
+    options = {
+        "deepspeed": {"zero_optimization": {"stage": stage}, "gradient_clipping": 1.0},
+        "model": tiny_experiment().model.model_dump() | {"dtype": dtype},
+        "epochs": 8,
+        "eval_interval": 5,
+    }
+    check_equal_runs(tmp_path, dataset, tokenizer_folder, ranks=ranks, kills=5, **options)
 
 
 @pytest.mark.parametrize(("stage", "before", "after"), [(1, 2, 1), (2, 1, 2), (3, 2, 1)])
@@ -105,7 +112,14 @@ def test_resume_on_another_number_of_ranks(
     deepspeed = {"zero_optimization": {"stage": stage}}
     folders = ("straight", "moved")
     straight, moved = (
-        job_in(tmp_path / name, dataset, tokenizer_folder, deepspeed=deepspeed, gradient_accumulation_steps=4 // before)
+        job_in(
+            tmp_path / name,
+            dataset,
+            tokenizer_folder,
+            deepspeed=deepspeed,
+            epochs=2,
+            gradient_accumulation_steps=4 // before,
+        )
         for name in folders
     )
     run_ranks(before, whole_run, straight, folder=straight.work.root)

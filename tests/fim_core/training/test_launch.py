@@ -114,7 +114,7 @@ class TestLightRanks:
     def test_hang(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
         monkeypatch.setenv("BEHAVIOUR", "hangs")
         with pytest.raises(TrainingFailed, match=rf"launcher\.{limit}"):
-            start(tmp_path, **two_ranks(**{limit: 0.05}))
+            start(tmp_path, **two_ranks(**{limit: 0.03}))
         wait_until_dead(pids_in(tmp_path / "work"))
 
     def test_second_launch_in_the_same_folder_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

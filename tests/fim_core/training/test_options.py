@@ -127,6 +127,15 @@ def test_steps_with_nothing_to_train_on(
     assert all(event["loss"] == 0 for event in empty)
 
 
+def test_loss_that_is_not_finite_names_its_rows(tmp_path: Path, dataset: Path, tokenizer_folder: Path) -> None:
+    options = {"optimizer": {"lr": 3e38}, "scheduler": {"name": "constant"}}
+    job = Job(tiny_experiment(**options), dataset, tokenizer_folder, Work(tmp_path), "test")
+    kind, words = run_ranks(1, error_of_run, job, folder=tmp_path)[0]
+    assert kind == "FimError"
+    assert "not finite" in words
+    assert "row-1-" in words
+
+
 def test_nothing_to_train_on_at_all(tmp_path: Path, tokenizer_folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     rows = make_rows(4, len(tokenizer), seed=7)
     rows["labels"] = [[-100] * len(labels) for labels in rows["labels"]]

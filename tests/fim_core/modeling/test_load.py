@@ -1,0 +1,208 @@
+"""Models made from scratch, loaded, adapted and saved."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+import torch
+from tiny_models import COMMON, VOCABULARY, family_rows, gradient, plain_loss, relative_difference, tiny_model
+from transformers import AutoModelForCausalLM, AutoTokenizer, Mamba2Config, Qwen3Config
+
+from fim_core.config.model import ModelConfig
+from fim_core.errors import FimError
+from fim_core.modeling import (
+    batch_loss,
+    batch_operations,
+    build_model,
+    save_model,
+    supports_prefix_tree,
+    training_cost,
+)
+from fim_core.modeling.attention import attends_over_packs
+from fim_core.packing import collate, plan_packs
+
+SMALL = {
+    "model_type": "qwen3",
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "tie_word_embeddings": True,
+}
+
+
+def from_scratch(**options):
+    return ModelConfig(config={**SMALL, **options.pop("config", {})}, tokenizer="unused", **options)
+
+
+def loss_of(model, rows):
+    return batch_loss(model, collate(list(plan_packs(rows, strategy="prefix_tree", max_length=500)), rows))
+
+
+def test_from_scratch_by_seed(tokenizer):
+    first, again, other = (build_model(from_scratch(), tokenizer, seed=seed) for seed in (1, 1, 2))
+    assert attends_over_packs(first.config)
+    assert first.config.vocab_size == len(tokenizer)
+    assert first.config.eos_token_id == tokenizer.eos_token_id
+    assert first.dtype == torch.float32
+    weights = [torch.cat([p.flatten() for p in model.parameters()]) for model in (first, again, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"config": {"model_type": "no_such_type"}}, "no_such_type"),
+        ({"config": {"vocab_size": 20}}, "vocab_size"),
+        ({"config": {"num_hidden_layers": "many"}}, "num_hidden_layers"),
+        ({"config": {"hiden_size": 64}}, "hiden_size"),
+        ({"peft_config": {"target_modules": ["no_such_layer"]}}, "peft_config"),
+        ({"peft_config": {"target_modules": ["lm_head"]}}, "output layer"),
+    ],
+)
+def test_a_configuration_that_cannot_be_used_is_named(tokenizer, options, message):
+    with pytest.raises(FimError, match=message):
+        build_model(from_scratch(**options), tokenizer, seed=0)
+
+
+def test_a_missing_unknown_or_unsafe_model_is_named(tokenizer, tmp_path):
+    with pytest.raises(FimError, match="no model folder"):
+        build_model(ModelConfig(name_or_path=str(tmp_path / "none")), tokenizer, seed=0)
+    unknown = tmp_path / "unknown"
+    unknown.mkdir()
+    (unknown / "config.json").write_text(json.dumps({"model_type": "homemade", "auto_map": {"AutoConfig": "x.Y"}}))
+    with pytest.raises(FimError, match="homemade"):
+        build_model(ModelConfig(name_or_path=str(unknown)), tokenizer, seed=0)
+    pickled = tmp_path / "pickled"
+    model = tiny_model("qwen3")
+    model.config.save_pretrained(pickled)
+    torch.save(model.state_dict(), pickled / "pytorch_model.bin")
+    with pytest.raises(FimError, match="safetensors"):
+        build_model(ModelConfig(name_or_path=str(pickled)), tokenizer, seed=0)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_saved_model_loads_anywhere_with_equal_logits(tokenizer, tmp_path, tied):
+    model = build_model(from_scratch(config={"tie_word_embeddings": tied}), tokenizer, seed=3)
+    ends = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|endoftext|>")]
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()} if tied else None
+    save_model(model, tokenizer, ends, tmp_path, state_dict=state)
+    assert list(tmp_path.glob("*.safetensors"))
+    assert not [*tmp_path.glob("*.bin"), *tmp_path.glob("*.pt")]
+
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert loaded.generation_config.eos_token_id == ends
+    assert loaded.config.eos_token_id == ends[0]
+    assert loaded.config.use_cache
+    assert not model.config.use_cache
+    assert AutoTokenizer.from_pretrained(tmp_path).get_vocab() == tokenizer.get_vocab()
+    ids = torch.randint(0, len(tokenizer), (1, 20))
+    model.set_attn_implementation("sdpa")
+    with torch.no_grad():
+        assert torch.equal(loaded(ids).logits, model(ids).logits)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_embeddings_grow_by_their_mean(tokenizer, tmp_path, tied):
+    small = tiny_model("llama", tie_word_embeddings=tied)
+    small.save_pretrained(tmp_path)
+    grown = build_model(ModelConfig(name_or_path=str(tmp_path)), tokenizer, seed=0, new_token_ids=[7])
+    known = [token for token in range(VOCABULARY) if token != 7]
+    for before, after in (
+        (small.get_input_embeddings().weight, grown.get_input_embeddings().weight),
+        (small.get_output_embeddings().weight, grown.get_output_embeddings().weight),
+    ):
+        assert after.shape[0] == len(tokenizer)
+        assert torch.equal(after[known], before[known])
+        torch.testing.assert_close(after[VOCABULARY:], before[known].mean(0).expand(len(tokenizer) - VOCABULARY, -1))
+        torch.testing.assert_close(after[7], before[known].mean(0))
+    assert (grown.get_input_embeddings().weight is grown.get_output_embeddings().weight) == tied
+
+
+def test_adapters_train_alone_and_are_merged(tokenizer, tmp_path):
+    options = {"peft_config": {"r": 4, "target_modules": "all-linear"}}
+    model = build_model(from_scratch(**options), tokenizer, seed=5)
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert trained
+    assert all("lora_" in name for name in trained)
+    rows = family_rows()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    sums = loss_of(model, rows)
+    (sums.total / sums.weight).backward()
+    found = gradient(model)
+    model.zero_grad()
+    model.base_model.model.set_attn_implementation("eager")
+    expected = plain_loss(model, rows)
+    expected.backward()
+    torch.testing.assert_close(sums.total / sums.weight, expected, rtol=1e-5, atol=0)
+    assert relative_difference(found, gradient(model)) < 1e-5
+
+    save_model(model, tokenizer, [tokenizer.eos_token_id], tmp_path, state_dict=model.state_dict())
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert not any("lora" in name for name in loaded.state_dict())
+    ids = torch.randint(0, len(tokenizer), (1, 20))
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(ids).logits, model(input_ids=ids).logits)
+    assert any("lora" in name for name, _ in model.named_parameters())
+
+
+def test_liger_on_a_cpu_is_the_plain_model_with_a_message(tokenizer, caplog):
+    with caplog.at_level(logging.WARNING):
+        model = build_model(from_scratch(type="liger"), tokenizer, seed=1)
+    assert "needs a GPU" in caplog.text
+    plain = build_model(from_scratch(), tokenizer, seed=1)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), plain.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"attention_dropout": 0.1}, "attention_dropout"),
+        ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, "dynamic"),
+        ({"layer_types": ["linear_attention", "full_attention"], "num_hidden_layers": 2}, "linear_attention"),
+    ],
+)
+def test_what_cannot_pack_says_why(options, why):
+    config = Qwen3Config(**COMMON)
+    for name, value in options.items():
+        setattr(config, name, value)
+    supported, reason = supports_prefix_tree(config)
+    assert not supported
+    assert why in reason
+
+
+def test_other_kinds_of_models_do_not_pack():
+    supported, reason = supports_prefix_tree(Mamba2Config())
+    assert not supported
+    assert "mamba2" in reason
+
+
+def test_a_model_that_cannot_pack_keeps_its_own_attention(tokenizer, caplog):
+    options = {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}
+    with caplog.at_level(logging.WARNING):
+        model = build_model(from_scratch(config=options), tokenizer, seed=1)
+    assert not attends_over_packs(model.config)
+    assert "prefix_tree" in caplog.text
+
+
+def test_operations_are_those_of_the_matrices(tokenizer):
+    model = build_model(from_scratch(), tokenizer, seed=1)
+    cost = training_cost(model)
+    matrices = 2 * (32 * 32 * 2 + 32 * 16 * 2 + 3 * 32 * 48)  # two layers: q and o, k and v, MLP
+    assert cost.token == 6 * matrices
+    assert cost.target == 6 * 32 * len(tokenizer)
+    assert cost.pair == 2 * 12 * 32
+    rows = family_rows()
+    batch = collate(list(plan_packs(rows, strategy="none", max_length=500)), rows)
+    pairs = sum(length * (length + 1) // 2 for length in rows.lengths.tolist())
+    assert batch_operations(batch, cost) == pytest.approx(
+        cost.token * rows.lengths.sum() + cost.pair * pairs + cost.target * rows.targets_per_row.sum()
+    )
