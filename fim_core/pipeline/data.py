@@ -161,7 +161,7 @@ def _build_tokens(build: Build) -> dict[str, Any]:
 tokenized_dataset = Stage(
     asset="tokenized_dataset",
     upstream=("fim_prompts",),
-    code=("tokenization", "packing"),
+    code=("tokenization", "packing", "tokens.py", "parallel.py"),
     options=_token_options,
     build=_build_tokens,
 )
