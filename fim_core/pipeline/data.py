@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +17,7 @@ from fim_core.pipeline.stage import Build, Stage
 from fim_core.store import Artifact, Store
 
 RAW_ROWS = "raw_completions.parquet"
+OWN_TEMPLATE = "template.tmpl"
 
 _SOURCE_OPTIONS = (
     "type",
@@ -105,6 +107,7 @@ def _template_and_tokenizer(experiment: Experiment, store: Store, inputs: Mappin
 
 def _build_prompts(build: Build) -> dict[str, Any]:
     from fim_core.prompts import train_tokenizer_on, write_fim_prompts
+    from fim_core.template import template_path
     from fim_core.tokens import load_tokenizer
 
     experiment, raw = build.experiment, build.inputs["raw_completions"].path / RAW_ROWS
@@ -116,6 +119,9 @@ def _build_prompts(build: Build) -> dict[str, Any]:
     counts = write_fim_prompts(
         raw, build.output, data=experiment.data, model=experiment.model, tokenizer=tokenizer, seed=experiment.seed
     )
+    if (template := template_path(experiment.data.template)) == Path(experiment.data.template):
+        # Its path means nothing on the machine that serves, and the file there may change.
+        shutil.copyfile(template, build.output / OWN_TEMPLATE)
     return asdict(counts)
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from fim_core.config import Experiment
-from fim_core.pipeline.data import folder_digest
+from fim_core.pipeline.data import OWN_TEMPLATE, folder_digest
 from fim_core.pipeline.stage import Build, Stage
 from fim_core.store import Artifact, Store
 
@@ -57,6 +57,8 @@ def _build(build: Build) -> dict[str, Any]:
     shutil.copytree(result.model, build.output, dirs_exist_ok=True)
     shutil.copy2(work / "metrics.jsonl", build.output)
     shutil.copytree(work / "packs", build.output / "packs")
+    if (own_template := prompts.path / OWN_TEMPLATE).is_file():
+        shutil.copyfile(own_template, build.output / OWN_TEMPLATE)
     counts = asdict(result)
     del counts["model"]
     return counts

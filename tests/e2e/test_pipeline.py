@@ -17,6 +17,9 @@ from fim_core.cli.main import app
 from fim_core.config import load_experiment
 from fim_core.errors import FimError
 from fim_core.pipeline import STAGES, run
+from fim_core.prompts import Prompt
+from fim_core.records.schema import Completion
+from fim_core.serving.prompting import load_prompt_builder
 from fim_core.store import Store
 
 pytestmark = pytest.mark.xdist_group("e2e")
@@ -126,3 +129,17 @@ def test_a_mistake_is_one_clear_sentence_and_costs_nothing(
     assert "Traceback" not in str(mistake.value)
     store = Store(yaml.safe_load(path.read_text())["storage"])
     assert store.versions("fim_prompts") == []
+
+
+def test_a_template_of_ones_own_goes_with_the_checkpoint(tmp_path: Path) -> None:
+    template = tmp_path / "mine.tmpl"
+    text = '{{define "assistant"}}<|fim_prefix|>{{.PREFIX}}<|fim_suffix|>{{.SUFFIX}}<|fim_middle|>{{end}}'
+    template.write_text(text, encoding="utf-8")
+    path = write_experiment(tmp_path, data={**TINY["data"], "template": str(template)}, max_steps=1)
+    checkpoint = run(load_experiment(path), until="trained_checkpoint")["trained_checkpoint"].artifact.path
+    template.unlink()
+    prompt = load_prompt_builder(checkpoint, AutoTokenizer.from_pretrained(checkpoint)).build(
+        Completion("select ", ";")
+    )
+    assert isinstance(prompt, Prompt)
+    assert prompt.text == "<|fim_prefix|>select <|fim_suffix|>;<|fim_middle|>"
