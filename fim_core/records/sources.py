@@ -24,6 +24,9 @@ from fim_core.records.schema import RAW_SCHEMA
 
 _log = logging.getLogger(__name__)
 
+MOST_TYPES = 50
+OTHER_TYPES = "(other types)"
+
 _FEW_VALUES = ["source", "source_type", "type"]
 
 # The columns of rows that this package makes itself.
@@ -38,12 +41,33 @@ _GENERATED = {
 
 
 @dataclass(frozen=True)
+class ExportRead:
+    """One export: its name, the SHA-256 of its bytes, and its rows.
+
+    Its row_ids begin with the first 12 digits of `digest`; a second export of the same bytes gets a digest of its own.
+    """
+
+    name: str
+    digest: str
+    rows: int
+
+
+@dataclass(frozen=True)
 class RawCounts:
-    """What was read: rows in all, by `source`, by `source_type`; and what the user should know."""
+    """What was read, and what the user should know.
+
+    Attributes:
+        rows: in all.
+        by_source, by_source_type: rows by the columns of these names.
+        by_type: rows by the export's TYPE; the rarest together when there are more than MOST_TYPES.
+        exports: what was read, in its order.
+    """
 
     rows: int
     by_source: dict[str, int]
+    by_source_type: dict[str, int]
     by_type: dict[str, int]
+    exports: list[ExportRead]
     warnings: list[str] = field(default_factory=list)
 
 
@@ -74,14 +98,18 @@ def write_raw_completions(data: DataConfig, output: Path) -> RawCounts:
             warnings.append(text)
             _log.warning("%s", text)
 
+    by_export: Counter[str] = Counter()
     by_source: Counter[str] = Counter()
+    by_source_type: Counter[str] = Counter()
     by_type: Counter[str] = Counter()
 
     def rows(parts: list[_Part], extras: dict[str, str], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         for part in parts:
             for batch in _raw_batches(part, extras, schema, warn):
+                by_export[part.digest] += batch.num_rows
                 by_source[part.export.name] += batch.num_rows
-                by_type[part.layout.shape] += batch.num_rows
+                by_source_type[part.layout.shape] += batch.num_rows
+                by_type.update(dict(value.values() for value in batch.column("type").value_counts().to_pylist()))
                 yield batch
 
     with TemporaryDirectory(prefix="fim-demo-") as scratch:
@@ -93,7 +121,20 @@ def write_raw_completions(data: DataConfig, output: Path) -> RawCounts:
                 writer.write_table(group)
     if not any(by_source.values()):
         raise FimError(f"The sources hold no rows: {', '.join(sorted({p.export.name for p in parts}))}.")
-    return RawCounts(sum(by_source.values()), dict(by_source), dict(by_type), warnings)
+    return RawCounts(
+        rows=by_source.total(),
+        by_source=dict(by_source),
+        by_source_type=dict(by_source_type),
+        by_type=_most_frequent(by_type),
+        exports=[ExportRead(part.export.name, part.digest, by_export[part.digest]) for part in parts],
+        warnings=warnings,
+    )
+
+
+def _most_frequent(types: Counter[str]) -> dict[str, int]:
+    shown = dict(types.most_common(MOST_TYPES))
+    rest = types.total() - sum(shown.values())
+    return shown | ({OTHER_TYPES: rest} if rest else {})
 
 
 def digest_sources(data: DataConfig) -> str:

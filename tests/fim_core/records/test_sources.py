@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import logging
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,14 @@ from fim_core.errors import FimError
 from fim_core.records.parse import parse_input
 from fim_core.records.readers import BATCH_ROWS
 from fim_core.records.schema import RAW_SCHEMA, Completion
-from fim_core.records.sources import RawCounts, digest_sources, write_raw_completions
+from fim_core.records.sources import (
+    MOST_TYPES,
+    OTHER_TYPES,
+    ExportRead,
+    RawCounts,
+    digest_sources,
+    write_raw_completions,
+)
 
 ITEMS = [{"type": "text", "text": "select <fillMe>"}]
 INPUT = json.dumps(ITEMS)
@@ -49,7 +57,11 @@ def run(data: DataConfig, tmp_path: Path) -> tuple[RawCounts, list[dict[str, Any
     assert table.schema.names[: len(RAW_SCHEMA.names)] == RAW_SCHEMA.names
     assert all(column.null_count == 0 for column in table.columns)
     rows = table.to_pylist()
-    assert counts.rows == len(rows) == sum(counts.by_source.values()) == sum(counts.by_type.values())
+    assert counts.rows == len(rows)
+    for by in (counts.by_source, counts.by_source_type, counts.by_type):
+        assert sum(by.values()) == len(rows)
+    read = [(row["source"], row["row_id"].split("-")[0]) for row in rows]
+    assert Counter(read) == {(e.name, e.digest[:12]): e.rows for e in counts.exports if e.rows}
     assert len({row["row_id"] for row in rows}) == len(rows)
     return counts, rows
 
@@ -68,7 +80,7 @@ def test_an_export(tmp_path: Path) -> None:
         "held_out": False,
         "WORKSHEET_ID": "007",
     }
-    assert counts == RawCounts(1, {"a.csv": 1}, {"fim_completions": 1}, [])
+    assert counts == RawCounts(1, {"a.csv": 1}, {"fim_completions": 1}, {"expr": 1}, [ExportRead("a.csv", digest, 1)])
 
 
 def test_rows_are_numbered_through_the_file(tmp_path: Path) -> None:
@@ -93,7 +105,15 @@ def test_several_sources_keep_their_order_and_all_columns(tmp_path: Path) -> Non
     ]
     assert [row["held_out"] for row in rows] == [False, False, False, True]
     assert counts.by_source == {"b.csv": 2, "c/a.csv": 1, "other.csv": 1}
-    assert counts.by_type == {"fim_completions": 3, "prompt_response": 1}
+    assert counts.by_source_type == {"fim_completions": 3, "prompt_response": 1}
+
+
+def test_rows_are_counted_by_type_and_the_rarest_types_together(tmp_path: Path) -> None:
+    types = ["expr"] * 3 + ["", ""] + [f"rare {n}" for n in range(MOST_TYPES)]
+    path = export(tmp_path / "a.csv", ["TYPE", "INPUT", "OUTPUT"], *([kind, INPUT, "x"] for kind in types))
+    counts, _ = run(config(at(path)), tmp_path)
+    assert list(counts.by_type.items())[:2] == [("expr", 3), ("", 2)]
+    assert counts.by_type[OTHER_TYPES] == 2
 
 
 def test_a_glob(tmp_path: Path) -> None:
@@ -241,7 +261,7 @@ def test_sql_files_are_told_by_their_names(tmp_path: Path) -> None:
     (tmp_path / "q/a.sql").write_text("select 1;\nselect b from t where c > 2;\n")
     options = {"sql": {"cuts_per_statement": 3}, "input_col": "state"}
     counts, rows = run(config(at(tmp_path / "q", **options)), tmp_path)
-    assert counts.by_type == {"fim_completions": len(rows)}
+    assert counts.by_source_type == {"fim_completions": len(rows)}
     assert all(isinstance(parse_input(row["input"]), Completion) for row in rows)
     export(tmp_path / "q/b.csv", ["INPUT", "OUTPUT"], [INPUT, ""])
     counts, rows = run(config(at(tmp_path / "q")), tmp_path)
