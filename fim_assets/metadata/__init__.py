@@ -1,0 +1,62 @@
+"""What the UI shows of a finished asset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import dagster as dg
+
+from fim_assets.metadata import (
+    champion_model,
+    evaluation_report,
+    fim_prompts,
+    raw_completions,
+    tokenized_dataset,
+    trained_checkpoint,
+)
+from fim_assets.metadata.provenance import exports, made_from
+from fim_core.config import Experiment
+from fim_core.pipeline import StageResult
+from fim_core.store import Artifact, Store
+
+Metadata = dict[str, Any]
+
+
+def metadata_of(result: StageResult, experiment: Experiment) -> Metadata:
+    """Everything that is known about a finished stage, for people.
+
+    Text of customers appears only with the experiment's `metadata.show_samples`.
+    """
+    artifact, manifest = result.artifact, result.artifact.manifest
+    store = Store(experiment.storage)
+    shared: Metadata = {
+        "version": artifact.version,
+        "outcome": outcome(result),
+        "path": dg.MetadataValue.path(str(artifact.path)),
+        "megabytes": round(manifest["bytes"] / 1e6, 2),
+        "experiment": experiment.name,
+    }
+    origin: Metadata = {
+        "exports": exports(artifact, store),
+        "made_from": made_from(artifact, store),
+        "config": dg.MetadataValue.json(manifest["config"]),
+        "commit": manifest["commit"] or "not in a git checkout",
+    }
+    return shared | _OF_ASSET[artifact.asset](artifact, experiment, store) | origin
+
+
+def outcome(result: StageResult) -> str:
+    """Whether there was anything to do."""
+    version = result.artifact.version
+    return f"reused version {version}" if result.reused else f"made version {version} in {result.seconds:.1f} s"
+
+
+_OF_ASSET: Mapping[str, Callable[[Artifact, Experiment, Store], Metadata]] = {
+    "raw_completions": raw_completions.shown,
+    "fim_prompts": fim_prompts.shown,
+    "tokenized_dataset": tokenized_dataset.shown,
+    "trained_checkpoint": trained_checkpoint.shown,
+    "evaluation_report": evaluation_report.shown,
+    "champion_model": champion_model.shown,
+}

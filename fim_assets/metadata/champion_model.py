@@ -1,0 +1,32 @@
+"""What the UI shows of `champion_model`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import dagster as dg
+
+from fim_assets.metadata.tables import table
+from fim_assets.metadata.trained_checkpoint import how_to_load
+from fim_core.config import Experiment
+from fim_core.pipeline.evaluation import DECISION
+from fim_core.store import Artifact, Store
+
+_HOLDS = {True: "holds", False: "fails", None: "nothing to compare with"}
+
+
+def shown(artifact: Artifact, experiment: Experiment, store: Store) -> dict[str, Any]:
+    """What the gate decided, and why."""
+    decision = json.loads((artifact.path / DECISION).read_text(encoding="utf-8"))
+    rules = [
+        {"metric": rule["metric"], "rule": rule["rule"], "result": _HOLDS[rule["holds"]], "reason": rule["reason"]}
+        for rule in decision["results"]
+    ]
+    return {
+        "promoted": decision["promote"],
+        "candidate": decision["candidate"],
+        "champion_before": decision["champion_before"] or "none",
+        "gate": table(dict.fromkeys(("metric", "rule", "result", "reason"), "string"), rules),
+        **({"load": dg.MetadataValue.md(how_to_load(artifact.path / "model"))} if decision["promote"] else {}),
+    }

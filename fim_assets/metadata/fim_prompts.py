@@ -1,0 +1,63 @@
+"""What the UI shows of `fim_prompts`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from fim_assets.metadata.tables import (
+    COLUMN_LINEAGE,
+    COLUMN_SCHEMA,
+    ROW_COUNT,
+    column_lineage,
+    column_schema,
+    count_table,
+)
+from fim_core.config import Experiment
+from fim_core.store import Artifact, Store
+
+_COLUMNS = {
+    "row_id": "As in raw_completions.",
+    "type": "The export's TYPE.",
+    "prompt": "What the model reads; control tokens are written out.",
+    "response": "What the model learns to write.",
+    "prefix": "Text before the cursor.",
+    "suffix": "Text after the cursor.",
+    "source_type": "Shape of the row in the export.",
+    "control_spans": "Where the control tokens of `prompt` are, in rows whose user text looks like some too.",
+    "trained_spans": "Earlier assistant turns in `prompt`, which are trained on as well.",
+    "split": "train or eval.",
+    "group": "Rows of one group are never parted between train and eval.",
+}
+_LINEAGE = {
+    "row_id": ["row_id"],
+    "type": ["type"],
+    "prompt": ["input"],
+    "response": ["output", "input"],
+    "prefix": ["input"],
+    "suffix": ["input"],
+    "source_type": ["source_type"],
+    "control_spans": ["input"],
+    "trained_spans": ["input"],
+    "split": ["input", "output", "held_out"],
+    "group": ["input", "output"],
+}
+
+
+def shown(artifact: Artifact, experiment: Experiment, store: Store) -> dict[str, Any]:
+    """What became of the rows, and why some are not used."""
+    counts = artifact.counts
+    lineage = {name: [("raw_completions", source) for source in sources] for name, sources in _LINEAGE.items()}
+    return {
+        ROW_COUNT: counts["rows_kept"],
+        COLUMN_SCHEMA: column_schema(pq.read_schema(artifact.path / "prompts.parquet"), _COLUMNS),
+        COLUMN_LINEAGE: column_lineage(lineage),
+        "rows_in": counts["rows_in"],
+        "rejected": sum(counts["rejected"].values()),
+        "rejected_by_reason": count_table(counts["rejected"], "reason"),
+        "repaired": counts["repaired"],
+        "train_rows": counts["train"],
+        "eval_rows": counts["eval"],
+        "markup": counts["notice"],
+    }

@@ -1,0 +1,76 @@
+"""Where an artifact comes from: every version, config and commit back to the bytes of the exports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from fim_assets.metadata.tables import table
+from fim_core.store import Artifact, Store
+
+_MOST_EXPORTS = 50
+_HASH_DIGITS = 16
+
+
+def made_from(artifact: Artifact, store: Store) -> dg.MetadataValue:
+    """One line for each version that the artifact was made from, and for itself; the way of the data downwards.
+
+    What is no asset (exports, templates, pretrained weights) stands with its content hash alone.
+    """
+    columns = dict.fromkeys(("what", "version", "made (UTC)", "config", "code", "commit"), "string")
+    return table(columns, list(_lines(artifact, store, set())))
+
+
+def exports(artifact: Artifact, store: Store) -> dg.MetadataValue:
+    """The files that an artifact comes from, with the SHA-256 of their bytes."""
+    found = [export for raw in _ancestors(artifact, store, "raw_completions") for export in raw.counts["exports"]]
+    rows = [{"file": export["name"], "rows": export["rows"], "sha256": export["digest"]} for export in found]
+    if len(rows) > _MOST_EXPORTS:
+        rest = rows[_MOST_EXPORTS:]
+        total = sum(row["rows"] for row in rest)
+        rows = [*rows[:_MOST_EXPORTS], {"file": f"and {len(rest):,} more", "rows": total, "sha256": ""}]
+    return table({"file": "string", "rows": "int", "sha256": "string"}, rows)
+
+
+def _lines(artifact: Artifact, store: Store, seen: set[str]) -> Iterator[dict[str, str]]:
+    manifest = artifact.manifest
+    for name, version in manifest["inputs"].items():
+        if version in seen:
+            continue
+        seen.add(version)
+        if (upstream := store.find(name, version)) is not None:
+            yield from _lines(upstream, store, seen)
+        else:
+            yield _line(name, version)
+    commit, dash, dirty = (manifest["commit"] or "").partition("-")
+    yield _line(
+        artifact.asset,
+        artifact.version,
+        made=manifest["created"][:16].replace("T", " "),
+        config=manifest["config_digest"][:8],
+        code=manifest["code_version"][:8],
+        commit=commit[:8] + dash + dirty,
+    )
+
+
+def _line(
+    what: str, version: str, made: str = "", config: str = "", code: str = "", commit: str = ""
+) -> dict[str, str]:
+    return {
+        "what": what,
+        "version": version[:_HASH_DIGITS],
+        "made (UTC)": made,
+        "config": config,
+        "code": code,
+        "commit": commit,
+    }
+
+
+def _ancestors(artifact: Artifact, store: Store, asset: str) -> list[Artifact]:
+    """The artifact itself and what it was made from, as far as it is an `asset`, each version once."""
+    if artifact.asset == asset:
+        return [artifact]
+    upstream = [store.find(name, version) for name, version in artifact.manifest["inputs"].items()]
+    found = [a for parent in upstream if parent is not None for a in _ancestors(parent, store, asset)]
+    return list({a.version: a for a in found}.values())

@@ -1,0 +1,40 @@
+"""What the UI shows of `raw_completions`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dagster as dg
+import pyarrow.parquet as pq
+
+from fim_assets.metadata.tables import COLUMN_SCHEMA, ROW_COUNT, column_schema, count_table
+from fim_core.config import Experiment
+from fim_core.pipeline.data import RAW_ROWS
+from fim_core.store import Artifact, Store
+
+_COLUMNS = {
+    "row_id": "Content hash of the export (12 digits), and the number of the row in it, from 0.",
+    "source": "The export's name.",
+    "source_type": "Shape of the rows: fim_completions, prompt_response or messages.",
+    "type": "The export's TYPE.",
+    "input": "INPUT, exactly as written.",
+    "output": "OUTPUT, exactly as written.",
+    "held_out": "The row comes from eval_sources.",
+}
+
+
+def shown(artifact: Artifact, experiment: Experiment, store: Store) -> dict[str, Any]:
+    """Rows, columns, types, and what the reader of the exports had to say."""
+    counts = artifact.counts
+    notes = {"warnings": dg.MetadataValue.md(_list(counts["warnings"]))} if counts["warnings"] else {}
+    return {
+        ROW_COUNT: counts["rows"],
+        COLUMN_SCHEMA: column_schema(pq.read_schema(artifact.path / RAW_ROWS), _COLUMNS),
+        "rows_by_type": count_table(counts["by_type"], "type"),
+        "rows_by_source_type": count_table(counts["by_source_type"], "source_type"),
+        **notes,
+    }
+
+
+def _list(lines: list[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)

@@ -1,0 +1,62 @@
+"""What the UI shows of `trained_checkpoint`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from fim_assets.metadata import plots
+from fim_core.config import Experiment
+from fim_core.store import Artifact, Store
+
+
+def shown(artifact: Artifact, experiment: Experiment, store: Store) -> dict[str, Any]:
+    """What was learned, how fast, and how to use it."""
+    counts = artifact.counts
+    events = list(_events(artifact.path / "metrics.jsonl"))
+    steps = [event for event in events if event["event"] == "step"]
+    evals = [event for event in events if event["event"] == "eval"]
+    seconds = max(counts["seconds"], 1e-9)
+    return {
+        "steps": counts["steps"],
+        "epochs": counts["epochs"],
+        "loss_before": counts["loss_before"],
+        "loss_after": counts["loss_after"],
+        "rows_per_second": round(counts["rows"] / seconds, 2),
+        "tokens_per_second": round(counts["tokens"] / seconds, 1),
+        "training_seconds": round(counts["seconds"], 1),
+        "ranks": counts["world_size"],
+        "curves": plots.curves(
+            {
+                "loss": {"training": _points(steps, "loss"), "held-out": _points(evals, "loss")},
+                "learning rate": {"learning rate": _points(steps, "lr")},
+                "tokens a second": {"tokens": _points(steps, "tokens_per_second")},
+            }
+        ),
+        "load": dg.MetadataValue.md(how_to_load(artifact.path)),
+    }
+
+
+def how_to_load(folder: Path) -> str:
+    """Markdown: the checkpoint in Python, and from the command line."""
+    return (
+        "```python\nfrom transformers import (\n    AutoModelForCausalLM,\n    AutoTokenizer,\n)\n\n"
+        f'path = "{folder}"\n'
+        "model = AutoModelForCausalLM.from_pretrained(path)\n"
+        "tokenizer = AutoTokenizer.from_pretrained(path)\n```\n"
+        f'```bash\necho "select <fillMe> from orders" \\\n  | fim complete --checkpoint {folder}\n```'
+    )
+
+
+def _events(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            yield json.loads(line)
+
+
+def _points(events: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
+    return [(event["step"], event[key]) for event in events if isinstance(event.get(key), int | float)]
