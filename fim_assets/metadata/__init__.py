@@ -40,8 +40,8 @@ def metadata_of(result: StageResult, experiment: Experiment) -> Metadata:
     origin: Metadata = {
         "exports": exports(artifact, store),
         "made_from": made_from(artifact, store),
-        "config": dg.MetadataValue.json(manifest["config"]),
         "commit": manifest["commit"] or "not in a git checkout",
+        "config": dg.MetadataValue.json(manifest["config"]),
     }
     return shared | _OF_ASSET[artifact.asset](artifact, experiment, store) | origin
 

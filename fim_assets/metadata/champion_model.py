@@ -20,13 +20,13 @@ def shown(artifact: Artifact, experiment: Experiment, store: Store) -> dict[str,
     """What the gate decided, and why."""
     decision = json.loads((artifact.path / DECISION).read_text(encoding="utf-8"))
     rules = [
-        {"metric": rule["metric"], "rule": rule["rule"], "result": _HOLDS[rule["holds"]], "reason": rule["reason"]}
+        {"result": _HOLDS[rule["holds"]], "reason": rule["reason"], "rule": rule["rule"], "metric": rule["metric"]}
         for rule in decision["results"]
     ]
     return {
         "promoted": decision["promote"],
         "candidate": decision["candidate"],
         "champion_before": decision["champion_before"] or "none",
-        "gate": table(dict.fromkeys(("metric", "rule", "result", "reason"), "string"), rules),
+        "gate": table(dict.fromkeys(("result", "reason", "rule", "metric"), "string"), rules),
         **({"load": dg.MetadataValue.md(how_to_load(artifact.path / "model"))} if decision["promote"] else {}),
     }

@@ -47,7 +47,7 @@ def shown(artifact: Artifact, experiment: Experiment, store: Store) -> dict[str,
     }
     schema = pq.read_schema(artifact.path / "predictions.parquet")
     return {
-        COLUMN_SCHEMA: column_schema(schema, _COLUMNS),
+        COLUMN_SCHEMA: column_schema(schema, _COLUMNS | {metric.name: metric.title for metric in METRICS}),
         COLUMN_LINEAGE: column_lineage({name: _LINEAGE.get(name, _MEASURED) for name in schema.names}),
         "rows": counts["rows"],
         "groups": counts["groups"],

@@ -39,6 +39,7 @@ def curves(panels: Mapping[str, Mapping[str, Points]]) -> dg.MetadataValue:
         axis.set_title(title, fontsize=9, loc="left")
         axis.set_xlabel("optimizer step", fontsize=8)
         axis.set_ylim(bottom=0)
+        axis.yaxis.set_major_formatter("{x:,g}")
         if len(lines) > 1:
             axis.legend(fontsize=7, frameon=False)
     return _markdown(figure, " and ".join(shown))
@@ -64,6 +65,7 @@ def histograms(panels: Sequence[Histogram]) -> dg.MetadataValue:
         axis.set_title(panel.title, fontsize=9, loc="left")
         axis.set_xlabel(panel.unit, fontsize=8)
         axis.set_ylabel(panel.counted, fontsize=8)
+        axis.xaxis.set_major_formatter("{x:,g}")
     return _markdown(figure, "Lengths of " + ", ".join(panel.title for panel in panels))
 
 

@@ -18,7 +18,7 @@ def made_from(artifact: Artifact, store: Store) -> dg.MetadataValue:
 
     What is no asset (exports, templates, pretrained weights) stands with its content hash alone.
     """
-    columns = dict.fromkeys(("what", "version", "made (UTC)", "config", "code", "commit"), "string")
+    columns = dict.fromkeys(("what", "version", "config", "commit", "code", "made (UTC)"), "string")
     return table(columns, list(_lines(artifact, store, set())))
 
 
@@ -47,24 +47,18 @@ def _lines(artifact: Artifact, store: Store, seen: set[str]) -> Iterator[dict[st
     yield _line(
         artifact.asset,
         artifact.version,
-        made=manifest["created"][:16].replace("T", " "),
         config=manifest["config_digest"][:8],
-        code=manifest["code_version"][:8],
         commit=commit[:8] + dash + dirty,
+        code=manifest["code_version"][:8],
+        made=manifest["created"][:16].replace("T", " "),
     )
 
 
 def _line(
-    what: str, version: str, made: str = "", config: str = "", code: str = "", commit: str = ""
+    what: str, version: str, config: str = "", commit: str = "", code: str = "", made: str = ""
 ) -> dict[str, str]:
-    return {
-        "what": what,
-        "version": version[:_HASH_DIGITS],
-        "made (UTC)": made,
-        "config": config,
-        "code": code,
-        "commit": commit,
-    }
+    version = version[:_HASH_DIGITS]
+    return {"what": what, "version": version, "config": config, "commit": commit, "code": code, "made (UTC)": made}
 
 
 def _ancestors(artifact: Artifact, store: Store, asset: str) -> list[Artifact]:

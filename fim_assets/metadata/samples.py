@@ -11,40 +11,42 @@ import dagster as dg
 import numpy as np
 
 if TYPE_CHECKING:
-    from fim_core.packing import Rows
+    import pyarrow as pa
+    from tokenizers import Tokenizer
 
+_MASKED = -100
 _SAMPLES = 3
 _SHOWN_CHARACTERS = 1600
 """Of a stretch of text; a longer one is cut in its middle."""
 
 
-def samples(rows: Rows, tokenizer_file: Path) -> dg.MetadataValue:
+def samples(rows: pa.Table, tokenizer_file: Path) -> dg.MetadataValue:
     """Rows from the beginning, the middle and the end of a split, as Markdown.
 
     A row is decoded from its ids, so that one sees what is trained on, control tokens included, rather than what was
     meant.
 
     Args:
-        rows: at least one.
+        rows: at least one; columns row_id, input_ids and labels.
         tokenizer_file: `tokenizer.json` of the prompts.
     """
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(tokenizer_file))
-    chosen = sorted({round(place) for place in np.linspace(0, len(rows) - 1, _SAMPLES)})
-    return dg.MetadataValue.md("\n\n---\n\n".join(_sample(rows, row, tokenizer) for row in chosen))
+    chosen = sorted({round(place) for place in np.linspace(0, rows.num_rows - 1, _SAMPLES)})
+    shown = rows.select(["row_id", "input_ids", "labels"]).take(chosen).to_pylist()
+    return dg.MetadataValue.md("\n\n---\n\n".join(_sample(tokenizer=tokenizer, **row) for row in shown))
 
 
-def _sample(rows: Rows, row: int, tokenizer) -> str:  # type: ignore[no-untyped-def]
-    from fim_core.packing.rows import IGNORE_INDEX
-
-    ids, trained = rows.tokens_of(row), rows.labels_of(row) != IGNORE_INDEX
-    parts = [f"### Row {rows.row_ids[row]}: {len(ids):,} tokens, {int(trained.sum()):,} trained on"]
-    for is_trained, stretch in groupby(range(len(ids)), key=trained.__getitem__):
-        places = list(stretch)
-        text = tokenizer.decode(ids[places].tolist(), skip_special_tokens=False)
-        title = f"{'🟩 **trained on**' if is_trained else '⬜ **masked**'} ({len(places):,} tokens)"
-        parts.append(f"{title}\n\n{_fenced(_cut(text))}")
+def _sample(row_id: str, input_ids: list[int], labels: list[int], tokenizer: Tokenizer) -> str:
+    trained = [label != _MASKED for label in labels]
+    parts = [f"### Row {row_id}: {len(labels):,} tokens, {sum(trained):,} trained on"]
+    first = 0
+    for is_trained, stretch in groupby(trained):
+        length = len(list(stretch))
+        text = tokenizer.decode(input_ids[first : first + length], skip_special_tokens=False)
+        parts.append(f"**{'Trained on' if is_trained else 'Masked'}** ({length:,} tokens)\n\n{_fenced(_cut(text))}")
+        first += length
     return "\n\n".join(parts)
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import dagster as dg
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fim_assets.metadata import plots
@@ -18,10 +21,8 @@ from fim_assets.metadata.tables import (
     table,
 )
 from fim_core.config import Experiment
+from fim_core.quality.tables import saved_dataset
 from fim_core.store import Artifact, Store
-
-if TYPE_CHECKING:
-    from fim_core.packing import Rows
 
 _COLUMNS = {
     "row_id": "As in raw_completions.",
@@ -42,15 +43,12 @@ _BINS = 40
 
 def shown(artifact: Artifact, experiment: Experiment, store: Store) -> dict[str, Any]:
     """Tokens, lengths, packs, and some rows if they may be shown."""
-    from fim_core.tokenization import load_rows
-    from fim_core.tokenization.batch import DATASET_SCHEMA
-
     counts, packing = artifact.counts, artifact.counts["packing"]
-    splits = [load_rows(artifact.path, split) for split in ("train", "eval")]
+    train, held_out = (saved_dataset(artifact.path / "dataset" / split) for split in ("train", "eval"))
     lineage = {name: [("fim_prompts", source) for source in sources] for name, sources in _LINEAGE.items()}
     metadata: dict[str, Any] = {
         ROW_COUNT: counts["rows_kept"],
-        COLUMN_SCHEMA: column_schema(DATASET_SCHEMA, _COLUMNS),
+        COLUMN_SCHEMA: column_schema(train.schema, _COLUMNS),
         COLUMN_LINEAGE: column_lineage(lineage),
         "too_long": counts["too_long"],
         "tokens": counts["tokens"],
@@ -61,16 +59,15 @@ def shown(artifact: Artifact, experiment: Experiment, store: Store) -> dict[str,
         "rows_per_pack": round(packing["rows_per_pack"], 2),
         "tokens_per_distinct_token": round(packing["tokens"] / max(packing["distinct_tokens"], 1), 2),
         "tokens_by_type": _lengths_table(counts["lengths"]),
-        "lengths": plots.histograms(_histograms(splits, _pack_tokens(artifact))),
+        "lengths": plots.histograms(_histograms(pa.concat_tables([train, held_out]), artifact)),
     }
-    if experiment.metadata.show_samples and len(splits[0]):
-        prompts = store.find("fim_prompts", artifact.manifest["inputs"]["fim_prompts"])
-        if prompts is not None:
-            metadata["samples"] = samples(splits[0], prompts.path / "tokenizer" / "tokenizer.json")
+    prompts = store.find("fim_prompts", artifact.manifest["inputs"]["fim_prompts"])
+    if experiment.metadata.show_samples and train.num_rows and prompts is not None:
+        metadata["samples"] = samples(train, prompts.path / "tokenizer" / "tokenizer.json")
     return metadata
 
 
-def _lengths_table(lengths: dict[str, dict[str, float]]) -> Any:
+def _lengths_table(lengths: dict[str, dict[str, float]]) -> dg.MetadataValue:
     columns = {"type": "string", "rows": "int"} | dict.fromkeys(("p50", "p90", "p99", "longest"), "int")
     rows = [
         {"type": kind or "(none)", "rows": int(found["rows"]), "longest": round(found["p100"])}
@@ -80,18 +77,16 @@ def _lengths_table(lengths: dict[str, dict[str, float]]) -> Any:
     return table(columns, rows)
 
 
-def _histograms(splits: list[Rows], pack_tokens: np.ndarray) -> list[plots.Histogram]:
-    prompts = np.concatenate([rows.prompt_lengths for rows in splits])
-    responses = np.concatenate([rows.lengths - rows.prompt_lengths for rows in splits])
+def _histograms(rows: pa.Table, artifact: Artifact) -> list[plots.Histogram]:
+    prompts = rows["prompt_length"].to_numpy()
+    responses = pc.list_value_length(rows["input_ids"]).to_numpy() - prompts
+    packs = pq.read_table(artifact.path / "packs.parquet", columns=["distinct_tokens"])["distinct_tokens"]
+    limit = artifact.manifest["config"]["data"]["max_length"]
     return [
         _histogram("prompts", prompts, "rows"),
         _histogram("responses", responses, "rows"),
-        _histogram("packs", pack_tokens, "packs"),
+        _histogram(f"packs of at most {limit:,}", packs.to_numpy(), "packs"),
     ]
-
-
-def _pack_tokens(artifact: Artifact) -> np.ndarray:
-    return pq.read_table(artifact.path / "packs.parquet", columns=["distinct_tokens"])["distinct_tokens"].to_numpy()
 
 
 def _histogram(title: str, lengths: np.ndarray, counted: str) -> plots.Histogram:

@@ -24,8 +24,8 @@ def shown(artifact: Artifact, experiment: Experiment, store: Store) -> dict[str,
     return {
         "steps": counts["steps"],
         "epochs": counts["epochs"],
-        "loss_before": counts["loss_before"],
-        "loss_after": counts["loss_after"],
+        "loss_before": _rounded(counts["loss_before"]),
+        "loss_after": _rounded(counts["loss_after"]),
         "rows_per_second": round(counts["rows"] / seconds, 2),
         "tokens_per_second": round(counts["tokens"] / seconds, 1),
         "training_seconds": round(counts["seconds"], 1),
@@ -56,6 +56,10 @@ def _events(path: Path) -> Iterator[dict[str, Any]]:
     with path.open(encoding="utf-8") as lines:
         for line in lines:
             yield json.loads(line)
+
+
+def _rounded(loss: float | None) -> float | None:
+    return None if loss is None else round(loss, 4)
 
 
 def _points(events: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:

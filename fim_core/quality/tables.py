@@ -47,16 +47,16 @@ def _add_view(connection: DuckDBPyConnection, name: str, path: Path) -> None:
         splits = json.loads((path / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
         selects = []
         for split in splits:
-            connection.register(f"{name}/{split}", _saved_dataset(path / split))
+            connection.register(f"{name}/{split}", saved_dataset(path / split))
             selects.append(f"""SELECT *, '{split.replace("'", "''")}' AS split FROM "{name}/{split}" """)
         connection.execute(f"CREATE VIEW {name} AS {' UNION ALL '.join(selects)}")
     elif (path / "state.json").is_file():
-        connection.register(name, _saved_dataset(path))
+        connection.register(name, saved_dataset(path))
     else:
         raise FimError(f"There is no table {name} at {path}: neither a Parquet file nor a saved dataset.")
 
 
-def _saved_dataset(folder: Path) -> pa.Table:
+def saved_dataset(folder: Path) -> pa.Table:
     """A dataset as `datasets` saves it: memory-mapped Arrow streams, so that its rows take no memory."""
     files = json.loads((folder / "state.json").read_text(encoding="utf-8"))["_data_files"]
     if not files:

@@ -1,0 +1,78 @@
+"""What a user does and sees in Dagster's UI, by clicking."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from dagster_service import DagsterService
+from playwright.sync_api import Locator, Page, expect
+
+Shot = Callable[[str], None]
+pytestmark = pytest.mark.browser
+
+RUN_MILLISECONDS = 240_000
+"""A run of the tiny experiment takes some 40 s on two quiet cores."""
+
+
+def materialize_all(page: Page) -> None:
+    """Start everything from the asset graph, go to the run, and wait for its end."""
+    page.goto("/asset-groups")
+    page.get_by_role("button", name="Materialize all").click()
+    page.get_by_role("link", name="View", exact=True).click()
+    expect(page.get_by_text(re.compile("^(Success|Failure)$")).first).to_be_visible(timeout=RUN_MILLISECONDS)
+
+
+def state_of(page: Page, asset: str, check: str) -> Locator:
+    """The line of a check in its asset's list of checks."""
+    page.goto(f"/assets/{asset}?view=checks")
+    return page.get_by_role("link").filter(has=page.get_by_text(check, exact=True))
+
+
+def poison(export: Path) -> None:
+    """Cut the JSON of every third INPUT, as an export does that ends its cells at a limit."""
+    with export.open(newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    place = header.index("INPUT")
+    for row in rows[::3]:
+        row[place] = row[place][:40]
+    with export.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows])
+
+
+def test_everything_is_made_from_the_graph(page: Page, shot: Shot) -> None:
+    materialize_all(page)
+    expect(page.get_by_text("Success", exact=True).first).to_be_visible()
+    shot("1_run")
+
+    page.goto("/asset-groups")
+    expect(page.get_by_text(re.compile("18 / 18 Passed"))).to_be_visible()
+    shot("2_graph")
+
+    expect(state_of(page, "fim_prompts", "rejected_share")).to_contain_text("Succeeded")
+    shot("3_checks")
+
+    page.goto("/assets/trained_checkpoint")
+    page.get_by_role("row", name="curves").get_by_text("[Show Markdown]").click()
+    plot = page.get_by_role("img", name=re.compile("loss"))
+    expect(plot).to_be_visible()
+    assert plot.evaluate("picture => picture.complete && picture.naturalWidth") > 400
+    shot("4_loss")
+
+
+def test_a_poisoned_export_is_stopped(page: Page, shot: Shot, export: Path, service: DagsterService) -> None:
+    poison(export)
+    materialize_all(page)
+    expect(page.get_by_text("Failure", exact=True).first).to_be_visible()
+    shot("5_poisoned_run")
+
+    expect(state_of(page, "fim_prompts", "rejected_share")).to_contain_text("Failed")
+    shot("6_failed_check")
+
+    [run] = service.instance.get_runs(limit=1)
+    events = service.instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)
+    assert {event.get_dagster_event().asset_key.path[-1] for event in events} == {"raw_completions", "fim_prompts"}
