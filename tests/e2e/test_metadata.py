@@ -1,0 +1,111 @@
+"""What the UI shows of a finished run: enough to trust a checkpoint, and no customer's text unless it is allowed."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pyarrow.parquet as pq
+import pytest
+from tiny_pipeline import TINY, materialize, write_experiment
+
+from fim_core.config import load_experiment
+from fim_core.demo.export import write_export
+from fim_core.pipeline import STAGES
+from fim_core.store import Store
+
+pytestmark = pytest.mark.xdist_group("e2e")
+
+SHORTEST_TEXT = 24
+"""Characters from which on a text of a row cannot appear somewhere by chance."""
+
+
+def shown_of(result: dg.ExecuteInProcessResult) -> dict[str, dict[str, Any]]:
+    """Metadata values by asset."""
+    return {
+        event.asset_key.path[-1]: {key: entry.value for key, entry in event.materialization.metadata.items()}
+        for event in result.get_asset_materialization_events()
+        if event.asset_key
+    }
+
+
+def records(table: Any) -> list[dict[str, Any]]:
+    return [dict(record.data) for record in table]
+
+
+@pytest.fixture(scope="module")
+def shown(finished: Path, instance: dg.DagsterInstance) -> dict[str, dict[str, Any]]:
+    return shown_of(materialize(finished, instance))
+
+
+def test_a_checkpoint_leads_back_to_exports_config_and_commit(
+    tmp_path: Path, shown: dict[str, dict[str, Any]], finished: Path
+) -> None:
+    export = tmp_path / "demo.csv"
+    write_export(export, **{key: TINY["data"]["sources"][0][key] for key in ("rows", "seed")})
+    checkpoint = shown["trained_checkpoint"]
+    digest = hashlib.sha256(export.read_bytes()).hexdigest()
+    assert records(checkpoint["exports"]) == [{"file": "demo", "rows": 300, "sha256": digest}]
+
+    store = Store(load_experiment(finished).storage)
+    lines = {line["what"]: line for line in records(checkpoint["made_from"])}
+    assert list(lines) == [
+        "exports",
+        "raw_completions",
+        "template",
+        "fim_prompts",
+        "tokenized_dataset",
+        "trained_checkpoint",
+    ]
+    for stage in STAGES[:4]:
+        manifest = store.current(stage.asset).manifest
+        assert lines[stage.asset]["version"] == manifest["version"]
+        assert manifest["config_digest"].startswith(lines[stage.asset]["config"])
+        assert (manifest["commit"] or "").startswith(lines[stage.asset]["commit"].partition("-")[0])
+    assert f'"{store.current("trained_checkpoint").path}"' in checkpoint["load"]
+
+
+def test_column_lineage_names_columns_that_exist(shown: dict[str, dict[str, Any]]) -> None:
+    columns = {
+        asset: [column.name for column in metadata["dagster/column_schema"].columns]
+        for asset, metadata in shown.items()
+        if "dagster/column_schema" in metadata
+    }
+    assert set(columns) == {"raw_completions", "fim_prompts", "tokenized_dataset", "evaluation_report"}
+    for asset in ("fim_prompts", "tokenized_dataset", "evaluation_report"):
+        lineage = shown[asset]["dagster/column_lineage"].deps_by_column
+        assert list(lineage) == columns[asset]
+        for sources in lineage.values():
+            assert all(source.column_name in columns[source.asset_key.path[-1]] for source in sources)
+
+
+def test_plots_are_there_and_small(shown: dict[str, dict[str, Any]]) -> None:
+    plots = [shown[asset][key] for asset, key in
+             (("tokenized_dataset", "lengths"), ("trained_checkpoint", "curves"), ("evaluation_report", "intervals"))]  # fmt: skip
+    assert all(plot.startswith("![") and len(plot) < 100_000 for plot in plots)
+
+
+def test_text_of_rows_is_shown_only_where_that_is_allowed(
+    finished: Path, shown: dict[str, dict[str, Any]], instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    storage = load_experiment(finished).storage
+    prompts = pq.read_table(Store(storage).current("fim_prompts").path / "prompts.parquet").to_pylist()
+    # Lines without what a representation would escape.
+    lines = {line for row in prompts for key in ("prefix", "suffix", "response") for line in row[key].splitlines()}
+    lines = {line for line in lines if len(line) >= SHORTEST_TEXT and not set(line) & set("'\"\\")}
+    assert len(lines) > 100
+
+    def found_in(shown: object) -> set[str]:
+        everything = repr(shown)
+        return {line for line in lines if line in everything}
+
+    assert found_in(shown)
+    private = materialize(write_experiment(tmp_path, storage=str(storage), metadata={}), instance)
+    assert private.success
+    assert set(shown_of(private)) == set(shown)
+    assert "samples" not in shown_of(private)["tokenized_dataset"]
+    messages = [event.message for event in private.all_events]
+    checks = [evaluation.metadata for evaluation in private.get_asset_check_evaluations()]
+    assert not found_in([shown_of(private), checks, messages])
