@@ -60,6 +60,20 @@ def test_report_and_predictions_hold_every_row_and_predictor(report: Path, evalu
     assert figures["champion"]["differences"]["loss"]["value"] != 0
 
 
+def test_every_slice_stands_beside_baselines_and_champion(report: Path) -> None:
+    figures = read_report(report)
+    table = pq.read_table(report / "predictions.parquet").to_pandas()
+    assert set(figures["by_type"]) == set(table.type)
+    for kind, part in figures["by_type"].items():
+        of_kind = table[table.type == kind]
+        assert part["rows"] == len(of_kind)
+        assert part["metrics"]["edit_similarity"]["value"] == pytest.approx(of_kind.edit_similarity.mean())
+        champion = part["champion"]["metrics"]["edit_similarity"]["value"]
+        assert champion == pytest.approx(of_kind.champion_edit_similarity.mean())
+        assert set(part["baselines"]) == {"empty", "most_frequent", "untrained"}
+    assert sum(part["rows"] for part in figures["by_length"].values()) == len(table)
+
+
 def test_context_reaches_the_measures_that_need_it(report: Path) -> None:
     counts = read_report(report)["counts"]
     assert counts["gold_binds"] == 12, "the DDL of the row's context defines what the gold statement names"
