@@ -33,11 +33,10 @@ def evaluate(
 
 def print_figures(report: Mapping[str, Any]) -> None:
     """Print the headline figures of a report beside those of its baselines."""
-    from fim_core.evaluation.html import NAMES, show_figure
+    from fim_core.evaluation.html import NAMES, by_predictor, show_figure
     from fim_core.evaluation.metrics.registry import METRICS
 
-    champion = {"champion": report["champion"]["metrics"]} if report["champion"] else {}
-    predictors = {"model": report["metrics"], **champion, **report["baselines"]}
+    predictors = by_predictor(report)
     counts = report["counts"]
     table = Table(title=f"{report['experiment']}: {counts['evaluated']} held-out rows in {counts['groups']} groups")
     table.add_column("Metric")
@@ -51,6 +50,6 @@ def print_figures(report: Mapping[str, Any]) -> None:
                 cells.append("–" if figure is None else show_figure(figure["value"], metric.unit))
                 if figure and figure["value"] is not None:
                     low, high = (show_figure(figure[bound], metric.unit) for bound in ("low", "high"))
-                    cells[-1] += f" ({low} to {high})"
+                    cells[-1] += f"\n{low} – {high}"
             table.add_row(metric.title, *cells)
     Console().print(table)

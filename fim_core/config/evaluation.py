@@ -19,7 +19,10 @@ class EvaluationConfig(Section):
     bootstrap_samples: int = Field(1000, ge=100, description="Resamples behind each confidence interval.")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Level of the confidence intervals.")
     examples: int = Field(20, ge=0, description="Examples to read in the report.")
-    backend: Literal["transformers", "vllm"] = Field("transformers", description="Engine that generates.")
+    backend: Literal["transformers", "vllm"] = Field(
+        "transformers",
+        description="Engine that generates; vllm needs that package and a GPU, and no GPU has run it yet.",
+    )
 
 
 class GateRule(Section):
@@ -41,6 +44,7 @@ DEFAULT_GATE = [
     GateRule(metric="exact_match_sql", rule="not_worse"),
     GateRule(metric="binds", rule="not_worse"),
     GateRule(metric="abstention_precision", rule="not_worse"),
+    GateRule(metric="abstention_recall", rule="not_worse"),
 ]
 
 

@@ -21,7 +21,8 @@ class RuleResult:
     """What one rule found.
 
     Attributes:
-        metric, rule: as in the experiment.
+        metric, rule: as in the experiment. Without a metric: `any`, at least one rule has to apply; `rollback`, someone
+            took this checkpoint back.
         holds: whether the candidate meets it; None where it does not apply, because there is no champion yet or the
             rows hold nothing that the metric measures.
         reason: a sentence with the numbers.
@@ -66,8 +67,16 @@ def decide(report: Path, gate: GateConfig, *, has_champion: bool) -> Decision:
     if not has_champion and not any(rule.rule == "beats_baselines" for rule in rules):
         rules.append(GateRule(metric="exact_match_sql", rule="beats_baselines"))
     results = [_apply(rule, figures, has_champion) for rule in rules]
-    verdicts = [result.holds for result in results]
-    return Decision(promote=True in verdicts and False not in verdicts, results=results)
+    if all(result.holds is None for result in results):
+        results.append(
+            RuleResult("", "any", False, "No rule of the gate applies: nothing speaks for the candidate.", {})
+        )
+    return Decision(promote=all(result.holds is not False for result in results), results=results)
+
+
+def refuse(decision: Decision, reason: str) -> Decision:
+    """The same decision, refused for a reason that no rule of the gate knows."""
+    return Decision(promote=False, results=[*decision.results, RuleResult("", "rollback", False, reason, {})])
 
 
 def _apply(rule: GateRule, report: Mapping[str, Any], has_champion: bool) -> RuleResult:

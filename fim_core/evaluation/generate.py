@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from fim_core.errors import FimError
 from fim_core.evaluation.prefix_cache import PrefixCache, greedy_tokens, why_not_shared
 from fim_core.evaluation.shared_decoding import DecodedRow, decode
+from fim_core.evaluation.vllm_backend import decode_with_vllm
 from fim_core.tokens import load_tokenizer
 
 log = logging.getLogger(__name__)
@@ -54,14 +55,13 @@ def generate(
         stop_ids: tokens that end a completion.
         max_new_tokens: limit of new tokens, the stop token included.
         batch_size: rows decoded together; vLLM schedules by itself.
-        backend: `vllm` needs that package and a GPU, and a model that was loaded from a folder. That path follows
-            vLLM's documented interface but has not been run yet.
+        backend: `vllm` needs that package, a GPU and a model that is given as a folder.
 
     Returns:
         One result a prompt, in their order.
 
     Raises:
-        FimError: an empty prompt, a limit below 1, or vLLM is not installed.
+        FimError: an empty prompt, a limit below 1, vLLM is not installed, or it is to run a model that is in memory.
     """
     if max_new_tokens < 1 or batch_size < 1:
         raise FimError("max_new_tokens and batch_size must be at least 1.")
@@ -71,7 +71,10 @@ def generate(
         return []
     distinct = sorted({tuple(prompt) for prompt in prompts})
     if backend == "vllm":
-        results = _generate_with_vllm(model, distinct, stop_ids, max_new_tokens)
+        if not isinstance(model, Path):
+            raise FimError("`backend: vllm` loads the model by itself: give the folder of a checkpoint.")
+        decoded = decode_with_vllm(model, distinct, stop_ids=stop_ids, max_new_tokens=max_new_tokens)
+        results = {prompt: _generation(tokens, stop_ids) for prompt, tokens in zip(distinct, decoded, strict=True)}
     else:
         network = load_for_inference(model)[0] if isinstance(model, Path) else model
         results = _generate_with_transformers(network, distinct, stop_ids, max_new_tokens, batch_size)
@@ -143,32 +146,3 @@ def _generate_with_transformers(
 def _generation(tokens: list[int], stop_ids: set[int]) -> Generation:
     stopped = tokens[-1] in stop_ids
     return Generation(tokens[:-1] if stopped else tokens, stopped)
-
-
-def _generate_with_vllm(
-    model: PreTrainedModel | Path, prompts: list[tuple[int, ...]], stop_ids: set[int], max_new_tokens: int
-) -> dict[tuple[int, ...], Generation]:
-    """The same through vLLM, which shares prefixes by caching blocks. Not run yet on a GPU."""
-    try:
-        from vllm import LLM, SamplingParams
-        from vllm.inputs import TokensPrompt
-    except ImportError as error:
-        raise FimError(
-            "`backend: vllm` needs vLLM and a GPU: pip install 'fim-assets[vllm]', or use backend: transformers."
-        ) from error
-    folder = model if isinstance(model, Path) else Path(str(model.name_or_path))
-    if not (folder / "config.json").is_file():
-        raise FimError("`backend: vllm` loads the model by itself: give the folder of a checkpoint.")
-    engine = LLM(model=str(folder), enable_prefix_caching=True, generation_config="vllm", seed=0)
-    sampling = SamplingParams(
-        temperature=0.0,
-        max_tokens=max_new_tokens,
-        stop_token_ids=sorted(stop_ids),
-        ignore_eos=True,  # only these tokens end a completion, not what the model's config names beside them
-        detokenize=False,
-    )
-    outputs = engine.generate([TokensPrompt(prompt_token_ids=list(prompt)) for prompt in prompts], sampling)
-    return {
-        prompt: _generation(list(output.outputs[0].token_ids), stop_ids)
-        for prompt, output in zip(prompts, outputs, strict=True)
-    }

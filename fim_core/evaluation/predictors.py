@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from fim_core.config import DataConfig, ModelConfig
 from fim_core.config.evaluation import EvaluationConfig
 from fim_core.errors import FimError
 from fim_core.evaluation.generate import completion_text, generate, load_for_inference, stop_ids_of
@@ -24,9 +23,10 @@ from fim_core.modeling.loss import batch_loss
 from fim_core.packing import IGNORE_INDEX, Rows, collate, plan_packs
 from fim_core.prompts import PromptBuilder
 from fim_core.records.schema import Completion
+from fim_core.serving.prompting import RECIPE, TEMPLATE, load_prompt_builder
 
-RECIPE = "fim.json"
-_PROMPT_OPTIONS = ("template", "fim_order", "control_tokens", "mask_secrets")
+_PROMPT_OPTIONS = ("fim_order", "control_tokens", "mask_secrets")
+_PROMPT_FILES = (TEMPLATE, "chat_template.jinja")
 
 
 @dataclass(frozen=True)
@@ -38,19 +38,21 @@ class Predictor:
         tokenizer: of its prompts and completions.
         stop_ids: tokens that end a completion.
         folder: the checkpoint whose tokenizer and prompts it uses.
+        weights: the folder that the model was loaded from; None for one that is only in memory.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
     stop_ids: set[int]
     folder: Path
+    weights: Path | None
 
     @classmethod
     def load(cls, folder: Path) -> Predictor:
         """The model of a checkpoint, ready to generate."""
         model, tokenizer = load_for_inference(folder)
         assert isinstance(tokenizer, PreTrainedTokenizerFast), "load_tokenizer refuses others"
-        return cls(model, tokenizer, stop_ids_of(model), folder)
+        return cls(model, tokenizer, stop_ids_of(model), folder, weights=folder)
 
 
 def predict(
@@ -62,18 +64,19 @@ def predict(
         predictor: the model.
         prompts: token ids of each prompt; for one without tokens the prediction is empty and has no loss.
         targets: token ids of each gold completion, end token included.
-        options: limits of generation.
+        options: limits of generation, and its engine; a model that is only in memory is run by transformers.
     """
     rows = len(prompts)
     usable = [place for place, prompt in enumerate(prompts) if prompt]
     prompts, targets = [prompts[i] for i in usable], [targets[i] for i in usable]
+    loaded_anew = predictor.weights if options.backend == "vllm" else None
     generations = generate(
-        predictor.folder if options.backend == "vllm" else predictor.model,
+        loaded_anew or predictor.model,
         prompts,
         stop_ids=predictor.stop_ids,
         max_new_tokens=options.max_new_tokens,
         batch_size=options.batch_size,
-        backend=options.backend,
+        backend="vllm" if loaded_anew else "transformers",
     )
     losses = cross_entropies(predictor.model, prompts, targets)
     made = {
@@ -140,13 +143,9 @@ def build_tokens(
     Raises:
         FimError: the checkpoint does not tell how its prompts are built.
     """
-    recipe = json.loads(_read(predictor.folder, RECIPE))
-    builder = PromptBuilder(
-        predictor.tokenizer, ModelConfig.model_validate(recipe["model"]), DataConfig.model_validate(recipe["data"])
-    )
-    end = recipe["fim_tokens"]["end_id"]
-    no_controls: list[int] | None = None if builder.encoder.granularity == "whole" else []
-    targets = [[*builder.encoder.encode(text, no_controls), end] for text in completions]
+    builder = load_prompt_builder(predictor.folder, predictor.tokenizer)
+    encoder, end = builder.encoder, json.loads(_read(predictor.folder, RECIPE))["fim_tokens"]["end_id"]
+    targets = [[*encoder.join(encoder.text_pieces(text)), end] for text in completions]
     return [_prompt(builder, state) for state in states], targets
 
 
@@ -159,10 +158,14 @@ def _prompt(builder: PromptBuilder, state: Completion | None) -> TokenIds:
         return []
 
 
-def _markup(folder: Path) -> tuple[bytes, dict[str, object]]:
+def _markup(folder: Path) -> dict[str, object]:
+    """All that decides a prompt's tokens."""
     recipe = json.loads(_read(folder, RECIPE))
+    texts = {name: (folder / name).read_bytes() for name in _PROMPT_FILES if (folder / name).is_file()}
+    template = {} if TEMPLATE in texts else {"template": recipe["data"].get("template")}
     options = {name: recipe["data"].get(name) for name in _PROMPT_OPTIONS}
-    return _read(folder, "tokenizer.json"), options | recipe["fim_tokens"]
+    cut = {"granularity": recipe.get("granularity")}
+    return {"tokenizer": _read(folder, "tokenizer.json")} | texts | template | options | cut | recipe["fim_tokens"]
 
 
 def _read(folder: Path, name: str) -> bytes:

@@ -42,7 +42,7 @@ def build_report(
 
     Its keys: `metrics` (of the model, each `{value, low, high, n}`), `baselines` and `champion` (the same figures of
     others; of the champion also `differences`, model minus champion, paired by row), `by_type` and `by_length`
-    (`{rows, metrics, baselines}` of each slice), `counts`, `definitions`, `options`, `versions`, and `examples` with
+    (`{rows, metrics, baselines, champion}` of each slice), `counts`, `definitions`, `options`, `versions`, and `examples` with
     texts if the experiment shows samples, else with row_ids.
 
     Args:
@@ -64,7 +64,6 @@ def build_report(
         "schema_version": SCHEMA_VERSION,
         "experiment": name,
         **_figures(scores, groups, bootstrap),
-        "champion": _champion(scores, groups, bootstrap),
         "by_type": _slices(scores, kinds, sorted(set(kinds)), groups, bootstrap),
         "by_length": _slices(scores, lengths, [name for _, name in LENGTH_BUCKETS], groups, bootstrap),
         "counts": {
@@ -77,7 +76,12 @@ def build_report(
             "execution": dict(scores.executions),
         },
         "definitions": {
-            name: {"title": metric.title, "unit": metric.unit, "higher_is_better": metric.higher_is_better}
+            name: {
+                "title": metric.title,
+                "meaning": metric.meaning,
+                "unit": metric.unit,
+                "higher_is_better": metric.higher_is_better,
+            }
             for name, metric in BY_NAME.items()
         },
         "examples": _examples(rows, predictions, scores, options.examples, show_samples),
@@ -128,18 +132,12 @@ def write_predictions(
 
 def _figures(scores: Scores, groups: np.ndarray, bootstrap: Bootstrap) -> dict[str, Any]:
     found = {name: _plain(estimates(columns, groups, bootstrap)) for name, columns in scores.columns.items()}
+    champion = None
+    if CHAMPION in found:
+        paired = differences(scores.columns[MODEL], scores.columns[CHAMPION], groups, bootstrap)
+        champion = {"metrics": found[CHAMPION], "differences": _plain(paired)}
     baselines = {name: figures for name, figures in found.items() if name not in (MODEL, CHAMPION)}
-    return {"metrics": found[MODEL], "baselines": baselines}
-
-
-def _champion(scores: Scores, groups: np.ndarray, bootstrap: Bootstrap) -> dict[str, Any] | None:
-    if CHAMPION not in scores.columns:
-        return None
-    ours, theirs = scores.columns[MODEL], scores.columns[CHAMPION]
-    return {
-        "metrics": _plain(estimates(theirs, groups, bootstrap)),
-        "differences": _plain(differences(ours, theirs, groups, bootstrap)),
-    }
+    return {"metrics": found[MODEL], "baselines": baselines, "champion": champion}
 
 
 def _slices(

@@ -56,7 +56,7 @@ def evaluate(
     predictors = {MODEL: candidate}
     for name, model in (baseline_models or {}).items():
         model.set_attn_implementation("sdpa")
-        predictors[name] = replace(candidate, model=model.eval())
+        predictors[name] = replace(candidate, model=model.eval(), weights=None)
     if champion is not None:
         predictors[CHAMPION] = Predictor.load(champion)
     predictions = constant_predictions(evaluated.rows, most_frequent_completions(prompts)) | {

@@ -17,7 +17,7 @@ from fim_core.pipeline.stage import Build, Stage
 from fim_core.store import Artifact, Store
 
 RAW_ROWS = "raw_completions.parquet"
-OWN_TEMPLATE = "template.tmpl"
+TEMPLATE = "template.tmpl"
 
 _SOURCE_OPTIONS = (
     "type",
@@ -106,7 +106,7 @@ def _template_and_tokenizer(experiment: Experiment, store: Store, inputs: Mappin
 
 
 def _build_prompts(build: Build) -> dict[str, Any]:
-    from fim_core.prompts import train_tokenizer_on, write_fim_prompts
+    from fim_core.prompts import template_in_use, train_tokenizer_on, write_fim_prompts
     from fim_core.template import template_path
     from fim_core.tokens import load_tokenizer
 
@@ -119,9 +119,8 @@ def _build_prompts(build: Build) -> dict[str, Any]:
     counts = write_fim_prompts(
         raw, build.output, data=experiment.data, model=experiment.model, tokenizer=tokenizer, seed=experiment.seed
     )
-    if (template := template_path(experiment.data.template)) == Path(experiment.data.template):
-        # Its path means nothing on the machine that serves, and the file there may change.
-        shutil.copyfile(template, build.output / OWN_TEMPLATE)
+    # It goes with the checkpoint: a path means nothing on the machine that serves, and a file may change, built-in or not.
+    shutil.copyfile(template_path(template_in_use(experiment.data, tokenizer)), build.output / TEMPLATE)
     return asdict(counts)
 
 

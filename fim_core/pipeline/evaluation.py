@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 DECISION = "decision.json"
 
+_WITHDRAWN = "withdrawn"
+
 
 def _report_options(experiment: Experiment) -> dict[str, Any]:
     return {
@@ -75,8 +77,14 @@ evaluation_report = Stage(
 )
 
 
+def _champion_inputs(experiment: Experiment, store: Store, inputs: Mapping[str, Artifact]) -> dict[str, str]:
+    candidate = inputs["trained_checkpoint"].version
+    withdrawn = {_WITHDRAWN: "yes"} if candidate in _withdrawn(store, experiment.name) else {}
+    return _champion_input(experiment, store, inputs) | withdrawn
+
+
 def _build_champion(build: Build) -> dict[str, Any]:
-    from fim_core.evaluation.gate import decide
+    from fim_core.evaluation.gate import decide, refuse
 
     candidate, report = build.inputs["trained_checkpoint"], build.inputs["evaluation_report"]
     if report.manifest["inputs"]["trained_checkpoint"] != candidate.version:
@@ -86,6 +94,11 @@ def _build_champion(build: Build) -> dict[str, Any]:
         )
     previous = champion_before(build.store, build.experiment.name, candidate.version)
     decision = decide(report.path, build.experiment.gate, has_champion=previous is not None)
+    if candidate.version in _withdrawn(build.store, build.experiment.name):
+        decision = refuse(
+            decision,
+            "This checkpoint was champion and was rolled back by hand; only rollback --version brings it back.",
+        )
     content = asdict(decision) | {
         "candidate": candidate.version,
         "champion_before": previous.version if previous else None,
@@ -101,7 +114,7 @@ champion_model = Stage(
     upstream=("trained_checkpoint", "evaluation_report"),
     code=("evaluation/gate.py",),
     options=lambda experiment: {"gate": experiment.gate.model_dump(mode="json")},
-    outside=_champion_input,
+    outside=_champion_inputs,
     build=_build_champion,
     adopt=lambda artifact: artifact.counts["promote"],
 )
@@ -115,6 +128,12 @@ def champion(store: Store, experiment: str) -> Artifact | None:
         return None
 
 
+def promoted(store: Store, experiment: str) -> list[Artifact]:
+    """Every model that an experiment has promoted, oldest first, the one that serves included."""
+    champions = (artifact for artifact in store.versions("champion_model") if artifact.counts["promote"])
+    return [artifact for artifact in champions if artifact.manifest["experiment"] == experiment]
+
+
 def champion_before(store: Store, experiment: str, candidate: str) -> Artifact | None:
     """The champion that a candidate has to beat; once it is champion itself, the one that it replaced."""
     reigning = champion(store, experiment)
@@ -126,6 +145,9 @@ def champion_before(store: Store, experiment: str, candidate: str) -> Artifact |
 def roll_back(store: Store, experiment: str, version: str | None = None) -> Artifact:
     """Make an earlier champion the champion again: the one before, or the version that is named.
 
+    The checkpoint that it replaces does not become champion by itself again, whatever the gate finds: someone had a
+    reason, and the next scheduled run must not undo it.
+
     Raises:
         FimError: there is none to go back to.
     """
@@ -134,10 +156,32 @@ def roll_back(store: Store, experiment: str, version: str | None = None) -> Arti
         raise FimError(f"Experiment {experiment} has no champion to roll back.")
     target = store.find("champion_model", version or reigning.manifest["inputs"]["champion"])
     if target is None or not target.counts["promote"]:
-        known = [a.version for a in store.versions("champion_model") if a.counts["promote"] and a != reigning]
+        known = [a.version for a in promoted(store, experiment) if a != reigning]
         raise FimError(f"There is no such earlier champion. Known: {', '.join(known) or 'none'}.")
+    withdrawn = _withdrawn(store, experiment) | {reigning.counts["candidate"]}
+    _write_withdrawn(store, experiment, withdrawn - {target.counts["candidate"]})
     store.use(target, experiment)
     return target
+
+
+def _withdrawn(store: Store, experiment: str) -> set[str]:
+    """The checkpoints of an experiment that were rolled back."""
+    try:
+        return set(json.loads(_withdrawn_file(store, experiment).read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return set()
+
+
+def _write_withdrawn(store: Store, experiment: str, checkpoints: set[str]) -> None:
+    file = _withdrawn_file(store, experiment)
+    file.parent.mkdir(exist_ok=True)
+    fresh = file.with_suffix(f".{os.getpid()}")
+    fresh.write_text(json.dumps(sorted(checkpoints)) + "\n", encoding="utf-8")
+    os.replace(fresh, file)
+
+
+def _withdrawn_file(store: Store, experiment: str) -> Path:
+    return store.root / "champion_model" / _WITHDRAWN / f"{experiment}.json"
 
 
 def _link_tree(source: Path, target: Path) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from fim_core.config import Experiment
-from fim_core.pipeline.data import OWN_TEMPLATE, folder_digest
+from fim_core.pipeline.data import TEMPLATE, folder_digest
 from fim_core.pipeline.stage import Build, Stage
 from fim_core.store import Artifact, Store
 
@@ -57,11 +59,17 @@ def _build(build: Build) -> dict[str, Any]:
     shutil.copytree(result.model, build.output, dirs_exist_ok=True)
     shutil.copy2(work / "metrics.jsonl", build.output)
     shutil.copytree(work / "packs", build.output / "packs")
-    if (own_template := prompts.path / OWN_TEMPLATE).is_file():
-        shutil.copyfile(own_template, build.output / OWN_TEMPLATE)
+    shutil.copyfile(prompts.path / TEMPLATE, build.output / TEMPLATE)
+    _complete_recipe(build.output / "fim.json", granularity=dataset.counts["granularity"])
     counts = asdict(result)
     del counts["model"]
     return counts
+
+
+def _complete_recipe(recipe: Path, **known: str) -> None:
+    """Add what only the pipeline knows to what serving needs to build prompts."""
+    content = json.loads(recipe.read_text(encoding="utf-8")) | known
+    recipe.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 trained_checkpoint = Stage(

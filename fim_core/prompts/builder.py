@@ -87,10 +87,8 @@ class PromptBuilder:
         self.data = data
         self.tokenizer = tokenizer
         self.guard = ControlTokenGuard(control_tokens(tokenizer))
-        self.template = load_template(data.template)
+        self.template = load_template(template_in_use(data, tokenizer))
         has_markup = bool(tokenizer.chat_template)
-        if data.template == "chat" and not has_markup:
-            self.template = load_template("plain")
         self.template.refuse_control_tokens(control_tokens(tokenizer))
         self._markup = (
             ChatMarkup(tokenizer, system="system" in self.template.sections)
@@ -138,7 +136,7 @@ class PromptBuilder:
         prompt = self._build(completion, neutralise=self.encoder.granularity != "whole")
         if isinstance(prompt, Rejection):
             raise FimError(f"This text cannot be completed: {prompt.detail}.")
-        return self.encoder.encode(prompt.text, prompt.control_spans)
+        return self.encoder.join(self.encoder.pieces(prompt.text, prompt.control_spans))
 
     def masked(self, *texts: str) -> tuple[list[str], int]:
         """Texts with secrets masked if that is asked for, and how many there were."""
@@ -205,6 +203,11 @@ class PromptBuilder:
                 "The tokenizer has no chat template: the template's sections stand one after the other, without markup."
             )
         return "Plain template, without chat markup."
+
+
+def template_in_use(data: DataConfig, tokenizer: PreTrainedTokenizerFast) -> str:
+    """Name or path of the template that prompts are built with: `chat` needs a tokenizer that has chat markup."""
+    return "plain" if data.template == "chat" and not tokenizer.chat_template else data.template
 
 
 def _joined(pieces: list[Piece]) -> str:

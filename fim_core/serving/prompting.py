@@ -26,7 +26,7 @@ def load_prompt_builder(checkpoint: Path, tokenizer: PreTrainedTokenizerFast) ->
     tokens, and as text they have no power.
 
     Args:
-        checkpoint: folder with fim.json; a template of its own lies beside it as template.tmpl.
+        checkpoint: folder with fim.json; the template lies beside it as template.tmpl.
         tokenizer: the checkpoint's.
 
     Raises:
@@ -53,4 +53,6 @@ def load_prompt_builder(checkpoint: Path, tokenizer: PreTrainedTokenizerFast) ->
     builder = PromptBuilder(tokenizer, model.model_copy(update={"name_or_path": str(checkpoint)}), data)
     if trained != [getattr(builder.tokens, name) for name in _MARKERS]:
         raise FimError(f"The tokenizer in {checkpoint} has other FIM tokens than {RECIPE} says. Copy the folder whole.")
+    if recipe.get("granularity") == "whole":
+        builder.encoder.fall_back()
     return builder

@@ -127,7 +127,7 @@ class TextEncoder:
         """Token ids of one text; `control_spans` as in `pieces`."""
         if control_spans is None:
             return self._encode([text], blind=False)[0].ids
-        return self._join(self.pieces(text, control_spans))
+        return self.join(self.pieces(text, control_spans))
 
     def pieces(self, text: str, control_spans: Sequence[int] | None = None) -> list[Piece]:
         """Cut a text into what encodes independently.
@@ -168,6 +168,11 @@ class TextEncoder:
         encodings = self._encode(texts, blind=self.granularity != "whole")
         return [np.array(encoding.ids, np.int32) for encoding in encodings]
 
+    def join(self, pieces: Sequence[Piece]) -> list[int]:
+        """Token ids of pieces, one after the other."""
+        texts = iter(self.encode_pieces([piece for piece in pieces if isinstance(piece, str)]))
+        return list(itertools.chain.from_iterable([p] if isinstance(p, int) else next(texts).tolist() for p in pieces))
+
     def encode_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Token ids of a whole text and where each token stands in it, in characters."""
         with self._lock:
@@ -177,7 +182,7 @@ class TextEncoder:
 
     def agrees(self, text: str) -> bool:
         """Whether the pieces of a text give the ids of the whole text."""
-        return self._join(self.pieces(text)) == self.encode(text)
+        return self.join(self.pieces(text)) == self.encode(text)
 
     def fall_back(self) -> None:
         """Encode whole texts from now on."""
@@ -188,10 +193,6 @@ class TextEncoder:
         with self._lock:
             self._tokenizer.encode_special_tokens = blind
             return self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-
-    def _join(self, pieces: Sequence[Piece]) -> list[int]:
-        texts = iter(self.encode_pieces([piece for piece in pieces if isinstance(piece, str)]))
-        return list(itertools.chain.from_iterable([p] if isinstance(p, int) else next(texts).tolist() for p in pieces))
 
     def _cut(self, text: str, pieces: list[Piece]) -> None:
         if not text:

@@ -18,6 +18,7 @@ from fim_core.errors import FimError
 from fim_core.packing.rows import Rows
 from fim_core.parallel import ordered_map
 from fim_core.tokenization.batch import DATASET_SCHEMA, REJECTED_SCHEMA, SPLITS, BatchTokenizer, TokenizedBatch
+from fim_core.tokenization.encoder import Granularity, TextEncoder
 from fim_core.tokenization.shards import SplitWriter
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ class TokenizedCounts:
         lengths: by type of completion, most frequent first 50: rows, and the quantiles QUANTILES of their tokens.
         histogram: rows by the power of two that their length does not exceed.
         pieces: text pieces of all rows; distinct_pieces: those that had to be encoded.
+        granularity: the pieces that were encoded by themselves; serving has to cut prompts likewise.
         notice: how texts were cut into pieces.
     """
 
@@ -58,6 +60,7 @@ class TokenizedCounts:
     histogram: dict[str, int]
     pieces: int
     distinct_pieces: int
+    granularity: Granularity
     notice: str
 
 
@@ -108,7 +111,7 @@ def tokenize_prompts(prompts: Path, output: Path, *, data: DataConfig) -> Tokeni
         writer.close()
     (output / DATASET / datasets.config.DATASETDICT_JSON_FILENAME).write_text(json.dumps({"splits": list(SPLITS)}))
     return totals.counts(
-        source.metadata.num_rows, {split: writer.rows for split, writer in writers.items()}, worker.encoder.notice
+        source.metadata.num_rows, {split: writer.rows for split, writer in writers.items()}, worker.encoder
     )
 
 
@@ -143,7 +146,7 @@ class _Totals:
         self.pieces += result.pieces
         self.distinct_pieces += result.distinct_pieces
 
-    def counts(self, rows_in: int, rows: dict[str, int], notice: str) -> TokenizedCounts:
+    def counts(self, rows_in: int, rows: dict[str, int], encoder: TextEncoder) -> TokenizedCounts:
         by_type = {kind: np.concatenate(parts) for kind, parts in self.lengths.items()}
         everything = np.concatenate([np.empty(0, np.int32), *by_type.values()])
         powers = Counter(np.ceil(np.log2(everything)).astype(int).tolist())
@@ -161,7 +164,8 @@ class _Totals:
             histogram={str(2**power): powers[power] for power in sorted(powers)},
             pieces=self.pieces,
             distinct_pieces=self.distinct_pieces,
-            notice=notice,
+            granularity=encoder.granularity,
+            notice=encoder.notice,
         )
 
 

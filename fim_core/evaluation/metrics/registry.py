@@ -16,6 +16,7 @@ class Metric:
     Attributes:
         name: key in reports and gate rules.
         title: for people.
+        meaning: what it says, in a few words; the functions behind it define it exactly.
         unit: `share` (0 to 1), `characters`, `nats/token`, `bits/byte`.
         over: column of the scores in the numerator; rows where it is missing are left out.
         per: column in the denominator; None counts rows, which makes it a mean.
@@ -25,6 +26,7 @@ class Metric:
 
     name: str
     title: str
+    meaning: str
     unit: str
     over: str
     per: str | None = None
@@ -33,24 +35,39 @@ class Metric:
 
 
 METRICS = (
-    Metric("exact_match", "Exact match", "share", "exact_match", headline=True),
-    Metric("exact_match_sql", "Exact match, SQL tokens", "share", "exact_match_sql", headline=True),
-    Metric("edit_similarity", "Edit similarity (Levenshtein)", "share", "edit_similarity", headline=True),
-    Metric("first_line_match", "First line matches", "share", "first_line_match"),
-    Metric("prefix_match_chars", "Characters before the first wrong one", "characters", "prefix_match_chars"),
-    Metric("prefix_match_share", "Share of the text before the first wrong character", "share", "prefix_match_chars",
-           "gold_chars"),
-    Metric("parses", "Parses", "share", "parses", headline=True),
-    Metric("binds", "Names resolve (binds)", "share", "binds", headline=True),
-    Metric("execution_match", "Same result on DuckDB", "share", "execution_match", headline=True),
-    Metric("identifier_precision", "Identifier precision", "share", "identifiers_matched", "identifiers_predicted"),
-    Metric("identifier_recall", "Identifier recall", "share", "identifiers_matched", "identifiers_gold"),
-    Metric("abstention_precision", "Abstention precision", "share", "both_empty", "predicted_empty", headline=True),
-    Metric("abstention_recall", "Abstention recall", "share", "both_empty", "gold_empty", headline=True),
-    Metric("suffix_repetition", "Repeats the suffix", "share", "repeats_suffix", higher_is_better=False),
-    Metric("runaway", "Runs into the token limit", "share", "runaway", higher_is_better=False),
-    Metric("loss", "Held-out loss", "nats/token", "loss_nats", "loss_tokens", higher_is_better=False, headline=True),
-    Metric("bits_per_byte", "Bits per byte", "bits/byte", "loss_bits", "gold_bytes", higher_is_better=False),
+    Metric("exact_match", "Exact match", "every character is the accepted one", "share", "exact_match", headline=True),
+    Metric("exact_match_sql", "Exact match, SQL tokens", "the same SQL: keyword case and white space do not count",
+           "share", "exact_match_sql", headline=True),
+    Metric("edit_similarity", "Edit similarity", "1 - Levenshtein distance / length of the longer text", "share",
+           "edit_similarity", headline=True),
+    Metric("first_line_match", "First line matches", "what an editor shows of it on one line is right", "share",
+           "first_line_match"),
+    Metric("prefix_match_chars", "Right characters", "mean number of characters before the first wrong one",
+           "characters", "prefix_match_chars"),
+    Metric("prefix_match_share", "Right characters, share", "of the accepted text, before the first wrong character",
+           "share", "prefix_match_chars", "gold_chars"),
+    Metric("parses", "Parses", "sqlglot understands the statement with the completion in it", "share", "parses",
+           headline=True),
+    Metric("binds", "Names resolve (binds)", "every table and column is in the DDL of the row's context", "share",
+           "binds", headline=True),
+    Metric("execution_match", "Same result on DuckDB", "the query returns what the accepted one returns, on made-up rows",
+           "share", "execution_match", headline=True),
+    Metric("identifier_precision", "Identifier precision", "of the names that it writes, those that were accepted",
+           "share", "identifiers_matched", "identifiers_predicted"),
+    Metric("identifier_recall", "Identifier recall", "of the names that were accepted, those that it writes", "share",
+           "identifiers_matched", "identifiers_gold"),
+    Metric("abstention_precision", "Abstention precision", "of the completions left empty, those where nothing was "
+           "missing", "share", "both_empty", "predicted_empty", headline=True),
+    Metric("abstention_recall", "Abstention recall", "of the places where nothing was missing, those left empty",
+           "share", "both_empty", "gold_empty", headline=True),
+    Metric("suffix_repetition", "Repeats the suffix", "writes again what stands right of the cursor", "share",
+           "repeats_suffix", higher_is_better=False),
+    Metric("runaway", "Runs away", "does not end by itself within the limit of tokens", "share", "runaway",
+           higher_is_better=False),
+    Metric("loss", "Held-out loss", "mean cross entropy of the accepted text's tokens and its end", "nats/token",
+           "loss_nats", "loss_tokens", higher_is_better=False, headline=True),
+    Metric("bits_per_byte", "Bits per byte", "the same loss over the UTF-8 bytes of the text, whatever the tokenizer",
+           "bits/byte", "loss_bits", "gold_bytes", higher_is_better=False),
 )  # fmt: skip
 """All metrics, in the order of a report.
 

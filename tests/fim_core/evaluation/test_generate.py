@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import random
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -197,12 +196,6 @@ def test_refuses_what_cannot_be_continued(models: dict[str, PreTrainedModel]) ->
     with pytest.raises(FimError, match="at least 1"):
         generate(models["qwen3"], [[1]], stop_ids=STOP, max_new_tokens=0, batch_size=2)
     assert generate(models["qwen3"], [], stop_ids=STOP, max_new_tokens=3, batch_size=2) == []
-
-
-def test_vllm_names_what_to_install(models: dict[str, PreTrainedModel], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "vllm", None)  # as if it were not installed, wherever the test runs
-    with pytest.raises(FimError, match=r"fim-assets\[vllm\]"):
-        generate(models["qwen3"], [[1]], stop_ids=STOP, max_new_tokens=3, batch_size=2, backend="vllm")
 
 
 def test_load_for_inference(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:

@@ -73,6 +73,7 @@ def test_page_is_well_formed_and_loads_nothing(champion: bool, show_samples: boo
     assert "svg" in outline.seen
     assert not re.search(r"https?://|url\(|@import|\ssrc=", text.replace("src=x", ""))
     assert ("Difference to the champion" in text) == champion
+    assert text.count('class="bar champion"') == (4 + 2 + 2 if champion else 0), "of figures, TYPEs and lengths"
     assert ("alert(1)" in text) == show_samples, "texts only where they are asked for, and then escaped"
 
 

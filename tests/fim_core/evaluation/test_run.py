@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,8 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from fim_core.errors import FimError
-from fim_core.evaluation.predictors import Predictor, build_tokens, cross_entropies
+from fim_core.evaluation.generate import Generation
+from fim_core.evaluation.predictors import Predictor, build_tokens, cross_entropies, same_prompts
 from fim_core.evaluation.report import read_report
 from fim_core.evaluation.rows import load_eval_set, most_frequent_completions, sample
 from fim_core.evaluation.run import evaluate
@@ -57,6 +60,20 @@ def test_report_and_predictions_hold_every_row_and_predictor(report: Path, evalu
     assert figures["champion"]["differences"]["loss"]["value"] != 0
 
 
+def test_every_slice_stands_beside_baselines_and_champion(report: Path) -> None:
+    figures = read_report(report)
+    table = pq.read_table(report / "predictions.parquet").to_pandas()
+    assert set(figures["by_type"]) == set(table.type)
+    for kind, part in figures["by_type"].items():
+        of_kind = table[table.type == kind]
+        assert part["rows"] == len(of_kind)
+        assert part["metrics"]["edit_similarity"]["value"] == pytest.approx(of_kind.edit_similarity.mean())
+        champion = part["champion"]["metrics"]["edit_similarity"]["value"]
+        assert champion == pytest.approx(of_kind.champion_edit_similarity.mean())
+        assert set(part["baselines"]) == {"empty", "most_frequent", "untrained"}
+    assert sum(part["rows"] for part in figures["by_length"].values()) == len(table)
+
+
 def test_context_reaches_the_measures_that_need_it(report: Path) -> None:
     counts = read_report(report)["counts"]
     assert counts["gold_binds"] == 12, "the DDL of the row's context defines what the gold statement names"
@@ -96,6 +113,47 @@ def test_a_champion_of_another_markup_is_evaluated_in_its_own(
     difference = read_report(tmp_path / "out")["champion"]["differences"]["loss"]
     assert difference["value"] != 0, "the same weights, but read in another order"
     assert difference["n"] == 12
+
+
+def test_which_checkpoints_read_the_same_prompts(evaluated: Evaluated, tmp_path: Path) -> None:
+    """What decides is the text of a template, not its name or path."""
+    places = [tmp_path / name for name in ("one", "other")]
+    for place in places:
+        shutil.copytree(evaluated.checkpoint, place)
+    assert same_prompts(*places)
+    for name, content in (("template.tmpl", "{{.PREFIX}}"), ("chat_template.jinja", "{{ messages }}")):
+        (places[0] / name).write_text(content)
+        assert not same_prompts(*places)
+        (places[1] / name).write_text(content + " ")
+        assert not same_prompts(*places)
+        (places[1] / name).write_text(content)
+        assert same_prompts(*places)
+    recipe = json.loads((places[0] / "fim.json").read_text())
+    (places[0] / "fim.json").write_text(json.dumps(recipe | {"granularity": "whole"}))
+    assert not same_prompts(*places)
+
+
+def test_vllm_loads_what_has_a_folder_and_nothing_else(
+    evaluated: Evaluated, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A baseline that is only in memory must not be completed with the weights of the checkpoint's folder."""
+    loaded = []
+
+    def generate(model: object, prompts: list, *, backend: str, **options: object) -> list[Generation]:
+        loaded.append((backend, model))
+        return [Generation([], True) for _ in prompts]
+
+    monkeypatch.setattr("fim_core.evaluation.predictors.generate", generate)
+    save_checkpoint(tmp_path / "champion", evaluated.experiment, tokenizer, seed=2)
+    untrained = build_model(evaluated.experiment.model, tokenizer, seed=1)
+    options = evaluated.experiment.evaluation.model_copy(update={"backend": "vllm"})
+    changed = replace(evaluated, experiment=evaluated.experiment.model_copy(update={"evaluation": options}))
+    run(changed, tmp_path / "out", champion=tmp_path / "champion", baseline_models={"untrained": untrained})
+    assert loaded == [
+        ("vllm", evaluated.checkpoint),
+        ("transformers", untrained),
+        ("vllm", tmp_path / "champion"),
+    ]
 
 
 def test_the_same_evaluation_gives_the_same_bytes(evaluated: Evaluated, tmp_path: Path) -> None:

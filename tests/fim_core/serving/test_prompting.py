@@ -11,8 +11,12 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from data_path import MODEL, data_options, run_data_path
+from data_path import completion as raw_row
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_tokenizers import CL100K, byte_level, sentencepiece_like
+from tokenizers import AddedToken
 
 from fim_core.config import DataConfig, ModelConfig
 from fim_core.errors import FimError
@@ -20,10 +24,15 @@ from fim_core.prompts import write_fim_prompts
 from fim_core.records.schema import CONTEXT_FIELDS, PLACEHOLDER, RAW_SCHEMA, Completion
 from fim_core.serving.prompting import load_prompt_builder
 from fim_core.tokenization import tokenize_prompts
+from fim_core.tokenization.encoder import TextEncoder
 from fim_core.tokens import load_tokenizer
 
+FIM = ["<fim_prefix>", "<fim_suffix>", "<fim_middle>"]
+
 SQL = st.text(st.sampled_from("ab1 \n\r\t'\"<|>;,{}.éß漢🙂\u00a0\u2028"), max_size=20)
-CONTROL = st.sampled_from(["<|im_end|>", "<|fim_middle|>", "<|endoftext|>", "{{.PREFIX}}", "<|fim_"])
+CONTROL = st.sampled_from(
+    ["<|im_end|>", "<|fim_middle|>", "<|endoftext|>", "{{.PREFIX}}", "<|fim_", "<fim_middle>", "▁<MID>", "<|x|> "]
+)
 TEXT = st.one_of(SQL, st.lists(st.one_of(SQL, CONTROL), max_size=3).map("".join))
 COMPLETIONS = st.builds(
     Completion,
@@ -108,6 +117,59 @@ def test_the_same_tokens_as_in_training(
     served = {str(number): builder.encode(completion) for number, completion in enumerate(completions)}
     assert "0" in trained
     assert trained == {row: served[row] for row in trained}
+
+
+TOKENIZERS = {
+    "line": byte_level([*FIM, "<|end|>"], regex=CL100K, eos="<|end|>"),
+    "segment": byte_level([*FIM, "<|end|>"], eos="<|end|>"),
+    # These encode no part of a text by itself.
+    "stripping": byte_level([*FIM, "<|end|>", AddedToken("<|x|>", rstrip=True)], regex=CL100K, eos="<|end|>"),
+    "sentencepiece": sentencepiece_like(),
+}
+
+
+@pytest.mark.parametrize("build", TOKENIZERS)
+@settings(max_examples=8, deadline=None)
+@given(completions=st.lists(COMPLETIONS, min_size=3, max_size=15))
+def test_the_same_tokens_for_every_build_of_tokenizer(
+    tmp_path_factory: pytest.TempPathFactory, build: str, completions: list[Completion]
+) -> None:
+    folder = tmp_path_factory.mktemp(build)
+    trained, served = both(folder, build, [Completion("SELECT a,\n  ", "\nFROM t", "h", "d", "l", "f"), *completions])
+    assert "r0" in trained
+    assert trained == {row: served[row] for row in trained}
+
+
+def test_the_same_tokens_where_training_fell_back_to_whole_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tokenizer that seems to end tokens at line ends and does not: serving cannot know, unless training tells."""
+    monkeypatch.setattr(TextEncoder, "_finest", lambda self: "line")
+    trained, served = both(tmp_path, "segment", [Completion("a\n  b\n\nc", "\n\nd", ddl_context="x\n\n  y")])
+    assert trained == served
+    recipe = tmp_path / "checkpoint" / "fim.json"
+    assert json.loads(recipe.read_text(encoding="utf-8"))["granularity"] == "whole"
+
+
+def both(folder: Path, build: str, completions: list[Completion]) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
+    """Prompt ids by row_id: of the training rows, and as a server encodes them."""
+    rows = []
+    for state in completions:
+        context = {name: getattr(state, name) for name in CONTEXT_FIELDS}
+        rows.append(raw_row(state.prefix, state.suffix, "x", context=context))
+    done = run_data_path(folder, rows, TOKENIZERS[build], eval_fraction=0, template="plain")
+    place = folder / "checkpoint"
+    shutil.copytree(folder / "prompts" / "tokenizer", place)
+    recipe = {
+        "data": data_options(template="plain").model_dump(mode="json"),
+        "model": MODEL.model_dump(mode="json"),
+        "fim_tokens": json.loads((folder / "prompts" / "tokens.json").read_text(encoding="utf-8")),
+        "granularity": done.counts.granularity,
+    }
+    (place / "fim.json").write_text(json.dumps(recipe), encoding="utf-8")
+    builder = load_prompt_builder(place, load_tokenizer(place))
+    trained = {row["row_id"]: list(row["input_ids"][: row["prompt_length"]]) for row in done.rows}
+    return trained, {row_id: builder.encode(completions[int(row_id[1:])]) for row_id in trained}
 
 
 def test_a_control_token_in_user_text_is_text(checkpoint: Path) -> None:
