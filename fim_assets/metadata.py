@@ -50,6 +50,7 @@ def _raw_completions(artifact: Artifact, experiment: Experiment) -> Metadata:
         ROW_COUNT: counts["rows"],
         COLUMN_SCHEMA: _parquet_schema(artifact.path / "raw_completions.parquet"),
         "rows_by_source": _count_table(counts["by_source"], "source"),
+        "rows_by_source_type": _count_table(counts["by_source_type"], "source type"),
         "rows_by_type": _count_table(counts["by_type"], "type"),
     }
 

@@ -24,6 +24,8 @@ from fim_core.records.schema import RAW_SCHEMA
 
 _log = logging.getLogger(__name__)
 
+MOST_TYPES = 50
+
 _FEW_VALUES = ["source", "source_type", "type"]
 
 # The columns of rows that this package makes itself.
@@ -39,10 +41,17 @@ _GENERATED = {
 
 @dataclass(frozen=True)
 class RawCounts:
-    """What was read: rows in all, by `source`, by `source_type`; and what the user should know."""
+    """What was read, and what the user should know.
+
+    Attributes:
+        rows: in all.
+        by_source, by_source_type: rows by those columns of the raw table.
+        by_type: rows by the kind of completion, the MOST_TYPES most frequent kinds.
+    """
 
     rows: int
     by_source: dict[str, int]
+    by_source_type: dict[str, int]
     by_type: dict[str, int]
     warnings: list[str] = field(default_factory=list)
 
@@ -75,13 +84,15 @@ def write_raw_completions(data: DataConfig, output: Path) -> RawCounts:
             _log.warning("%s", text)
 
     by_source: Counter[str] = Counter()
+    by_source_type: Counter[str] = Counter()
     by_type: Counter[str] = Counter()
 
     def rows(parts: list[_Part], extras: dict[str, str], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         for part in parts:
             for batch in _raw_batches(part, extras, schema, warn):
                 by_source[part.export.name] += batch.num_rows
-                by_type[part.layout.shape] += batch.num_rows
+                by_source_type[part.layout.shape] += batch.num_rows
+                by_type.update(batch.column("type").to_pylist())
                 yield batch
 
     with TemporaryDirectory(prefix="fim-demo-") as scratch:
@@ -93,7 +104,13 @@ def write_raw_completions(data: DataConfig, output: Path) -> RawCounts:
                 writer.write_table(group)
     if not any(by_source.values()):
         raise FimError(f"The sources hold no rows: {', '.join(sorted({p.export.name for p in parts}))}.")
-    return RawCounts(sum(by_source.values()), dict(by_source), dict(by_type), warnings)
+    return RawCounts(
+        rows=sum(by_source.values()),
+        by_source=dict(by_source),
+        by_source_type=dict(by_source_type),
+        by_type=dict(by_type.most_common(MOST_TYPES)),
+        warnings=warnings,
+    )
 
 
 def digest_sources(data: DataConfig) -> str:

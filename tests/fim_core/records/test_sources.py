@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import logging
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,8 @@ def run(data: DataConfig, tmp_path: Path) -> tuple[RawCounts, list[dict[str, Any
     assert table.schema.names[: len(RAW_SCHEMA.names)] == RAW_SCHEMA.names
     assert all(column.null_count == 0 for column in table.columns)
     rows = table.to_pylist()
-    assert counts.rows == len(rows) == sum(counts.by_source.values()) == sum(counts.by_type.values())
+    assert counts.rows == len(rows) == sum(counts.by_source.values()) == sum(counts.by_source_type.values())
+    assert counts.by_type == Counter(row["type"] for row in rows)
     assert len({row["row_id"] for row in rows}) == len(rows)
     return counts, rows
 
@@ -68,7 +70,7 @@ def test_an_export(tmp_path: Path) -> None:
         "held_out": False,
         "WORKSHEET_ID": "007",
     }
-    assert counts == RawCounts(1, {"a.csv": 1}, {"fim_completions": 1}, [])
+    assert counts == RawCounts(1, {"a.csv": 1}, {"fim_completions": 1}, {"expr": 1}, [])
 
 
 def test_rows_are_numbered_through_the_file(tmp_path: Path) -> None:
@@ -93,7 +95,7 @@ def test_several_sources_keep_their_order_and_all_columns(tmp_path: Path) -> Non
     ]
     assert [row["held_out"] for row in rows] == [False, False, False, True]
     assert counts.by_source == {"b.csv": 2, "c/a.csv": 1, "other.csv": 1}
-    assert counts.by_type == {"fim_completions": 3, "prompt_response": 1}
+    assert counts.by_source_type == {"fim_completions": 3, "prompt_response": 1}
 
 
 def test_a_glob(tmp_path: Path) -> None:
@@ -228,6 +230,15 @@ def test_saved_datasets(tmp_path: Path) -> None:
         run(config(at(tmp_path / "both", split="dev")), tmp_path)
 
 
+def test_a_saved_dataset_with_an_empty_split(tmp_path: Path) -> None:
+    one = datasets.Dataset.from_dict({"INPUT": ["a"], "OUTPUT": ["b"]})
+    datasets.DatasetDict({"train": one, "test": one.select([])}).save_to_disk(tmp_path / "both")
+    _, rows = run(config(at(tmp_path / "both")), tmp_path)
+    assert [row["input"] for row in rows] == ["a"]
+    with pytest.raises(FimError, match="both: the data set saved here is damaged or holds no rows"):
+        run(config(at(tmp_path / "both", split="test")), tmp_path)
+
+
 def test_the_demo(tmp_path: Path) -> None:
     data = config({"type": "demo", "rows": 100, "seed": 3})
     counts, rows = run(data, tmp_path)
@@ -241,7 +252,7 @@ def test_sql_files_are_told_by_their_names(tmp_path: Path) -> None:
     (tmp_path / "q/a.sql").write_text("select 1;\nselect b from t where c > 2;\n")
     options = {"sql": {"cuts_per_statement": 3}, "input_col": "state"}
     counts, rows = run(config(at(tmp_path / "q", **options)), tmp_path)
-    assert counts.by_type == {"fim_completions": len(rows)}
+    assert counts.by_source_type == {"fim_completions": len(rows)}
     assert all(isinstance(parse_input(row["input"]), Completion) for row in rows)
     export(tmp_path / "q/b.csv", ["INPUT", "OUTPUT"], [INPUT, ""])
     counts, rows = run(config(at(tmp_path / "q")), tmp_path)
