@@ -113,7 +113,13 @@ def _build_prompts(build: Build) -> dict[str, Any]:
     experiment, raw = build.experiment, build.inputs["raw_completions"].path / RAW_ROWS
     place = tokenizer_place(experiment)
     if isinstance(place, TrainedTokenizer):
-        tokenizer = train_tokenizer_on(raw, data=experiment.data, vocab_size=place.vocab_size, seed=experiment.seed)
+        tokenizer = train_tokenizer_on(
+            raw,
+            data=experiment.data,
+            model=experiment.model,
+            vocab_size=place.vocab_size,
+            seed=experiment.seed,
+        )
     else:
         tokenizer = load_tokenizer(place)
     counts = write_fim_prompts(

@@ -15,7 +15,9 @@ from fim_core.prompts.write import PROMPTS, write_fim_prompts
 from fim_core.tokens import control_pattern, control_tokens
 
 
-def train_tokenizer_on(raw: Path, *, data: DataConfig, vocab_size: int, seed: int) -> PreTrainedTokenizerFast:
+def train_tokenizer_on(
+    raw: Path, *, data: DataConfig, model: ModelConfig, vocab_size: int, seed: int
+) -> PreTrainedTokenizerFast:
     """Train a tokenizer on the prompts and responses of the rows that `write_fim_prompts` puts into `train`.
 
     Control tokens and markup do not depend on what a tokenizer was trained on, so rendering with one that was trained
@@ -23,11 +25,11 @@ def train_tokenizer_on(raw: Path, *, data: DataConfig, vocab_size: int, seed: in
 
     Args:
         raw: the raw table.
+        model: names the control tokens, which decide what user text is rejected.
         vocab_size: entries, control tokens included.
         seed: of the split.
     """
     blank = train_tokenizer([], vocab_size)
-    model = ModelConfig(config={"model_type": "qwen3"}, tokenizer="trained on the rows")
     with TemporaryDirectory(prefix="fim-tokenizer-") as folder:
         write_fim_prompts(raw, Path(folder), data=data, model=model, tokenizer=blank, seed=seed)
         return train_tokenizer(_training_texts(Path(folder) / PROMPTS, blank), vocab_size)

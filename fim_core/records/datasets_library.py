@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import datasets
 import pyarrow as pa
+from datasets.config import DATASETDICT_JSON_FILENAME as DATASETDICT_JSON
 
 from fim_core.errors import FimError
 from fim_core.records.readers import BATCH_ROWS, Export, arrow_batch, digest_files
@@ -19,7 +21,20 @@ def saved_dataset(path: Path, split: str) -> Export:
     Raises:
         FimError: the folder is damaged, or has no such split.
     """
-    return _export(_load(path.name, lambda: datasets.load_from_disk(str(path))), path.name, split)
+    folder = path
+    if (path / DATASETDICT_JSON).is_file():
+        splits = json.loads((path / DATASETDICT_JSON).read_text(encoding="utf-8"))["splits"]
+        if split not in splits:
+            raise FimError(f"{path.name} has no split {split}. Its splits are: {', '.join(splits)}.")
+        # The others need not be read, and the library cannot read one without rows that it saved itself.
+        folder = path / split
+    try:
+        loaded = datasets.load_from_disk(str(folder))
+    except Exception as error:  # the library raises errors of its own, Arrow's, and others for what it did not expect
+        raise FimError(
+            f"{path.name}: the data set saved here is damaged or holds no rows ({type(error).__name__})."
+        ) from error
+    return _export(loaded, path.name, split)
 
 
 def hub_dataset(name: str, split: str, cache_dir: str | None) -> Export:
@@ -28,26 +43,17 @@ def hub_dataset(name: str, split: str, cache_dir: str | None) -> Export:
     Raises:
         FimError: it cannot be had, or has no such split.
     """
-    return _export(_load(name, lambda: datasets.load_dataset(name, split=split, cache_dir=cache_dir)), name, split)
-
-
-def _load(
-    name: str, load: Callable[[], datasets.Dataset | datasets.DatasetDict]
-) -> datasets.Dataset | datasets.DatasetDict:
     try:
-        return load()
+        loaded = datasets.load_dataset(name, split=split, cache_dir=cache_dir)
     except Exception as error:  # the library raises errors of its own, the hub client's, the network's and Arrow's
         raise FimError(
             f"{name} is no file or folder here, and no data set that could be loaded ({type(error).__name__}). "
             "Check `name_or_path` and `split`, and whether this machine may reach the hub."
         ) from error
+    return _export(loaded, name, split)
 
 
-def _export(loaded: datasets.Dataset | datasets.DatasetDict, name: str, split: str) -> Export:
-    if isinstance(loaded, datasets.DatasetDict):
-        if split not in loaded:
-            raise FimError(f"{name} has no split {split}. Its splits are: {', '.join(map(str, loaded))}.")
-        loaded = loaded[split]
+def _export(loaded: datasets.Dataset, name: str, split: str) -> Export:
     columns = tuple(loaded.column_names)
 
     def batches(_: Callable[[str], None]) -> Iterator[pa.RecordBatch]:

@@ -1,12 +1,30 @@
--- description: Labels are -100 on the prompt (unless every token is trained on) and the token itself after it.
+-- description: Labels are -100 on the prompt (unless every token is trained on) and the token itself after it. In a
+--   conversation, where earlier turns of the assistant are trained on too, there are as many trained stretches as turns.
 -- severity: error
+-- needs: fim_prompts.trained_spans
+WITH conversations AS (
+    SELECT
+        row_id,
+        -- The last span may reach the end of the prompt, where the response goes on.
+        len(trained_spans) // 2 + (trained_spans[-1] < length(prompt))::INTEGER AS stretches
+    FROM fim_prompts
+    WHERE trained_spans IS NOT NULL
+)
 SELECT row_id
 FROM tokenized_dataset
+LEFT JOIN conversations USING (row_id)
 WHERE len(labels) <> len(input_ids)
     OR prompt_length NOT BETWEEN 0 AND len(input_ids)
-    OR labels <> (
-        CASE WHEN $mask_inputs
-            THEN list_resize([]::INTEGER[], prompt_length, -100) || input_ids[prompt_length + 1:]
-            ELSE input_ids
-        END
-    )
+    OR CASE
+        WHEN NOT $mask_inputs THEN labels <> input_ids
+        WHEN stretches IS NULL THEN
+            labels <> list_resize([]::INTEGER[], prompt_length, -100) || input_ids[prompt_length + 1:]
+        ELSE
+            labels[:prompt_length] <> list_resize([]::INTEGER[], prompt_length, -100)
+            OR labels[prompt_length + 1] = -100
+            OR labels[-1] = -100
+            OR len(list_filter(range(1, len(labels) + 1), lambda i: labels[i] NOT IN (-100, input_ids[i]))) > 0
+            OR stretches <> len(
+                list_filter(range(1, len(labels) + 1), lambda i: labels[i] <> -100 AND (i = 1 OR labels[i - 1] = -100))
+            )
+    END

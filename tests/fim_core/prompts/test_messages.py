@@ -19,6 +19,7 @@ from fim_core.demo.tokenizer import CHAT_TEMPLATE, train_tokenizer
 from fim_core.errors import FimError
 from fim_core.prompts.builder import PromptBuilder, PromptRow
 from fim_core.prompts.messages import build_messages
+from fim_core.quality.run import run_checks
 from fim_core.records.schema import Reason, Rejection
 
 DEMO = train_tokenizer(["select a\n  from t;\n"] * 3, 600)
@@ -67,6 +68,22 @@ def test_every_assistant_turn_and_nothing_else(tmp_path: Path, chat_template: st
     text = tokenizer.apply_chat_template(CHAT, tokenize=False)
     assert tokenizer.decode(row["input_ids"]) == text.removesuffix("\n")
     assert row["prompt_length"] == next(i for i, label in enumerate(row["labels"]) if label != -100)
+
+
+def test_the_checks_accept_conversations(tmp_path: Path) -> None:
+    tokenizer = like_qwen(templates.THINKS)
+    texts = [CHAT, CHAT[:3], [*CHAT, {"role": "user", "content": "left out"}], CHAT[1:3] * 4]
+    done = run_data_path(tmp_path, [chat_row(messages) for messages in texts], tokenizer, eval_fraction=0)
+    assert len(done.rows) == len(texts)
+    tables = {
+        "tokenized_dataset": tmp_path / "tokens" / "dataset",
+        "too_long": tmp_path / "tokens" / "rejected.parquet",
+        "fim_prompts": tmp_path / "prompts" / "prompts.parquet",
+    }
+    end = [tokenizer.convert_tokens_to_ids("<|im_end|>")]
+    parameters = {"end_ids": end, "vocab_size": len(tokenizer), "max_length": 8192, "mask_inputs": True}
+    results = run_checks("tokenized_dataset", tables, parameters, {})
+    assert [result.name for result in results if not result.passed and result.severity == "error"] == []
 
 
 def test_labels_are_those_of_the_tokenizers_own_mask(tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from small_tokenizers import long_run
 from transformers import PreTrainedTokenizerFast
 
+from fim_core.config import ModelConfig
+from fim_core.config.model import FimTokenNames
 from fim_core.demo.tokenizer import train_tokenizer
 from fim_core.errors import FimError
 from fim_core.prompts import PROMPTS_SCHEMA, PromptBuilder, train_tokenizer_on, write_fim_prompts
@@ -161,7 +163,7 @@ def test_a_tokenizer_trained_on_the_training_rows_only(tmp_path: Path) -> None:
     rows = [completion(f"select {word * 3} ", ";", word, type="x") for word in ("alpha", "beta", "gamma", "delta") * 20]
     write_raw(tmp_path / "raw.parquet", rows)
     data = data_options(eval_fraction=0.5)
-    trained = train_tokenizer_on(tmp_path / "raw.parquet", data=data, vocab_size=700, seed=3)
+    trained = train_tokenizer_on(tmp_path / "raw.parquet", data=data, model=MODEL, vocab_size=700, seed=3)
     done = run_data_path(tmp_path / "run", rows, trained, eval_fraction=0.5)
     seen = {side: {row["response"] for row in done.prompts if row["split"] == side} for side in ("train", "eval")}
     assert seen["train"]
@@ -171,6 +173,19 @@ def test_a_tokenizer_trained_on_the_training_rows_only(tmp_path: Path) -> None:
         assert word in vocabulary
     for word in seen["eval"]:
         assert word not in vocabulary
+
+
+def test_a_trained_tokenizer_knows_the_control_tokens_of_the_model(tmp_path: Path) -> None:
+    """What names one of them in user text is rejected, so the tokenizer must not learn from it either."""
+    names = FimTokenNames(prefix="[PRE]", suffix="[SUF]", middle="[MID]")
+    model = ModelConfig(config={"model_type": "qwen3"}, tokenizer="given", fim_tokens=names)
+    rows = [completion("select alphaalpha ", ";", "alphaalpha"), completion("select '[PRE]'", "", "betabeta")] * 20
+    write_raw(tmp_path / "raw.parquet", rows)
+    data = data_options(eval_fraction=0)
+    trained = train_tokenizer_on(tmp_path / "raw.parquet", data=data, model=model, vocab_size=700, seed=3)
+    vocabulary = trained.get_vocab()
+    assert "alphaalpha" in vocabulary
+    assert "betabeta" not in vocabulary
 
 
 def test_serving_gives_the_ids_of_training(tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ def prompt_row(number: int, split: str) -> dict[str, Any]:
         "group": f"g{number}",
         "source_type": "fim_completions",
         "control_spans": None,
+        "trained_spans": None,
     }
 
 
@@ -127,6 +128,16 @@ def previous(scale: int) -> Callable[[Tables], None]:
     return spoil
 
 
+def conversation(labels: list[int]) -> Callable[[Tables], None]:
+    """Labels of a row with one earlier turn of the assistant, which is its second token."""
+
+    def spoil(tables: Tables) -> None:
+        setting(P, 2, trained_spans=[3, 5], source_type="messages")(tables)
+        setting(T, 2, prompt_length=1, labels=labels)(tables)
+
+    return spoil
+
+
 def no_type(tables: Tables) -> None:
     for raw in tables["raw_completions"]:
         del raw["type"]
@@ -191,6 +202,12 @@ CASES: list[tuple[str, Callable[[Tables], None], list[str]]] = [
     ("label_mask", setting(T, 2, labels=[-100, -100, -100, 5, 9]), ["r2"]),
     ("label_mask", setting(T, 2, labels=[-100, -100, -100, 4]), ["r2"]),
     ("label_mask", setting(T, 2, prompt_length=6), ["r2"]),
+    # A conversation whose only trained stretch is the response, though its earlier turn should be one as well.
+    ("label_mask", setting(P, 2, trained_spans=[3, 5]), ["r2"]),
+    ("label_mask", conversation([-100, 2, 3, 4, 9]), ["r2"]),
+    ("label_mask", conversation([-100, 2, -100, 5, 9]), ["r2"]),
+    ("label_mask", conversation([1, -100, -100, 4, 9]), ["r2"]),
+    ("label_mask", conversation([-100, 2, -100, 4, -100]), ["r2"]),
     ("vocabulary_range", setting(T, 2, input_ids=[1, 2, 3, 100, 9]), ["r2"]),
     ("vocabulary_range", setting(T, 2, input_ids=[-1, 2, 3, 4, 9]), ["r2"]),
     ("token_limit", setting(T, 2, input_ids=[1] * 9), ["r2"]),
@@ -275,6 +292,17 @@ def test_training_on_every_token_wants_other_labels(tmp_path: Path, clean: dict[
     for tokens in tables[T]:
         tokens["labels"] = tokens["input_ids"]
     assert results_of(T, write_tables(tables, tmp_path), mask_inputs=False)["label_mask"].passed
+
+
+@pytest.mark.parametrize(
+    ("spans", "labels"),
+    [([3, 5], [-100, 2, -100, 4, 9]), ([3, len(prompt_row(2, "train")["prompt"])], [-100, 2, 3, 4, 9])],
+)
+def test_conversations_have_trained_stretches(spans: list[int], labels: list[int], tmp_path: Path) -> None:
+    tables = clean_tables()
+    conversation(labels)(tables)
+    setting(P, 2, trained_spans=spans)(tables)
+    assert results_of(T, write_tables(tables, tmp_path))["label_mask"].passed
 
 
 def test_worksheets_may_be_shared_unless_rows_are_grouped_by_them(tmp_path: Path) -> None:

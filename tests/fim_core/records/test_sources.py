@@ -248,6 +248,15 @@ def test_saved_datasets(tmp_path: Path) -> None:
         run(config(at(tmp_path / "both", split="dev")), tmp_path)
 
 
+def test_a_saved_dataset_with_an_empty_split(tmp_path: Path) -> None:
+    one = datasets.Dataset.from_dict({"INPUT": ["a"], "OUTPUT": ["b"]})
+    datasets.DatasetDict({"train": one, "test": one.select([])}).save_to_disk(tmp_path / "both")
+    _, rows = run(config(at(tmp_path / "both")), tmp_path)
+    assert [row["input"] for row in rows] == ["a"]
+    with pytest.raises(FimError, match="both: the data set saved here is damaged or holds no rows"):
+        run(config(at(tmp_path / "both", split="test")), tmp_path)
+
+
 def test_the_demo(tmp_path: Path) -> None:
     data = config({"type": "demo", "rows": 100, "seed": 3})
     counts, rows = run(data, tmp_path)

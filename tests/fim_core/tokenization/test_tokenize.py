@@ -112,6 +112,11 @@ def test_shards_and_an_empty_split(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert again.features == saved["train"].features
 
 
+def test_a_dataset_without_any_row_loads(tmp_path: Path) -> None:
+    done = run_data_path(tmp_path, ROWS, TOKENIZER, max_length=16)
+    assert (done.counts.rows_kept, done.counts.too_long, done.rows) == (0, len(ROWS), [])
+
+
 def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in "ab":
         run_data_path(tmp_path / name, ROWS, TOKENIZER)
