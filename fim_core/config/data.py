@@ -67,7 +67,8 @@ class DataConfig(Section):
     group_by: str = Field(
         "statement",
         description="Rows that never part between train and eval: `statement` (same SQL, white space and case folded), "
-        "or a column of the export, for example worksheet_id; rows of one statement stay together even then.",
+        "or a column of the export, for example worksheet_id, or `source` (the file); rows of one statement stay "
+        "together even then.",
     )
     template: str = Field("chat", description="`chat`, `plain`, or the path of a template file.")
     fim_order: Literal["psm", "spm"] = Field("psm", description="Prefix-suffix-middle or suffix-prefix-middle prompts.")

@@ -1,4 +1,7 @@
-"""Which rows are held out: whole groups, so that no statement stands on both sides."""
+"""Which rows are held out: whole groups, so that no statement is completed on both sides.
+
+Statements also stand in the context of others. Grouping by worksheet or source keeps those on one side too.
+"""
 
 from __future__ import annotations
 

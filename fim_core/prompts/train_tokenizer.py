@@ -1,4 +1,4 @@
-"""A tokenizer trained on the training rows alone, so that held-out text cannot shape it."""
+"""A tokenizer trained on the training rows alone, so that held-out rows cannot shape it."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -24,6 +24,8 @@ LARGEST_RESULT = 10_000
 Rows = list[tuple[Any, ...]]
 Database = Mapping[str, Rows]
 """Rows of tables, by the table's name as the dialect folds it."""
+Tables = Mapping[str, tuple[ColumnTypes, Rows]]
+"""Columns and rows of tables, by the same name."""
 
 
 class Excluded(StrEnum):
@@ -75,7 +77,7 @@ class Sandbox:
         self._connection.close()
 
     @contextmanager
-    def tables(self, tables: dict[str, tuple[ColumnTypes, Rows]]) -> Iterator[None]:
+    def tables(self, tables: Tables) -> Iterator[None]:
         """Have these tables, filled, inside the block.
 
         Raises:
@@ -127,15 +129,17 @@ def execution_match(
     if len(bound) != 1 or not _is_query(gold):
         return ExecutionMatch(None, Excluded.NOT_A_QUERY)
     candidates = [_only_query(sql, ddl) for sql in predicted]
-    tables = {name: columns for query in [bound[0], *candidates] if query for name, columns in query.tables.items()}
     pools = column_pools(bound[0].query)
-    try:
-        filled = {
+
+    def filled(tables: Mapping[str, ColumnTypes]) -> Tables:
+        return {
             name: (columns, database[name] if database else table_rows(name, columns, pools))
             for name, columns in tables.items()
         }
-        with sandbox.tables(filled):
-            return _compare(bound[0], candidates, sandbox)
+
+    try:
+        with sandbox.tables(filled(bound[0].tables)):
+            return _compare(bound[0], candidates, sandbox, filled)
     except duckdb.Error:
         return ExecutionMatch(None, Excluded.FAILED)
 
@@ -146,7 +150,14 @@ def same_rows(gold: Rows, predicted: Rows, *, ordered: bool) -> bool:
     return left == right if ordered else Counter(left) == Counter(right)
 
 
-def _compare(gold: BoundQuery, candidates: Sequence[BoundQuery | None], sandbox: Sandbox) -> ExecutionMatch:
+def _compare(
+    gold: BoundQuery,
+    candidates: Sequence[BoundQuery | None],
+    sandbox: Sandbox,
+    filled: Callable[[Mapping[str, ColumnTypes]], Tables],
+) -> ExecutionMatch:
+    """The verdicts, while gold's tables are there; a candidate's further tables are made for it alone, so that one with
+    a type that DuckDB lacks counts against the candidate and does not exclude the row."""
     ordered = gold.query.args.get("order") is not None
     expected = sandbox.run(_pinned(gold.query))
     if expected is None:
@@ -163,7 +174,11 @@ def _compare(gold: BoundQuery, candidates: Sequence[BoundQuery | None], sandbox:
             return False
         if candidate.query.sql() == written:
             return True
-        rows = sandbox.run(_pinned(candidate.query))
+        try:
+            with sandbox.tables(filled({n: c for n, c in candidate.tables.items() if n not in gold.tables})):
+                rows = sandbox.run(_pinned(candidate.query))
+        except duckdb.Error:
+            return False
         return rows is not None and same_rows(expected, rows, ordered=ordered)
 
     return ExecutionMatch([matches(candidate) for candidate in candidates])

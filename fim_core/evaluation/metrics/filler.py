@@ -64,9 +64,10 @@ def _domain(kind: exp.DataType, constants: list[str]) -> list[Any]:
 def _neighbours_of_days(constants: list[str]) -> list[datetime]:
     days: list[datetime] = []
     for constant in constants:
-        with suppress(ValueError):
-            day = datetime.fromisoformat(constant).replace(tzinfo=None)
-            days += [day - timedelta(days=1), day, day + timedelta(days=1)]
+        for offset in (-1, 0, 1):
+            # The first and the last day of the calendar, both usual as open ends, have one neighbour each.
+            with suppress(ValueError, OverflowError):
+                days.append(datetime.fromisoformat(constant).replace(tzinfo=None) + timedelta(days=offset))
     return days
 
 

@@ -1,5 +1,5 @@
 -- description: When rows are grouped by worksheet, no worksheet is in both training and held-out rows. Otherwise how
---   many held-out rows come from a worksheet that is also trained on is only counted.
+--   many held-out rows come from a worksheet that is also trained on is only counted. A row without one joins nothing.
 -- severity: error
 -- total: (SELECT count(*) FROM fim_prompts WHERE split = 'eval')
 -- needs: raw_completions.worksheet_id
@@ -12,6 +12,7 @@ SELECT row_id
 FROM placed
 WHERE lower($group_by) = 'worksheet_id'
     AND split = 'eval'
+    AND worksheet_id <> ''
     AND worksheet_id IN (SELECT worksheet_id FROM placed WHERE split = 'train');
 
 WITH placed AS (
@@ -21,6 +22,8 @@ WITH placed AS (
 )
 SELECT
     count(*) AS held_out_rows,
-    count(*) FILTER (WHERE worksheet_id IN (SELECT worksheet_id FROM placed WHERE split = 'train')) AS worksheet_in_training
+    count(*) FILTER (
+        WHERE worksheet_id <> '' AND worksheet_id IN (SELECT worksheet_id FROM placed WHERE split = 'train')
+    ) AS worksheet_in_training
 FROM placed
 WHERE split = 'eval'

@@ -13,7 +13,8 @@ from fim_core.evaluation.metrics.filler import table_rows
 
 DDL = """CREATE TABLE orders (id NUMBER, cust NUMBER, status VARCHAR, total NUMBER(12, 2),
   at TIMESTAMP_NTZ, doc VARIANT);
-CREATE TABLE cust (id NUMBER, name VARCHAR(10), vip BOOLEAN, born DATE);"""
+CREATE TABLE cust (id NUMBER, name VARCHAR(10), vip BOOLEAN, born DATE);
+CREATE TABLE place (id NUMBER, spot GEOGRAPHY);"""
 
 
 def matches(gold: str, predicted: str, sandbox: Sandbox) -> bool | Excluded | None:
@@ -44,6 +45,10 @@ def matches(gold: str, predicted: str, sandbox: Sandbox) -> bool | Excluded | No
         ("SELECT id FROM orders", "SELECT made_up FROM orders", False),
         ("SELECT id FROM orders", "DROP TABLE orders", False),
         ("SELECT id FROM orders", "SELECT id FROM orders; SELECT 1", False),
+        ("SELECT id FROM cust WHERE born < '9999-12-31'", "SELECT id FROM cust WHERE born <= '9999-12-30'", True),
+        ("SELECT id FROM cust WHERE born > '0001-01-01'", "SELECT id FROM cust WHERE born < '0001-01-01'", False),
+        ("SELECT id FROM cust", "SELECT cust.id FROM cust JOIN place ON cust.id = place.id", False),
+        ("SELECT id FROM place", "SELECT id FROM place", Excluded.FAILED),
         ("SELECT id FROM orders WHERE 1 = 0", "SELECT 1", Excluded.EMPTY),
         ("SELECT RANDOM() FROM orders", "SELECT 1", Excluded.UNSTABLE),
         ("SELECT id FROM unknown", "SELECT 1", Excluded.NOT_BOUND),
@@ -54,6 +59,11 @@ def matches(gold: str, predicted: str, sandbox: Sandbox) -> bool | Excluded | No
 )
 def test_execution_match_by_hand(gold: str, predicted: str, expected: object, sandbox: Sandbox) -> None:
     assert matches(gold, predicted, sandbox) == expected
+
+
+def test_a_candidate_that_fails_takes_nothing_from_the_others(sandbox: Sandbox) -> None:
+    gold, bad = (CompletedSql("", text, "", "snowflake") for text in ("SELECT id FROM cust", "SELECT id FROM place"))
+    assert execution_match(gold, [bad, gold], DDL, sandbox).matches == [False, True]
 
 
 def test_rows_of_an_own_database_are_used(sandbox: Sandbox) -> None:

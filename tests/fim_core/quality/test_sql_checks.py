@@ -313,6 +313,15 @@ def test_worksheets_may_be_shared_unless_rows_are_grouped_by_them(tmp_path: Path
     assert found.breakdown == [{"held_out_rows": 3, "worksheet_in_training": 1}]
 
 
+def test_rows_without_a_worksheet_share_none(tmp_path: Path) -> None:
+    tables = clean_tables()
+    for number in (2, 7):
+        setting(R, number, worksheet_id="")(tables)
+    found = results_of(P, write_tables(tables, tmp_path), group_by="worksheet_id")["split_by_worksheet"]
+    assert found.passed
+    assert found.breakdown == [{"held_out_rows": 3, "worksheet_in_training": 0}]
+
+
 def test_what_cannot_be_compared_passes_with_a_note(tmp_path: Path, clean: dict[str, Path]) -> None:
     tables = clean_tables()
     for raw in tables[R]:
