@@ -73,6 +73,7 @@ def test_a_poisoned_export_is_stopped(page: Page, shot: Shot, export: Path, serv
     poison(export)
     materialize_all(page)
     expect(page.get_by_text("Failure", exact=True).first).to_be_visible()
+    expect(page.get_by_text("Not executed (4)")).to_be_visible()
     shot("5_poisoned_run")
 
     expect_check(page, "fim_prompts", "rejected_share", "Failed")
