@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from dagster_service import ROOT, DagsterService
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 from tiny_pipeline import TINY, write_experiment
 
 from fim_core.demo.export import write_export
@@ -17,6 +17,7 @@ from fim_core.demo.export import write_export
 ARTIFACTS = Path(os.environ.get("FIM_ARTIFACTS", ROOT / "artifacts")) / "browser"
 # A machine without a display, and a container without user namespaces.
 OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+_PATIENCE_MILLISECONDS = 30_000
 _SETTLE_MILLISECONDS = 400
 
 Shot = Callable[[str], None]
@@ -29,6 +30,7 @@ def browser() -> Iterator[Browser]:
     if program is None:
         pytest.skip("there is no browser here: `apt-get install chromium` brings the one that these tests drive")
     with sync_playwright() as playwright:
+        expect.set_options(timeout=_PATIENCE_MILLISECONDS)
         browser = playwright.chromium.launch(executable_path=program, args=OPTIONS)
         yield browser
         browser.close()
@@ -46,7 +48,14 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def service(browser: Browser, export: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DagsterService]:
     """`dagster dev` over the tiny experiment; started only where there is a browser to look at it."""
     data = {**TINY["data"], "sources": [{"name_or_path": str(export)}]}
-    experiment = write_experiment(tmp_path_factory.mktemp("experiment"), data=data, max_steps=8, eval_interval=4)
+    # A model of seconds beats no baseline: its gate asks for less.
+    experiment = write_experiment(
+        tmp_path_factory.mktemp("experiment"),
+        data=data,
+        max_steps=8,
+        eval_interval=4,
+        gate={"rules": [{"metric": "loss", "rule": "finite"}]},
+    )
     with DagsterService(tmp_path_factory.mktemp("home"), experiment) as service:
         yield service
 
@@ -55,9 +64,9 @@ def service(browser: Browser, export: Path, tmp_path_factory: pytest.TempPathFac
 def page(browser: Browser, service: DagsterService) -> Iterator[Page]:
     """An empty page whose relative addresses are those of the service."""
     context = browser.new_context(
-        base_url=f"http://127.0.0.1:{service.port}", viewport={"width": 1500, "height": 1300}, reduced_motion="reduce"
+        base_url=service.url, viewport={"width": 1500, "height": 1300}, reduced_motion="reduce"
     )
-    context.set_default_timeout(30_000)
+    context.set_default_timeout(_PATIENCE_MILLISECONDS)
     yield context.new_page()
     context.close()
 

@@ -23,16 +23,18 @@ SHORTEST_TEXT = 24
 
 
 def shown_of(result: dg.ExecuteInProcessResult) -> dict[str, dict[str, Any]]:
-    """Metadata values by asset."""
+    """Metadata by asset; tables as a list of dicts."""
     return {
-        event.asset_key.path[-1]: {key: entry.value for key, entry in event.materialization.metadata.items()}
+        event.asset_key.path[-1]: {key: plain(value) for key, value in event.materialization.metadata.items()}
         for event in result.get_asset_materialization_events()
         if event.asset_key
     }
 
 
-def records(table: Any) -> list[dict[str, Any]]:
-    return [dict(record.data) for record in table]
+def plain(value: dg.MetadataValue) -> Any:
+    if isinstance(value, dg.TableMetadataValue):
+        return [dict(record.data) for record in value.records]
+    return value.value
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +49,10 @@ def test_a_checkpoint_leads_back_to_exports_config_and_commit(
     write_export(export, **{key: TINY["data"]["sources"][0][key] for key in ("rows", "seed")})
     checkpoint = shown["trained_checkpoint"]
     digest = hashlib.sha256(export.read_bytes()).hexdigest()
-    assert records(checkpoint["exports"]) == [{"file": "demo", "rows": 300, "sha256": digest}]
+    assert checkpoint["exports"] == [{"file": "demo", "rows": 300, "sha256": digest}]
 
     store = Store(load_experiment(finished).storage)
-    lines = {line["what"]: line for line in records(checkpoint["made_from"])}
+    lines = {line["what"]: line for line in checkpoint["made_from"]}
     assert list(lines) == [
         "exports",
         "raw_completions",
