@@ -52,7 +52,7 @@ def run_benchmark(
         clean,
         predictions,
         scores,
-        name=f"benchmark of {checkpoint.name}",
+        name=f"benchmark of {checkpoint}",
         options=options,
         seed=settings["seed"],
         show_samples=True,
