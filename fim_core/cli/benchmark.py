@@ -35,6 +35,9 @@ def run(
         Path | None,
         typer.Option(help="Checkpoint folder. Default: the champion, else the newest trained_checkpoint."),
     ] = None,
+    champion: Annotated[
+        Path | None, typer.Option(help="Another checkpoint folder, to compare with item by item.")
+    ] = None,
     training: Annotated[
         Path | None,
         typer.Option(help="Folder of fim_prompts that the model was trained on: items that it holds are left out."),
@@ -52,7 +55,12 @@ def run(
     disable_progress_bar()
     documents = training_documents(training) if training else ()
     report = run_benchmark(
-        folder, checkpoint or default_checkpoint(), output, training=documents, max_new_tokens=max_new_tokens
+        folder,
+        checkpoint or default_checkpoint(),
+        output,
+        champion=champion,
+        training=documents,
+        max_new_tokens=max_new_tokens,
     )
     print_figures(report)
     if training:
