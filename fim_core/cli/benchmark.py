@@ -30,8 +30,14 @@ def build(
 
 def run(
     folder: Annotated[Path, typer.Argument(help="Folder of a benchmark.")],
-    checkpoint: Annotated[Path, typer.Option(help="Checkpoint folder, such as .fim/trained_checkpoint/current.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the report.")],
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="Checkpoint folder. Default: the champion, else the newest trained_checkpoint."),
+    ] = None,
+    champion: Annotated[
+        Path | None, typer.Option(help="Another checkpoint folder, to compare with item by item.")
+    ] = None,
     training: Annotated[
         Path | None,
         typer.Option(help="Folder of fim_prompts that the model was trained on: items that it holds are left out."),
@@ -39,12 +45,23 @@ def run(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Limit of a completion.")] = 96,
 ) -> None:
     """Complete a benchmark's items with a checkpoint; print the figures and write a report."""
+    from transformers.utils.logging import disable_progress_bar
+
     from fim_core.cli.evaluate import print_figures
     from fim_core.evaluation.benchmark.contamination import training_documents
     from fim_core.evaluation.benchmark.run import run_benchmark
+    from fim_core.serving.completer import default_checkpoint
 
+    disable_progress_bar()
     documents = training_documents(training) if training else ()
-    report = run_benchmark(folder, checkpoint, output, training=documents, max_new_tokens=max_new_tokens)
+    report = run_benchmark(
+        folder,
+        checkpoint or default_checkpoint(),
+        output,
+        champion=champion,
+        training=documents,
+        max_new_tokens=max_new_tokens,
+    )
     print_figures(report)
     if training:
         typer.echo(f"Left out, because the training set holds them: {report['counts']['contaminated']} items.")

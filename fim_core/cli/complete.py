@@ -33,14 +33,14 @@ def complete(
     """Print what belongs at <fillMe>, and nothing else: no line break is added to it."""
     from fim_core.records.schema import Completion
 
-    prefix, suffix = _split_at_cursor(_read(sql))
+    prefix, suffix = _split_at_cursor(read_text(sql))
     completion = Completion(
         prefix=prefix,
         suffix=suffix,
-        sql_history=_read(history),
-        ddl_context=_read(ddl),
-        last_few_executed=_read(executed),
-        file_content=_read(file),
+        sql_history=read_text(history),
+        ddl_context=read_text(ddl),
+        last_few_executed=read_text(executed),
+        file_content=read_text(file),
     )
 
     from transformers.utils.logging import disable_progress_bar
@@ -53,7 +53,7 @@ def complete(
     typer.echo(completer.complete(completion, max_tokens=max_tokens).encode(), nl=False)
 
 
-def _read(path: Path | None) -> str:
+def read_text(path: Path | None) -> str:
     """The file's text with the line ends that it has; nothing without a path."""
     if path is None:
         return ""

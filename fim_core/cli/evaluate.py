@@ -21,10 +21,13 @@ def evaluate(
     force: Annotated[bool, typer.Option(help="Make everything again, even what has not changed.")] = False,
 ) -> None:
     """Evaluate an experiment's checkpoint; what it needs and is not there yet is made first."""
+    from transformers.utils.logging import disable_progress_bar
+
     from fim_core.config import load_experiment
     from fim_core.evaluation.report import read_report
     from fim_core.pipeline import run
 
+    disable_progress_bar()
     experiment = load_experiment(config)
     report = run(experiment, until="evaluation_report", force=force)["evaluation_report"].artifact.path
     print_figures(read_report(report))

@@ -28,22 +28,31 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8080,
     model_name: Annotated[str, typer.Option(help="Name of the model for clients.")] = "fim",
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest completion where a request sets none.")] = 128,
+    ddl: Annotated[
+        Path | None, typer.Option(help="File with table definitions, for requests without ddl_context.")
+    ] = None,
 ) -> None:
     """Serve POST /v1/completions (prompt, suffix, max_tokens, stop, stream), GET /v1/models and GET /health."""
     import uvicorn
     from transformers.utils.logging import disable_progress_bar
 
+    from fim_core.cli.complete import read_text
     from fim_core.serving.app import create_app
     from fim_core.serving.completer import Completer, default_checkpoint
 
     disable_progress_bar()
+    ddl_context = read_text(ddl)
     folder = checkpoint or default_checkpoint()
     completer = Completer.load(folder)
     local = host in LOOPBACK
     if not local:
         typer.echo(f"fim: anyone who reaches {host} can use this server; it has no access control.", err=True)
     app = create_app(
-        completer, model_name=model_name, max_tokens=max_tokens, allowed_hosts=LOCAL_HOST_HEADERS if local else ("*",)
+        completer,
+        model_name=model_name,
+        max_tokens=max_tokens,
+        allowed_hosts=LOCAL_HOST_HEADERS if local else ("*",),
+        ddl_context=ddl_context,
     )
     typer.echo(f"Serving {folder} as model {model_name}.", err=True)
     uvicorn.run(app, host=host, port=port, log_level="info", limit_concurrency=MAX_CONNECTIONS, server_header=False)

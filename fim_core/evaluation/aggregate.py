@@ -41,7 +41,8 @@ def estimates(columns: Columns, groups: np.ndarray, bootstrap: Bootstrap) -> dic
     Intervals are percentiles of a bootstrap that draws whole groups with replacement, for rows of one worksheet are
     alike (Cameron, Gelbach & Miller, "Bootstrap-based improvements for inference with clustered errors", 2008; Efron
     & Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13). A share that is 0 or 1 on every row gives
-    the bootstrap nothing to vary; its interval is the exact binomial one over groups (Clopper & Pearson, 1934).
+    the bootstrap nothing to vary; its interval is the exact binomial one over groups (Clopper & Pearson, 1934). Of a
+    share in a single group nothing is known but that it lies between 0 and 1.
 
     Args:
         columns: scores of one predictor.
@@ -55,7 +56,7 @@ def estimates(columns: Columns, groups: np.ndarray, bootstrap: Bootstrap) -> dic
     found = {}
     for i, metric in enumerate(metrics):
         if not np.isnan(value[i]):
-            exact = _exact_bounds(metric, value[i], int((per[:, i] > 0).sum()), bootstrap)
+            exact = _bounds_without_resampling(metric, value[i], int((per[:, i] > 0).sum()), bootstrap)
             lower, upper = exact or (low[i], high[i])
             found[metric.name] = _estimate(value[i], lower, upper, _rows(columns, metric))
     return found
@@ -64,7 +65,8 @@ def estimates(columns: Columns, groups: np.ndarray, bootstrap: Bootstrap) -> dic
 def differences(ours: Columns, theirs: Columns, groups: np.ndarray, bootstrap: Bootstrap) -> dict[str, Estimate]:
     """Ours minus theirs in every metric that both have, on the same rows, with intervals of the paired difference.
 
-    Each resample draws the same groups for both, so that what makes rows hard for both cancels out.
+    Each resample draws the same groups for both, so that what makes rows hard for both cancels out. A single group says
+    nothing of chance: the interval of shares is then the widest, -1 to 1.
     """
     metrics = [metric for metric in METRICS if metric.over in ours and metric.over in theirs]
     sums = [_sums(columns, metrics, groups) for columns in (ours, theirs)]
@@ -72,6 +74,9 @@ def differences(ours: Columns, theirs: Columns, groups: np.ndarray, bootstrap: B
         value = _ratio(sums[0][0].sum(0), sums[0][1].sum(0)) - _ratio(sums[1][0].sum(0), sums[1][1].sum(0))
         drawn = [np.concatenate([_ratio(*s) for s in _resampled(over, per, bootstrap)]) for over, per in sums]
         low, high = _interval(drawn[0] - drawn[1], bootstrap)
+    alone = ((sums[0][1] > 0) | (sums[1][1] > 0)).sum(0) == 1
+    shares = np.array([metric.unit == "share" for metric in metrics], bool)
+    low, high = np.where(alone & shares, -1.0, low), np.where(alone & shares, 1.0, high)
     return {
         metric.name: _estimate(value[i], low[i], high[i], _rows(ours, metric))
         for i, metric in enumerate(metrics)
@@ -142,8 +147,12 @@ def _interval(drawn: np.ndarray, bootstrap: Bootstrap) -> tuple[np.ndarray, np.n
     return bounds[0], bounds[1]
 
 
-def _exact_bounds(metric: Metric, value: float, groups: int, bootstrap: Bootstrap) -> tuple[float, float] | None:
-    if metric.unit != "share" or value not in (0.0, 1.0):
+def _bounds_without_resampling(
+    metric: Metric, value: float, groups: int, bootstrap: Bootstrap
+) -> tuple[float, float] | None:
+    if metric.unit != "share":
         return None
+    if value not in (0.0, 1.0):
+        return (0.0, 1.0) if groups == 1 else None
     reach = ((1 - bootstrap.confidence) / 2) ** (1 / groups)
     return (0.0, 1 - reach) if value == 0.0 else (reach, 1.0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 
 import anyio
 from anyio.to_thread import run_sync
@@ -34,6 +35,7 @@ def create_app(
     model_name: str,
     max_tokens: int,
     allowed_hosts: Sequence[str],
+    ddl_context: str = "",
     max_body_bytes: int = MAX_BODY_BYTES,
 ) -> Starlette:
     """The ASGI application.
@@ -43,9 +45,10 @@ def create_app(
         model_name: what clients call it.
         max_tokens: limit of new tokens where a request names none.
         allowed_hosts: values of the Host header that are answered; `*` for any.
+        ddl_context: table definitions for requests that bring none, as those of editors.
         max_body_bytes: largest body of a request.
     """
-    server = _Server(completer, model_name, max_tokens, max_body_bytes)
+    server = _Server(completer, model_name, max_tokens, ddl_context, max_body_bytes)
     return Starlette(
         routes=[
             Route("/v1/completions", server.completions, methods=["POST"]),
@@ -58,10 +61,13 @@ def create_app(
 
 
 class _Server:
-    def __init__(self, completer: Completer, model_name: str, max_tokens: int, max_body_bytes: int) -> None:
+    def __init__(
+        self, completer: Completer, model_name: str, max_tokens: int, ddl_context: str, max_body_bytes: int
+    ) -> None:
         self._completer = completer
         self._model_name = model_name
         self._max_tokens = max_tokens
+        self._ddl_context = ddl_context
         self._max_body_bytes = max_body_bytes
         self._turn = anyio.Lock()
 
@@ -78,7 +84,8 @@ class _Server:
             message = f"This server has one model: {self._model_name}."
             raise ApiError(404, message, param="model", code="model_not_found")
         try:
-            prompt_ids = await run_sync(self._completer.prompt_ids, call.completion)
+            completion = replace(call.completion, ddl_context=call.ddl_context or self._ddl_context)
+            prompt_ids = await run_sync(self._completer.prompt_ids, completion)
         except FimError as error:
             raise ApiError(400, str(error)) from error
         limit = self._limit(call, prompt_ids)

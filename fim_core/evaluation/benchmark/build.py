@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -43,7 +44,7 @@ def build_benchmark(output: Path, *, items_per_kind: int, seed: int) -> dict[str
     items = make_items(items_per_kind, seed)
     lines = [json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in items]
     (output / ITEMS).write_text("".join(lines), encoding="utf-8")
-    settings = {"seed": seed, "items_per_kind": items_per_kind, "dialect": DIALECT}
+    settings = {"seed": seed, "items_per_kind": items_per_kind, "dialect": DIALECT, "rows": _rows_digest(seed)}
     (output / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     return {kind: sum(item.type == kind for item in items) for kind in MASKS}
 
@@ -78,7 +79,7 @@ def read_benchmark(folder: Path) -> tuple[list[EvalRow], dict[str, Any]]:
     """The items of a benchmark, and its settings.
 
     Raises:
-        FimError: the folder holds none.
+        FimError: the folder holds none, or one whose tables this version of the package would fill with other rows.
     """
     try:
         settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
@@ -87,7 +88,16 @@ def read_benchmark(folder: Path) -> tuple[list[EvalRow], dict[str, Any]]:
         raise FimError(
             f"There is no benchmark in {folder}. Make one with `fim benchmark build -o {folder}`."
         ) from error
+    if settings.get("rows") != _rows_digest(settings["seed"]):
+        raise FimError(
+            f"The benchmark in {folder} was built by another version of the package, which made other rows for its "
+            "tables: figures would not compare. Run it with that version, or build it again."
+        )
     return [EvalRow(**json.loads(line)) for line in lines], settings
+
+
+def _rows_digest(seed: int) -> str:
+    return hashlib.sha256(repr(make_databases(seed)).encode()).hexdigest()[:16]
 
 
 def _candidates(kind: str, rng: Random) -> Iterator[EvalRow]:

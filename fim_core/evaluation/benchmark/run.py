@@ -13,14 +13,20 @@ from fim_core.evaluation.benchmark.build import make_databases, read_benchmark
 from fim_core.evaluation.benchmark.contamination import find_contamination
 from fim_core.evaluation.html import write_page
 from fim_core.evaluation.predictors import Predictor, build_tokens, predict
-from fim_core.evaluation.report import MODEL, build_report, write_predictions, write_report
+from fim_core.evaluation.report import CHAMPION, MODEL, build_report, write_predictions, write_report
 from fim_core.evaluation.run import constant_predictions
 from fim_core.evaluation.scores import EvalRow, score
 from fim_core.records.schema import Completion
 
 
 def run_benchmark(
-    folder: Path, checkpoint: Path, output: Path, *, training: Iterable[str] = (), max_new_tokens: int = 96
+    folder: Path,
+    checkpoint: Path,
+    output: Path,
+    *,
+    champion: Path | None = None,
+    training: Iterable[str] = (),
+    max_new_tokens: int = 96,
 ) -> dict[str, Any]:
     """Complete the items of a benchmark with a checkpoint, and write report.json, predictions.parquet, report.html.
 
@@ -28,6 +34,7 @@ def run_benchmark(
         folder: of the benchmark.
         checkpoint: one that the trained_checkpoint asset wrote, so that prompts are those of its training.
         output: folder for the report, made if need be.
+        champion: another such checkpoint, which the report compares with item by item.
         training: SQL documents of the training set; items that they hold are left out, and counted.
         max_new_tokens: limit of a completion.
 
@@ -43,16 +50,19 @@ def run_benchmark(
     clean = [item for item in items if item.row_id not in known]
     if not clean:
         raise FimError("The training set holds every item of this benchmark. Build another with a different --seed.")
-    predictor = Predictor.load(checkpoint)
     states = [Completion(prefix=item.prefix, suffix=item.suffix, ddl_context=item.ddl) for item in clean]
-    tokens = build_tokens(predictor, states, [item.completion for item in clean])
-    predictions = constant_predictions(clean, most_frequent(clean)) | {MODEL: predict(predictor, *tokens, options)}
+    predictions = constant_predictions(clean, most_frequent(clean))
+    for name, place in ((MODEL, checkpoint), (CHAMPION, champion)):
+        if place is not None:
+            predictor = Predictor.load(place)
+            tokens = build_tokens(predictor, states, [item.completion for item in clean])
+            predictions[name] = predict(predictor, *tokens, options)
     scores = score(clean, predictions, dialect=options.dialect, databases=make_databases(settings["seed"]))
     report = build_report(
         clean,
         predictions,
         scores,
-        name=f"benchmark of {checkpoint.name}",
+        name=f"benchmark of {checkpoint}",
         options=options,
         seed=settings["seed"],
         show_samples=True,

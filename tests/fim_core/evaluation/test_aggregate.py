@@ -108,6 +108,15 @@ def test_shares_of_all_or_none_have_exact_binomial_bounds() -> None:
     assert (every.high, every.low**20) == (1.0, pytest.approx(0.025))
 
 
+def test_one_worksheet_says_nothing_of_chance() -> None:
+    half, quarter = ({"binds": np.array([1.0, second, 0, 0, NAN])} for second in (1.0, 0.0))
+    groups = np.array(["a", "a", "a", "a", "b"])
+    found = estimates(half, groups, BOOTSTRAP)["binds"]
+    assert (found.value, found.low, found.high, found.n) == (0.5, 0.0, 1.0, 4)
+    difference = differences(half, quarter, groups, BOOTSTRAP)["binds"]
+    assert (difference.value, difference.low, difference.high) == (0.25, -1.0, 1.0)
+
+
 def test_differences_are_paired() -> None:
     rng = np.random.default_rng(5)
     groups = np.arange(300)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 import typer
+from transformers import PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
 from fim_core.cli import benchmark as command
@@ -18,8 +21,9 @@ from fim_core.evaluation.benchmark.build import (
 )
 from fim_core.evaluation.benchmark.contamination import find_contamination, training_documents
 from fim_core.evaluation.benchmark.masks import MASKS
+from fim_core.evaluation.benchmark.run import run_benchmark
 from fim_core.evaluation.scores import EvalRow, Prediction, score
-from tests.fim_core.evaluation.conftest import Evaluated
+from tests.fim_core.evaluation.conftest import Evaluated, save_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +113,27 @@ def test_command_runs_a_checkpoint(benchmark: Path, evaluated: Evaluated, tmp_pa
     assert "Exact" in shown.output
     assert "holds them: 0 items" in shown.output
     assert {f.name for f in (tmp_path / "out").iterdir()} == {"report.json", "report.html", "predictions.parquet"}
+
+
+def test_two_checkpoints_are_compared_item_by_item(
+    benchmark: Path, evaluated: Evaluated, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    save_checkpoint(tmp_path / "other", evaluated.experiment, tokenizer, seed=2)
+    report = run_benchmark(
+        benchmark, evaluated.checkpoint, tmp_path / "out", champion=tmp_path / "other", max_new_tokens=2
+    )
+    alone = run_benchmark(benchmark, tmp_path / "other", tmp_path / "alone", max_new_tokens=2)
+    assert report["champion"]["metrics"] == alone["metrics"]
+    difference = report["champion"]["differences"]["loss"]
+    assert difference["value"] == pytest.approx(report["metrics"]["loss"]["value"] - alone["metrics"]["loss"]["value"])
+
+
+def test_rows_of_another_version_are_refused(benchmark: Path, tmp_path: Path) -> None:
+    shutil.copytree(benchmark, tmp_path / "old")
+    settings = json.loads((tmp_path / "old" / "benchmark.json").read_text())
+    (tmp_path / "old" / "benchmark.json").write_text(json.dumps(settings | {"rows": "others"}))
+    with pytest.raises(FimError, match="another version"):
+        read_benchmark(tmp_path / "old")
 
 
 def test_no_benchmark_is_one_clear_sentence(tmp_path: Path) -> None:

@@ -77,6 +77,16 @@ def test_context_fields_reach_the_prompt(client: TestClient, completer: Complete
     assert body["choices"][0]["text"] == text_of(completer, completion)
 
 
+def test_table_definitions_of_the_server_are_for_requests_without_any(completer: Completer) -> None:
+    own, given = "create table t (a int);", "create table other (b int, c int);"
+    client = TestClient(build(completer, ddl_context=own), base_url="http://127.0.0.1")
+    for context, expected in (({}, own), ({"ddl_context": given}, given)):
+        body = client.post("/v1/completions", json={"prompt": "SELECT ", **context}).json()
+        completion = Completion("SELECT ", "", ddl_context=expected)
+        assert body["usage"]["prompt_tokens"] == len(completer.prompt_ids(completion))
+        assert body["choices"][0]["text"] == text_of(completer, completion)
+
+
 @pytest.mark.parametrize("usage", [False, True])
 def test_streams_the_same_text(client: TestClient, completer: Completer, usage: bool) -> None:
     call = {"prompt": "SELECT a", "max_tokens": 12, "stream": True, "stream_options": {"include_usage": usage}}

@@ -1,0 +1,44 @@
+"""The headline figures of an evaluation report as a Markdown table.
+
+    python -m benchmarks.table FOLDER
+
+FOLDER is that of a report, such as `.fim/evaluation_report/current`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fim_core.evaluation.html import NAMES, by_predictor, show_figure
+from fim_core.evaluation.metrics.registry import METRICS
+from fim_core.evaluation.report import read_report
+
+
+def main() -> None:
+    """Read a report and print its table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    report = read_report(parser.parse_args().folder)
+    predictors = by_predictor(report)
+    head = ["", *(NAMES.get(name, name.replace("_", " ")) for name in predictors), "rows"]
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1)]
+    for metric in METRICS:
+        if metric.headline and metric.name in report["metrics"]:
+            cells = [_cell(figures.get(metric.name), metric.unit) for figures in predictors.values()]
+            unit = "" if metric.unit == "share" else f", {metric.unit}"
+            lines.append([metric.title + unit, *cells, str(report["metrics"][metric.name]["n"])])
+    print("\n".join(f"| {' | '.join(line)} |" for line in lines))
+
+
+def _cell(figure: Mapping[str, Any] | None, unit: str) -> str:
+    if figure is None or figure["value"] is None:
+        return "–" if figure is None else "not finite"
+    value, low, high = (show_figure(figure[key], unit) for key in ("value", "low", "high"))
+    return f"{value} ({low} – {high})"
+
+
+if __name__ == "__main__":
+    main()
