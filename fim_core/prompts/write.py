@@ -267,7 +267,7 @@ def _group_column(schema: pa.Schema, group_by: str) -> str | None:
     """
     if group_by == "statement":
         return None
-    names = {name.casefold(): name for name in reversed(schema.names)}
+    names = {field.name.casefold(): field.name for field in reversed(list(schema)) if pa.types.is_string(field.type)}
     if group_by.casefold() not in names:
         extra = [name for name in schema.names if name not in RAW_SCHEMA.names]
         raise FimError(
