@@ -68,7 +68,10 @@ def test_the_files_name_is_the_experiments(tmp_path: Path) -> None:
         ("eval_interval: 10\nloss: {label_smoothing: 1.5}", "loss.label_smoothing"),
         ("scheduler: {name: cosine, scheduler_specific_kwargs: {min_lr: 1e-6}}", "min_lr has no meaning"),
         ("launcher: {type: hostfile}", "needs `hostfile`"),
-        ("checks: {exact_duplicate: {severity: off}}", "no such check: exact_duplicate; did you mean exact_duplicates?"),
+        (
+            "checks: {exact_duplicate: {severity: off}}",
+            "no such check: exact_duplicate; did you mean exact_duplicates?",
+        ),
     ],
 )
 def test_what_cannot_be_used_is_refused_by_name(tmp_path: Path, change: str, named: str) -> None:
