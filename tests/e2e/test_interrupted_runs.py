@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import dagster as dg
@@ -83,22 +83,22 @@ def attempts(work: Path) -> list[list[dict]]:
     return found
 
 
-def gpu_slots(instance: dg.DagsterInstance) -> int:
-    return instance.event_log_storage.get_concurrency_info("gpu").active_slot_count
-
-
 def weights(artifact: Artifact) -> str:
     return hashlib.sha256((artifact.path / "model.safetensors").read_bytes()).hexdigest()
 
 
-def wait_until_gone(service: DagsterService, run_id: str, ends_as: dg.DagsterRunStatus) -> None:
-    """No process of the run, its end recorded, its slot free: all within the limit."""
+def end_of(service: DagsterService, run_id: str, end: Callable[[], None], expected: dg.DagsterRunStatus) -> None:
+    """End a run: within the limit its processes are gone, its status is as expected, and its slot is free."""
+    family = service.of_runs()
+    assert len(family) >= 5, "the run, its step, the guard, two ranks"
+    assert service.on_gpu() == {run_id}
+    end()
 
-    def stand() -> tuple[dg.DagsterRunStatus, list[str], int]:
-        left = [cmdline(process) for process in service.of_runs()]
-        return service.status(run_id), left, gpu_slots(service.instance)
+    def stand() -> tuple[dg.DagsterRunStatus, list[str], bool]:
+        left = [cmdline(process) for process in service.of_runs() if process in family]
+        return service.status(run_id), left, run_id in service.on_gpu()
 
-    wait_for(lambda: stand() == (ends_as, [], 0), SECONDS, lambda: f"the end of the run; it stands at {stand()}")
+    wait_for(lambda: stand() == (expected, [], False), SECONDS, lambda: f"the end of the run; it stands at {stand()}")
 
 
 def test_cancelled_then_killed_then_whole(experiment: Path, service: DagsterService, undisturbed: Artifact) -> None:
@@ -106,17 +106,13 @@ def test_cancelled_then_killed_then_whole(experiment: Path, service: DagsterServ
 
     cancelled, began = begin_training(service, store)
     assert began is None
-    assert gpu_slots(service.instance) == 1
-    assert len(service.of_runs()) >= 5, "the run, its step, the guard, two ranks"
-    service.web.terminate_run(cancelled)
-    wait_until_gone(service, cancelled, dg.DagsterRunStatus.CANCELED)
+    end_of(service, cancelled, lambda: service.web.terminate_run(cancelled), dg.DagsterRunStatus.CANCELED)
+    assert service.of_runs() == []
 
     killed, began = begin_training(service, store)
     assert began is not None
     worker = psutil.Process(worker_of(service, killed))
-    assert worker in service.of_runs()
-    worker.kill()
-    wait_until_gone(service, killed, dg.DagsterRunStatus.FAILURE)
+    end_of(service, killed, worker.kill, dg.DagsterRunStatus.FAILURE)
 
     retry = dg.RunsFilter(job_name="train", statuses=[dg.DagsterRunStatus.SUCCESS])
     wait_for(lambda: service.instance.get_runs(retry), 180, lambda: f"the automatic retry\n{service.tail()}")

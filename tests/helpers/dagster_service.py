@@ -1,4 +1,4 @@
-"""Dagster as people run it: `dagster dev` with the shipped settings in a home of its own, used through its web API."""
+"""Dagster as people run it: its own commands, with the shipped settings, in a home of their own."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 import dagster as dg
 import psutil
@@ -18,55 +19,96 @@ from dagster_graphql import DagsterGraphQLClient
 
 ROOT = Path(__file__).parents[2]
 MARK = "FIM_TEST_SERVICE"
-"""Environment variable that every process of a service carries, wherever it was started."""
+"""Environment variable that every process of a home carries, whoever started it."""
 
 
-class DagsterService:
-    """A web server, a daemon and a code server, started and ended together; a context manager."""
+class DagsterHome:
+    """A DAGSTER_HOME with the shipped settings, and every process that works in it; a context manager."""
 
-    def __init__(self, home: Path, experiment: Path, **environment: str) -> None:
+    def __init__(self, folder: Path, experiment: Path) -> None:
         """Prepare it.
 
         Args:
-            home: becomes DAGSTER_HOME, with the shipped `dagster.yaml`.
+            folder: becomes DAGSTER_HOME.
             experiment: the experiment file.
-            environment: variables for all of its processes.
         """
-        home.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(ROOT / "dagster.yaml", home / "dagster.yaml")
-        self._home, self._mark = home, str(home)
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / "dagster.yaml", folder / "dagster.yaml")
+        self.folder = folder
+        self.log = folder / "service.log"
+        self.instance = dg.DagsterInstance.from_config(str(folder))
         self._environment = {
             **os.environ,
-            "DAGSTER_HOME": str(home),
+            "DAGSTER_HOME": str(folder),
             "FIM_EXPERIMENT": str(experiment),
             "PYTHONPATH": str(ROOT),
-            MARK: self._mark,
-            **environment,
+            MARK: str(folder),
         }
-        self._port = free_port()
-        self.log = home / "service.log"
-        self.instance = dg.DagsterInstance.from_config(str(home))
-        self.web = DagsterGraphQLClient("127.0.0.1", port_number=self._port)
-        self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
-        """Start, and return when jobs can be launched."""
-        command = ("dagster", "dev", "--workspace", str(ROOT / "workspace.yaml"), "--host", "127.0.0.1")
+    def spawn(self, *module_and_arguments: str) -> subprocess.Popen[bytes]:
+        """Start a Python module in this home; what it writes goes to the log."""
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", *command, "--port", str(self._port)],
+            return subprocess.Popen(
+                [sys.executable, "-m", *module_and_arguments],
                 env=self._environment,
-                cwd=self._home,
+                cwd=self.folder,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
-        wait_for(self._answers, 120, lambda: f"the web server\n{self.tail()}")
-        self.own = set(self.processes())
 
     def tail(self) -> str:
         """The last lines that its processes wrote."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-40:])
+
+    def processes(self) -> list[psutil.Process]:
+        """Every process on this machine that carries the home's mark, without zombies."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get(MARK) == str(self.folder) and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                continue
+        return found
+
+    def on_gpu(self) -> set[str]:
+        """The runs that hold a slot of the pool `gpu`."""
+        return set(self.instance.event_log_storage.get_concurrency_info("gpu").active_run_ids)
+
+    def stop(self) -> None:
+        """End everything that carries the mark."""
+        while running := self.processes():
+            for process in running:
+                process.kill()
+            time.sleep(0.1)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def start(self) -> None:
+        """Start what this home is for."""
+        raise NotImplementedError
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+        self.instance.dispose()
+
+
+class DagsterService(DagsterHome):
+    """`dagster dev`: a web server, a daemon and a code server, used through the web API."""
+
+    def start(self) -> None:
+        """Start, and return when jobs can be launched."""
+        port = free_port()
+        self.web = DagsterGraphQLClient("127.0.0.1", port_number=port)
+        workspace = str(ROOT / "workspace.yaml")
+        self.spawn("dagster", "dev", "--workspace", workspace, "--host", "127.0.0.1", "--port", str(port))
+        wait_for(self._answers, 120, lambda: f"the web server\n{self.tail()}")
+        self._own = set(self.processes())
 
     def _answers(self) -> bool:
         try:
@@ -74,49 +116,19 @@ class DagsterService:
         except Exception:
             return False
 
-    def processes(self) -> list[psutil.Process]:
-        """Every process on this machine that carries the service's mark, without zombies."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if process.environ().get(MARK) == self._mark and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-            except (psutil.NoSuchProcess, psutil.AccessDenied):
-                continue
-        return found
-
     def of_runs(self) -> list[psutil.Process]:
         """The processes that belong to runs: all but the service's own and the helper that Python gives the code server
         when it starts its first process."""
-        helpers = {child for process in self.own for child in children(process) if "resource_tracker" in cmdline(child)}
-        return [process for process in self.processes() if process not in self.own | helpers]
+        helpers = {
+            child for process in self._own for child in children(process) if "resource_tracker" in cmdline(child)
+        }
+        return [process for process in self.processes() if process not in self._own | helpers]
 
     def status(self, run_id: str) -> dg.DagsterRunStatus:
         """Where a run stands."""
         run = self.instance.get_run_by_id(run_id)
         assert run is not None
         return run.status
-
-    def stop(self) -> None:
-        """End everything that carries the mark."""
-        if self._process is not None:
-            self._process.terminate()
-            try:
-                self._process.wait(20)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-        for process in self.processes():
-            process.kill()
-
-    def __enter__(self) -> DagsterService:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.stop()
-        self.instance.dispose()
 
 
 def children(process: psutil.Process) -> list[psutil.Process]:
