@@ -15,7 +15,7 @@ from random import Random
 
 import dagster as dg
 import psutil
-from dagster_service import DagsterHome, children, cmdline
+from dagster_service import DagsterHome, children, cmdline, wait_for
 from tiny_pipeline import TINY, write_experiment
 
 from fim_assets.resources.run_worker import RunWorker
@@ -200,6 +200,14 @@ class BadNight(DagsterHome):
         time.sleep(self._random.uniform(2, 15))
         self._filler.unlink()
         self.note("the disk has room again")
+
+    def let_runs_end(self, seconds: float) -> None:
+        """End the daemon, wait for the runs that it has started, and end the code server."""
+        assert self._daemon is not None
+        self._daemon.kill()
+        under_way = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING])
+        wait_for(lambda: not self.instance.get_runs(under_way), seconds, lambda: f"the last runs\n{self.tail()}")
+        self.stop()
 
     def calm(self) -> float:
         """Nothing goes wrong any more; returns since when, in seconds since the epoch."""

@@ -20,7 +20,6 @@ import pytest
 from bad_night import BadNight, small_disk
 from dagster_service import wait_for
 
-from fim_assets.resources.run_worker import end_dead_runs
 from fim_core.config import load_experiment
 from fim_core.garbage import find_garbage, remove
 from fim_core.pipeline import STAGES, run
@@ -57,7 +56,7 @@ def test_a_bad_night_ends_as_a_good_one(tmp_path: Path) -> None:
                 time.sleep(pauses.uniform(2, 10))
                 night.disturb()
             wait_for_good_run(night, since=night.calm())
-            night.stop()
+            night.let_runs_end(LAST_RUN_SECONDS)
             report(night)
             verify(night, tmp_path)
 
@@ -83,15 +82,13 @@ def report(night: BadNight) -> None:
 
 def verify(night: BadNight, folder: Path) -> None:
     """What has to hold after a night."""
-    end_dead_runs(night.instance)
-    assert [run.run_id for run in night.instance.get_runs() if not run.is_finished] == []
+    assert night.processes() == []
     assert night.on_gpu() == set()
     assert unexpected_failures(night.instance) == []
 
     experiment = load_experiment(night.experiment)
     for stage in STAGES:
-        for artifact in whole_artifacts(night.store, stage.asset):
-            artifact.path.relative_to(night.store.root)
+        verify_whole(night.store, stage.asset)
         current = night.store.current(stage.asset, experiment.name)
         assert blocking_failures(run_artifact_checks(current, experiment, night.store)) == [] or (
             stage.asset == "champion_model"
@@ -112,13 +109,11 @@ def verify(night: BadNight, folder: Path) -> None:
     assert weights(found) == weights(expected)
 
 
-def whole_artifacts(store: Store, asset: str) -> list[Artifact]:
-    """Every version of an asset, each shown to be whole: its manifest names it, and its bytes and rows are there."""
-    folders = {f for f in (store.root / asset).iterdir() if f.is_dir() and not f.is_symlink()} - {
-        store.root / asset / "by_experiment"
-    }
+def verify_whole(store: Store, asset: str) -> None:
+    """Every version of an asset is whole: its manifest names it, and its bytes and rows are there."""
+    folders = {entry for entry in (store.root / asset).iterdir() if entry.is_dir() and not entry.is_symlink()}
     artifacts = store.versions(asset)
-    assert {artifact.path for artifact in artifacts} == folders, f"a folder of {asset} without a manifest"
+    assert {artifact.path for artifact in artifacts} == folders - {store.root / asset / "by_experiment"}
     for artifact in artifacts:
         manifest = artifact.manifest
         named = version_of(manifest["inputs"], manifest["config"], manifest["code_version"])
@@ -127,7 +122,6 @@ def whole_artifacts(store: Store, asset: str) -> list[Artifact]:
         assert sum(f.stat().st_size for f in files) == manifest["bytes"], artifact.path
         for table in artifact.path.glob("*.parquet"):
             pq.read_table(table)
-    return artifacts
 
 
 def unexpected_failures(instance: dg.DagsterInstance) -> list[str]:
