@@ -58,11 +58,15 @@ def bind_to_worker(context: dg.AssetExecutionContext) -> None:
     Dagster's executor starts a process for each step. If the run's own process were killed, that of the step would
     train on, unseen, beside the next run.
     """
+    end_with_parent()
     parent = multiprocessing.parent_process()
     pid = parent.pid if parent is not None and parent.pid is not None else os.getpid()
-    worker = RunWorker(context.run_id, socket.gethostname(), pid, psutil.Process(pid).create_time())
+    try:
+        started = psutil.Process(pid).create_time()
+    except psutil.NoSuchProcess:
+        raise SystemExit("the process of this run is gone") from None
+    worker = RunWorker(context.run_id, socket.gethostname(), pid, started)
     context.instance.add_run_tags(context.run_id, {WORKER_TAG: json.dumps(asdict(worker))})
-    end_with_parent()
 
 
 def end_dead_runs(instance: dg.DagsterInstance) -> list[str]:
