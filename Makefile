@@ -10,7 +10,7 @@ export FIM_EXPERIMENT ?= $(EXPERIMENT)
 export TOKENIZERS_PARALLELISM ?= false
 export DAGSTER_DISABLE_TELEMETRY ?= yes
 
-.PHONY: demo train ui test test-slow test-browser lint format fuzz bench-attention bench-data bench-generation clean
+.PHONY: demo train ui test test-slow test-browser soak lint format fuzz bench-attention bench-data bench-generation clean
 
 demo: $(READY)  ## CSV -> prompts -> tokens -> checkpoint -> report -> champion, all in Dagster
 	$(BIN)/dagster asset materialize -m fim_assets.definitions --select '*'
@@ -27,6 +27,9 @@ test-slow: $(READY)
 
 test-browser: $(READY)  ## Dagster's UI in Debian's Chromium; pictures in artifacts/browser
 	$(BIN)/pytest -m browser -rs
+
+soak: $(READY)  ## FIM_SOAK_SECONDS (600) of kills, full disks and broken exports
+	$(BIN)/pytest -n 0 -s -m soak
 
 fuzz: $(READY)
 	FIM_FUZZ=1 $(BIN)/pytest -n 2 -m fuzz

@@ -7,6 +7,7 @@ import shutil
 import socket
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from fim_core.store import Artifact, Store
@@ -23,13 +24,16 @@ class Garbage:
     bytes: int
 
 
-def find_garbage(store: Store, *, keep_checkpoints: int = 3, work_days: float = 14.0) -> list[Garbage]:
+def find_garbage(
+    store: Store, *, keep_checkpoints: int = 3, work_days: float = 14.0, fresh_minutes: float = 60.0
+) -> list[Garbage]:
     """What nothing refers to: no link, no promoted champion, no recent checkpoint, no run that is under way.
 
     Args:
         store: where to look.
         keep_checkpoints: newest checkpoints of each experiment that stay, with all that they were made from.
         work_days: days after which the work folder of an attempt that was never finished can go.
+        fresh_minutes: versions made so recently stay, as the run that made them may be about to use them.
     """
     kept = _referenced(store, keep_checkpoints)
     assets = [folder.name for folder in store.root.iterdir() if folder.name not in ("tmp", "work", "checks")]
@@ -37,7 +41,7 @@ def find_garbage(store: Store, *, keep_checkpoints: int = 3, work_days: float = 
         Garbage(artifact.path, f"no checkpoint, champion or run refers to this {asset}", _size(artifact.path))
         for asset in sorted(assets)
         for artifact in store.versions(asset)
-        if (asset, artifact.version) not in kept
+        if (asset, artifact.version) not in kept and _age_seconds(artifact) >= fresh_minutes * 60
     ]
     garbage += [
         Garbage(path, "left by a run that died", _size(path)) for path, lease in store.drafts() if not _alive(lease)
@@ -46,7 +50,7 @@ def find_garbage(store: Store, *, keep_checkpoints: int = 3, work_days: float = 
     garbage += [
         Garbage(path, f"unfinished for more than {work_days:g} days", _size(path))
         for path in sorted((store.root / "work").glob("*/*"))
-        if path.stat().st_mtime < oldest
+        if _last_touched(path) < oldest
     ]
     return garbage
 
@@ -80,6 +84,15 @@ def _referenced(store: Store, keep_checkpoints: int) -> set[tuple[str, str]]:
         if artifact.asset == "champion_model" and (before := store.find("champion_model", inputs["champion"])):
             pending.append(before)
     return kept
+
+
+def _age_seconds(artifact: Artifact) -> float:
+    return (datetime.now(UTC) - datetime.fromisoformat(artifact.manifest["created"])).total_seconds()
+
+
+def _last_touched(folder: Path) -> float:
+    """When something last happened in a work folder: training that runs touches a file in it again and again."""
+    return max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
 
 
 def _alive(lease: dict) -> bool:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from functools import cache
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -43,8 +45,27 @@ def ordered_map(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
+@cache
+def end_with_parent() -> None:
+    """End this process at once when the one that started it through multiprocessing is gone, however that ended.
+
+    Without it, a process whose parent was killed works on, or waits for ever for work. Does nothing in a process that
+    was started otherwise.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, name="end-with-parent", daemon=True).start()
+
+
 def _start(make: Callable[..., Callable[[Any], Any]], arguments: tuple[Any, ...]) -> None:
     global _work
+    end_with_parent()
     # The processes share the cores already; threads of their own would only get in each other's way.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     _work = make(*arguments)

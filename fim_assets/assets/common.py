@@ -9,6 +9,7 @@ import dagster as dg
 from fim_assets.checks import check_results, check_specs
 from fim_assets.metadata import metadata_of, outcome
 from fim_assets.resources.experiment import ExperimentResource, user_errors
+from fim_assets.resources.run_worker import bind_to_worker
 from fim_core.pipeline import Stage, run_stage, stage_of
 from fim_core.pipeline.stage import OnEvent
 from fim_core.store import Store
@@ -35,6 +36,7 @@ def materialize(
     Raises:
         dagster.Failure: a mistake that the user can mend, in one sentence.
     """
+    bind_to_worker(context)
     options = experiment.load()
     with user_errors():
         result = run_stage(

@@ -12,8 +12,6 @@ import dagster as dg
 from fim_assets.automation.jobs import prepare_data
 from fim_core.config.workflow import ExportsConfig
 
-SUFFIXES = (".csv", ".csv.gz", ".csv.zst", ".parquet", ".pq", ".jsonl")
-
 
 def exports_sensor(config: ExportsConfig | None) -> dg.SensorDefinition:
     """The sensor for an experiment's `exports` section; without one it watches nothing and says so."""
@@ -32,16 +30,17 @@ def exports_sensor(config: ExportsConfig | None) -> dg.SensorDefinition:
         folder = Path(config.folder)
         if not folder.is_dir():
             return dg.SkipReason(f"There is no folder {folder} yet.")
-        known = json.loads(context.cursor) if context.cursor else {}
-        files, unsettled = look(folder, known.get("files", {}), config.settle_seconds, now=time.time())
+        known = json.loads(context.cursor or '{"files": {}, "content": "", "changes": 0}')
+        files, unsettled = look(folder, known["files"], config.settle_seconds, now=time.time())
         if unsettled:
             return dg.SkipReason(f"Still being written: {', '.join(unsettled)}.")
-        content = content_of(files)
-        cursor = json.dumps({"files": files, "content": content})
-        if not files or content == known.get("content"):
-            context.update_cursor(cursor)
+        content, changes = content_of(files), known["changes"]
+        if not files or content == known["content"]:
+            context.update_cursor(json.dumps(known | {"files": files}))
             return dg.SkipReason(f"No new content in {folder}.")
-        return dg.SensorResult(run_requests=[dg.RunRequest(run_key=content)], cursor=cursor)
+        cursor = json.dumps({"files": files, "content": content, "changes": changes + 1})
+        # Counted, so that content that was there before starts a run when it comes back.
+        return dg.SensorResult(run_requests=[dg.RunRequest(run_key=f"{content}-{changes}")], cursor=cursor)
 
     return exports
 
@@ -49,26 +48,35 @@ def exports_sensor(config: ExportsConfig | None) -> dg.SensorDefinition:
 def look(folder: Path, known: dict[str, list], settle_seconds: float, now: float) -> tuple[dict[str, list], list[str]]:
     """The exports in a folder as name → [size, mtime_ns, SHA-256], and the names of those still being written.
 
-    A file counts as written when its modification time lies `settle_seconds` back. Only files whose size or time
-    differ from what is `known` are read again.
+    Files count as they do when a folder is read: by suffix, also in folders below, without names that begin with `.` or
+    `_`. A file counts as written when its modification time is not within `settle_seconds` of now and nothing changed
+    while it was read. Only files whose size or time differ from what is `known` are read again.
     """
+    from fim_core.records.locate import is_export
+
     files: dict[str, list] = {}
     unsettled = []
-    for path in sorted(folder.iterdir()):
-        if not path.is_file() or path.name.startswith(".") or not path.name.lower().endswith(SUFFIXES):
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if not is_export(name) or not path.is_file():
             continue
-        stat = path.stat()
-        if now - stat.st_mtime < settle_seconds:
-            unsettled.append(path.name)
-            continue
-        seen = known.get(path.name)
-        if seen and seen[:2] == [stat.st_size, stat.st_mtime_ns]:
-            files[path.name] = seen
+        stat = _size_and_time(path)
+        if abs(now - stat[1] / 1e9) < settle_seconds:
+            unsettled.append(name)
+        elif name in known and known[name][:2] == stat:
+            files[name] = known[name]
         else:
             with path.open("rb") as content:
                 digest = hashlib.file_digest(content, "sha256").hexdigest()
-            files[path.name] = [stat.st_size, stat.st_mtime_ns, digest]
+            if _size_and_time(path) != stat:
+                unsettled.append(name)
+            files[name] = [*stat, digest]
     return files, unsettled
+
+
+def _size_and_time(path: Path) -> list[int]:
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns]
 
 
 def content_of(files: dict[str, list]) -> str:

@@ -7,15 +7,31 @@ import dagster as dg
 from fim_assets.automation.jobs import retrain
 from fim_core.config.workflow import ScheduleConfig
 
+_UNDER_WAY = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+
 
 def retraining_schedule(config: ScheduleConfig) -> dg.ScheduleDefinition:
     """The schedule of the `retrain` job, with cron and time zone of the experiment."""
     status = dg.DefaultScheduleStatus.RUNNING if config.enabled else dg.DefaultScheduleStatus.STOPPED
-    return dg.ScheduleDefinition(
+
+    @dg.schedule(
         name="retraining",
         job=retrain,
         cron_schedule=config.cron,
         execution_timezone=config.timezone,
         default_status=status,
-        description="Retrains on all exports and replaces the champion only by a better model.",
+        description="Retrains on all exports and replaces the champion only by a better model. "
+        "Passes over a time at which the retraining before has not ended.",
     )
+    def retraining(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        runs = context.instance.get_runs(dg.RunsFilter(job_name=retrain.name, statuses=_UNDER_WAY), limit=1)
+        if runs:
+            return dg.SkipReason(f"Run {runs[0].run_id} of {retrain.name} has not ended.")
+        return dg.RunRequest()
+
+    return retraining

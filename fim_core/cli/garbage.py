@@ -24,6 +24,7 @@ def collect(
     ] = Path(".fim"),
     keep_checkpoints: Annotated[int, typer.Option(min=1, help="Newest checkpoints of each experiment that stay.")] = 3,
     work_days: Annotated[float, typer.Option(min=0, help="Days that unfinished attempts stay, to be resumed.")] = 14.0,
+    fresh_minutes: Annotated[float, typer.Option(min=0, help="Minutes that new versions stay in any case.")] = 60.0,
     delete: Annotated[
         bool, typer.Option("--delete", help="Really remove. Without it, only say what would go.")
     ] = False,
@@ -31,7 +32,9 @@ def collect(
     """Remove versions that no checkpoint, champion or running run refers to. A dry run unless --delete is given."""
     if not storage.is_dir():
         raise FimError(f"There is no folder {storage}. Name the folder of the artifacts with --storage or FIM_STORAGE.")
-    garbage = find_garbage(Store(storage), keep_checkpoints=keep_checkpoints, work_days=work_days)
+    garbage = find_garbage(
+        Store(storage), keep_checkpoints=keep_checkpoints, work_days=work_days, fresh_minutes=fresh_minutes
+    )
     for entry in garbage:
         typer.echo(f"{_megabytes(entry.bytes):>10}  {os.path.relpath(entry.path)}  ({entry.reason})")
     total = _megabytes(sum(entry.bytes for entry in garbage))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -96,6 +97,17 @@ class Experiment(Section):
                 raise ValueError(f"`{key}` is set by `{owner}` of the experiment, not here")
         return value
 
+    @field_validator("checks")
+    @classmethod
+    def _known_checks(cls, value: dict[str, CheckOverride]) -> dict[str, CheckOverride]:
+        # The checks are files, listed by a package that itself builds on this one.
+        from fim_core.quality.run import known_checks
+
+        known = sorted(known_checks()) if value else []
+        if unknown := [f"{name}{_closest(name, known)}" for name in value if name not in known]:
+            raise ValueError(f"no such check: {', '.join(unknown)}. The checks are: {', '.join(known)}")
+        return value
+
     @model_validator(mode="after")
     def _eval_needs_rows(self) -> Experiment:
         if self.eval_interval and not self.data.eval_sources and self.data.eval_fraction == 0:
@@ -140,10 +152,15 @@ def _explain(error: ValidationError) -> str:
 
 
 def _nearest(location: tuple[int | str, ...]) -> str:
-    """A hint at the option that was probably meant: `; did you mean …?`, or nothing."""
+    """A hint at the option that was probably meant."""
+    return _closest(str(location[-1]), sorted(_option_names(Experiment)))
+
+
+def _closest(name: str, known: Sequence[str]) -> str:
+    """A hint at the name that was probably meant: `; did you mean …?`, or nothing."""
     from difflib import get_close_matches
 
-    names = get_close_matches(str(location[-1]), sorted(_option_names(Experiment)), n=1, cutoff=0.75)
+    names = get_close_matches(name, known, n=1, cutoff=0.75)
     return f"; did you mean {names[0]}?" if names else ""
 
 

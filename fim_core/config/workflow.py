@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from fim_core.config.base import Section
 
@@ -50,3 +50,9 @@ class CheckOverride(Section):
     )
     max_rows: int | None = Field(None, ge=0, description="Offending rows that are tolerated.")
     max_share: float | None = Field(None, ge=0, le=1, description="Share of offending rows that is tolerated.")
+
+    @field_validator("severity", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, value: Any) -> Any:
+        # YAML reads a bare `off` as false.
+        return "off" if value is False else value

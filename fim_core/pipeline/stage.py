@@ -105,9 +105,9 @@ def run_stage(
     """
     started = time.monotonic()
     inputs = {asset: _verified_input(upstream_of(asset), experiment, store) for asset in stage.upstream}
+    outside = stage.outside(experiment, store, inputs)
     identity: dict[str, Any] = {
-        "inputs": {asset: artifact.version for asset, artifact in inputs.items()}
-        | stage.outside(experiment, store, inputs),
+        "inputs": {asset: artifact.version for asset, artifact in inputs.items()} | outside,
         "config": stage.options(experiment),
         "code": stage.code_version,
     }
@@ -120,6 +120,11 @@ def run_stage(
                 experiment, store, inputs, draft.path, lambda: store.work_folder(stage.asset, version), on_event
             )
             draft.counts.update(stage.build(build))
+            if changed := stage.outside(experiment, store, inputs).items() - outside.items():
+                what = ", ".join(sorted(name for name, _ in changed))
+                raise FimError(
+                    f"What {stage.asset} is made of changed while it was made ({what}). Materialize {stage.asset} again."
+                )
         artifact = store.find(stage.asset, version)
         assert artifact is not None, "publish returned, so the version is there"
         store.clear_work(stage.asset, version)

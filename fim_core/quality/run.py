@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from fim_core.config.workflow import CheckOverride
-from fim_core.errors import FimError
 from fim_core.quality import checkpoint, gate, near_duplicates, report
 from fim_core.quality.result import Check, CheckResult, Evidence
 from fim_core.quality.sql_check import read_check
@@ -36,20 +35,6 @@ def known_checks() -> dict[str, str]:
     return {check.name: check.asset for asset in sorted(assets) for check in load_checks(asset)}
 
 
-def validate_overrides(overrides: Mapping[str, CheckOverride]) -> None:
-    """Verify that every override names a check.
-
-    Raises:
-        FimError: one does not; the message lists the checks.
-    """
-    known = known_checks()
-    unknown = sorted(overrides.keys() - known.keys())
-    if unknown:
-        raise FimError(
-            f"`checks` names {', '.join(unknown)}, which is no check. The checks are: {', '.join(sorted(known))}."
-        )
-
-
 def run_checks(
     asset: str,
     tables: Mapping[str, Path],
@@ -69,9 +54,8 @@ def run_checks(
         One result for each check, by name. A check that is switched off has passed, with a note that says so.
 
     Raises:
-        FimError: an override names no check, or a table does not exist.
+        FimError: a table does not exist.
     """
-    validate_overrides(overrides)
     has_rows = any((_FOLDER / asset).glob("*.sql"))
     with open_tables(tables if has_rows else {}) as connection:
         evidence = Evidence(tables, parameters, connection)

@@ -12,6 +12,7 @@ from fim_core.errors import FimError
 from fim_core.records.readers import DATA_SUFFIXES, Export, read_file
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_HIDDEN = re.compile(r"(^|/)[._]")
 _SQL_SUFFIXES = (".sql",)
 _SAVED_DATASET = ("dataset_dict.json", "dataset_info.json")
 
@@ -48,9 +49,14 @@ def locate(source: Source, cache_dir: str | None, warn: Callable[[str], None]) -
     return [hub_dataset(place, source.split, cache_dir)]
 
 
+def is_export(name: str) -> bool:
+    """Whether a file of a folder is read, by its name below the folder."""
+    return not _HIDDEN.search(name) and name.lower().endswith((*DATA_SUFFIXES, *_SQL_SUFFIXES))
+
+
 def _exports(root: Path, paths: Iterable[Path], source: Source, warn: Callable[[str], None]) -> list[Export]:
     names = {path.relative_to(root).as_posix(): path for path in paths}
-    seen = {name: path for name, path in sorted(names.items()) if not re.search(r"(^|/)[._]", name)}
+    seen = {name: path for name, path in sorted(names.items()) if is_export(name)}
     data = {name: path for name, path in seen.items() if name.lower().endswith(DATA_SUFFIXES)}
     sql = {name: path for name, path in seen.items() if name.lower().endswith(_SQL_SUFFIXES)}
     if source.type == "sql_files" or (source.type == "auto" and sql and not data):

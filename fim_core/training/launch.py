@@ -22,6 +22,7 @@ from fim_core.training.follow import EventTail, LineTail
 from fim_core.training.job import Job, TrainingFailed, TrainResult, Work
 from fim_core.training.processes import PARENT, Command, ProcessGroup
 from fim_core.training.progress import progress_bar
+from fim_core.training.standing import where_they_stand
 
 OnEvent = Callable[[dict[str, Any]], None]
 
@@ -264,12 +265,13 @@ class Watch:
         if now - self._alive > launcher.heartbeat_timeout_minutes * 60:
             self._stop(
                 "Training has shown no sign of life for launcher.heartbeat_timeout_minutes "
-                f"({launcher.heartbeat_timeout_minutes:g}). Where each rank stood is in its log."
+                f"({launcher.heartbeat_timeout_minutes:g})."
             )
 
     def _stop(self, why: str) -> None:
         # The ranks answer with the stack of every thread (faulthandler).
         self._group.send(signal.SIGUSR1)
         time.sleep(1.0)
+        standing = where_they_stand({rank: log.read() for rank, log in self._logs.items()})
         logs = " ".join(shlex.quote(str(log)) for log in self._launch.logs.values())
-        raise TrainingFailed(f"{why} It resumes from its newest state. Logs: {logs}")
+        raise TrainingFailed(f"{why} It resumes from its newest state.\n{standing}\nLogs: {logs}")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
+import pytest
 
 from fim_assets.automation.exports import exports_sensor
 from fim_core.config.workflow import ExportsConfig
@@ -13,6 +16,7 @@ from fim_core.config.workflow import ExportsConfig
 
 def put(folder: Path, name: str, text: str, age_seconds: float = 3600) -> None:
     path = folder / name
+    path.parent.mkdir(exist_ok=True)
     path.write_text(text)
     written = path.stat().st_mtime - age_seconds
     os.utime(path, (written, written))
@@ -61,8 +65,58 @@ def test_a_file_that_is_still_written_is_waited_for(tmp_path: Path) -> None:
     assert len(tick(tmp_path, cursor)[0]) == 1
 
 
+def test_several_files_at_once_start_one_run(tmp_path: Path) -> None:
+    put(tmp_path, "a.csv", "one")
+    _, cursor, _ = tick(tmp_path, None)
+    put(tmp_path, "b.csv.gz", "two")
+    put(tmp_path, "by_day/c.ndjson", "three")
+    started, cursor, _ = tick(tmp_path, cursor)
+    assert len(started) == 1
+    assert tick(tmp_path, cursor)[0] == []
+
+
+def test_content_that_comes_back_starts_a_run_of_its_own(tmp_path: Path) -> None:
+    started, cursor = [], None
+    for content in ("one", "two", "one"):
+        put(tmp_path, "a.csv", content)
+        keys, cursor, _ = tick(tmp_path, cursor)
+        started += keys
+    assert len(set(started)) == 3
+
+
+def test_a_removed_file_starts_a_run(tmp_path: Path) -> None:
+    put(tmp_path, "a.csv", "one")
+    put(tmp_path, "b.csv", "two")
+    _, cursor, _ = tick(tmp_path, None)
+    (tmp_path / "b.csv").unlink()
+    assert len(tick(tmp_path, cursor)[0]) == 1
+
+
+def test_a_clock_that_differs_does_not_hide_a_file(tmp_path: Path) -> None:
+    put(tmp_path, "a.csv", "half", age_seconds=-5)
+    assert "a.csv" in tick(tmp_path, None)[2]
+    put(tmp_path, "a.csv", "one", age_seconds=-3600)
+    assert len(tick(tmp_path, None)[0]) == 1
+
+
+def test_a_file_that_changes_while_it_is_read_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path, "a.csv", "one")
+    read = hashlib.file_digest
+
+    def read_while_it_grows(*arguments: Any) -> Any:
+        digest = read(*arguments)
+        put(tmp_path, "a.csv", "one more")
+        return digest
+
+    monkeypatch.setattr(hashlib, "file_digest", read_while_it_grows)
+    started, _, reason = tick(tmp_path, None)
+    assert started == []
+    assert "a.csv" in reason
+
+
 def test_other_files_and_missing_folders_start_nothing(tmp_path: Path) -> None:
     put(tmp_path, "notes.txt", "x")
     put(tmp_path, ".a.csv", "x")
+    put(tmp_path, "_old/a.csv", "x")
     assert tick(tmp_path, None)[0] == []
     assert "There is no folder" in tick(tmp_path / "absent", None)[2]

@@ -7,7 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from fim_core.cli.main import app
 from fim_core.garbage import find_garbage, remove
 from fim_core.store import Artifact, Store, version_of
 
@@ -42,7 +44,7 @@ def left(store: Store) -> set[str]:
 def test_recent_checkpoints_keep_what_they_were_made_from(store: Store) -> None:
     generations = [generation(store, number) for number in range(3)]
     store.use(generations[2][1], "demo")
-    garbage = find_garbage(store, keep_checkpoints=2)
+    garbage = find_garbage(store, keep_checkpoints=2, fresh_minutes=0)
     assert {entry.path for entry in garbage} == {artifact.path for artifact in generations[0]}
     remove(garbage)
     assert left(store) == {artifact.version for pair in generations[1:] for artifact in pair}
@@ -55,7 +57,7 @@ def test_champions_keep_their_checkpoint_and_data(store: Store) -> None:
     )
     store.use(champion, "demo")
     store.use(new[1], "demo")
-    assert find_garbage(store, keep_checkpoints=1) == []
+    assert find_garbage(store, keep_checkpoints=1, fresh_minutes=0) == []
 
 
 def test_refused_candidates_keep_nothing(store: Store) -> None:
@@ -64,7 +66,7 @@ def test_refused_candidates_keep_nothing(store: Store) -> None:
         store, "champion_model", 0, {"trained_checkpoint": old[1].version, "champion": "none"}, promote=False
     )
     store.use(new[1], "demo")
-    paths = {entry.path for entry in find_garbage(store, keep_checkpoints=1)}
+    paths = {entry.path for entry in find_garbage(store, keep_checkpoints=1, fresh_minutes=0)}
     assert paths == {refused.path, *(artifact.path for artifact in old)}
 
 
@@ -73,7 +75,7 @@ def test_inputs_of_a_run_under_way_are_kept(store: Store) -> None:
     store.use(new[1], "demo")
     identity = {"inputs": {"tokenized_dataset": old[0].version}, "config": {}, "code": "1"}
     with store.publish("trained_checkpoint", experiment="demo", **identity):
-        paths = {entry.path for entry in find_garbage(store, keep_checkpoints=1)}
+        paths = {entry.path for entry in find_garbage(store, keep_checkpoints=1, fresh_minutes=0)}
     assert old[0].path not in paths
     assert old[1].path in paths
 
@@ -88,7 +90,32 @@ def test_what_a_dead_run_left_goes_and_a_recent_attempt_stays(store: Store) -> N
     os.waitpid(child, 0)
     lease.write_text(lease.read_text().replace(str(os.getpid()), str(child)))
     recent, old = store.work_folder("trained_checkpoint", "recent"), store.work_folder("trained_checkpoint", "old")
+    training = store.work_folder("trained_checkpoint", "training for weeks")
+    (training / "progress").touch()
     month_ago = time.time() - 30 * 24 * 3600
-    os.utime(old, (month_ago, month_ago))
-    assert {entry.path for entry in find_garbage(store)} == {draft.path, old}
+    for folder in (old, training):
+        os.utime(folder, (month_ago, month_ago))
+    assert {entry.path for entry in find_garbage(store, fresh_minutes=0)} == {draft.path, old}
     assert recent.is_dir()
+
+
+def test_what_was_made_just_now_stays(store: Store) -> None:
+    """Between its publication and its first use nothing refers to a version."""
+    old = make(store, "raw_completions", 0)
+    manifest = old.path / "manifest.json"
+    manifest.write_text(manifest.read_text().replace(old.manifest["created"], "2020-01-01T00:00:00+00:00"))
+    make(store, "raw_completions", 1)
+    assert [entry.path for entry in find_garbage(store)] == [old.path]
+
+
+def test_the_command_removes_only_when_told_to(store: Store) -> None:
+    old, new = generation(store, 0), generation(store, 1)
+    store.use(new[1], "demo")
+    arguments = ["gc", "--storage", str(store.root), "--keep-checkpoints", "1", "--fresh-minutes", "0"]
+    dry = CliRunner().invoke(app, arguments)
+    assert dry.exit_code == 0, dry.output
+    assert old[0].version in dry.output
+    assert "2 folders" in dry.output
+    assert left(store) == {artifact.version for artifact in (*old, *new)}
+    CliRunner().invoke(app, [*arguments, "--delete"])
+    assert left(store) == {artifact.version for artifact in new}

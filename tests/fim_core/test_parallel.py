@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import operator
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import partial
 
+import psutil
 import pytest
 
 from fim_core.parallel import ordered_map
+
+ENDLESS = """
+import functools, itertools, operator
+from fim_core.parallel import ordered_map
+for result in ordered_map(functools.partial, (operator.mul, 3), itertools.count(), num_proc=2):
+    print(result, flush=True)
+    input()
+"""
 
 
 @pytest.mark.parametrize("num_proc", [1, 2])
@@ -35,3 +46,16 @@ def test_items_are_taken_only_as_results_are() -> None:
 def test_a_failure_comes_through(num_proc: int) -> None:
     with pytest.raises(ZeroDivisionError):
         list(ordered_map(partial, (operator.truediv, 1), [1, 0, 2], num_proc=num_proc))
+
+
+def test_nothing_works_on_when_the_parent_was_killed() -> None:
+    """SIGKILL gives a parent no chance to end its children."""
+    parent = subprocess.Popen([sys.executable, "-c", ENDLESS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    assert parent.stdout.readline() == "0\n"
+    family = psutil.Process(parent.pid).children(recursive=True)
+    assert len(family) >= 2
+    parent.kill()
+    parent.wait()
+    _, left = psutil.wait_procs(family, timeout=15)
+    assert left == []

@@ -68,6 +68,10 @@ def test_the_files_name_is_the_experiments(tmp_path: Path) -> None:
         ("eval_interval: 10\nloss: {label_smoothing: 1.5}", "loss.label_smoothing"),
         ("scheduler: {name: cosine, scheduler_specific_kwargs: {min_lr: 1e-6}}", "min_lr has no meaning"),
         ("launcher: {type: hostfile}", "needs `hostfile`"),
+        (
+            "checks: {exact_duplicate: {severity: off}}",
+            "no such check: exact_duplicate; did you mean exact_duplicates?",
+        ),
     ],
 )
 def test_what_cannot_be_used_is_refused_by_name(tmp_path: Path, change: str, named: str) -> None:
@@ -75,6 +79,12 @@ def test_what_cannot_be_used_is_refused_by_name(tmp_path: Path, change: str, nam
         load_experiment(write(tmp_path, SMALL + change))
     assert named in str(error.value)
     assert "tuned.yaml" in str(error.value)
+
+
+def test_a_check_is_switched_off_with_or_without_quotes(tmp_path: Path) -> None:
+    checks = "checks: {exact_duplicates: {severity: off}, empty_outputs: {severity: 'off'}}"
+    overrides = load_experiment(write(tmp_path, SMALL + checks)).checks
+    assert [override.severity for override in overrides.values()] == ["off", "off"]
 
 
 @pytest.mark.parametrize("text", ["", "- a\n- b", "model: [", "model: {}\ndata: {sources: []}"])

@@ -64,11 +64,6 @@ def test_severity_of_the_experiment(raw: dict[str, Path]) -> None:
     assert (off.passed, off.rows, off.note) == (True, 0, "Switched off by the experiment.")
 
 
-def test_unknown_check(raw: dict[str, Path]) -> None:
-    with pytest.raises(FimError, match=r"exact_duplicate, which is no check.*exact_duplicates.*fim_tokens_once"):
-        run_checks("raw_completions", raw, {}, {"exact_duplicate": CheckOverride()})
-
-
 def test_names_are_unique_and_each_asset_has_checks() -> None:
     assets = set(known_checks().values())
     assert assets >= {"raw_completions", "fim_prompts", "tokenized_dataset", "trained_checkpoint", "evaluation_report"}

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import signal
 import subprocess
 import sys
 import textwrap
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -173,6 +176,32 @@ def test_death_of_the_parent(tmp_path: Path, dataset: Path, tokenizer_folder: Pa
     assert seen[0]["event"] == "start"
     assert seen[0]["resumed_from"] == seen[0]["step"] >= 2
     assert seen[1]["step"] == seen[0]["step"] + 1
+
+
+def test_a_rank_that_is_stopped_is_found_and_named(
+    tmp_path: Path, dataset: Path, tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped = math.inf
+
+    def stop_one(event: dict[str, Any]) -> None:
+        nonlocal stopped
+        if event["event"] == "step" and event["step"] == 2:
+            ranks = [child for child in psutil.Process().children() if "fim_core.training.main" in child.cmdline()]
+            (victim,) = [rank for rank in ranks if rank.environ()["RANK"] == "1"]
+            victim.suspend()
+            stopped = time.monotonic()
+
+    def hurried() -> float:
+        """Half an hour passes in some seconds, once the rank is stopped."""
+        now = time.monotonic()
+        return now + 300 * max(0.0, now - stopped)
+
+    monkeypatch.setattr(launching, "time", SimpleNamespace(sleep=time.sleep, monotonic=hurried))
+    experiment = tiny_experiment(epochs=60, **two_ranks())
+    with pytest.raises(TrainingFailed, match=r"launcher\.heartbeat_timeout_minutes") as caught:
+        launch(experiment, dataset, tokenizer_folder, tmp_path / "work", on_event=stop_one)
+    assert "\nRank 1 does not answer." in str(caught.value)
+    assert re.search(r"\nRank 0 stands in \w+ \(.*, line \d+\)", str(caught.value))
 
 
 def test_hostfile_command(tmp_path: Path) -> None:

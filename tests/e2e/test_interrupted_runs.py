@@ -1,0 +1,132 @@
+"""Runs that are cancelled or killed while they train on two ranks: nothing stays behind, and the next run goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import dagster as dg
+import psutil
+import pytest
+from dagster_service import DagsterService, cmdline, wait_for
+from tiny_pipeline import TINY, write_experiment
+
+from fim_core.config import load_experiment
+from fim_core.pipeline import run
+from fim_core.store import Artifact, Store
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("interrupted")]
+
+SECONDS = 15.0
+"""A run has to be gone after so long."""
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An experiment on two ranks with its data prepared, and nothing trained."""
+    folder = tmp_path_factory.mktemp("night")
+    path = write_experiment(
+        folder,
+        data=TINY["data"] | {"eval_fraction": 0.05},
+        epochs=40,
+        max_steps=60,
+        checkpoint={"type": "deepspeed", "save_every_n_steps": 2},
+        launcher={"num_processes": 2},
+    )
+    run(load_experiment(path), until="tokenized_dataset")
+    return path
+
+
+@pytest.fixture(scope="module")
+def undisturbed(experiment: Path) -> Artifact:
+    """The checkpoint of a run that nothing happened to, in a store of its own."""
+    options = load_experiment(experiment)
+    beside = options.storage.with_name("undisturbed")
+    shutil.copytree(options.storage, beside, symlinks=True)
+    results = run(options.model_copy(update={"storage": beside}), until="trained_checkpoint")
+    return results["trained_checkpoint"].artifact
+
+
+@pytest.fixture(scope="module")
+def service(experiment: Path) -> Iterator[DagsterService]:
+    with DagsterService(experiment.parent / "dagster", experiment) as started:
+        yield started
+
+
+def begin_training(service: DagsterService, store: Store) -> tuple[str, int | None]:
+    """Launch the job `train`; returns its run when it is some steps past its beginning, and where it began."""
+    run_id = service.web.submit_job_execution("train")
+    metrics = store.root / "work" / "trained_checkpoint"
+    known = len(attempts(metrics))
+
+    def trains() -> bool:
+        begun = attempts(metrics)
+        return len(begun) > known and len([e for e in begun[-1] if e["event"] == "step"]) >= 3
+
+    wait_for(trains, 90, lambda: f"training steps\n{service.tail()}")
+    return run_id, attempts(metrics)[-1][0]["resumed_from"]
+
+
+def attempts(work: Path) -> list[list[dict]]:
+    """The events of each attempt at the one checkpoint that is being trained."""
+    found: list[list[dict]] = []
+    for file in work.glob("*/metrics.jsonl"):
+        for line in file.read_text().splitlines(keepends=True):
+            if line.endswith("\n"):
+                event = json.loads(line)
+                if event["event"] == "start":
+                    found.append([])
+                found[-1].append(event)
+    return found
+
+
+def weights(artifact: Artifact) -> str:
+    return hashlib.sha256((artifact.path / "model.safetensors").read_bytes()).hexdigest()
+
+
+def end_of(service: DagsterService, run_id: str, end: Callable[[], None], expected: dg.DagsterRunStatus) -> None:
+    """End a run: within the limit its processes are gone, its status is as expected, and its slot is free."""
+    family = service.of_runs()
+    assert len(family) >= 5, "the run, its step, the guard, two ranks"
+    assert service.on_gpu() == {run_id}
+    end()
+
+    def stand() -> tuple[dg.DagsterRunStatus, list[str], bool]:
+        left = [cmdline(process) for process in service.of_runs() if process in family]
+        return service.status(run_id), left, run_id in service.on_gpu()
+
+    wait_for(lambda: stand() == (expected, [], False), SECONDS, lambda: f"the end of the run; it stands at {stand()}")
+
+
+def test_cancelled_then_killed_then_whole(experiment: Path, service: DagsterService, undisturbed: Artifact) -> None:
+    store = Store(load_experiment(experiment).storage)
+
+    cancelled, began = begin_training(service, store)
+    assert began is None
+    end_of(service, cancelled, lambda: service.web.terminate_run(cancelled), dg.DagsterRunStatus.CANCELED)
+    assert service.of_runs() == []
+
+    killed, began = begin_training(service, store)
+    assert began is not None
+    worker = psutil.Process(worker_of(service, killed))
+    end_of(service, killed, worker.kill, dg.DagsterRunStatus.FAILURE)
+
+    retry = dg.RunsFilter(job_name="train", statuses=[dg.DagsterRunStatus.SUCCESS])
+    wait_for(lambda: service.instance.get_runs(retry), 180, lambda: f"the automatic retry\n{service.tail()}")
+    checkpoint = store.current("trained_checkpoint")
+    assert checkpoint.counts["resumed_from"] > began
+    assert weights(checkpoint) == weights(undisturbed)
+
+
+def worker_of(service: DagsterService, run_id: str) -> int:
+    """The process that Dagster started for a run, as its own log has it."""
+    entries = service.instance.all_logs(run_id, of_type=dg.DagsterEventType.ENGINE_EVENT)
+    [pid] = [
+        entry.get_dagster_event().engine_event_data.metadata["pid"].value
+        for entry in entries
+        if (entry.message or "").find("Started process for run") >= 0
+    ]
+    return int(pid)

@@ -1,0 +1,76 @@
+"""A run whose process is gone is found; one that lives, or lives elsewhere, is left alone."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import dagster as dg
+import psutil
+import pytest
+import yaml
+from dagster._core.launcher.base import WorkerStatus
+
+from fim_assets.resources.run_launcher import LocalRunLauncher
+from fim_assets.resources.run_worker import WORKER_TAG, RunWorker, end_dead_runs
+
+RUN = "00000000-0000-0000-0000-000000000001"
+HERE = RunWorker(RUN, socket.gethostname(), psutil.Process().pid, psutil.Process().create_time())
+
+
+@pytest.fixture(scope="module")
+def dead() -> RunWorker:
+    """A process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    started = psutil.Process(process.pid).create_time()
+    process.wait()
+    return replace(HERE, pid=process.pid, started=started)
+
+
+def tagged(worker: RunWorker, run_id: str = RUN) -> dict[str, str]:
+    return {WORKER_TAG: json.dumps(asdict(replace(worker, run_id=run_id)))}
+
+
+def test_only_a_process_that_certainly_ended_is_gone(dead: RunWorker) -> None:
+    assert dead.is_gone
+    assert replace(HERE, started=HERE.started - 3600).is_gone, "its number is another's now"
+    assert not HERE.is_gone
+    assert not replace(dead, host="elsewhere").is_gone
+
+
+def test_the_launcher_finds_dead_workers(dead: RunWorker) -> None:
+    def status(tags: dict[str, str]) -> WorkerStatus:
+        return LocalRunLauncher().check_run_worker_health(dg.DagsterRun("train", run_id=RUN, tags=tags)).status
+
+    assert status(tagged(dead)) == WorkerStatus.FAILED
+    assert status(tagged(HERE)) == WorkerStatus.RUNNING
+    assert status({}) == WorkerStatus.RUNNING
+    assert status(tagged(dead, run_id="the run that this one repeats")) == WorkerStatus.RUNNING
+
+
+def test_dead_runs_end_and_free_their_slots(dead: RunWorker, tmp_path: Path) -> None:
+    pools = {"concurrency": {"pools": {"default_limit": 1, "granularity": "op"}}}
+    (tmp_path / "dagster.yaml").write_text(yaml.safe_dump(pools | {"telemetry": {"enabled": False}}))
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        storage = instance.event_log_storage
+        storage.initialize_concurrency_limit_to_default("gpu")
+        for number, worker in enumerate((HERE, dead), 1):
+            run_id = RUN[:-1] + str(number)
+            instance.add_run(
+                dg.DagsterRun("train", run_id=run_id, status=dg.DagsterRunStatus.STARTED, tags=tagged(worker, run_id))
+            )
+        assert storage.claim_concurrency_slot("gpu", RUN[:-1] + "2", "trained_checkpoint").is_claimed
+        assert end_dead_runs(instance) == [RUN[:-1] + "2"]
+        assert storage.get_concurrency_info("gpu").active_slot_count == 0
+        statuses = {run.run_id[-1]: run.status for run in instance.get_runs()}
+    assert statuses == {"1": dg.DagsterRunStatus.STARTED, "2": dg.DagsterRunStatus.FAILURE}
+
+
+def test_the_shipped_settings_name_the_launcher(tmp_path: Path) -> None:
+    (tmp_path / "dagster.yaml").write_text(Path("dagster.yaml").read_text())
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        assert isinstance(instance.run_launcher, LocalRunLauncher)

@@ -1,0 +1,141 @@
+"""A night in which everything goes wrong, in some minutes: at its end all is whole, and as if nothing had happened.
+
+FIM_SOAK_SECONDS (default 600): how long things go wrong; the end takes some minutes more.
+FIM_SOAK_SEED: of all that is drawn by chance; what exactly it meets depends on the machine's speed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+import warnings
+from collections import Counter
+from pathlib import Path
+from random import Random
+
+import dagster as dg
+import pyarrow.parquet as pq
+import pytest
+from bad_night import BadNight, small_disk
+from dagster_service import wait_for
+
+from fim_core.config import load_experiment
+from fim_core.garbage import find_garbage, remove
+from fim_core.pipeline import STAGES, run
+from fim_core.pipeline.checks import blocking_failures, run_artifact_checks
+from fim_core.records.sources import write_raw_completions
+from fim_core.store import Artifact, Store, version_of
+
+pytestmark = pytest.mark.soak
+
+SECONDS = float(os.environ.get("FIM_SOAK_SECONDS", "600"))
+SEED = int(os.environ.get("FIM_SOAK_SEED", "1"))
+LAST_RUN_SECONDS = 900.0
+
+EXPECTED = (
+    "is no Parquet file",
+    "cannot be read",
+    "The disk is full",
+    "changed while",
+    "was made with other options",
+    "Rank ",
+    "Another run trains",
+)
+"""Words of the failures that the disturbances may cause; any other failure is a finding."""
+
+
+def test_a_bad_night_ends_as_a_good_one(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "store") as mounted:
+        if not mounted:
+            warnings.warn("The part with the full disk is left out: no file system can be mounted here.", stacklevel=1)
+        with BadNight(tmp_path, SEED, small_disk=mounted) as night:
+            pauses = Random(SEED)
+            deadline = time.monotonic() + SECONDS
+            while time.monotonic() < deadline:
+                time.sleep(pauses.uniform(2, 10))
+                night.disturb()
+            wait_for_good_run(night, since=night.calm())
+            night.let_runs_end(LAST_RUN_SECONDS)
+            report(night)
+            verify(night, tmp_path)
+
+
+def wait_for_good_run(night: BadNight, since: float) -> None:
+    """The schedule's next run that begins after a moment ends well."""
+
+    def good() -> bool:
+        records = night.instance.get_run_records(
+            dg.RunsFilter(job_name="retrain", statuses=[dg.DagsterRunStatus.SUCCESS])
+        )
+        return any(record.start_time and record.start_time > since for record in records)
+
+    wait_for(good, LAST_RUN_SECONDS, lambda: f"a good run\n{night.journal.read_text()}\n{night.tail()}")
+
+
+def report(night: BadNight) -> None:
+    """Print what was done and how the runs ended (`pytest -s`, or when the test fails)."""
+    print(night.journal.read_text())
+    runs = night.instance.get_runs()
+    print(Counter((run.job_name, run.status.value) for run in runs))
+
+
+def verify(night: BadNight, folder: Path) -> None:
+    """What has to hold after a night."""
+    assert night.processes() == []
+    assert night.on_gpu() == set()
+    assert unexpected_failures(night.instance) == []
+
+    experiment = load_experiment(night.experiment)
+    for stage in STAGES:
+        verify_whole(night.store, stage.asset)
+        current = night.store.current(stage.asset, experiment.name)
+        assert blocking_failures(run_artifact_checks(current, experiment, night.store)) == [] or (
+            stage.asset == "champion_model"
+        )
+    remove(find_garbage(night.store, fresh_minutes=0))
+    assert list((night.store.root / "tmp").iterdir()) == []
+
+    raw, prompts = (night.store.current(asset, experiment.name).counts for asset in ("raw_completions", "fim_prompts"))
+    assert raw["rows"] == write_raw_completions(experiment.data, folder / "again.parquet").rows
+    assert prompts["rows_in"] == raw["rows"] == prompts["rows_kept"] + sum(prompts["rejected"].values())
+
+    undisturbed = run(experiment.model_copy(update={"storage": folder / "undisturbed"}), until="trained_checkpoint")
+    expected, found = (
+        undisturbed["trained_checkpoint"].artifact,
+        night.store.current("trained_checkpoint", experiment.name),
+    )
+    assert found.version == expected.version
+    assert weights(found) == weights(expected)
+
+
+def verify_whole(store: Store, asset: str) -> None:
+    """Every version of an asset is whole: its manifest names it, and its bytes and rows are there."""
+    folders = {entry for entry in (store.root / asset).iterdir() if entry.is_dir() and not entry.is_symlink()}
+    artifacts = store.versions(asset)
+    assert {artifact.path for artifact in artifacts} == folders - {store.root / asset / "by_experiment"}
+    for artifact in artifacts:
+        manifest = artifact.manifest
+        named = version_of(manifest["inputs"], manifest["config"], manifest["code_version"])
+        assert artifact.path.name == artifact.version == named
+        files = [f for f in artifact.path.rglob("*") if f.is_file() and f.name != "manifest.json"]
+        assert sum(f.stat().st_size for f in files) == manifest["bytes"], artifact.path
+        for table in artifact.path.glob("*.parquet"):
+            pq.read_table(table)
+
+
+def unexpected_failures(instance: dg.DagsterInstance) -> list[str]:
+    """What steps failed of, where no disturbance explains it."""
+    found = []
+    for failed in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE])):
+        for entry in instance.all_logs(failed.run_id, of_type=dg.DagsterEventType.STEP_FAILURE):
+            data = entry.get_dagster_event().step_failure_data
+            said = data.error.to_string() if data.error else ""
+            killed = data.error is None or "ChildProcessCrash" in said or "Interrupted" in said
+            if not killed and not any(words in said for words in EXPECTED):
+                found.append(f"{failed.job_name} {failed.run_id} {entry.step_key}: {said}")
+    return found
+
+
+def weights(artifact: Artifact) -> str:
+    return hashlib.sha256((artifact.path / "model.safetensors").read_bytes()).hexdigest()
