@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from fim_core.store import Artifact, Store
+from fim_core.store import LEASE, Artifact, Store
 
 _DAY_SECONDS = 24 * 60 * 60
 
@@ -36,7 +35,7 @@ def find_garbage(
         fresh_minutes: versions made so recently stay, as the run that made them may be about to use them.
     """
     kept = _referenced(store, keep_checkpoints)
-    assets = [folder.name for folder in store.root.iterdir() if folder.name not in ("tmp", "work", "checks")]
+    assets = [folder.name for folder in store.root.iterdir() if folder.name not in ("tmp", "work", "checks", "locks")]
     garbage = [
         Garbage(artifact.path, f"no checkpoint, champion or run refers to this {asset}", _size(artifact.path))
         for asset in sorted(assets)
@@ -46,19 +45,24 @@ def find_garbage(
     garbage += [
         Garbage(path, "left by a run that died", _size(path)) for path, lease in store.drafts() if not _alive(lease)
     ]
+    garbage += [
+        Garbage(path, "left by a removal that was cut off", _size(path))
+        for path in sorted((store.root / "tmp").glob("*"))
+        if not (path / LEASE).exists() and path.stat().st_mtime < time.time() - _DAY_SECONDS
+    ]
     oldest = time.time() - work_days * _DAY_SECONDS
     garbage += [
         Garbage(path, f"unfinished for more than {work_days:g} days", _size(path))
         for path in sorted((store.root / "work").glob("*/*"))
-        if _last_touched(path) < oldest
+        if _last_touched(path) < oldest and not store.is_being_made(path.parent.name, path.name)
     ]
     return garbage
 
 
-def remove(garbage: list[Garbage]) -> None:
+def remove(store: Store, garbage: list[Garbage]) -> None:
     """Delete what `find_garbage` found."""
     for entry in garbage:
-        shutil.rmtree(entry.path)
+        store.remove(entry.path)
 
 
 def _referenced(store: Store, keep_checkpoints: int) -> set[tuple[str, str]]:

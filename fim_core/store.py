@@ -3,6 +3,9 @@
     .fim/<asset>/<version>/…            what the stage wrote, and manifest.json
     .fim/<asset>/current                link to the newest version
     .fim/<asset>/by_experiment/<name>   link to the version that this experiment uses
+    .fim/tmp/<draft>/lease.json, new/   a version that is being written, and by whom
+    .fim/work/<asset>/<version>/        what an unfinished attempt left, for the next one to resume from
+    .fim/locks/<asset>-<version>        locked while somebody makes the version
 
 A version is the hash of everything that decides the content (inputs' versions, options, code), so that the same work
 is never done twice and a checkpoint names every byte it came from.
@@ -10,8 +13,12 @@ is never done twice and a checkpoint names every byte it came from.
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import fcntl
 import hashlib
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -28,8 +35,10 @@ from typing import Any
 
 from fim_core.errors import FimError
 
+_log = logging.getLogger(__name__)
+
 MANIFEST = "manifest.json"
-LEASE = ".lease.json"
+LEASE = "lease.json"
 RECORDED_LIBRARIES = ("torch", "transformers", "tokenizers", "deepspeed", "datasets", "duckdb", "pyarrow", "sqlglot")
 
 
@@ -125,17 +134,20 @@ class Store:
         version that exists already is swapped for the new one.
 
         Raises:
-            FimError: the disk is full.
+            FimError: the folder cannot be written, or the disk is full.
         """
         version = version_of(inputs, config, code)
         final = self.root / asset / version
-        scratch = self.root / "tmp" / f"{asset}-{version}-{os.getpid()}-{secrets.token_hex(4)}"
+        folder = self.root / "tmp" / f"{asset}-{version}-{os.getpid()}-{secrets.token_hex(4)}"
+        new = folder / "new"
+        with self._writable():
+            folder.mkdir(parents=True)
+            self._lease(folder, inputs)
+            new.mkdir()
+            final.parent.mkdir(parents=True, exist_ok=True)
         try:
-            scratch.mkdir(parents=True)
-            self._lease(scratch, inputs)
-            draft = Draft(scratch, {})
+            draft = Draft(new, {})
             yield draft
-            (scratch / LEASE).unlink()
             manifest = {
                 "asset": asset,
                 "version": version,
@@ -147,23 +159,56 @@ class Store:
                 "commit": _commit(),
                 "libraries": _library_versions(),
                 "counts": draft.counts,
-                "bytes": sum(f.stat().st_size for f in scratch.rglob("*") if f.is_file()),
+                "bytes": sum(f.stat().st_size for f in new.rglob("*") if f.is_file()),
                 "created": datetime.now(UTC).isoformat(timespec="microseconds"),
             }
-            (scratch / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-            _flush(scratch)
+            (new / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            _flush(new)
             if replace and final.exists():
-                os.rename(final, scratch.with_name(scratch.name + "-old"))
-            _move_into_place(scratch, final)
+                _exchange(new, final)
+                self._forget_checks(asset, version)
+            else:
+                _move_into_place(new, final)
         except OSError as error:
-            if error.errno == 28:
+            if error.errno == errno.ENOSPC:
                 raise FimError(
                     f"The disk is full while writing {asset} in {self.root}. Free some space; `fim gc` helps."
                 ) from error
             raise
         finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-            shutil.rmtree(scratch.with_name(scratch.name + "-old"), ignore_errors=True)
+            self._discard(folder)
+
+    @contextmanager
+    def making(self, asset: str, version: str) -> Iterator[None]:
+        """Be the only one who makes a version; waits for another who does, whose result can then be reused.
+
+        The kernel frees the lock of a process that dies.
+
+        Raises:
+            FimError: the folder cannot be written.
+        """
+        lock = self._lock(asset, version)
+        with self._writable():
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            if not _locked(descriptor):
+                _log.warning("Another run makes %s %s; waiting for it.", asset, version)
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def is_being_made(self, asset: str, version: str) -> bool:
+        """Whether some process on this machine holds the lock of a version."""
+        try:
+            descriptor = os.open(self._lock(asset, version), os.O_RDWR)
+        except FileNotFoundError:
+            return False
+        try:
+            return not _locked(descriptor)
+        finally:
+            os.close(descriptor)
 
     def links(self) -> list[Artifact]:
         """Every artifact that some `current` or experiment's link points at."""
@@ -178,9 +223,43 @@ class Store:
         """Folders of unfinished versions, each with its lease: pid, host, inputs."""
         return [(lease.parent, json.loads(lease.read_text())) for lease in (self.root / "tmp").glob(f"*/{LEASE}")]
 
-    def _lease(self, scratch: Path, inputs: Mapping[str, str]) -> None:
+    def remove(self, folder: Path) -> None:
+        """Delete a folder of the store, which is gone at once for readers, whatever happens while its files go."""
+        grave = self.root / "tmp" / f"removed-{secrets.token_hex(8)}"
+        grave.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(folder, grave)
+        shutil.rmtree(grave)
+
+    @staticmethod
+    def _lease(folder: Path, inputs: Mapping[str, str]) -> None:
         lease = {"pid": os.getpid(), "host": socket.gethostname(), "inputs": dict(inputs)}
-        (scratch / LEASE).write_text(json.dumps(lease), encoding="utf-8")
+        beside = folder / f".{LEASE}"
+        beside.write_text(json.dumps(lease), encoding="utf-8")
+        os.replace(beside, folder / LEASE)
+
+    @staticmethod
+    def _discard(folder: Path) -> None:
+        """Remove a draft, its lease last: what a kill leaves in between still tells whose it was."""
+        shutil.rmtree(folder / "new", ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def _forget_checks(self, asset: str, version: str) -> None:
+        """Remove what checks found in a version that has been replaced."""
+        for found in (self.root / "checks" / asset).glob(f"{version}-*"):
+            found.unlink(missing_ok=True)
+
+    @contextmanager
+    def _writable(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise FimError(
+                f"{self.root} cannot be written ({error.strerror}). Name another folder: `storage` in the experiment, "
+                "or FIM_STORAGE."
+            ) from error
+
+    def _lock(self, asset: str, version: str) -> Path:
+        return self.root / "locks" / f"{asset}-{version}"
 
     def work_folder(self, asset: str, version: str) -> Path:
         """A folder that outlives failed attempts at a version, for what a retry resumes from."""
@@ -210,10 +289,32 @@ def _replace_link(link: Path, target: str) -> None:
     os.replace(fresh, link)
 
 
-def _move_into_place(scratch: Path, final: Path) -> None:
-    final.parent.mkdir(parents=True, exist_ok=True)
+def _locked(descriptor: int) -> bool:
+    """Lock a file if nobody else has."""
     try:
-        os.rename(scratch, final)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+
+
+def _exchange(new: Path, final: Path) -> None:
+    """Swap two folders: in one step where the system can (Linux's renameat2), so that no kill leaves neither."""
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    places = (_AT_FDCWD, os.fsencode(new), _AT_FDCWD, os.fsencode(final))
+    if renameat2 is None or renameat2(*places, _RENAME_EXCHANGE) != 0:
+        os.rename(final, new.with_name("old"))
+        os.rename(new, final)
+    _flush_entry(final.parent)
+
+
+def _move_into_place(new: Path, final: Path) -> None:
+    try:
+        os.rename(new, final)
     except OSError:
         # Another process published the same version first: by construction it holds the same content.
         if not (final / MANIFEST).is_file():

@@ -32,16 +32,15 @@ def collect(
     """Remove versions that no checkpoint, champion or running run refers to. A dry run unless --delete is given."""
     if not storage.is_dir():
         raise FimError(f"There is no folder {storage}. Name the folder of the artifacts with --storage or FIM_STORAGE.")
-    garbage = find_garbage(
-        Store(storage), keep_checkpoints=keep_checkpoints, work_days=work_days, fresh_minutes=fresh_minutes
-    )
+    store = Store(storage)
+    garbage = find_garbage(store, keep_checkpoints=keep_checkpoints, work_days=work_days, fresh_minutes=fresh_minutes)
     for entry in garbage:
         typer.echo(f"{_megabytes(entry.bytes):>10}  {os.path.relpath(entry.path)}  ({entry.reason})")
     total = _megabytes(sum(entry.bytes for entry in garbage))
     if not garbage:
         typer.echo("Nothing to remove.")
     elif delete:
-        remove(garbage)
+        remove(store, garbage)
         typer.echo(f"Removed {len(garbage)} folders, {total}.")
     else:
         typer.echo(f"{len(garbage)} folders, {total}, would go. Run again with --delete to remove them.")

@@ -112,10 +112,9 @@ def run_stage(
         "code": stage.code_version,
     }
     version = version_of(**identity)
-    artifact = None if force else store.find(stage.asset, version)
-    reused = artifact is not None
-    if artifact is None:
-        with store.publish(stage.asset, experiment=experiment.name, replace=force, **identity) as draft:
+
+    def make() -> None:
+        with store.publish(stage.asset, experiment=experiment.name, replace=True, **identity) as draft:
             build = Build(
                 experiment, store, inputs, draft.path, lambda: store.work_folder(stage.asset, version), on_event
             )
@@ -125,13 +124,26 @@ def run_stage(
                 raise FimError(
                     f"What {stage.asset} is made of changed while it was made ({what}). Materialize {stage.asset} again."
                 )
-        artifact = store.find(stage.asset, version)
-        assert artifact is not None, "publish returned, so the version is there"
         store.clear_work(stage.asset, version)
+
+    with store.making(stage.asset, version):
+        artifact = None if force else _up_to_date(store.find(stage.asset, version), inputs)
+        reused = artifact is not None
+        if not reused:
+            make()
+            artifact = store.find(stage.asset, version)
+    assert artifact is not None, "publish returned, so the version is there"
     if stage.adopt(artifact):
         store.use(artifact, experiment.name)
     checks = run_artifact_checks(artifact, experiment, store)
     return StageResult(artifact, checks, reused, time.monotonic() - started)
+
+
+def _up_to_date(artifact: Artifact | None, inputs: Mapping[str, Artifact]) -> Artifact | None:
+    """The artifact, unless an input was made again after it, by force: the same work need not give the same bytes."""
+    if artifact is None or any(i.manifest["created"] > artifact.manifest["created"] for i in inputs.values()):
+        return None
+    return artifact
 
 
 def _verified_input(stage: Stage, experiment: Experiment, store: Store) -> Artifact:

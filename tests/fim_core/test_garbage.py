@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def test_recent_checkpoints_keep_what_they_were_made_from(store: Store) -> None:
     store.use(generations[2][1], "demo")
     garbage = find_garbage(store, keep_checkpoints=2, fresh_minutes=0)
     assert {entry.path for entry in garbage} == {artifact.path for artifact in generations[0]}
-    remove(garbage)
+    remove(store, garbage)
     assert left(store) == {artifact.version for pair in generations[1:] for artifact in pair}
 
 
@@ -83,7 +84,7 @@ def test_inputs_of_a_run_under_way_are_kept(store: Store) -> None:
 def test_what_a_dead_run_left_goes_and_a_recent_attempt_stays(store: Store) -> None:
     publishing = store.publish("raw_completions", experiment="demo", inputs={}, config={}, code="1")
     draft = publishing.__enter__()
-    lease = draft.path / ".lease.json"
+    lease = draft.path.parent / "lease.json"
     child = os.fork()
     if child == 0:
         os._exit(0)
@@ -95,8 +96,35 @@ def test_what_a_dead_run_left_goes_and_a_recent_attempt_stays(store: Store) -> N
     month_ago = time.time() - 30 * 24 * 3600
     for folder in (old, training):
         os.utime(folder, (month_ago, month_ago))
-    assert {entry.path for entry in find_garbage(store, fresh_minutes=0)} == {draft.path, old}
+    assert {entry.path for entry in find_garbage(store, fresh_minutes=0)} == {draft.path.parent, old}
     assert recent.is_dir()
+
+
+def test_an_attempt_that_somebody_works_on_stays_however_old(store: Store) -> None:
+    folder = store.work_folder("trained_checkpoint", "abc")
+    with store.making("trained_checkpoint", "abc"):
+        assert find_garbage(store, work_days=0) == []
+    assert [entry.path for entry in find_garbage(store, work_days=0)] == [folder]
+
+
+def test_a_removal_that_is_cut_off_leaves_nothing_that_looks_whole(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact = make(store, "raw_completions", 0)
+
+    def cut_off(folder: Path) -> None:
+        (folder / "content").unlink()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        store.remove(artifact.path)
+    monkeypatch.undo()
+    assert store.find("raw_completions", artifact.version) is None
+    [left] = (store.root / "tmp").iterdir()
+    day_before_yesterday = time.time() - 2 * 24 * 3600
+    os.utime(left, (day_before_yesterday, day_before_yesterday))
+    assert [entry.path for entry in find_garbage(store)] == [left]
 
 
 def test_what_was_made_just_now_stays(store: Store) -> None:

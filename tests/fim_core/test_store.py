@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -19,9 +21,9 @@ from fim_core.store import Store, version_of
 IDENTITY = {"inputs": {"exports": "abc"}, "config": {"rows": 3}, "code": "1"}
 
 
-def publish(store: Store, text: str = "content", *, experiment: str = "demo", **changes: object):
+def publish(store: Store, text: str = "content", *, experiment: str = "demo", replace: bool = False, **changes: object):
     identity = {**IDENTITY, **changes}
-    with store.publish("raw_completions", experiment=experiment, **identity) as draft:
+    with store.publish("raw_completions", experiment=experiment, replace=replace, **identity) as draft:
         (draft.path / "rows.txt").write_text(text)
         draft.counts["rows"] = 3
     return store.find("raw_completions", version_of(**identity))
@@ -78,6 +80,58 @@ def test_two_writers_of_one_version_end_with_one_artifact(tmp_path: Path) -> Non
         (slow.path / "rows.txt").write_text("content")
         publish(store)
     assert len(store.versions("raw_completions")) == 1
+
+
+def test_a_replaced_version_is_swapped_and_its_checks_forgotten(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    version = publish(store, "first").version
+    checks = tmp_path / "checks" / "raw_completions"
+    checks.mkdir(parents=True)
+    found, others = checks / f"{version}-abc.json", checks / "other-abc.json"
+    found.touch()
+    others.touch()
+    assert (publish(store, "second", replace=True).path / "rows.txt").read_text() == "second"
+    assert list((tmp_path / "tmp").iterdir()) == []
+    assert [path.name for path in checks.iterdir()] == [others.name]
+
+
+def test_folders_are_swapped_also_where_the_system_cannot_do_it_in_one_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda *arguments, **options: object())
+    store = Store(tmp_path)
+    publish(store, "first")
+    assert (publish(store, "second", replace=True).path / "rows.txt").read_text() == "second"
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize("place", ["/proc/fim", "/dev/null/fim", "a file"])
+def test_a_folder_that_cannot_be_written_is_a_clear_error(place: str, tmp_path: Path) -> None:
+    (tmp_path / "a file").touch()
+    store = Store(tmp_path / place)
+    with pytest.raises(FimError, match="cannot be written"), store.making("raw_completions", "abc"):
+        pass
+    with pytest.raises(FimError, match="cannot be written"):
+        publish(store)
+
+
+def test_a_version_is_made_by_one_at_a_time(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    order = []
+
+    def second() -> None:
+        with store.making("raw_completions", "abc"):
+            order.append("second")
+
+    waiting = threading.Thread(target=second)
+    with store.making("raw_completions", "abc"):
+        assert store.is_being_made("raw_completions", "abc")
+        waiting.start()
+        time.sleep(0.1)
+        order.append("first")
+    waiting.join()
+    assert order == ["first", "second"]
+    assert not store.is_being_made("raw_completions", "abc")
 
 
 def test_a_full_disk_is_a_clear_error(tmp_path: Path) -> None:

@@ -182,7 +182,7 @@ class BadNight(DagsterHome):
     def garbage_is_collected(self) -> None:
         """`fim gc`, while runs are under way."""
         garbage = find_garbage(self.store, keep_checkpoints=1, fresh_minutes=0.5) if self.store.root.is_dir() else []
-        remove(garbage)
+        remove(self.store, garbage)
         self.note(f"{len(garbage)} folders are collected")
 
     def disk_is_full(self) -> None:

@@ -93,7 +93,7 @@ def verify(night: BadNight, folder: Path) -> None:
         assert blocking_failures(run_artifact_checks(current, experiment, night.store)) == [] or (
             stage.asset == "champion_model"
         )
-    remove(find_garbage(night.store, fresh_minutes=0))
+    remove(night.store, find_garbage(night.store, fresh_minutes=0))
     assert list((night.store.root / "tmp").iterdir()) == []
 
     raw, prompts = (night.store.current(asset, experiment.name).counts for asset in ("raw_completions", "fim_prompts"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from tiny_pipeline import TINY, write_experiment
 
 from fim_core.config import load_experiment
 from fim_core.errors import FimError
-from fim_core.pipeline import data, run_stage, stage_of
+from fim_core.pipeline import Stage, StageResult, data, run_stage, stage_of
 from fim_core.records import sources
 from fim_core.store import Store
 
@@ -40,3 +41,31 @@ def test_an_export_that_grows_while_it_is_read_is_not_published(
     monkeypatch.undo()
     result = run_stage(data.raw_completions, experiment, store, upstream_of=stage_of)
     assert result.artifact.counts["rows"] == 2
+
+
+def test_what_was_made_again_by_force_makes_what_follows_again(tmp_path: Path) -> None:
+    experiment = load_experiment(write_experiment(tmp_path))
+    store = Store(experiment.storage)
+
+    def materialize(stage: Stage, force: bool = False) -> StageResult:
+        return run_stage(stage, experiment, store, upstream_of=stage_of, force=force)
+
+    materialize(data.raw_completions)
+    first = materialize(data.fim_prompts)
+    assert materialize(data.fim_prompts).reused
+    assert not materialize(data.raw_completions, force=True).reused
+    again = materialize(data.fim_prompts)
+    assert not again.reused
+    assert again.artifact.version == first.artifact.version
+    assert materialize(data.fim_prompts).reused
+
+
+def test_two_runs_of_the_same_work_do_it_once(tmp_path: Path) -> None:
+    experiment = load_experiment(write_experiment(tmp_path))
+    store = Store(experiment.storage)
+
+    def materialize(_: int) -> StageResult:
+        return run_stage(data.raw_completions, experiment, store, upstream_of=stage_of)
+
+    with ThreadPoolExecutor(2) as pool:
+        assert sorted(result.reused for result in pool.map(materialize, range(2))) == [False, True]
