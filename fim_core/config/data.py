@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from fim_core.config.base import Section
+from fim_core.config.base import DialectName, Section
 
 SourceType = Literal[
     "auto", "fim_completions", "huggingface_prompt_response", "huggingface_instruct", "huggingface", "sql_files", "demo"
@@ -21,7 +21,7 @@ class SqlFileOptions(Section):
         0.7, ge=0, le=1, description="Share of middles cut at syntax-node boundaries; rest random."
     )
     empty_rate: float = Field(0.05, ge=0, le=1, description="Share of cuts with nothing missing.")
-    dialect: str = Field("snowflake", description="sqlglot dialect that splits and parses the files.")
+    dialect: DialectName = Field("snowflake", description="sqlglot dialect that splits and parses the files.")
 
 
 class Source(Section):

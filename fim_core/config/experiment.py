@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from fim_core.config.base import Section
+from fim_core.config.base import Section, closest
 from fim_core.config.data import DataConfig
+from fim_core.config.deepspeed import checked_section, offloads_optimizer
 from fim_core.config.evaluation import EvaluationConfig, GateConfig
 from fim_core.config.model import ModelConfig
 from fim_core.config.training import (
@@ -82,20 +82,8 @@ class Experiment(Section):
 
     @field_validator("deepspeed")
     @classmethod
-    def _owned_elsewhere(cls, value: dict[str, Any]) -> dict[str, Any]:
-        owners = {
-            "optimizer": "optimizer",
-            "scheduler": "scheduler",
-            "train_batch_size": "micro_batch_size and gradient_accumulation_steps",
-            "train_micro_batch_size_per_gpu": "micro_batch_size",
-            "gradient_accumulation_steps": "gradient_accumulation_steps",
-            "bf16": "model.dtype",
-            "fp16": "model.dtype",
-        }
-        for key, owner in owners.items():
-            if key in value:
-                raise ValueError(f"`{key}` is set by `{owner}` of the experiment, not here")
-        return value
+    def _passed_to_deepspeed(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return checked_section(value)
 
     @field_validator("checks")
     @classmethod
@@ -104,9 +92,17 @@ class Experiment(Section):
         from fim_core.quality.run import known_checks
 
         known = sorted(known_checks()) if value else []
-        if unknown := [f"{name}{_closest(name, known)}" for name in value if name not in known]:
+        if unknown := [f"{name}{closest(name, known)}" for name in value if name not in known]:
             raise ValueError(f"no such check: {', '.join(unknown)}. The checks are: {', '.join(known)}")
         return value
+
+    @model_validator(mode="after")
+    def _cpu_adam_needs_offload(self) -> Experiment:
+        if self.optimizer.type == "cpu_adam" and not offloads_optimizer(self.deepspeed):
+            raise ValueError(
+                "optimizer.type cpu_adam needs deepspeed.zero_optimization.offload_optimizer: {device: cpu}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _eval_needs_rows(self) -> Experiment:
@@ -153,15 +149,7 @@ def _explain(error: ValidationError) -> str:
 
 def _nearest(location: tuple[int | str, ...]) -> str:
     """A hint at the option that was probably meant."""
-    return _closest(str(location[-1]), sorted(_option_names(Experiment)))
-
-
-def _closest(name: str, known: Sequence[str]) -> str:
-    """A hint at the name that was probably meant: `; did you mean …?`, or nothing."""
-    from difflib import get_close_matches
-
-    names = get_close_matches(name, known, n=1, cutoff=0.75)
-    return f"; did you mean {names[0]}?" if names else ""
+    return closest(str(location[-1]), sorted(_option_names(Experiment)))
 
 
 def _option_names(section: type[Section]) -> set[str]:

@@ -56,6 +56,12 @@ class SchedulerConfig(Section):
             raise ValueError(f"{given[0]} has no meaning for the schedule {self.name}")
         return self
 
+    @model_validator(mode="after")
+    def _constant_has_no_warmup(self) -> SchedulerConfig:
+        if self.name == "constant" and (self.warmup_ratio if self.warmup_steps is None else self.warmup_steps):
+            raise ValueError("`constant` has no warm-up; use constant_with_warmup, or leave the warm-up out")
+        return self
+
 
 class CheckpointConfig(Section):
     """One entry of `checkpoint`."""
@@ -68,6 +74,19 @@ class CheckpointConfig(Section):
     save_end_of_training: bool = Field(True, description="Save after the last step.")
     output_dir: str | None = Field(None, description="For huggingface: also put the weights here, in `step-N` folders.")
     keep: int = Field(2, ge=1, description="How many of the newest are kept.")
+
+    @model_validator(mode="after")
+    def _saves_something(self) -> CheckpointConfig:
+        if self.type == "deepspeed" and self.output_dir:
+            raise ValueError("`type: deepspeed` keeps its states in the run's own folder; leave output_dir out")
+        if not (self.save_end_of_training or self.save_every_n_steps):
+            raise ValueError("an entry with neither save_every_n_steps nor save_end_of_training saves nothing")
+        if self.type == "huggingface" and not self.save_end_of_training and not self.output_dir:
+            raise ValueError(
+                "the trained model is always kept: give output_dir for weights of steps in between, or leave "
+                "save_end_of_training on"
+            )
+        return self
 
 
 class LossConfig(Section):

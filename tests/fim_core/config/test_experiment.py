@@ -72,6 +72,22 @@ def test_the_files_name_is_the_experiments(tmp_path: Path) -> None:
             "checks: {exact_duplicate: {severity: off}}",
             "no such check: exact_duplicate; did you mean exact_duplicates?",
         ),
+        ("evaluation: {dialect: snowflak}", "evaluation.dialect: Unknown dialect 'snowflak'"),
+        (
+            "gate: {rules: [{metric: exact_mtch, rule: finite}]}",
+            "no such metric: exact_mtch; did you mean exact_match?",
+        ),
+        ("gate: {rules: [{metric: loss, rule: at_most}]}", "gate.rules.0: at_most needs `value`"),
+        ("scheduler: {name: constant, warmup_ratio: 0.1}", "constant_with_warmup"),
+        ("deepspeed: {zero_optimisation: {stage: 2}}", "`zero_optimisation` is not passed to DeepSpeed; did you mean"),
+        ("deepspeed: {gradient_allreduce_op: sum}", "`gradient_allreduce_op` is not passed"),
+        ("deepspeed: {zero_optimization: 2}", "`zero_optimization` is a section"),
+        ("deepspeed: {zero_optimization: {stage: 4}}", "zero_optimization.stage is 4"),
+        ("deepspeed: {zero_optimization: {stage: 0, offload_optimizer: {device: cpu}}}", "needs stage 1, 2 or 3"),
+        ("optimizer: {type: cpu_adam}", "offload_optimizer"),
+        ("checkpoint: {type: deepspeed, output_dir: x}", "output_dir"),
+        ("checkpoint: {type: deepspeed, save_end_of_training: false}", "saves nothing"),
+        ("checkpoint: {save_every_n_steps: 5, save_end_of_training: false}", "always kept"),
     ],
 )
 def test_what_cannot_be_used_is_refused_by_name(tmp_path: Path, change: str, named: str) -> None:
@@ -79,6 +95,12 @@ def test_what_cannot_be_used_is_refused_by_name(tmp_path: Path, change: str, nam
         load_experiment(write(tmp_path, SMALL + change))
     assert named in str(error.value)
     assert "tuned.yaml" in str(error.value)
+
+
+def test_a_dialect_of_sql_files_is_known(tmp_path: Path) -> None:
+    source = "{type: sql_files, name_or_path: d, sql: {dialect: nosuch}}"
+    with pytest.raises(FimError, match=r"data\.sources\.0\.sql\.dialect: Unknown dialect 'nosuch'"):
+        load_experiment(write(tmp_path, f"model: {{name_or_path: m}}\ndata: {{sources: [{source}]}}"))
 
 
 def test_a_check_is_switched_off_with_or_without_quotes(tmp_path: Path) -> None:
