@@ -24,6 +24,7 @@ from fim_core.config.training import (
     TrackerConfig,
 )
 from fim_core.config.workflow import CheckOverride, ExportsConfig, MetadataConfig, NotifyConfig, ScheduleConfig
+from fim_core.config.yaml_file import read_yaml
 from fim_core.errors import FimError
 
 
@@ -123,7 +124,7 @@ def load_experiment(path: str | Path) -> Experiment:
     if not path.is_file():
         raise FimError(f"There is no experiment file {path}. Give the path of a YAML file, such as configs/demo.yaml.")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise FimError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(content, dict):

@@ -97,6 +97,19 @@ def test_what_cannot_be_used_is_refused_by_name(tmp_path: Path, change: str, nam
     assert "tuned.yaml" in str(error.value)
 
 
+def test_a_key_that_is_given_twice_is_refused_with_both_lines(tmp_path: Path) -> None:
+    with pytest.raises(FimError, match=r"tuned\.yaml.*line 6: epochs is given again.*line 4"):
+        load_experiment(write(tmp_path, SMALL + "epochs: 2\nseed: 1\nepochs: 3\n"))
+    with pytest.raises(FimError, match=r"line 4: lr is given again"):
+        load_experiment(write(tmp_path, SMALL + "optimizer: {lr: 1e-3, lr: 1e-4}"))
+
+
+def test_merged_keys_may_be_overridden(tmp_path: Path) -> None:
+    merged = "optimizer: &base {lr: 1e-3, eps: 1e-7}\ngate: {rules: [{metric: loss, rule: finite}]}\n"
+    text = SMALL + merged.replace("&base {", "{<<: {eps: 1e-6}, ")
+    assert load_experiment(write(tmp_path, text)).optimizer.eps == 1e-7
+
+
 def test_a_dialect_of_sql_files_is_known(tmp_path: Path) -> None:
     source = "{type: sql_files, name_or_path: d, sql: {dialect: nosuch}}"
     with pytest.raises(FimError, match=r"data\.sources\.0\.sql\.dialect: Unknown dialect 'nosuch'"):
