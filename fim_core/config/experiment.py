@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -129,10 +130,24 @@ def load_experiment(path: str | Path) -> Experiment:
         raise FimError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise FimError(f"{path} holds no options. It needs at least `model` and `data`; see configs/demo.yaml.")
+    if "name" not in content:
+        content["name"] = _name_of(path)
     try:
-        return Experiment.model_validate({"name": path.stem, **content})
+        return Experiment.model_validate(content)
     except ValidationError as error:
         raise FimError(f"{path} has options that cannot be used:\n{_explain(error)}") from error
+
+
+def _name_of(path: Path) -> str:
+    """The name of an experiment that gives none: that of its file, with `-` for what a folder is better not called.
+
+    Raises:
+        FimError: nothing is left of it.
+    """
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", path.stem).strip("-_.")
+    if not name:
+        raise FimError(f"{path}: no name can be made of the file's; give the key `name`, in letters and digits.")
+    return name
 
 
 def _explain(error: ValidationError) -> str:

@@ -58,6 +58,22 @@ def test_the_files_name_is_the_experiments(tmp_path: Path) -> None:
     assert load_experiment(write(tmp_path, SMALL)).name == "tuned"
 
 
+@pytest.mark.parametrize(("file", "name"), [("my data", "my-data"), (" _a  (2)", "a-2"), ("v1.2_x", "v1.2_x")])
+def test_a_file_of_any_name_gives_a_name(tmp_path: Path, file: str, name: str) -> None:
+    path = tmp_path / f"{file}.yaml"
+    path.write_text(SMALL)
+    assert load_experiment(path).name == name
+
+
+def test_a_file_whose_name_holds_no_letter_needs_a_name(tmp_path: Path) -> None:
+    path = tmp_path / "(_).yaml"
+    path.write_text(SMALL)
+    with pytest.raises(FimError, match="no name can be made of the file's; give the key `name`"):
+        load_experiment(path)
+    path.write_text(SMALL + "name: mine")
+    assert load_experiment(path).name == "mine"
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
