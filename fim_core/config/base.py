@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -12,6 +13,10 @@ class Section(BaseModel):
     """One section of an experiment file: immutable, and closed to keys that it does not know."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, protected_namespaces=())
+
+
+Place = Annotated[str, AfterValidator(os.path.expanduser)]
+"""A path, or the id of something on a hub; `~` stands for the home folder."""
 
 
 def closest(name: str, known: Sequence[str]) -> str:

@@ -37,6 +37,7 @@ class Experiment(Section):
     seed: int = Field(42, ge=0, description="Seed of everything random.")
     storage: Path = Field(
         default_factory=lambda: Path(os.environ.get("FIM_STORAGE", ".fim")),
+        validate_default=True,
         description="Folder of all artifacts. Default: $FIM_STORAGE, or .fim in the current folder.",
     )
 
@@ -76,6 +77,11 @@ class Experiment(Section):
     exports: ExportsConfig | None = Field(None, description="Watch a folder for new exports. Default: no folder.")
     notify: NotifyConfig = NotifyConfig()
     metadata: MetadataConfig = MetadataConfig()
+
+    @field_validator("storage")
+    @classmethod
+    def _at_home(cls, value: Path) -> Path:
+        return value.expanduser()
 
     @field_validator("checkpoint", mode="before")
     @classmethod

@@ -179,8 +179,8 @@ def _attention(model: ModelConfig, config: PretrainedConfig, device: torch.devic
 
 
 def _pretrained_config(place: str) -> PretrainedConfig:
-    folder = Path(place).expanduser()
-    if place.startswith((".", "/", "~")) and not folder.is_dir():
+    folder = Path(place)
+    if place.startswith((".", "/")) and not folder.is_dir():
         raise FimError(f"There is no model folder {place} (model.name_or_path). Give a folder or a hub id.")
     if folder.is_dir() and (folder / "config.json").is_file():
         options = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -196,7 +196,7 @@ def _pretrained_config(place: str) -> PretrainedConfig:
 
 
 def _pretrained(place: str, config: PretrainedConfig, dtype: torch.dtype, attention: str) -> PreTrainedModel:
-    folder = Path(place).expanduser()
+    folder = Path(place)
     try:
         return AutoModelForCausalLM.from_pretrained(
             folder if folder.is_dir() else place,

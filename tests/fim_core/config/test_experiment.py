@@ -126,6 +126,30 @@ def test_merged_keys_may_be_overridden(tmp_path: Path) -> None:
     assert load_experiment(write(tmp_path, text)).optimizer.eps == 1e-7
 
 
+def test_the_home_folder_is_written_as_a_tilde_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    text = """
+storage: ~/store
+model: {name_or_path: ~/model, tokenizer: ~/tokenizer}
+data: {sources: [{name_or_path: ~/d.csv}], template: ~/t.tmpl, cache_dir: ~/cache}
+checkpoint: {output_dir: ~/out}
+logger: {output_dir: ~/logs}
+launcher: {type: hostfile, hostfile: ~/hosts}
+exports: {folder: ~/exports}
+"""
+    experiment = load_experiment(write(tmp_path, text))
+    assert str(experiment.storage) == "/home/me/store"
+    assert (experiment.model.name_or_path, experiment.model.tokenizer) == ("/home/me/model", "/home/me/tokenizer")
+    data = experiment.data
+    assert (data.sources[0].name_or_path, data.template) == ("/home/me/d.csv", "/home/me/t.tmpl")
+    assert experiment.exports is not None
+    others = (data.cache_dir, experiment.checkpoint[0].output_dir, experiment.logger.output_dir,
+              experiment.launcher.hostfile, experiment.exports.folder)  # fmt: skip
+    assert others == tuple(f"/home/me/{name}" for name in ("cache", "out", "logs", "hosts", "exports"))
+    monkeypatch.setenv("FIM_STORAGE", "~/else")
+    assert str(load_experiment(write(tmp_path, SMALL)).storage) == "/home/me/else"
+
+
 def test_a_dialect_of_sql_files_is_known(tmp_path: Path) -> None:
     source = "{type: sql_files, name_or_path: d, sql: {dialect: nosuch}}"
     with pytest.raises(FimError, match=r"data\.sources\.0\.sql\.dialect: Unknown dialect 'nosuch'"):
