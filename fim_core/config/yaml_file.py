@@ -12,7 +12,7 @@ _MERGE = "tag:yaml.org,2002:merge"
 class _UniqueKeys(yaml.SafeLoader):
     """A safe loader to which a key that is given twice is a mistake; YAML says so, and PyYAML lets the last one win."""
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         lines: dict[tuple[str, str], int] = {}
         for key, _ in node.value:
