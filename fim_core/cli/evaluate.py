@@ -23,15 +23,16 @@ def evaluate(
     """Evaluate an experiment's checkpoint; what it needs and is not there yet is made first."""
     from transformers.utils.logging import disable_progress_bar
 
+    from fim_core.cli.pipeline import run_pipeline
     from fim_core.config import load_experiment
     from fim_core.evaluation.report import read_report
-    from fim_core.pipeline import run
 
     disable_progress_bar()
     experiment = load_experiment(config)
-    report = run(experiment, until="evaluation_report", force=force)["evaluation_report"].artifact.path
+    report = run_pipeline(experiment, until="evaluation_report", force=force)["evaluation_report"].artifact.path
     print_figures(read_report(report))
     typer.echo(f"Report: {report / 'report.html'}")
+    typer.echo(f"To let the gate decide on it: fim champion promote {config}")
 
 
 def print_figures(report: Mapping[str, Any]) -> None:

@@ -34,7 +34,8 @@ def run(
         experiment: the options.
         until: the last asset to make.
         force: make all of them again.
-        on_event: hears of progress: training's events, and `{"event": "stage", "asset": …, "reused": …}`.
+        on_event: hears of progress: training's events, and `{"event": "stage", "asset": …, "reused": …,
+            "failed_checks": […]}`.
 
     Returns:
         The result of each stage by asset name.
@@ -47,7 +48,15 @@ def run(
     for stage in STAGES:
         result = run_stage(stage, experiment, store, upstream_of=stage_of, force=force, on_event=on_event)
         results[stage.asset] = result
-        on_event({"event": "stage", "asset": stage.asset, "reused": result.reused, "seconds": result.seconds})
+        on_event(
+            {
+                "event": "stage",
+                "asset": stage.asset,
+                "reused": result.reused,
+                "seconds": result.seconds,
+                "failed_checks": [check for check in result.checks if not check.passed],
+            }
+        )
         if stage.asset == until:
             break
         if result.blocked_by:

@@ -1,0 +1,52 @@
+"""What the commands say of a run: failed checks, and what stays when it is stopped."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tiny_pipeline import TINY, write_experiment
+
+from fim_core.cli.pipeline import run_pipeline
+from fim_core.config import load_experiment
+
+
+def test_a_failed_check_that_stops_nothing_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_experiment(tmp_path, data={**TINY["data"], "eval_fraction": 0})
+    for _ in range(2):  # made, and found again
+        run_pipeline(load_experiment(path), until="tokenized_dataset")
+        said = capsys.readouterr().err
+        assert said.count("tokenized_dataset: check failed (warn): held_out_rows: 1 of 1") == 1
+
+
+@pytest.mark.slow
+def test_ctrl_c_says_where_the_next_run_goes_on(tmp_path: Path) -> None:
+    path = write_experiment(
+        tmp_path, max_steps=None, epochs=40, checkpoint={"type": "deepspeed", "save_every_n_steps": 2}
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from fim_core.cli.main import main; main()", "train", str(path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    try:
+        while not list((tmp_path / "store").glob("work/trained_checkpoint/*/state/step-4")):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    found = re.search(r"Stopped\. The next run resumes from step (\d+)\.", said)
+    assert found, said
+    [work] = (tmp_path / "store" / "work" / "trained_checkpoint").iterdir()
+    assert (work / "state" / f"step-{found[1]}").is_dir()
