@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from fim_core.quality.result import Check, Evidence, Finding
@@ -50,9 +51,10 @@ def loads(evidence: Evidence) -> Finding:
 
     folder = evidence.tables["checkpoint"]
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype="auto", local_files_only=True, trust_remote_code=False, output_loading_info=True
-        )
+        with _no_progress_bar():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                folder, dtype="auto", local_files_only=True, trust_remote_code=False, output_loading_info=True
+            )
         model, info = loaded
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
@@ -66,6 +68,19 @@ def loads(evidence: Evidence) -> Finding:
     if not torch.isfinite(logits).all():
         offending.append("logits")
     return Finding(len(offending), len(model.state_dict()), offending[:SHOWN_ROWS])
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def loss_fell(evidence: Evidence) -> Finding:

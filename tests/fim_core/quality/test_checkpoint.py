@@ -56,6 +56,11 @@ def test_a_good_checkpoint_passes(checkpoint: Path) -> None:
     assert found["finite_weights"].total == len(load_file(checkpoint / "model.safetensors"))
 
 
+def test_checks_write_nothing_to_the_terminal(checkpoint: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    results(checkpoint)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_pickle_among_the_weights(checkpoint: Path) -> None:
     torch.save({}, checkpoint / "pytorch_model.bin")
     result = results(checkpoint)["only_safetensors"]
