@@ -13,7 +13,7 @@ export DAGSTER_DISABLE_TELEMETRY ?= yes
 .PHONY: demo train ui test test-slow test-browser soak lint format fuzz bench-attention bench-data bench-generation clean
 
 demo: $(READY)  ## CSV -> prompts -> tokens -> checkpoint -> report -> champion, all in Dagster
-	$(BIN)/dagster asset materialize -m fim_assets.definitions --select '*'
+	$(BIN)/python -m fim_assets.materialize
 	$(BIN)/fim summary $(FIM_EXPERIMENT)
 
 ui: $(READY)  ## Dagster's UI on http://127.0.0.1:3000, with schedules and sensors

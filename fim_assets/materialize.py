@@ -1,0 +1,49 @@
+"""`python -m fim_assets.materialize`: every asset by Dagster's own command, and if that fails, why, as the last line.
+
+Dagster writes what a failure says into the middle of a long stack trace, and more lines after it.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from datetime import UTC, datetime
+
+import dagster as dg
+
+COMMAND = ("dagster", "asset", "materialize", "-m", "fim_assets.definitions", "--select", "*")
+
+
+def main() -> int:
+    """Materialize all assets of the experiment in FIM_EXPERIMENT into DAGSTER_HOME; returns Dagster's exit code."""
+    began = datetime.now(UTC)
+    process = subprocess.Popen([sys.executable, "-m", *COMMAND])
+    while True:
+        try:
+            code = process.wait()
+            break
+        except KeyboardInterrupt:  # Dagster got it too, and ends the run in order
+            continue
+    if code:
+        with dg.DagsterInstance.get() as instance:
+            for sentence in failures(instance, since=began):
+                print(f"\nfim: {sentence}", file=sys.stderr)
+    return code
+
+
+def failures(instance: dg.DagsterInstance, *, since: datetime) -> list[str]:
+    """What the failed steps of the newest failed run say."""
+    failed = dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], created_after=since)
+    said = []
+    for run in instance.get_runs(failed, limit=1):
+        for entry in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE):
+            data = entry.get_dagster_event().step_failure_data
+            if data.user_failure_data is not None and data.user_failure_data.description:
+                said.append(data.user_failure_data.description)
+            elif data.error is not None:
+                said.append(data.error.message.strip())
+    return said
+
+
+if __name__ == "__main__":
+    sys.exit(main())
