@@ -10,7 +10,7 @@ import typer
 
 from fim_core.config import Experiment, load_experiment
 from fim_core.errors import FimError
-from fim_core.pipeline.evaluation import DECISION, champion, promoted, roll_back
+from fim_core.pipeline.evaluation import DECISION, champion, decisions, promoted, roll_back, withdrawn
 from fim_core.store import Artifact, Store
 
 Config = Annotated[Path, typer.Argument(help="Experiment file.", envvar="FIM_EXPERIMENT")]
@@ -26,16 +26,30 @@ def register(app: typer.Typer) -> None:
 
 
 def show(config: Config) -> None:
-    """Print the champion, the earlier ones, and the reasons for the last decision."""
+    """Print the champion and why it is, the last candidate if that was refused, and the champions there have been."""
     experiment, store = _open(config)
-    reigning = champion(store, experiment.name)
+    reigning, decided = champion(store, experiment.name), decisions(store, experiment.name)
+    if not decided:
+        raise FimError(
+            f"No model of experiment {experiment.name} has come to the gate yet. "
+            f"Run `fim champion promote {config}`, or materialize champion_model."
+        )
     if reigning is None:
-        raise FimError(f"Experiment {experiment.name} has no champion yet. Materialize champion_model.")
-    typer.echo(f"champion {reigning.version}: checkpoint {reigning.counts['candidate']}, {reigning.path / 'model'}")
-    _print_reasons(reigning)
-    for earlier in promoted(store, experiment.name):
-        if earlier != reigning:
-            typer.echo(f"earlier  {earlier.version}: checkpoint {earlier.counts['candidate']}")
+        typer.echo("There is no champion.")
+    else:
+        typer.echo(
+            f"champion    {reigning.version}: checkpoint {reigning.counts['candidate']}, {reigning.path / 'model'}"
+        )
+        _print_reasons(reigning)
+    last = decided[-1]
+    if not last.counts["promote"] and (reigning is None or last.counts["candidate"] != reigning.counts["candidate"]):
+        typer.echo(f"refused     {last.version}: checkpoint {last.counts['candidate']}, the last candidate")
+        _print_reasons(last)
+    taken_back = withdrawn(store, experiment.name)
+    for other in promoted(store, experiment.name):
+        if other != reigning:
+            what = "rolled back" if other.counts["candidate"] in taken_back else "earlier"
+            typer.echo(f"{what:<11} {other.version}: checkpoint {other.counts['candidate']}")
 
 
 def promote(config: Config) -> None:
@@ -43,10 +57,10 @@ def promote(config: Config) -> None:
 
     What that needs and is not there yet, the checkpoint and its report, is made first.
     """
-    from fim_core.pipeline import run
+    from fim_core.cli.pipeline import run_pipeline
 
     experiment, store = _open(config)
-    decided = run(experiment)["champion_model"].artifact
+    decided = run_pipeline(experiment, until="champion_model")["champion_model"].artifact
     candidate = decided.counts["candidate"]
     if decided.counts["promote"]:
         typer.echo(f"champion {decided.version}: checkpoint {candidate}, {decided.path / 'model'}")

@@ -79,8 +79,8 @@ evaluation_report = Stage(
 
 def _champion_inputs(experiment: Experiment, store: Store, inputs: Mapping[str, Artifact]) -> dict[str, str]:
     candidate = inputs["trained_checkpoint"].version
-    withdrawn = {_WITHDRAWN: "yes"} if candidate in _withdrawn(store, experiment.name) else {}
-    return _champion_input(experiment, store, inputs) | withdrawn
+    taken_back = {_WITHDRAWN: "yes"} if candidate in withdrawn(store, experiment.name) else {}
+    return _champion_input(experiment, store, inputs) | taken_back
 
 
 def _build_champion(build: Build) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def _build_champion(build: Build) -> dict[str, Any]:
         )
     previous = champion_before(build.store, build.experiment.name, candidate.version)
     decision = decide(report.path, build.experiment.gate, has_champion=previous is not None)
-    if candidate.version in _withdrawn(build.store, build.experiment.name):
+    if candidate.version in withdrawn(build.store, build.experiment.name):
         decision = refuse(
             decision,
             "This checkpoint was champion and was rolled back by hand; only rollback --version brings it back.",
@@ -128,10 +128,14 @@ def champion(store: Store, experiment: str) -> Artifact | None:
         return None
 
 
+def decisions(store: Store, experiment: str) -> list[Artifact]:
+    """Every decision about a candidate of an experiment, oldest first; `counts["promote"]` says which way it went."""
+    return [a for a in store.versions("champion_model") if a.manifest["experiment"] == experiment]
+
+
 def promoted(store: Store, experiment: str) -> list[Artifact]:
     """Every model that an experiment has promoted, oldest first, the one that serves included."""
-    champions = (artifact for artifact in store.versions("champion_model") if artifact.counts["promote"])
-    return [artifact for artifact in champions if artifact.manifest["experiment"] == experiment]
+    return [decided for decided in decisions(store, experiment) if decided.counts["promote"]]
 
 
 def champion_before(store: Store, experiment: str, candidate: str) -> Artifact | None:
@@ -158,13 +162,13 @@ def roll_back(store: Store, experiment: str, version: str | None = None) -> Arti
     if target is None or not target.counts["promote"]:
         known = [a.version for a in promoted(store, experiment) if a != reigning]
         raise FimError(f"There is no such earlier champion. Known: {', '.join(known) or 'none'}.")
-    withdrawn = _withdrawn(store, experiment) | {reigning.counts["candidate"]}
-    _write_withdrawn(store, experiment, withdrawn - {target.counts["candidate"]})
+    taken_back = withdrawn(store, experiment) | {reigning.counts["candidate"]}
+    _write_withdrawn(store, experiment, taken_back - {target.counts["candidate"]})
     store.use(target, experiment)
     return target
 
 
-def _withdrawn(store: Store, experiment: str) -> set[str]:
+def withdrawn(store: Store, experiment: str) -> set[str]:
     """The checkpoints of an experiment that were rolled back."""
     try:
         return set(json.loads(_withdrawn_file(store, experiment).read_text(encoding="utf-8")))

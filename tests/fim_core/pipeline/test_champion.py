@@ -110,6 +110,11 @@ def test_a_champion_survives_a_worse_candidate_and_a_rollback_stays(tmp_path: Pa
     assert any("loses" in reason for reason in reasons(decided.artifact, holds=False))
     assert [check.name for check in decided.checks if not check.passed] == ["gate"]
     assert champion(store, "tiny") == first
+    shown = fim("champion", "show", worse)[1].splitlines()
+    [refused] = [number for number, line in enumerate(shown) if line.startswith("refused ")]
+    assert decided.artifact.version in shown[refused]
+    assert any(line.startswith("- ") and "loses" in line for line in shown[refused:])
+    assert not any(line.startswith("- ") for line in shown[:refused]), "why the champion is one"
 
     careless = write(tmp_path / "careless", tmp_path / "export.csv", max_steps=1, gate=LENIENT)
     assert fim("champion", "promote", careless)[0] == 0
@@ -120,12 +125,14 @@ def test_a_champion_survives_a_worse_candidate_and_a_rollback_stays(tmp_path: Pa
     assert exit_code == 0
     assert first.version in said
     assert champion(store, "tiny") == first
+    assert f"rolled back {second.version}" in fim("champion", "show", careless)[1]
 
     again = run(load_experiment(careless))["champion_model"].artifact
     assert champion(store, "tiny") == first, "the next run must not undo what someone did on purpose"
     assert "rolled back by hand" in reasons(again, holds=False)[0]
     assert roll_back(store, "tiny", second.version) == second
     assert run(load_experiment(careless))["champion_model"].artifact == second == champion(store, "tiny")
+    assert f"rolled back {first.version}" in fim("champion", "show", careless)[1], "whoever goes on takes it back"
     with pytest.raises(FimError, match=f"Known: {first.version}"):
         roll_back(store, "tiny", "nowhere")
 
