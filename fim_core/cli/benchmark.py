@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from fim_core.cli.model import Checkpoint, OfExperiment, chosen_checkpoint
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
@@ -31,10 +33,8 @@ def build(
 def run(
     folder: Annotated[Path, typer.Argument(help="Folder of a benchmark.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the report.")],
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(help="Checkpoint folder. Default: the champion, else the newest trained_checkpoint."),
-    ] = None,
+    checkpoint: Checkpoint = None,
+    experiment: OfExperiment = None,
     champion: Annotated[
         Path | None, typer.Option(help="Another checkpoint folder, to compare with item by item.")
     ] = None,
@@ -50,13 +50,12 @@ def run(
     from fim_core.cli.evaluate import print_figures
     from fim_core.evaluation.benchmark.contamination import training_documents
     from fim_core.evaluation.benchmark.run import run_benchmark
-    from fim_core.serving.completer import default_checkpoint
 
     disable_progress_bar()
     documents = training_documents(training) if training else ()
     report = run_benchmark(
         folder,
-        checkpoint or default_checkpoint(),
+        chosen_checkpoint(checkpoint, experiment),
         output,
         champion=champion,
         training=documents,

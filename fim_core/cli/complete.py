@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from fim_core.cli.model import Checkpoint, OfExperiment, chosen_checkpoint
 from fim_core.errors import FimError
 
 
@@ -24,10 +25,8 @@ def complete(
         Path | None, typer.Option(help="File with the statements that ran last (last_few_executed).")
     ] = None,
     file: Annotated[Path | None, typer.Option(help="File that is open in the editor (file_content).")] = None,
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(help="Checkpoint folder. Default: the champion, else the newest trained_checkpoint."),
-    ] = None,
+    checkpoint: Checkpoint = None,
+    experiment: OfExperiment = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest completion in tokens.")] = 128,
 ) -> None:
     """Print what belongs at <fillMe>, and nothing else: no line break is added to it."""
@@ -45,10 +44,10 @@ def complete(
 
     from transformers.utils.logging import disable_progress_bar
 
-    from fim_core.serving.completer import Completer, default_checkpoint
+    from fim_core.serving.completer import Completer
 
     disable_progress_bar()
-    completer = Completer.load(checkpoint or default_checkpoint())
+    completer = Completer.load(chosen_checkpoint(checkpoint, experiment))
     # Bytes, so that line ends are printed as generated.
     typer.echo(completer.complete(completion, max_tokens=max_tokens).encode(), nl=False)
 

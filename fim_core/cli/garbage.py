@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from fim_core.cli.model import OfExperiment
+from fim_core.config import load_experiment
 from fim_core.errors import FimError
 from fim_core.garbage import find_garbage, remove
 from fim_core.store import Store
@@ -20,8 +22,9 @@ def register(app: typer.Typer) -> None:
 
 def collect(
     storage: Annotated[
-        Path, typer.Option(help="Folder of all artifacts.", envvar="FIM_STORAGE", show_default=".fim")
-    ] = Path(".fim"),
+        Path | None, typer.Option(help="Folder of all artifacts. Default: the experiment's, or FIM_STORAGE, or .fim.")
+    ] = None,
+    experiment: OfExperiment = None,
     keep_checkpoints: Annotated[int, typer.Option(min=1, help="Newest checkpoints of each experiment that stay.")] = 3,
     work_days: Annotated[float, typer.Option(min=0, help="Days that unfinished attempts stay, to be resumed.")] = 14.0,
     fresh_minutes: Annotated[float, typer.Option(min=0, help="Minutes that new versions stay in any case.")] = 60.0,
@@ -30,8 +33,12 @@ def collect(
     ] = False,
 ) -> None:
     """Remove versions that no checkpoint, champion or running run refers to. A dry run unless --delete is given."""
+    if storage is None:
+        storage = load_experiment(experiment).storage if experiment else Path(os.environ.get("FIM_STORAGE", ".fim"))
     if not storage.is_dir():
-        raise FimError(f"There is no folder {storage}. Name the folder of the artifacts with --storage or FIM_STORAGE.")
+        raise FimError(
+            f"There is no folder {storage}. Name the folder of the artifacts with --storage, --experiment or FIM_STORAGE."
+        )
     store = Store(storage)
     garbage = find_garbage(store, keep_checkpoints=keep_checkpoints, work_days=work_days, fresh_minutes=fresh_minutes)
     for entry in garbage:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from fim_core.cli.model import Checkpoint, OfExperiment, chosen_checkpoint
+
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 LOCAL_HOST_HEADERS = ("127.0.0.1", "localhost", "[::1]")
 
@@ -20,10 +22,8 @@ def register(app: typer.Typer) -> None:
 
 
 def serve(
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(help="Checkpoint folder. Default: the champion, else the newest trained_checkpoint."),
-    ] = None,
+    checkpoint: Checkpoint = None,
+    experiment: OfExperiment = None,
     host: Annotated[str, typer.Option(help="Address to listen on. No access control: keep it local.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8080,
     model_name: Annotated[str, typer.Option(help="Name of the model for clients.")] = "fim",
@@ -38,11 +38,11 @@ def serve(
 
     from fim_core.cli.complete import read_text
     from fim_core.serving.app import create_app
-    from fim_core.serving.completer import Completer, default_checkpoint
+    from fim_core.serving.completer import Completer
 
     disable_progress_bar()
     ddl_context = read_text(ddl)
-    folder = checkpoint or default_checkpoint()
+    folder = chosen_checkpoint(checkpoint, experiment)
     completer = Completer.load(folder)
     local = host in LOOPBACK
     if not local:

@@ -10,6 +10,7 @@ from typing import Literal, Self
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from fim_core.config import Experiment
 from fim_core.errors import FimError
 from fim_core.evaluation.generate import load_for_inference, stop_ids_of
 from fim_core.evaluation.prefix_cache import PrefixCache, greedy_tokens
@@ -109,14 +110,25 @@ class Completer:
         return "".join(delta.text for delta in self.deltas(prompt_ids, max_tokens=limit))
 
 
-def default_checkpoint() -> Path:
-    """The champion of the storage (`FIM_STORAGE`, or `.fim`), or else its newest trained checkpoint.
+def default_checkpoint(experiment: Experiment | None = None) -> Path:
+    """The champion of an experiment, or else its newest trained checkpoint.
+
+    Without an experiment, of the only one whose models the storage (`FIM_STORAGE`, or `.fim`) holds.
 
     Raises:
-        FimError: neither has been made yet.
+        FimError: neither has been made yet, or there is no telling whose is meant.
     """
-    store = Store(os.environ.get("FIM_STORAGE", ".fim"))
+    if experiment is not None:
+        store, name = Store(experiment.storage), experiment.name
+    else:
+        store, name = Store(os.environ.get("FIM_STORAGE", ".fim")), None
+        names = {checkpoint.manifest["experiment"] for checkpoint in store.versions("trained_checkpoint")}
+        if len(names) > 1:
+            raise FimError(
+                f"{store.root} holds models of several experiments ({', '.join(sorted(names))}). Say which one's is "
+                "meant with --experiment CONFIG, or name a folder with --checkpoint."
+            )
     try:
-        return store.current("champion_model").path / "model"
+        return store.current("champion_model", name).path / "model"
     except FimError:
-        return store.current("trained_checkpoint").path
+        return store.current("trained_checkpoint", name).path

@@ -147,3 +147,14 @@ def test_the_command_removes_only_when_told_to(store: Store) -> None:
     assert left(store) == {artifact.version for artifact in (*old, *new)}
     CliRunner().invoke(app, [*arguments, "--delete"])
     assert left(store) == {artifact.version for artifact in new}
+
+
+def test_the_command_finds_the_storage_of_an_experiment(store: Store, tmp_path: Path) -> None:
+    old, new = generation(store, 0), generation(store, 1)
+    store.use(new[1], "demo")
+    path = tmp_path / "own.yaml"
+    path.write_text(f"storage: {store.root}\nmodel: {{name_or_path: m}}\ndata: {{sources: [{{type: demo}}]}}")
+    options = ["--keep-checkpoints", "1", "--fresh-minutes", "0"]
+    dry = CliRunner().invoke(app, ["gc", "--experiment", str(path), *options])
+    assert old[0].version in dry.output
+    assert "2 folders" in dry.output

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fim_core.cli.model import chosen_checkpoint
 from fim_core.errors import FimError
 from fim_core.evaluation.generate import completion_text, generate, load_for_inference, stop_ids_of
 from fim_core.records.schema import Completion
@@ -77,15 +78,25 @@ def test_default_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         default_checkpoint()
     store = Store(tmp_path)
 
-    def publish(asset: str) -> Path:
-        with store.publish(asset, experiment="x", inputs={}, config={}, code="1") as draft:
-            version = draft.path.name.split("-")[1]
-        artifact = store.find(asset, version)
-        assert artifact is not None
-        store.use(artifact, "x")
+    def publish(asset: str, experiment: str = "x") -> Path:
+        with store.publish(asset, experiment=experiment, inputs={}, config={}, code=experiment):
+            pass
+        artifact = store.versions(asset)[-1]
+        store.use(artifact, experiment)
         return artifact.path
 
     trained = publish("trained_checkpoint")
     assert default_checkpoint().resolve() == trained.resolve()
     champion = publish("champion_model")
     assert default_checkpoint().resolve() == (champion / "model").resolve()
+
+    other = publish("trained_checkpoint", "y")
+    with pytest.raises(FimError, match=r"several experiments \(x, y\).*--experiment"):
+        default_checkpoint()
+    named = {"x": champion / "model", "y": other}
+    monkeypatch.delenv("FIM_STORAGE")
+    for name, folder in named.items():
+        experiment = tmp_path / f"{name}.yaml"
+        experiment.write_text(f"storage: {tmp_path}\nmodel: {{name_or_path: m}}\ndata: {{sources: [{{type: demo}}]}}")
+        assert chosen_checkpoint(None, experiment).resolve() == folder.resolve()
+        assert chosen_checkpoint(tmp_path, experiment) == tmp_path
