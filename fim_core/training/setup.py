@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from deepspeed import DeepSpeedEngine
 from peft import PeftModel
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from fim_core.config import Experiment
 from fim_core.config.deepspeed import offloads_optimizer, zero_stage
@@ -100,6 +100,7 @@ def setup(job: Job, ranks: Ranks) -> Run:
     seed_everything(experiment.seed)
     model = build_for(job, tokenizer, ranks.device)
     packing, notices = choose_packing(experiment, model)
+    notices += beyond_context(int(train_rows.lengths.max()), model.config)
     cost = training_cost(model)
     if experiment.activation_checkpointing or experiment.activation_checkpoint_cpu_offload:
         # On a CPU activations are in host memory already, and there is no pinned memory to copy them to.
@@ -163,6 +164,19 @@ def setup(job: Job, ranks: Ranks) -> Run:
         packing=packing,
         notices=notices,
     )
+
+
+def beyond_context(longest_row: int, config: PretrainedConfig) -> tuple[str, ...]:
+    """What to say of rows that are longer than what a pretrained model was made for; nothing where none is."""
+    limit = getattr(config, "max_position_embeddings", None)
+    if limit is None or longest_row <= limit:
+        return ()
+    notice = (
+        f"The longest row has {longest_row} tokens, and the model was made for {limit} (max_position_embeddings): beyond "
+        "that it trains at positions that it has never seen. data.max_length keeps such rows out."
+    )
+    logger.warning("%s", notice)
+    return (notice,)
 
 
 def choose_packing(experiment: Experiment, model: PreTrainedModel | PeftModel) -> tuple[Strategy, tuple[str, ...]]:

@@ -11,13 +11,14 @@ import pytest
 import torch
 from rank_functions import error_of_run, whole_run
 from training_helpers import MODEL, make_rows, run_ranks, save_rows, tiny_experiment
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast, Qwen3Config
 
 from fim_core.errors import FimError
 from fim_core.modeling.load import build_model
 from fim_core.training.deepspeed_config import deepspeed_config
 from fim_core.training.job import Job, Work
 from fim_core.training.optimizer import decay_groups
+from fim_core.training.setup import beyond_context
 from fim_core.training.trackers import open_trackers
 
 LORA = {"config": MODEL, "tokenizer": "unused", "peft_config": {"r": 4, "target_modules": ["q_proj", "v_proj"]}}
@@ -161,6 +162,15 @@ def test_tracker_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(FimError, match=f"pip install {package}"):
         open_trackers(tiny_experiment(**{package: {}}), Work(tmp_path), 0)
     assert open_trackers(tiny_experiment(**{package: {"enable": False}}), Work(tmp_path), 0) == []
+
+
+def test_rows_beyond_the_models_context_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    config = Qwen3Config(max_position_embeddings=64)
+    assert beyond_context(64, config) == ()
+    [notice] = beyond_context(65, config)
+    assert "65 tokens" in notice
+    assert "made for 64" in notice
+    assert caplog.messages == [notice]
 
 
 def test_norms_and_biases_do_not_decay(tokenizer: PreTrainedTokenizerFast) -> None:
