@@ -52,7 +52,7 @@ def checked_section(section: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(f"`{key}` is set by `{_OWNERS[key]}` of the experiment, not here")
         if key not in _PASSED_THROUGH:
             known = sorted(_PASSED_THROUGH)
-            raise ValueError(f"`{key}` is not passed to DeepSpeed{closest(key, known)}. These are: {', '.join(known)}")
+            raise ValueError(f"`{key}` is not passed to DeepSpeed{closest(key, known)} ({', '.join(known)} are)")
     if not isinstance(section.get("zero_optimization", {}), dict):
         raise ValueError("`zero_optimization` is a section, for example {stage: 2}")
     if zero_stage(section) not in (0, 1, 2, 3):

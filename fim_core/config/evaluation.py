@@ -43,7 +43,7 @@ class GateRule(Section):
         from fim_core.evaluation.metrics.registry import BY_NAME
 
         if value not in BY_NAME:
-            raise ValueError(f"no such metric: {value}{closest(value, list(BY_NAME))}. They are: {', '.join(BY_NAME)}")
+            raise ValueError(f"no such metric: {value}{closest(value, list(BY_NAME))} (there are {', '.join(BY_NAME)})")
         return value
 
     @model_validator(mode="after")

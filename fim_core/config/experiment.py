@@ -101,7 +101,7 @@ class Experiment(Section):
 
         known = sorted(known_checks()) if value else []
         if unknown := [f"{name}{closest(name, known)}" for name in value if name not in known]:
-            raise ValueError(f"no such check: {', '.join(unknown)}. The checks are: {', '.join(known)}")
+            raise ValueError(f"no such check: {', '.join(unknown)} (there are {', '.join(known)})")
         return value
 
     @model_validator(mode="after")

@@ -6,7 +6,12 @@ installed packages and the hub, and would otherwise show only when the stage tha
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from importlib.util import find_spec
+from typing import Any
+
+from pydantic import ValidationError
 
 from fim_core.config import Experiment
 from fim_core.config.model import ModelConfig
@@ -22,6 +27,7 @@ def preflight(experiment: Experiment) -> None:
     _require_packages(experiment)
     _require_template(experiment.data.template)
     _require_tokenizer_and_model(experiment.model)
+    _require_zero_options(experiment.deepspeed.get("zero_optimization", {}))
     if experiment.model.config is not None:
         _require_network(experiment)
 
@@ -52,6 +58,26 @@ def _require_tokenizer_and_model(model: ModelConfig) -> None:
         require_place(model.name_or_path, "model")
     if isinstance(model.tokenizer, str):
         require_place(model.tokenizer, "tokenizer")
+
+
+def _require_zero_options(section: Mapping[str, Any]) -> None:
+    if not section.keys() - {"stage"}:
+        return
+    from fim_core.training.launch import device_type
+
+    # Otherwise DeepSpeed warns where it finds no GPU.
+    os.environ.setdefault("DS_ACCELERATOR", device_type())
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+    try:
+        DeepSpeedZeroConfig(**section)
+    except ValidationError as error:
+        problems = [
+            f"{'.'.join(map(str, problem['loc']))}: "
+            + ("no such option" if problem["type"] == "extra_forbidden" else problem["msg"])
+            for problem in error.errors(include_url=False)
+        ]
+        raise FimError(f"deepspeed.zero_optimization cannot be used: {'; '.join(problems)}.") from error
 
 
 def _require_network(experiment: Experiment) -> None:

@@ -30,6 +30,10 @@ TRAINED = {"vocab_size": 700}
         ({"model": {"name_or_path": "./nosuch"}}, "There is no model folder ./nosuch"),
         ({"model": {"config": SCRATCH, "tokenizer": "/no/such"}}, "There is no tokenizer folder /no/such"),
         ({"model": {"config": {**SCRATCH, "hiden_size": 1}, "tokenizer": TRAINED}}, "no such option"),
+        (
+            {"deepspeed": {"zero_optimization": {"stage": 2, "offload_optimizer": {"devise": "cpu"}}}},
+            "deepspeed.zero_optimization cannot be used: offload_optimizer.devise: no such option",
+        ),
         ({"model": {"config": {"model_type": "nosuch"}, "tokenizer": TRAINED}}, "'nosuch' is unknown"),
         (
             {"model": {"config": {**SCRATCH, "max_position_embeddings": 1024}, "tokenizer": TRAINED}},
