@@ -57,8 +57,11 @@ def promote(config: Config) -> None:
 
     What that needs and is not there yet, the checkpoint and its report, is made first.
     """
+    from transformers.utils.logging import disable_progress_bar
+
     from fim_core.cli.pipeline import run_pipeline
 
+    disable_progress_bar()
     experiment, store = _open(config)
     decided = run_pipeline(experiment, until="champion_model")["champion_model"].artifact
     candidate = decided.counts["candidate"]

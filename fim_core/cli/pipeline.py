@@ -36,10 +36,15 @@ class _Teller:
 
     def __call__(self, event: dict[str, Any]) -> None:
         match event:
+            case {"event": "stage", "asset": "champion_model"}:
+                pass  # its one check is the gate, whose reasons the command prints
             case {"event": "stage", "asset": asset, "failed_checks": failed}:
                 self._training = False
                 for check in failed:
-                    typer.echo(f"{asset}: check failed ({check.severity}): {check.sentence}", err=True)
+                    found = check.sentence.rstrip(".")
+                    typer.echo(
+                        f"{asset}: check failed ({check.severity}): {found}. It asks: {check.description}", err=True
+                    )
             case {"event": "start", "resumed_from": step}:
                 self._training, self._resumes_from = True, step
             case {"event": "checkpoint", "type": "deepspeed", "step": step}:

@@ -23,6 +23,7 @@ def test_a_failed_check_that_stops_nothing_is_told(tmp_path: Path, capsys: pytes
         run_pipeline(load_experiment(path), until="tokenized_dataset")
         said = capsys.readouterr().err
         assert said.count("tokenized_dataset: check failed (warn): held_out_rows: 1 of 1") == 1
+        assert "It asks: There are held-out rows" in said
 
 
 @pytest.mark.slow
