@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from fim_core.config import Experiment
 from fim_core.config.model import ModelConfig
 from fim_core.errors import FimError
+from fim_core.training.launch import device_type
 
 
 def preflight(experiment: Experiment) -> None:
@@ -37,6 +38,8 @@ def _require_packages(experiment: Experiment) -> None:
     needed = {name: name for name, tracker in trackers.items() if tracker and tracker.enable}
     if experiment.evaluation.backend == "vllm":
         needed["evaluation.backend: vllm"] = "vllm"
+    if experiment.model.type == "liger" and device_type() == "cuda":
+        needed["model.type: liger"] = "liger_kernel"
     for option, package in needed.items():
         if find_spec(package) is None:
             raise FimError(
@@ -63,8 +66,6 @@ def _require_tokenizer_and_model(model: ModelConfig) -> None:
 def _require_zero_options(section: Mapping[str, Any]) -> None:
     if not section.keys() - {"stage"}:
         return
-    from fim_core.training.launch import device_type
-
     # Otherwise DeepSpeed warns where it finds no GPU.
     os.environ.setdefault("DS_ACCELERATOR", device_type())
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig

@@ -63,6 +63,16 @@ def test_a_template_with_a_mistake_is_found(tmp_path: Path) -> None:
         preflight(load_experiment(path))
 
 
+def test_liger_needs_its_package_where_there_is_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "liger_kernel", None)
+    experiment = load_experiment(write_experiment(tmp_path, model={**TINY["model"], "type": "liger"}))
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    preflight(experiment)
+    monkeypatch.setenv("DS_ACCELERATOR", "cuda")
+    with pytest.raises(FimError, match="pip install liger_kernel"):
+        preflight(experiment)
+
+
 def test_trackers_that_are_off_need_no_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     preflight(load_experiment(write_experiment(tmp_path, wandb={"enable": False})))
