@@ -123,6 +123,11 @@ def default_checkpoint(experiment: Experiment | None = None) -> Path:
     else:
         store, name = Store(os.environ.get("FIM_STORAGE", ".fim")), None
         names = {checkpoint.manifest["experiment"] for checkpoint in store.versions("trained_checkpoint")}
+        if not names:
+            raise FimError(
+                f"There is no trained_checkpoint in {store.root} yet. Train one, or name the experiment whose model is "
+                "meant with --experiment CONFIG, or a folder with --checkpoint."
+            )
         if len(names) > 1:
             raise FimError(
                 f"{store.root} holds models of several experiments ({', '.join(sorted(names))}). Say which one's is "

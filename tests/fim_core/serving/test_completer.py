@@ -74,7 +74,7 @@ def test_shortens_the_limit_to_the_context(completer: Completer) -> None:
 
 def test_default_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FIM_STORAGE", str(tmp_path))
-    with pytest.raises(FimError, match="trained_checkpoint"):
+    with pytest.raises(FimError, match=r"no trained_checkpoint.*--experiment"):
         default_checkpoint()
     store = Store(tmp_path)
 
