@@ -10,6 +10,7 @@ is never done twice and a checkpoint names every byte it came from.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -29,7 +30,7 @@ from typing import Any
 from fim_core.errors import FimError
 
 MANIFEST = "manifest.json"
-LEASE = ".lease.json"
+LEASE = "lease.json"
 RECORDED_LIBRARIES = ("torch", "transformers", "tokenizers", "deepspeed", "datasets", "duckdb", "pyarrow", "sqlglot")
 
 
@@ -104,9 +105,10 @@ class Store:
 
     def use(self, artifact: Artifact, experiment: str) -> None:
         """Point `current` and the experiment's own link at an artifact."""
-        for link in (self._link(artifact.asset, None), self._link(artifact.asset, experiment)):
-            link.parent.mkdir(parents=True, exist_ok=True)
-            _replace_link(link, os.path.relpath(artifact.path, link.parent))
+        with self.full_disk_told(artifact.asset):
+            for link in (self._link(artifact.asset, None), self._link(artifact.asset, experiment)):
+                link.parent.mkdir(parents=True, exist_ok=True)
+                _replace_link(link, os.path.relpath(artifact.path, link.parent))
 
     @contextmanager
     def publish(
@@ -130,40 +132,51 @@ class Store:
         version = version_of(inputs, config, code)
         final = self.root / asset / version
         scratch = self.root / "tmp" / f"{asset}-{version}-{os.getpid()}-{secrets.token_hex(4)}"
+        draft = Draft(scratch / "draft", {})
         try:
-            scratch.mkdir(parents=True)
-            self._lease(scratch, inputs)
-            draft = Draft(scratch, {})
-            yield draft
-            (scratch / LEASE).unlink()
-            manifest = {
-                "asset": asset,
-                "version": version,
-                "experiment": experiment,
-                "inputs": dict(inputs),
-                "config": config,
-                "config_digest": digest(config),
-                "code_version": code,
-                "commit": _commit(),
-                "libraries": _library_versions(),
-                "counts": draft.counts,
-                "bytes": sum(f.stat().st_size for f in scratch.rglob("*") if f.is_file()),
-                "created": datetime.now(UTC).isoformat(timespec="microseconds"),
-            }
-            (scratch / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-            _flush(scratch)
-            if replace and final.exists():
-                os.rename(final, scratch.with_name(scratch.name + "-old"))
-            _move_into_place(scratch, final)
-        except OSError as error:
-            if error.errno == 28:
-                raise FimError(
-                    f"The disk is full while writing {asset} in {self.root}. Free some space; `fim gc` helps."
-                ) from error
-            raise
+            with self.full_disk_told(asset):
+                draft.path.mkdir(parents=True)
+                lease = {"pid": os.getpid(), "host": socket.gethostname(), "inputs": dict(inputs)}
+                (scratch / LEASE).write_text(json.dumps(lease), encoding="utf-8")
+                yield draft
+                manifest = {
+                    "asset": asset,
+                    "version": version,
+                    "experiment": experiment,
+                    "inputs": dict(inputs),
+                    "config": config,
+                    "config_digest": digest(config),
+                    "code_version": code,
+                    "commit": _commit(),
+                    "libraries": _library_versions(),
+                    "counts": draft.counts,
+                    "bytes": sum(f.stat().st_size for f in draft.path.rglob("*") if f.is_file()),
+                    "created": datetime.now(UTC).isoformat(timespec="microseconds"),
+                }
+                content = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+                (draft.path / MANIFEST).write_text(content, encoding="utf-8")
+                _flush(draft.path)
+                if replace and final.exists():
+                    os.rename(final, scratch / "replaced")
+                _move_into_place(draft.path, final)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-            shutil.rmtree(scratch.with_name(scratch.name + "-old"), ignore_errors=True)
+
+    @contextmanager
+    def full_disk_told(self, asset: str) -> Iterator[None]:
+        """Say in one sentence that the disk is full while something of an asset is written.
+
+        Raises:
+            FimError: it is.
+        """
+        try:
+            yield
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise FimError(
+                f"The disk is full while writing {asset} in {self.root}. Free some space; `fim gc` helps."
+            ) from error
 
     def links(self) -> list[Artifact]:
         """Every artifact that some `current` or experiment's link points at."""
@@ -174,13 +187,10 @@ class Store:
         ]
         return [artifact for artifact in found if artifact]
 
-    def drafts(self) -> list[tuple[Path, dict[str, Any]]]:
-        """Folders of unfinished versions, each with its lease: pid, host, inputs."""
-        return [(lease.parent, json.loads(lease.read_text())) for lease in (self.root / "tmp").glob(f"*/{LEASE}")]
-
-    def _lease(self, scratch: Path, inputs: Mapping[str, str]) -> None:
-        lease = {"pid": os.getpid(), "host": socket.gethostname(), "inputs": dict(inputs)}
-        (scratch / LEASE).write_text(json.dumps(lease), encoding="utf-8")
+    def drafts(self) -> list[tuple[Path, dict[str, Any] | None]]:
+        """Folders of unfinished versions, each with its lease: pid, host, inputs. None where it cannot be read, in the
+        moment in which a draft begins or ends, or after a kill in that moment."""
+        return [(folder, _read_lease(folder)) for folder in (self.root / "tmp").glob("*")]
 
     def work_folder(self, asset: str, version: str) -> Path:
         """A folder that outlives failed attempts at a version, for what a retry resumes from."""
@@ -202,6 +212,13 @@ def _read(asset: str, folder: Path) -> Artifact | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     return Artifact(asset, manifest["version"], folder, manifest)
+
+
+def _read_lease(scratch: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads((scratch / LEASE).read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
 
 
 def _replace_link(link: Path, target: str) -> None:

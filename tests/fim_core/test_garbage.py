@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from fim_core.cli.main import app
 from fim_core.garbage import find_garbage, remove
-from fim_core.store import Artifact, Store, version_of
+from fim_core.store import LEASE, Artifact, Store, version_of
 
 
 def make(store: Store, asset: str, number: int, inputs: dict[str, str] | None = None, **counts: object) -> Artifact:
@@ -83,7 +83,7 @@ def test_inputs_of_a_run_under_way_are_kept(store: Store) -> None:
 def test_what_a_dead_run_left_goes_and_a_recent_attempt_stays(store: Store) -> None:
     publishing = store.publish("raw_completions", experiment="demo", inputs={}, config={}, code="1")
     draft = publishing.__enter__()
-    lease = draft.path / ".lease.json"
+    lease = draft.path.with_name(LEASE)
     child = os.fork()
     if child == 0:
         os._exit(0)
@@ -95,8 +95,19 @@ def test_what_a_dead_run_left_goes_and_a_recent_attempt_stays(store: Store) -> N
     month_ago = time.time() - 30 * 24 * 3600
     for folder in (old, training):
         os.utime(folder, (month_ago, month_ago))
-    assert {entry.path for entry in find_garbage(store, fresh_minutes=0)} == {draft.path, old}
+    assert {entry.path for entry in find_garbage(store, fresh_minutes=0)} == {lease.parent, old}
     assert recent.is_dir()
+
+
+def test_a_draft_without_a_lease_goes_when_it_is_old(store: Store) -> None:
+    """A kill between making the folder and writing the lease, or while both are removed."""
+    beginning, forgotten = store.root / "tmp" / "beginning", store.root / "tmp" / "forgotten"
+    for folder in (beginning, forgotten):
+        folder.mkdir(parents=True)
+    (forgotten / LEASE).write_text('{"pid"')
+    for path in (forgotten / LEASE, forgotten):
+        os.utime(path, (0, 0))
+    assert [entry.path for entry in find_garbage(store)] == [forgotten]
 
 
 def test_what_was_made_just_now_stays(store: Store) -> None:

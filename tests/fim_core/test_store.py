@@ -81,11 +81,10 @@ def test_two_writers_of_one_version_end_with_one_artifact(tmp_path: Path) -> Non
 
 
 def test_a_full_disk_is_a_clear_error(tmp_path: Path) -> None:
-    with (
-        pytest.raises(FimError, match="disk is full"),
-        Store(tmp_path).publish("raw_completions", experiment="demo", **IDENTITY),
-    ):
+    with pytest.raises(FimError, match="disk is full"), Store(tmp_path).full_disk_told("raw_completions"):
         raise OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(PermissionError), Store(tmp_path).full_disk_told("raw_completions"):
+        raise PermissionError(errno.EACCES, "Permission denied")
 
 
 def test_a_kill_at_any_moment_leaves_whole_versions_only(tmp_path: Path) -> None:
