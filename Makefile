@@ -13,6 +13,7 @@ export DAGSTER_DISABLE_TELEMETRY ?= yes
 .PHONY: demo train ui test test-slow test-browser soak lint format fuzz bench-attention bench-data bench-generation clean
 
 demo: $(READY)  ## CSV -> prompts -> tokens -> checkpoint -> report -> champion, all in Dagster
+	$(BIN)/python -m fim_assets.resources.run_worker
 	$(BIN)/dagster asset materialize -m fim_assets.definitions --select '*'
 	$(BIN)/fim summary $(FIM_EXPERIMENT)
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from fim_core.store import LEASE, Artifact, Store
+from fim_core.store import Artifact, Store
 
-_DAY_SECONDS = 24 * 60 * 60
+_HOUR_SECONDS = 60 * 60
+_DAY_SECONDS = 24 * _HOUR_SECONDS
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,9 @@ def find_garbage(
         if (asset, artifact.version) not in kept and _age_seconds(artifact) >= fresh_minutes * 60
     ]
     garbage += [
-        Garbage(path, "left by a run that died", _size(path)) for path, lease in store.drafts() if not _alive(lease)
-    ]
-    garbage += [
-        Garbage(path, "left by a removal that was cut off", _size(path))
-        for path in sorted((store.root / "tmp").glob("*"))
-        if not (path / LEASE).exists() and path.stat().st_mtime < time.time() - _DAY_SECONDS
+        Garbage(path, "left by a run that died", _size(path))
+        for path, lease in store.drafts()
+        if (not _alive(lease) if lease else _last_touched(path) < time.time() - _HOUR_SECONDS)
     ]
     oldest = time.time() - work_days * _DAY_SECONDS
     garbage += [
@@ -75,7 +73,7 @@ def _referenced(store: Store, keep_checkpoints: int) -> set[tuple[str, str]]:
     for checkpoints in by_experiment.values():
         pending += checkpoints[-keep_checkpoints:]
     for _, lease in store.drafts():
-        if _alive(lease):
+        if lease and _alive(lease):
             pending += [a for asset, version in lease["inputs"].items() if (a := store.find(asset, version))]
     kept: set[tuple[str, str]] = set()
     while pending:
@@ -95,8 +93,12 @@ def _age_seconds(artifact: Artifact) -> float:
 
 
 def _last_touched(folder: Path) -> float:
-    """When something last happened in a work folder: training that runs touches a file in it again and again."""
-    return max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+    """When something last happened in a folder of work: training that runs touches a file in it again and again."""
+    try:
+        return max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+    except FileNotFoundError:
+        # Its run is just removing it.
+        return time.time()
 
 
 def _alive(lease: dict) -> bool:

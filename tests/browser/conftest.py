@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from dagster_service import ROOT, DagsterService
+from dagster_home import ROOT, DagsterService
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from tiny_pipeline import TINY, write_experiment
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from dagster_service import DagsterService
+from dagster_home import DagsterService
 from playwright.sync_api import Page, expect
 
 from fim_core.quality.run import load_checks

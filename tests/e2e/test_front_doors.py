@@ -13,7 +13,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from dagster_service import ROOT, DagsterService, wait_for
+from dagster_home import ROOT, DagsterService, wait_for
 from tiny_pipeline import write_experiment
 
 from fim_assets.definitions import defs

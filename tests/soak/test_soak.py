@@ -18,7 +18,7 @@ import dagster as dg
 import pyarrow.parquet as pq
 import pytest
 from bad_night import BadNight, small_disk
-from dagster_service import wait_for
+from dagster_home import wait_for
 
 from fim_core.config import load_experiment
 from fim_core.garbage import find_garbage, remove
