@@ -18,7 +18,7 @@ Shot = Callable[[str], None]
 
 pytestmark = pytest.mark.browser
 
-RUN_MILLISECONDS = 240_000
+RUN_MILLISECONDS = 600_000
 """A run of the tiny experiment takes some 40 s on two quiet cores."""
 
 

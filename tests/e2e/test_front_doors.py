@@ -23,7 +23,7 @@ from fim_core.store import Store
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("e2e")]
 
 BIN = Path(sys.executable).parent
-RUN_SECONDS = 600
+RUN_SECONDS = 1200
 ENDED = {dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED}
 
 
