@@ -25,7 +25,6 @@ from fim_core.config.training import (
 from fim_core.config.workflow import CheckOverride, ExportsConfig, MetadataConfig, NotifyConfig, ScheduleConfig
 from fim_core.errors import FimError
 
-
 ELSEWHERE = {
     "train_iters": "use max_steps",
     "exit_iteration": "use max_steps",

@@ -9,8 +9,11 @@ import torch
 from deepspeed.utils import safe_get_full_grad
 from safetensors.torch import load_file
 
+from fim_core.tokens import load_tokenizer
+from fim_core.training.deepspeed_config import deepspeed_config
 from fim_core.training.distributed import Ranks, join_ranks
 from fim_core.training.engine import accumulate, fit, next_steps
+from fim_core.training.export import build_for
 from fim_core.training.job import Job
 from fim_core.training.setup import setup
 
@@ -67,3 +70,14 @@ def error_of_run(job: Job) -> tuple[str, str]:
     except Exception as error:
         return type(error).__name__, str(error)
     return "", ""
+
+
+def shares_as_loaded(job: Job) -> dict[str, float]:
+    """What part of each parameter this rank holds when the model is loaded and DeepSpeed has not begun; 1 for whole."""
+    ranks, tokenizer = join_ranks(), load_tokenizer(job.tokenizer)
+    config = deepspeed_config(job.experiment, world_size=ranks.world_size, dtype=torch.float32)
+    model = build_for(job, tokenizer, ranks.device, partition=config)
+    return {
+        name: parameter.ds_tensor.numel() / parameter.ds_numel if hasattr(parameter, "ds_id") else 1.0
+        for name, parameter in model.named_parameters()
+    }
