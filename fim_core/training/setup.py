@@ -97,7 +97,7 @@ def setup(job: Job, ranks: Ranks) -> Run:
         raise FimError(f"The training split of {job.dataset} has no position to train on. Look at the rejected rows.")
 
     seed_everything(experiment.seed)
-    model = build_for(job, tokenizer, ranks.device)
+    model = build_for(job, tokenizer, ranks.device, partition=config if zero_stage(experiment) == 3 else None)
     packing, notices = choose_packing(experiment, model)
     cost = training_cost(model)
     if experiment.activation_checkpointing or experiment.activation_checkpoint_cpu_offload:
@@ -130,7 +130,7 @@ def setup(job: Job, ranks: Ranks) -> Run:
             label_smoothing=experiment.loss.label_smoothing,
             z_loss=experiment.loss.z_loss,
         ),
-        optimizer=build_optimizer(experiment, model, ranks.device),
+        optimizer=build_optimizer(experiment, model),
         lr_scheduler=lambda optimizer: build_scheduler(experiment.scheduler, optimizer, total_steps),
         config=config,
     )

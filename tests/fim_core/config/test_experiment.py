@@ -26,7 +26,7 @@ data:
   sample_weighted_loss: true
   ignore_empty_think: true
 eval_interval: 150
-deepspeed: {zero_optimization: {stage: 3, allgather_bucket_size: 500000000}}
+deepspeed: {zero_optimization: {stage: 3, allgather_bucket_size: 500000000, memory_efficient_linear: true}}
 optimizer: {weight_decay: 0.01, learning_rate: 1e-5}
 scheduler: {type: huggingface, name: cosine_with_min_lr, warmup_ratio: 0.1, scheduler_specific_kwargs: {min_lr_rate: 0.1}}
 checkpoint: [{type: huggingface, save_every_n_steps: 150, save_end_of_training: true, output_dir: /out}]
@@ -62,7 +62,8 @@ def test_the_files_name_is_the_experiments(tmp_path: Path) -> None:
     ("change", "named"),
     [
         ("epoch: 3", "epoch: no such option; did you mean epochs?"),
-        ("sequence_parallel_size: 4", "sequence_parallel_size: no such option"),
+        ("sequence_parallel_size: 4", "sequence_parallel_size: no such option; a row is never split over ranks"),
+        ("exit_iteration: 10", "exit_iteration: no such option; use max_steps"),
         ("epochs: 0", "epochs: "),
         ("deepspeed: {optimizer: {type: Adam}}", "is set by `optimizer`"),
         ("eval_interval: 10\nloss: {label_smoothing: 1.5}", "loss.label_smoothing"),
