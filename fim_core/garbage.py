@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from fim_core.parts import PARTS, unused_since
 from fim_core.store import Artifact, Store
 
 _DAY_SECONDS = 24 * 60 * 60
@@ -16,11 +17,12 @@ _DAY_SECONDS = 24 * 60 * 60
 
 @dataclass(frozen=True)
 class Garbage:
-    """One folder that can go, and why."""
+    """One folder that can go, and why; or only some files of it."""
 
     path: Path
     reason: str
     bytes: int
+    files: tuple[Path, ...] = ()
 
 
 def find_garbage(store: Store, *, keep_checkpoints: int = 3, work_days: float = 14.0) -> list[Garbage]:
@@ -29,10 +31,11 @@ def find_garbage(store: Store, *, keep_checkpoints: int = 3, work_days: float = 
     Args:
         store: where to look.
         keep_checkpoints: newest checkpoints of each experiment that stay, with all that they were made from.
-        work_days: days after which the work folder of an attempt that was never finished can go.
+        work_days: days after which the work folder of an attempt that was never finished can go, and what was kept of
+            batches of rows that no build has used since.
     """
     kept = _referenced(store, keep_checkpoints)
-    assets = [folder.name for folder in store.root.iterdir() if folder.name not in ("tmp", "work", "checks")]
+    assets = [folder.name for folder in store.root.iterdir() if folder.name not in ("tmp", "work", "checks", PARTS)]
     garbage = [
         Garbage(artifact.path, f"no checkpoint, champion or run refers to this {asset}", _size(artifact.path))
         for asset in sorted(assets)
@@ -48,13 +51,20 @@ def find_garbage(store: Store, *, keep_checkpoints: int = 3, work_days: float = 
         for path in sorted((store.root / "work").glob("*/*"))
         if path.stat().st_mtime < oldest
     ]
+    for folder in sorted((store.root / PARTS).glob("*")):
+        if unused := unused_since(folder, oldest):
+            reason = f"{len(unused):,} parts that no build has used for {work_days:g} days"
+            garbage.append(Garbage(folder, reason, sum(path.stat().st_size for path in unused), tuple(unused)))
     return garbage
 
 
 def remove(garbage: list[Garbage]) -> None:
     """Delete what `find_garbage` found."""
     for entry in garbage:
-        shutil.rmtree(entry.path)
+        for file in entry.files:
+            file.unlink()
+        if not entry.files:
+            shutil.rmtree(entry.path)
 
 
 def _referenced(store: Store, keep_checkpoints: int) -> set[tuple[str, str]]:

@@ -3,6 +3,7 @@
     .fim/<asset>/<version>/…            what the stage wrote, and manifest.json
     .fim/<asset>/current                link to the newest version
     .fim/<asset>/by_experiment/<name>   link to the version that this experiment uses
+    .fim/parts/<asset>/…                what was made of batches of rows, to be used again (see parts.py)
 
 A version is the hash of everything that decides the content (inputs' versions, options, code), so that the same work
 is never done twice and a checkpoint names every byte it came from.

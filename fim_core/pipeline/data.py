@@ -67,7 +67,7 @@ def _build_raw(build: Build) -> dict[str, Any]:
 raw_completions = Stage(
     asset="raw_completions",
     upstream=(),
-    code=("records", "demo"),
+    code=("records", "demo", "batches.py"),
     options=_raw_options,
     outside=_exports,
     build=_build_raw,
@@ -123,7 +123,13 @@ def _build_prompts(build: Build) -> dict[str, Any]:
     else:
         tokenizer = load_tokenizer(place)
     counts = write_fim_prompts(
-        raw, build.output, data=experiment.data, model=experiment.model, tokenizer=tokenizer, seed=experiment.seed
+        raw,
+        build.output,
+        data=experiment.data,
+        model=experiment.model,
+        tokenizer=tokenizer,
+        seed=experiment.seed,
+        parts=build.parts,
     )
     if (template := template_path(experiment.data.template)) == Path(experiment.data.template):
         # Its path means nothing on the machine that serves, and the file there may change.
@@ -143,6 +149,8 @@ fim_prompts = Stage(
         "records/parse.py",
         "records/repair.py",
         "demo/tokenizer.py",
+        "batches.py",
+        "parts.py",
     ),
     options=_prompt_options,
     outside=_template_and_tokenizer,
@@ -163,7 +171,7 @@ def _build_tokens(build: Build) -> dict[str, Any]:
     from fim_core.tokenization import load_rows, tokenize_prompts
 
     data: DataConfig = build.experiment.data
-    counts = asdict(tokenize_prompts(build.inputs["fim_prompts"].path, build.output, data=data))
+    counts = asdict(tokenize_prompts(build.inputs["fim_prompts"].path, build.output, data=data, parts=build.parts))
     rows: Rows = load_rows(build.output, "train")
     plan = plan_packs(rows, strategy=data.packing, max_length=data.max_length, seed=build.experiment.seed, epoch=0)
     plan.write(build.output / "packs.parquet")
@@ -173,7 +181,7 @@ def _build_tokens(build: Build) -> dict[str, Any]:
 tokenized_dataset = Stage(
     asset="tokenized_dataset",
     upstream=("fim_prompts",),
-    code=("tokenization", "packing", "tokens.py", "parallel.py"),
+    code=("tokenization", "packing", "tokens.py", "parallel.py", "batches.py", "parts.py"),
     options=_token_options,
     build=_build_tokens,
 )

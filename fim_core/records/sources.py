@@ -12,14 +12,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from fim_core.batches import GroupWriter
 from fim_core.config.data import DataConfig, Source
 from fim_core.errors import FimError
 from fim_core.records.chat import messages_text
 from fim_core.records.columns import Layout, layout_of
 from fim_core.records.locate import locate
-from fim_core.records.readers import BATCH_CHARACTERS, BATCH_ROWS, Export, read_file
+from fim_core.records.readers import Export, read_file
 from fim_core.records.schema import RAW_SCHEMA
 
 _log = logging.getLogger(__name__)
@@ -99,9 +99,9 @@ def write_raw_completions(data: DataConfig, output: Path) -> RawCounts:
         parts = _parts(data, Path(scratch), warn)
         extras = _all_extras([part.layout for part in parts])
         schema = pa.schema([*RAW_SCHEMA, *(pa.field(name, pa.string(), nullable=False) for name in extras.values())])
-        with pq.ParquetWriter(output, schema, compression="zstd", use_dictionary=_FEW_VALUES) as writer:
-            for group in _row_groups(rows(parts, extras, schema)):
-                writer.write_table(group)
+        with GroupWriter(output, schema, use_dictionary=_FEW_VALUES) as writer:
+            for batch in rows(parts, extras, schema):
+                writer.write(batch)
     if not any(by_source.values()):
         raise FimError(f"The sources hold no rows: {', '.join(sorted({p.export.name for p in parts}))}.")
     return RawCounts(
@@ -206,15 +206,3 @@ def _raw_batches(
 
 def _column(batch: pa.RecordBatch, at: int | None) -> pa.Array:
     return pa.repeat("", batch.num_rows) if at is None else batch.column(at)
-
-
-def _row_groups(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """Batches put together to row groups: small files must not make small groups."""
-    group: list[pa.RecordBatch] = []
-    for batch in batches:
-        group.append(batch)
-        if sum(b.num_rows for b in group) >= BATCH_ROWS or sum(b.nbytes for b in group) >= BATCH_CHARACTERS:
-            yield pa.Table.from_batches(group)
-            group = []
-    if group:
-        yield pa.Table.from_batches(group)

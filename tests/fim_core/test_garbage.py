@@ -92,3 +92,18 @@ def test_what_a_dead_run_left_goes_and_a_recent_attempt_stays(store: Store) -> N
     os.utime(old, (month_ago, month_ago))
     assert {entry.path for entry in find_garbage(store)} == {draft.path, old}
     assert recent.is_dir()
+
+
+def test_parts_that_no_build_used_go(store: Store) -> None:
+    folder = store.root / "parts" / "fim_prompts"
+    folder.mkdir(parents=True)
+    for name, days in (("old.arrow", 20), ("new.arrow", 1), (".old.arrow-1-ab", 20)):
+        (folder / name).write_text("x" * 10)
+        used = time.time() - days * 24 * 60 * 60
+        os.utime(folder / name, (used, used))
+    (entry,) = find_garbage(store, work_days=14)
+    assert (entry.path, entry.bytes) == (folder, 20)
+    assert "2 parts that no build has used for 14 days" in entry.reason
+    remove([entry])
+    assert [path.name for path in folder.iterdir()] == ["new.arrow"]
+    assert find_garbage(store, work_days=14) == []
