@@ -67,7 +67,7 @@ def _build_raw(build: Build) -> dict[str, Any]:
 raw_completions = Stage(
     asset="raw_completions",
     upstream=(),
-    code=("records", "demo", "batches.py"),
+    code=("records", "demo", "batches.py", "parallel.py"),
     options=_raw_options,
     outside=_exports,
     build=_build_raw,

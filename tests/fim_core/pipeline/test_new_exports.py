@@ -10,6 +10,7 @@ import pytest
 from fim_core.config import Experiment
 from fim_core.demo.export import write_export
 from fim_core.demo.tokenizer import train_tokenizer
+from fim_core.errors import FimError
 from fim_core.pipeline import StageResult, run
 from fim_core.store import Artifact, Store
 
@@ -71,6 +72,16 @@ def test_only_the_new_rows_are_prepared(exports: Path) -> None:
         assert second[asset].artifact.version == anew[asset].artifact.version
         assert content(second[asset].artifact) == content(anew[asset].artifact)
         assert counts_of(second, asset) == counts_of(anew, asset)
+
+
+def test_an_export_without_any_usable_row_stops_with_a_sentence_and_spoils_nothing(exports: Path) -> None:
+    good = prepare(exports, "store")
+    (exports / "july.csv").write_text("INPUT,OUTPUT\n{},x\n,y\n")
+    with pytest.raises(FimError, match=r"did not pass its checks: .*prompts_not_empty"):
+        prepare(exports, "store")
+    store = Store(exports.parent / "store")
+    assert store.current("tokenized_dataset", "parts").version == good["tokenized_dataset"].artifact.version
+    assert all(store.find(asset, good[asset].artifact.version) for asset in ASSETS)
 
 
 def test_what_decides_the_rows_prepares_them_again(exports: Path) -> None:
