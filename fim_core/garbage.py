@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from fim_core.parts import PARTS, unused_since
 from fim_core.store import Artifact, Store
 
 _HOUR_SECONDS = 60 * 60
@@ -17,11 +18,12 @@ _DAY_SECONDS = 24 * _HOUR_SECONDS
 
 @dataclass(frozen=True)
 class Garbage:
-    """One folder that can go, and why."""
+    """One folder that can go, and why; or only some files of it."""
 
     path: Path
     reason: str
     bytes: int
+    files: tuple[Path, ...] = ()
 
 
 def find_garbage(
@@ -32,11 +34,13 @@ def find_garbage(
     Args:
         store: where to look.
         keep_checkpoints: newest checkpoints of each experiment that stay, with all that they were made from.
-        work_days: days after which the work folder of an attempt that was never finished can go.
+        work_days: days after which the work folder of an attempt that was never finished can go, and what was kept of
+            batches of rows that no build has used since.
         fresh_minutes: versions made so recently stay, as the run that made them may be about to use them.
     """
     kept = _referenced(store, keep_checkpoints)
-    assets = [folder.name for folder in store.root.iterdir() if folder.name not in ("tmp", "work", "checks", "locks")]
+    inner = ("tmp", "work", "checks", "locks", PARTS)
+    assets = [folder.name for folder in store.root.iterdir() if folder.name not in inner]
     garbage = [
         Garbage(artifact.path, f"no checkpoint, champion or run refers to this {asset}", _size(artifact.path))
         for asset in sorted(assets)
@@ -54,13 +58,20 @@ def find_garbage(
         for path in sorted((store.root / "work").glob("*/*"))
         if _last_touched(path) < oldest and not store.is_being_made(path.parent.name, path.name)
     ]
+    for folder in sorted((store.root / PARTS).glob("*")):
+        if unused := unused_since(folder, oldest):
+            reason = f"{len(unused):,} parts that no build has used for {work_days:g} days"
+            garbage.append(Garbage(folder, reason, sum(path.stat().st_size for path in unused), tuple(unused)))
     return garbage
 
 
 def remove(store: Store, garbage: list[Garbage]) -> None:
     """Delete what `find_garbage` found."""
     for entry in garbage:
-        store.remove(entry.path)
+        for file in entry.files:
+            file.unlink()
+        if not entry.files:
+            store.remove(entry.path)
 
 
 def _referenced(store: Store, keep_checkpoints: int) -> set[tuple[str, str]]:

@@ -6,6 +6,7 @@
     .fim/tmp/<draft>/lease.json, new/   a version that is being written, and by whom
     .fim/work/<asset>/<version>/        what an unfinished attempt left, for the next one to resume from
     .fim/locks/<asset>-<version>        locked while somebody makes the version
+    .fim/parts/<asset>/…                what was made of batches of rows, to be used again (see parts.py)
 
 A version is the hash of everything that decides the content (inputs' versions, options, code), so that the same work
 is never done twice and a checkpoint names every byte it came from.

@@ -10,10 +10,11 @@ from typing import Any
 
 from fim_core.config import Experiment
 from fim_core.errors import FimError
+from fim_core.parts import PARTS, Parts
 from fim_core.pipeline.checks import blocking_failures, run_artifact_checks
 from fim_core.pipeline.code import code_version
 from fim_core.quality.run import CheckResult
-from fim_core.store import Artifact, Store, version_of
+from fim_core.store import Artifact, Store, digest, version_of
 
 OnEvent = Callable[[dict[str, Any]], None]
 
@@ -28,6 +29,7 @@ class Build:
         output: folder to write the artifact into.
         work: folder that outlives a failed attempt at the same version; a retry resumes from it.
         on_event: hears of progress, one dict an event.
+        parts: what earlier builds made batch by batch under the same options and code, whatever their inputs were.
     """
 
     experiment: Experiment
@@ -36,6 +38,7 @@ class Build:
     output: Path
     work: Callable[[], Path]
     on_event: OnEvent
+    parts: Parts
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,13 @@ def run_stage(
     def make() -> None:
         with store.publish(stage.asset, experiment=experiment.name, replace=True, **identity) as draft:
             build = Build(
-                experiment, store, inputs, draft.path, lambda: store.work_folder(stage.asset, version), on_event
+                experiment,
+                store,
+                inputs,
+                draft.path,
+                lambda: store.work_folder(stage.asset, version),
+                on_event,
+                Parts(store.root / PARTS / stage.asset, digest({**identity, "inputs": outside}), renew=force),
             )
             draft.counts.update(stage.build(build))
             if changed := stage.outside(experiment, store, inputs).items() - outside.items():

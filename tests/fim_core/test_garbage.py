@@ -148,3 +148,18 @@ def test_the_command_removes_only_when_told_to(store: Store) -> None:
     assert left(store) == {artifact.version for artifact in (*old, *new)}
     CliRunner().invoke(app, [*arguments, "--delete"])
     assert left(store) == {artifact.version for artifact in new}
+
+
+def test_parts_that_no_build_used_go(store: Store) -> None:
+    folder = store.root / "parts" / "fim_prompts"
+    folder.mkdir(parents=True)
+    for name, days in (("old.arrow", 20), ("new.arrow", 1), (".old.arrow-1-ab", 20)):
+        (folder / name).write_text("x" * 10)
+        used = time.time() - days * 24 * 60 * 60
+        os.utime(folder / name, (used, used))
+    (entry,) = find_garbage(store, work_days=14)
+    assert (entry.path, entry.bytes) == (folder, 20)
+    assert "2 parts that no build has used for 14 days" in entry.reason
+    remove(store, [entry])
+    assert [path.name for path in folder.iterdir()] == ["new.arrow"]
+    assert find_garbage(store, work_days=14) == []
