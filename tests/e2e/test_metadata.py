@@ -91,6 +91,16 @@ def test_plots_are_there_and_small(shown: dict[str, dict[str, Any]]) -> None:
     assert all(plot.startswith("![") and len(plot) < 100_000 for plot in plots)
 
 
+def test_training_leaves_points_to_plot_while_it_runs(finished: Path, instance: dg.DagsterInstance) -> None:
+    points = [
+        record.asset_observation
+        for record in instance.fetch_observations(dg.AssetKey("trained_checkpoint"), limit=100).records
+    ]
+    metrics = [{key: entry.value for key, entry in point.metadata.items()} for point in points if point]
+    assert {"step", "loss", "lr", "tokens_per_second"} <= set().union(*metrics)
+    assert any("held_out_loss" in measured for measured in metrics)
+
+
 def test_text_of_rows_is_shown_only_where_that_is_allowed(
     finished: Path, shown: dict[str, dict[str, Any]], instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:
