@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import AliasChoices, Field, model_validator
 
-from fim_core.config.base import Section
+from fim_core.config.base import Place, Section
 
 
 class OptimizerConfig(Section):
@@ -56,6 +56,12 @@ class SchedulerConfig(Section):
             raise ValueError(f"{given[0]} has no meaning for the schedule {self.name}")
         return self
 
+    @model_validator(mode="after")
+    def _constant_has_no_warmup(self) -> SchedulerConfig:
+        if self.name == "constant" and (self.warmup_ratio if self.warmup_steps is None else self.warmup_steps):
+            raise ValueError("`constant` has no warm-up; use constant_with_warmup, or leave the warm-up out")
+        return self
+
 
 class CheckpointConfig(Section):
     """One entry of `checkpoint`."""
@@ -66,8 +72,23 @@ class CheckpointConfig(Section):
     )
     save_every_n_steps: int | None = Field(None, ge=1, description="Optimizer steps between two saves.")
     save_end_of_training: bool = Field(True, description="Save after the last step.")
-    output_dir: str | None = Field(None, description="For huggingface: also put the weights here, in `step-N` folders.")
+    output_dir: Place | None = Field(
+        None, description="For huggingface: also put the weights here, in `step-N` folders."
+    )
     keep: int = Field(2, ge=1, description="How many of the newest are kept.")
+
+    @model_validator(mode="after")
+    def _saves_something(self) -> CheckpointConfig:
+        if self.type == "deepspeed" and self.output_dir:
+            raise ValueError("`type: deepspeed` keeps its states in the run's own folder; leave output_dir out")
+        if not (self.save_end_of_training or self.save_every_n_steps):
+            raise ValueError("an entry with neither save_every_n_steps nor save_end_of_training saves nothing")
+        if self.type == "huggingface" and not self.save_end_of_training and not self.output_dir:
+            raise ValueError(
+                "the trained model is always kept: give output_dir for weights of steps in between, or leave "
+                "save_end_of_training on"
+            )
+        return self
 
 
 class LossConfig(Section):
@@ -91,7 +112,7 @@ class LoggerConfig(Section):
     """`logger`: what training processes write beside their metrics."""
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("WARNING", description="Lowest level that is written.")
-    output_dir: str | None = Field(None, description="Folder for one log file a rank. Default: the run's own folder.")
+    output_dir: Place | None = Field(None, description="Folder for one log file a rank. Default: the run's own folder.")
     print_output_ranks: list[int] | Literal["all"] = Field([0], description="Ranks whose log also reaches the console.")
 
 
@@ -104,7 +125,7 @@ class LauncherConfig(Section):
     num_processes: int | None = Field(
         None, ge=1, description="Ranks on each machine. Default: its GPUs, or 1 on a CPU."
     )
-    hostfile: str | None = Field(None, description="For hostfile: lines `host slots=N`, as DeepSpeed reads them.")
+    hostfile: Place | None = Field(None, description="For hostfile: lines `host slots=N`, as DeepSpeed reads them.")
     backend: Literal["pdsh", "slurm", "openmpi"] = Field("pdsh", description="For hostfile: how ranks are started.")
     timeout_minutes: float | None = Field(None, gt=0, description="End a run that takes longer.")
     heartbeat_timeout_minutes: float = Field(

@@ -25,6 +25,7 @@ from transformers import (
 
 from fim_core.config.model import ModelConfig, PeftConfig
 from fim_core.errors import FimError
+from fim_core.hub import require_place
 from fim_core.modeling.attention import attention_name, register, select_backend
 from fim_core.modeling.partition import partitioned_loading, whole_shape, whole_weights
 from fim_core.modeling.support import causal_model, supports_prefix_tree
@@ -97,7 +98,28 @@ def network_config(model: ModelConfig, tokenizer: PreTrainedTokenizerFast) -> Pr
     """
     if model.config is None:
         return _pretrained_config(str(model.name_or_path))
-    options = dict(model.config)
+    if (given := model.config.get("vocab_size", len(tokenizer))) < len(tokenizer):
+        raise FimError(
+            f"model.config.vocab_size {given} is less than the tokenizer's {len(tokenizer)}. "
+            "Leave the key out, or raise it."
+        )
+    # No padding is trained on, and an embedding at the padding index would never be updated.
+    of_tokenizer = {
+        "vocab_size": len(tokenizer),
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": None,
+    }
+    return scratch_config(of_tokenizer | model.config)
+
+
+def scratch_config(options: Mapping[str, Any]) -> PretrainedConfig:
+    """The transformers configuration of the `config` section.
+
+    Raises:
+        FimError: a type that transformers does not have, an option that it would ignore, or a value it cannot use.
+    """
+    options = dict(options)
     kind = options.pop("model_type")
     if kind not in CONFIG_MAPPING:
         raise FimError(f"model.config.model_type {kind!r} is unknown to transformers. Use qwen3, llama, gemma3_text, …")
@@ -105,15 +127,6 @@ def network_config(model: ModelConfig, tokenizer: PreTrainedTokenizerFast) -> Pr
     for option in options:  # transformers would take any name, and ignore it
         if option not in OLDER_OPTIONS and not hasattr(defaults, option):
             raise FimError(f"model.config.{option}: a model of the type {kind} has no such option.")
-    if options.setdefault("vocab_size", len(tokenizer)) < len(tokenizer):
-        raise FimError(
-            f"model.config.vocab_size {options['vocab_size']} is less than the tokenizer's {len(tokenizer)}. "
-            "Leave the key out, or raise it."
-        )
-    options.setdefault("bos_token_id", tokenizer.bos_token_id)
-    options.setdefault("eos_token_id", tokenizer.eos_token_id)
-    # No padding is trained on, and an embedding at the padding index would never be updated.
-    options.setdefault("pad_token_id", None)
     try:
         return AutoConfig.for_model(kind, **options)
     except (StrictDataclassError, TypeError, ValueError, KeyError, AttributeError) as error:
@@ -186,9 +199,8 @@ def _attention(model: ModelConfig, config: PretrainedConfig, device: torch.devic
 
 
 def _pretrained_config(place: str) -> PretrainedConfig:
-    folder = Path(place).expanduser()
-    if place.startswith((".", "/", "~")) and not folder.is_dir():
-        raise FimError(f"There is no model folder {place} (model.name_or_path). Give a folder or a hub id.")
+    folder = Path(place)
+    require_place(place, "model")
     if folder.is_dir() and (folder / "config.json").is_file():
         options = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         if options.get("model_type") not in CONFIG_MAPPING:
@@ -203,7 +215,7 @@ def _pretrained_config(place: str) -> PretrainedConfig:
 
 
 def _pretrained(place: str, config: PretrainedConfig, dtype: torch.dtype, attention: str) -> PreTrainedModel:
-    folder = Path(place).expanduser()
+    folder = Path(place)
     try:
         return AutoModelForCausalLM.from_pretrained(
             folder if folder.is_dir() else place,

@@ -102,6 +102,9 @@ def _template_and_tokenizer(experiment: Experiment, store: Store, inputs: Mappin
                 "generation_config.json",
             ),
         )
+    if experiment.model.tokenizer is not None and (pretrained := experiment.model.name_or_path):
+        # It says which token ends a completion, whatever tokenizer is used.
+        found["generation_config"] = folder_digest(pretrained, ("generation_config.json",))
     return found
 
 

@@ -13,6 +13,7 @@ from fim_core.errors import FimError
 from fim_core.parts import PARTS, Parts
 from fim_core.pipeline.checks import blocking_failures, run_artifact_checks
 from fim_core.pipeline.code import code_version
+from fim_core.pipeline.preflight import preflight
 from fim_core.quality.run import CheckResult
 from fim_core.store import Artifact, Store, digest, version_of
 
@@ -104,7 +105,8 @@ def run_stage(
         on_event: hears of progress.
 
     Raises:
-        FimError: an input is missing, was made with other options, or failed a blocking check.
+        FimError: an input is missing, was made with other options, or failed a blocking check; or this machine lacks
+            what the experiment needs, now or in a later stage.
     """
     started = time.monotonic()
     inputs = {asset: _verified_input(upstream_of(asset), experiment, store) for asset in stage.upstream}
@@ -117,6 +119,7 @@ def run_stage(
     version = version_of(**identity)
 
     def make() -> None:
+        preflight(experiment)
         with store.publish(stage.asset, experiment=experiment.name, replace=True, **identity) as draft:
             build = Build(
                 experiment,

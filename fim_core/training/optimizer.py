@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from fim_core.config import Experiment
-from fim_core.training.deepspeed_config import offloads_optimizer
+from fim_core.config.deepspeed import offloads_optimizer
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -27,7 +27,7 @@ def build_optimizer(experiment: Experiment, model: nn.Module) -> torch.optim.Opt
     """AdamW where the model is; DeepSpeed's CPU Adam, which is compiled on first use, when its state is offloaded."""
     config = experiment.optimizer
     groups = decay_groups(model, config.weight_decay)
-    if offloads_optimizer(experiment):
+    if offloads_optimizer(experiment.deepspeed):
         from deepspeed.ops.adam import DeepSpeedCPUAdam
 
         compile_cpu_adam()
