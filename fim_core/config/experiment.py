@@ -16,6 +16,7 @@ from fim_core.config.model import ModelConfig
 from fim_core.config.training import (
     CheckpointConfig,
     LauncherConfig,
+    LocalLauncher,
     LoggerConfig,
     LossConfig,
     OptimizerConfig,
@@ -60,7 +61,7 @@ class Experiment(Section):
         default_factory=dict, description="Passed to DeepSpeed: zero_optimization, offload, gradient_clipping, …"
     )
     checkpoint: list[CheckpointConfig] = Field([CheckpointConfig()], description="What is saved, and when.")
-    launcher: LauncherConfig = LauncherConfig()
+    launcher: LauncherConfig = Field(LocalLauncher(), description="Where training processes run.")
     logger: LoggerConfig = LoggerConfig()
     tensorboard: TrackerConfig | None = None
     wandb: TrackerConfig | None = None
@@ -143,7 +144,10 @@ def _nearest(location: tuple[int | str, ...]) -> str:
     """A hint at the option that was probably meant: `; did you mean …?`, or nothing."""
     from difflib import get_close_matches
 
-    names = get_close_matches(str(location[-1]), sorted(_option_names(Experiment)), n=1, cutoff=0.75)
+    known = _option_names(Experiment)
+    if location[-1] in known:
+        return " here"
+    names = get_close_matches(str(location[-1]), sorted(known), n=1, cutoff=0.75)
     return f"; did you mean {names[0]}?" if names else ""
 
 

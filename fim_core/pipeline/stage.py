@@ -14,6 +14,7 @@ from fim_core.pipeline.checks import blocking_failures, run_artifact_checks
 from fim_core.pipeline.code import code_version
 from fim_core.quality.run import CheckResult
 from fim_core.store import Artifact, Store, version_of
+from fim_core.training.ranks import Start
 
 OnEvent = Callable[[dict[str, Any]], None]
 
@@ -28,6 +29,7 @@ class Build:
         output: folder to write the artifact into.
         work: folder that outlives a failed attempt at the same version; a retry resumes from it.
         on_event: hears of progress, one dict an event.
+        start: starts the ranks of a training run; None for the launcher's own way.
     """
 
     experiment: Experiment
@@ -36,6 +38,7 @@ class Build:
     output: Path
     work: Callable[[], Path]
     on_event: OnEvent
+    start: Start | None
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,7 @@ def run_stage(
     upstream_of: Callable[[str], Stage],
     force: bool = False,
     on_event: OnEvent = lambda event: None,
+    start: Start | None = None,
 ) -> StageResult:
     """Make an asset from the current versions of its inputs, or reuse the version that already exists.
 
@@ -99,6 +103,7 @@ def run_stage(
         upstream_of: finds a stage by asset name; to verify that inputs fit the experiment.
         force: make it again even when this version exists.
         on_event: hears of progress.
+        start: starts the ranks of a training run; None for the launcher's own way.
 
     Raises:
         FimError: an input is missing, was made with other options, or failed a blocking check.
@@ -117,7 +122,7 @@ def run_stage(
     if artifact is None:
         with store.publish(stage.asset, experiment=experiment.name, replace=force, **identity) as draft:
             build = Build(
-                experiment, store, inputs, draft.path, lambda: store.work_folder(stage.asset, version), on_event
+                experiment, store, inputs, draft.path, lambda: store.work_folder(stage.asset, version), on_event, start
             )
             draft.counts.update(stage.build(build))
         artifact = store.find(stage.asset, version)

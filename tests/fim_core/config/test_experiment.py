@@ -67,7 +67,7 @@ def test_the_files_name_is_the_experiments(tmp_path: Path) -> None:
         ("deepspeed: {optimizer: {type: Adam}}", "is set by `optimizer`"),
         ("eval_interval: 10\nloss: {label_smoothing: 1.5}", "loss.label_smoothing"),
         ("scheduler: {name: cosine, scheduler_specific_kwargs: {min_lr: 1e-6}}", "min_lr has no meaning"),
-        ("launcher: {type: hostfile}", "needs `hostfile`"),
+        ("launcher: {type: hostfile}", "launcher.hostfile.hostfile: missing"),
     ],
 )
 def test_what_cannot_be_used_is_refused_by_name(tmp_path: Path, change: str, named: str) -> None:

@@ -1,0 +1,103 @@
+"""Ranks that have been started: what a launcher hands to whoever follows the run, and those of this machine."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from fim_core.errors import FimError
+from fim_core.training.failures import failure_of
+from fim_core.training.job import Job, TrainingFailed
+from fim_core.training.processes import Command, ProcessGroup
+
+
+class Ranks(Protocol):
+    """All ranks of a run, wherever they are."""
+
+    @property
+    def running(self) -> bool:
+        """Whether there is still something to wait for: not when all have ended, nor when one has failed."""
+
+    def check(self) -> None:
+        """Called several times a second while they run.
+
+        Raises:
+            TrainingFailed: the run must not go on, for example because it hangs.
+        """
+
+    def failure(self) -> FimError | None:
+        """Why they ended; None if all ended well."""
+
+    def end(self) -> None:
+        """End those that still run. Returns when none is left."""
+
+
+Start = Callable[[Job, int], Ranks]
+"""Starts the ranks of a job. Processes of this machine inherit the descriptor, the lock of the job's folder."""
+
+
+class LocalRanks:
+    """Processes of this machine: the ranks themselves, or one of DeepSpeed's launchers."""
+
+    def __init__(
+        self, job: Job, commands: Sequence[Command], lock: int, also_check: Callable[[], None] = lambda: None
+    ) -> None:
+        """Start the commands.
+
+        Args:
+            lock: descriptor that every process inherits.
+            also_check: called with each `check`.
+        """
+        self._job = job
+        self._commands = commands
+        self._also_check = also_check
+        self._began = self._alive = time.monotonic()
+        self._beat: float | None = None
+        self._group = ProcessGroup(commands, keep_open=[lock])
+
+    @property
+    def running(self) -> bool:
+        """Whether all processes run that have not ended well."""
+        return self._group.running and not self._group.failed()
+
+    def check(self) -> None:
+        """Find silence and lateness.
+
+        Raises:
+            TrainingFailed: one of both.
+        """
+        self._also_check()
+        now = time.monotonic()
+        try:
+            beat = self._job.work.heartbeat.stat().st_mtime
+        except FileNotFoundError:
+            beat = None
+        if beat != self._beat:
+            self._beat, self._alive = beat, now
+        launcher = self._job.experiment.launcher
+        if launcher.timeout_minutes is not None and now - self._began > launcher.timeout_minutes * 60:
+            self._give_up(f"Training took longer than launcher.timeout_minutes ({launcher.timeout_minutes:g}).")
+        if now - self._alive > launcher.heartbeat_timeout_minutes * 60:
+            self._give_up(
+                "Training has shown no sign of life for launcher.heartbeat_timeout_minutes "
+                f"({launcher.heartbeat_timeout_minutes:g}). Where each rank stood is in its log."
+            )
+
+    def _give_up(self, why: str) -> None:
+        if self._job.experiment.launcher.type != "hostfile":
+            # The ranks answer with the stack of every thread (faulthandler); a launcher of DeepSpeed would die of it.
+            self._group.send(signal.SIGUSR1)
+            time.sleep(1.0)
+        raise TrainingFailed(f"{why} It resumes from its newest state. Logs: {self._job.log_folder}")
+
+    def failure(self) -> FimError | None:
+        """Why a process has ended badly."""
+        codes = {index: self._group.processes[index].returncode for index in self._group.failed()}
+        return failure_of(self._job, codes, self._commands) if codes else None
+
+    def end(self) -> None:
+        """End the process group."""
+        self._group.end()
+        self._job.work.rendezvous(self._job.attempt).unlink(missing_ok=True)
