@@ -18,7 +18,7 @@ from fim_assets.automation.jobs import JOBS
 from fim_assets.automation.notify import failure_sensor
 from fim_assets.automation.schedule import retraining_schedule
 from fim_assets.resources.experiment import ExperimentResource, workflow_settings
-from fim_assets.resources.launcher import LauncherResource
+from fim_assets.resources.launcher import Launcher
 
 ASSETS = [raw_completions, fim_prompts, tokenized_dataset, trained_checkpoint, evaluation_report, champion_model]
 
@@ -32,5 +32,5 @@ def defs() -> dg.Definitions:
         jobs=JOBS,
         schedules=[retraining_schedule(settings.schedule)],
         sensors=[exports_sensor(settings.exports), failure_sensor(settings.notify)],
-        resources={"experiment": ExperimentResource(force=False), "launcher": LauncherResource()},
+        resources={"experiment": ExperimentResource(force=False), "launcher": Launcher()},
     )

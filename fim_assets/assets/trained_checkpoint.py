@@ -6,7 +6,7 @@ import dagster as dg
 
 from fim_assets.assets.common import asset_options, materialize
 from fim_assets.resources.experiment import ExperimentResource
-from fim_assets.resources.launcher import LauncherResource
+from fim_assets.resources.launcher import Launcher
 from fim_assets.resources.progress import TrainingProgress
 from fim_core.pipeline import training
 
@@ -18,7 +18,7 @@ from fim_core.pipeline import training
     retry_policy=dg.RetryPolicy(max_retries=2, delay=10, backoff=dg.Backoff.EXPONENTIAL),
 )
 def trained_checkpoint(
-    context: dg.AssetExecutionContext, experiment: ExperimentResource, launcher: LauncherResource
+    context: dg.AssetExecutionContext, experiment: ExperimentResource, launcher: dg.ResourceParam[Launcher]
 ) -> dg.MaterializeResult:
     """A checkpoint that loads with transformers, trained by DeepSpeed; a retry resumes at the exact step."""
     return materialize(

@@ -9,7 +9,7 @@ from fim_core.training.launch import start_ranks
 from fim_core.training.ranks import Ranks
 
 
-class LauncherResource(dg.ConfigurableResource):
+class Launcher:
     """Starts the ranks of a job for a Dagster run; jobs of a cluster carry the run's id.
 
     Replace it to train somewhere else: `run` is all that the asset needs. Whoever calls it follows the ranks through

@@ -176,7 +176,7 @@ def hostfile_command(job: Job) -> list[str]:
         command += ["--num_gpus", str(launcher.num_processes)]
     # One machine in the hostfile is still another machine. A script, as DeepSpeed cannot have srun start a module.
     command += ["--force_multi", "--no_local_rank", str(Path(__file__).with_name("main.py"))]
-    return [*command, "--job", str(job.work.job), "--master", f"{master}:{MASTER_PORT}"]
+    return [*command, "--job", str(job.work.job), "--rendezvous", f"{master}:{MASTER_PORT}"]
 
 
 def _first_host(hostfile: Path) -> str:

@@ -1,7 +1,7 @@
 """What each rank of a training run executes: `python -m fim_core.training.main --job work/job.json`.
 
 RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT come from whoever starts the ranks. srun and mpirun have names
-of their own for the first three, and none for where the ranks meet; that is what `--master` is for.
+of their own for the first three, and none for where the ranks meet; that is what `--rendezvous` is for.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ def main() -> int:
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--job", type=Path, required=True)
-    parser.add_argument("--master", help="host:port where the ranks of several machines meet")
+    parser.add_argument("--rendezvous", help="host:port where the ranks of several machines meet")
     arguments = parser.parse_args()
     job = Job.read(arguments.job)
-    if arguments.master:
-        name_rank(arguments.master)
+    if arguments.rendezvous:
+        name_rank(arguments.rendezvous)
         die_without_follower(job)
     rank = int(os.environ["RANK"])
     try:

@@ -67,7 +67,7 @@ class RankLogs:
         for path, source in self._files():
             shown = self._shown.get(path, 0)
             lines = self._tails.setdefault(path, LineTail(path)).read()
-            for line in lines[: MAX_LINES - shown]:
+            for line in lines[: max(0, MAX_LINES - shown)]:
                 print(f"[{source}] {line[:MAX_LINE_LENGTH]}", file=sys.stderr, flush=True)
             self._shown[path] = shown + len(lines)
             if shown < MAX_LINES <= self._shown[path]:

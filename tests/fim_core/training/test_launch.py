@@ -235,7 +235,7 @@ def test_hostfile_command(
     made = " ".join(what_deepspeed_runs(command, monkeypatch))
     assert made.startswith(start)
     assert "fim_core/training/main.py --job " + str(tmp_path / "work" / "job.json") in made
-    assert made.endswith("--master worker-1:29500")
+    assert made.endswith("--rendezvous worker-1:29500")
 
 
 def test_hostfile_needs_the_program_of_its_backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,7 +57,7 @@ def stop_at_the_first_step(seen: list[dict[str, Any]], work: Work, pids: list[in
     def watch(event: dict[str, Any]) -> None:
         seen.append(event)
         if event["event"] == "step":
-            pids += ranks_in(work)
+            pids.extend(ranks_in(work))
             raise Enough
 
     return watch
