@@ -27,19 +27,12 @@ def test_the_run_shows_every_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         with user_errors():
             launching.launch(experiment, tmp_path, tmp_path, tmp_path / "work", start=partial(launcher.run, context))
 
-    with dg.DagsterInstance.local_temp(
-        str(tmp_path / "dagster"),
-        overrides={
-            "compute_logs": {
-                "module": "dagster._core.storage.local_compute_log_manager",
-                "class": "LocalComputeLogManager",
-                "config": {"base_dir": str(tmp_path / "logs")},
-            }
-        },
-    ) as instance:
+    home = tmp_path / "dagster"
+    home.mkdir()
+    with dg.DagsterInstance.local_temp(str(home)) as instance:
         result = dg.materialize([trained], instance=instance, resources={"launcher": Launcher()}, raise_on_error=False)
     assert result.success == (behaviour == "ends well")
-    written = "".join(path.read_text() for path in (tmp_path / "logs").rglob("*.err"))
+    written = "".join(path.read_text() for path in home.rglob("*.err"))
     for rank in range(2):
         assert f"[rank {rank}] rank {rank} speaks" in written
     if not result.success:

@@ -68,6 +68,11 @@ def test_the_files_name_is_the_experiments(tmp_path: Path) -> None:
         ("eval_interval: 10\nloss: {label_smoothing: 1.5}", "loss.label_smoothing"),
         ("scheduler: {name: cosine, scheduler_specific_kwargs: {min_lr: 1e-6}}", "min_lr has no meaning"),
         ("launcher: {type: hostfile}", "launcher.hostfile.hostfile: missing"),
+        ("launcher: {hostfile: hosts}", "launcher.local.hostfile: no such option here"),
+        ("launcher: {type: ray, image: fim}", "launcher.ray.image: no such option here"),
+        ("launcher: {type: kubernetes, image: fim}", "launcher.kubernetes.volume_claim: missing"),
+        ("launcher: {type: slurm}", "`type` is local, hostfile, ray or kubernetes"),
+        ("launcher: {type: hostfile, hostfile: h, backend: openmpi, num_processes: 2}", "no meaning for openmpi"),
     ],
 )
 def test_what_cannot_be_used_is_refused_by_name(tmp_path: Path, change: str, named: str) -> None:
