@@ -6,7 +6,7 @@ import dagster as dg
 
 from fim_core.training.job import Job
 from fim_core.training.launch import start_ranks
-from fim_core.training.ranks import Ranks
+from fim_core.training.ranks import RunningRanks
 
 
 class Launcher:
@@ -16,7 +16,7 @@ class Launcher:
     the job's folder, and ends them when the run is cancelled, fails or succeeds.
     """
 
-    def run(self, context: dg.AssetExecutionContext, job: Job, lock: int) -> Ranks:
+    def run(self, context: dg.AssetExecutionContext, job: Job, lock: int) -> RunningRanks:
         """Start the ranks.
 
         Args:

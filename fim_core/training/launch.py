@@ -20,7 +20,7 @@ from fim_core.training.job import Job, TrainResult, Work
 from fim_core.training.lease import Lease
 from fim_core.training.processes import PARENT, Command
 from fim_core.training.progress import progress_bar
-from fim_core.training.ranks import LocalRanks, Ranks, Start
+from fim_core.training.ranks import LocalRanks, RunningRanks, Start
 from fim_core.training.watch import POLL_SECONDS, OnEvent, follow
 
 LOCK_SECONDS = 20.0
@@ -74,7 +74,7 @@ def launch(
         return TrainResult.read(job.work.result)
 
 
-def start_ranks(job: Job, lock: int) -> Ranks:
+def start_ranks(job: Job, lock: int) -> RunningRanks:
     """Start the ranks of a job where its experiment says.
 
     Raises:

@@ -13,7 +13,7 @@ from fim_core.training.job import Job, TrainingFailed
 from fim_core.training.processes import Command, ProcessGroup
 
 
-class Ranks(Protocol):
+class RunningRanks(Protocol):
     """All ranks of a run, wherever they are."""
 
     @property
@@ -34,7 +34,7 @@ class Ranks(Protocol):
         """End those that still run. Returns when none is left."""
 
 
-Start = Callable[[Job, int], Ranks]
+Start = Callable[[Job, int], RunningRanks]
 """Starts the ranks of a job. Processes of this machine inherit the descriptor, the lock of the job's folder."""
 
 

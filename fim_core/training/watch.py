@@ -11,7 +11,7 @@ from typing import Any
 
 from fim_core.training.follow import EventTail, LineTail
 from fim_core.training.job import Job
-from fim_core.training.ranks import Ranks
+from fim_core.training.ranks import RunningRanks
 
 OnEvent = Callable[[dict[str, Any]], None]
 
@@ -22,7 +22,7 @@ MAX_LINE_LENGTH = 2_000
 _LOG_NAME = re.compile(r"(?:^|_)(?:rank-?(?P<rank>\d+)|launcher)\.log$")
 
 
-def follow(job: Job, ranks: Ranks, on_event: OnEvent) -> None:
+def follow(job: Job, ranks: RunningRanks, on_event: OnEvent) -> None:
     """Return when every rank has ended well.
 
     Raises:
