@@ -105,12 +105,11 @@ def test_cancel_in_mid_step_leaves_nothing_and_resumes(
 
 
 def test_the_traceback_of_a_rank_reaches_the_follower(
-    tmp_path: Path, dataset: Path, tokenizer_folder: Path, launcher: Any, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, tokenizer_folder: Path, launcher: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    broken = tmp_path / "broken"
-    broken.mkdir()
+    missing = tmp_path / "missing"
     with pytest.raises(TrainingFailed, match=r"(?s)Rank \d failed: .*Traceback") as caught:
-        launch(tiny_experiment(launcher=launcher), dataset, broken / "tokenizer", tmp_path / "work")
+        launch(tiny_experiment(launcher=launcher), missing, tokenizer_folder, tmp_path / "work")
     assert "fim_core/training/setup.py" in str(caught.value)
     printed = capfd.readouterr().err
     assert "[rank 0] " in printed
