@@ -17,10 +17,9 @@ from fim_core.config import Experiment
 from fim_core.config.training import HostfileLauncher
 from fim_core.errors import FimError
 from fim_core.training.job import Job, TrainResult, Work
-from fim_core.training.lease import Lease
 from fim_core.training.processes import PARENT, Command
 from fim_core.training.progress import progress_bar
-from fim_core.training.ranks import LocalRanks, RunningRanks, Start
+from fim_core.training.ranks import HostfileRanks, LocalRanks, RunningRanks, Start
 from fim_core.training.watch import POLL_SECONDS, OnEvent, follow
 
 LOCK_SECONDS = 20.0
@@ -85,9 +84,7 @@ def start_ranks(job: Job, lock: int) -> RunningRanks:
             return LocalRanks(job, local_commands(job), lock)
         case "hostfile":
             command = Command(hostfile_command(job), {"PYTHONSAFEPATH": "1"}, job.log_folder / "launcher.log")
-            lease = Lease(job)
-            lease.renew()
-            return LocalRanks(job, [command], lock, lease.renew)
+            return HostfileRanks(job, command, lock)
         case "ray":
             from fim_core.training.ray_job import start_ray
 

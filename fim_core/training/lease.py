@@ -16,6 +16,7 @@ from fim_core.training.job import Job, TrainingFailed
 RENEW_SECONDS = 5.0
 LOOK_SECONDS = 1.0
 LEASE_SECONDS = 60.0
+ENDED = "ended"
 
 
 class Lease:
@@ -33,6 +34,10 @@ class Lease:
             self._count += 1
             self._renewed = time.monotonic()
             self._path.write_text(f"{self._attempt} {self._count}\n", encoding="utf-8")
+
+    def end(self) -> None:
+        """Have the ranks end now."""
+        self._path.write_text(ENDED, encoding="utf-8")
 
 
 class LeaseCheck:
@@ -62,7 +67,8 @@ class LeaseCheck:
         if content and content != self._content:
             self._content, self._changed = content, now
         if self._content and self._content.split()[0] != self._attempt:
-            raise TrainingFailed("A newer attempt at this run has begun.")
+            why = "It was ended." if self._content == ENDED else "A newer attempt at this run has begun."
+            raise TrainingFailed(why)
         if now - self._changed > LEASE_SECONDS:
             raise TrainingFailed(f"Whoever started this run has not been seen for {LEASE_SECONDS:g} seconds.")
 

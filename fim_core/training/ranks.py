@@ -10,6 +10,7 @@ from typing import Protocol
 from fim_core.errors import FimError
 from fim_core.training.failures import failure_of
 from fim_core.training.job import Job, TrainingFailed
+from fim_core.training.lease import Lease
 from fim_core.training.processes import Command, ProcessGroup
 
 
@@ -39,7 +40,7 @@ Start = Callable[[Job, int], RunningRanks]
 
 
 class LocalRanks:
-    """Processes of this machine: the ranks themselves, or one of DeepSpeed's launchers."""
+    """Processes of this machine."""
 
     def __init__(
         self, job: Job, commands: Sequence[Command], lock: int, also_check: Callable[[], None] = lambda: None
@@ -101,3 +102,21 @@ class LocalRanks:
         """End the process group."""
         self._group.end()
         self._job.work.rendezvous(self._job.attempt).unlink(missing_ok=True)
+
+
+class HostfileRanks(LocalRanks):
+    """A launcher of DeepSpeed on this machine, whose ranks may be on others.
+
+    mpirun and srun give their ranks process groups of their own, even here; it is the lease that reaches all of them.
+    """
+
+    def __init__(self, job: Job, command: Command, lock: int) -> None:
+        """Start the launcher."""
+        self._lease = Lease(job)
+        self._lease.renew()
+        super().__init__(job, [command], lock, self._lease.renew)
+
+    def end(self) -> None:
+        """End the ranks by their lease, and the launcher's process group."""
+        self._lease.end()
+        super().end()
