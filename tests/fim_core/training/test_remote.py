@@ -145,6 +145,17 @@ def test_a_lease_lasts_as_long_as_it_is_renewed(tmp_path: Path, monkeypatch: pyt
         check()
 
 
+def test_ranks_see_that_they_were_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "LOOK_SECONDS", 0.0)
+    job = Job(tiny_experiment(), tmp_path, tmp_path, Work(tmp_path), "a")
+    follower, check = Lease(job), LeaseCheck(job)
+    follower.renew()
+    check()
+    follower.end()
+    with pytest.raises(TrainingFailed, match="It was ended"):
+        check()
+
+
 def test_kubernetes_needs_dagster(tmp_path: Path) -> None:
     launcher = {"type": "kubernetes", "image": "fim", "volume_claim": "fim", "mount_path": "/"}
     with pytest.raises(FimError, match="from Dagster"):
