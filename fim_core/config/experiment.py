@@ -18,6 +18,7 @@ from fim_core.config.model import ModelConfig
 from fim_core.config.training import (
     CheckpointConfig,
     LauncherConfig,
+    LocalLauncher,
     LoggerConfig,
     LossConfig,
     OptimizerConfig,
@@ -81,7 +82,7 @@ class Experiment(Section):
         default_factory=dict, description="Passed to DeepSpeed: zero_optimization, offload, gradient_clipping, …"
     )
     checkpoint: list[CheckpointConfig] = Field([CheckpointConfig()], description="What is saved, and when.")
-    launcher: LauncherConfig = LauncherConfig()
+    launcher: LauncherConfig = Field(LocalLauncher(), description="Where training processes run.")
     logger: LoggerConfig = LoggerConfig()
     tensorboard: TrackerConfig | None = None
     wandb: TrackerConfig | None = None
@@ -190,7 +191,8 @@ def _instead(location: tuple[int | str, ...]) -> str:
     """What stands in an unknown option's place, or a hint at the one that was probably meant, or nothing."""
     if location[-1] in ELSEWHERE:
         return f"; {ELSEWHERE[str(location[-1])]}"
-    return closest(str(location[-1]), sorted(_option_names(Experiment)))
+    known = _option_names(Experiment)
+    return " here" if location[-1] in known else closest(str(location[-1]), sorted(known))
 
 
 def _option_names(section: type[Section]) -> set[str]:

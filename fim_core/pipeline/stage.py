@@ -16,6 +16,7 @@ from fim_core.pipeline.code import code_version
 from fim_core.pipeline.preflight import preflight
 from fim_core.quality.run import CheckResult
 from fim_core.store import Artifact, Store, digest, version_of
+from fim_core.training.ranks import Start
 
 OnEvent = Callable[[dict[str, Any]], None]
 
@@ -31,6 +32,7 @@ class Build:
         work: folder that outlives a failed attempt at the same version; a retry resumes from it.
         on_event: hears of progress, one dict an event.
         parts: what earlier builds made batch by batch under the same options and code, whatever their inputs were.
+        start: starts the ranks of a training run; None for the launcher's own way.
     """
 
     experiment: Experiment
@@ -40,6 +42,7 @@ class Build:
     work: Callable[[], Path]
     on_event: OnEvent
     parts: Parts
+    start: Start | None
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,7 @@ def run_stage(
     upstream_of: Callable[[str], Stage],
     force: bool = False,
     on_event: OnEvent = lambda event: None,
+    start: Start | None = None,
 ) -> StageResult:
     """Make an asset from the current versions of its inputs, or reuse the version that already exists.
 
@@ -103,6 +107,7 @@ def run_stage(
         upstream_of: finds a stage by asset name; to verify that inputs fit the experiment.
         force: make it again even when this version exists.
         on_event: hears of progress.
+        start: starts the ranks of a training run; None for the launcher's own way.
 
     Raises:
         FimError: an input is missing, was made with other options, or failed a blocking check; or this machine lacks
@@ -129,6 +134,7 @@ def run_stage(
                 lambda: store.work_folder(stage.asset, version),
                 on_event,
                 Parts(store.root / PARTS / stage.asset, digest({**identity, "inputs": outside}), renew=force),
+                start,
             )
             draft.counts.update(stage.build(build))
             if changed := stage.outside(experiment, store, inputs).items() - outside.items():
