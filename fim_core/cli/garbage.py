@@ -26,7 +26,9 @@ def collect(
     ] = None,
     experiment: OfExperiment = None,
     keep_checkpoints: Annotated[int, typer.Option(min=1, help="Newest checkpoints of each experiment that stay.")] = 3,
-    work_days: Annotated[float, typer.Option(min=0, help="Days that unfinished attempts stay, to be resumed.")] = 14.0,
+    work_days: Annotated[
+        float, typer.Option(min=0, help="Days that unfinished attempts and unused parts stay.")
+    ] = 14.0,
     fresh_minutes: Annotated[float, typer.Option(min=0, help="Minutes that new versions stay in any case.")] = 60.0,
     delete: Annotated[
         bool, typer.Option("--delete", help="Really remove. Without it, only say what would go.")

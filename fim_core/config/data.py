@@ -90,7 +90,9 @@ class DataConfig(Section):
         False, description="For chat rows: do not train on an empty <think></think> block that the chat markup adds."
     )
     sample_weighted_loss: bool = Field(False, description="Each row counts once in the loss, whatever its length.")
-    num_proc: int = Field(1, ge=1, description="Worker processes for parsing, rendering and tokenization.")
+    num_proc: int = Field(
+        1, ge=1, description="Worker processes for cutting SQL files, parsing, rendering and tokenization."
+    )
     cache_dir: Place | None = Field(
         None, description="Where data sets from a hub are kept. Default: the library's own place."
     )

@@ -59,7 +59,8 @@ DEFAULT_GATE = [
     GateRule(metric="exact_match_sql", rule="not_worse"),
     GateRule(metric="binds", rule="not_worse"),
     GateRule(metric="abstention_precision", rule="not_worse"),
-    GateRule(metric="abstention_recall", rule="not_worse"),
+    # With slack, since a model that leaves more empty than it should gains here for nothing.
+    GateRule(metric="abstention_recall", rule="not_worse", value=0.1),
 ]
 
 

@@ -18,6 +18,7 @@ from fim_core.config.model import ModelConfig
 from fim_core.config.training import (
     CheckpointConfig,
     LauncherConfig,
+    LocalLauncher,
     LoggerConfig,
     LossConfig,
     OptimizerConfig,
@@ -27,6 +28,23 @@ from fim_core.config.training import (
 from fim_core.config.workflow import CheckOverride, ExportsConfig, MetadataConfig, NotifyConfig, ScheduleConfig
 from fim_core.config.yaml_file import read_yaml
 from fim_core.errors import FimError
+
+ELSEWHERE = {
+    "train_iters": "use max_steps",
+    "exit_iteration": "use max_steps",
+    "min_iterations": "use epochs",
+    "eval_frequency": "use eval_interval",
+    "train_eval_split": "use data.eval_fraction",
+    "tokenizer": "use model.tokenizer",
+    "save_name": "use name",
+    "disable_activation_checkpoint": "use activation_checkpointing, which is off by default",
+    "save_every_n_epochs": "use save_every_n_steps",
+    "auto_resume": "a stopped run always resumes from its newest state",
+    "sequence_parallel_size": "a row is never split over ranks",
+    "tiled_mlp_compute": "use activation_checkpointing to save memory",
+    "code": "no code but the package's own is run",
+}
+"""What to say of options that files of ArcticTraining may hold and that are not done here, or are named otherwise."""
 
 
 class Experiment(Section):
@@ -64,7 +82,7 @@ class Experiment(Section):
         default_factory=dict, description="Passed to DeepSpeed: zero_optimization, offload, gradient_clipping, …"
     )
     checkpoint: list[CheckpointConfig] = Field([CheckpointConfig()], description="What is saved, and when.")
-    launcher: LauncherConfig = LauncherConfig()
+    launcher: LauncherConfig = Field(LocalLauncher(), description="Where training processes run.")
     logger: LoggerConfig = LoggerConfig()
     tensorboard: TrackerConfig | None = None
     wandb: TrackerConfig | None = None
@@ -161,7 +179,7 @@ def _explain(error: ValidationError) -> str:
     for problem in error.errors(include_url=False):
         key = ".".join(str(part) for part in problem["loc"]) or "(file)"
         if problem["type"] == "extra_forbidden":
-            lines.append(f"  {key}: no such option{_nearest(problem['loc'])}")
+            lines.append(f"  {key}: no such option{_instead(problem['loc'])}")
         elif problem["type"] == "missing":
             lines.append(f"  {key}: missing")
         else:
@@ -169,9 +187,12 @@ def _explain(error: ValidationError) -> str:
     return "\n".join(lines)
 
 
-def _nearest(location: tuple[int | str, ...]) -> str:
-    """A hint at the option that was probably meant."""
-    return closest(str(location[-1]), sorted(_option_names(Experiment)))
+def _instead(location: tuple[int | str, ...]) -> str:
+    """What stands in an unknown option's place, or a hint at the one that was probably meant, or nothing."""
+    if location[-1] in ELSEWHERE:
+        return f"; {ELSEWHERE[str(location[-1])]}"
+    known = _option_names(Experiment)
+    return " here" if location[-1] in known else closest(str(location[-1]), sorted(known))
 
 
 def _option_names(section: type[Section]) -> set[str]:

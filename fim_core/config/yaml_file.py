@@ -13,7 +13,7 @@ class _UniqueKeys(yaml.SafeLoader):
     """A safe loader to which a key that is given twice is a mistake; YAML says so, and PyYAML lets the last one win."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        node = super().compose_mapping_node(anchor)
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
         lines: dict[tuple[str, str], int] = {}
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode) or key.tag == _MERGE:

@@ -145,7 +145,7 @@ def build_tokens(
     """
     builder = load_prompt_builder(predictor.folder, predictor.tokenizer)
     encoder, end = builder.encoder, json.loads(_read(predictor.folder, RECIPE))["fim_tokens"]["end_id"]
-    targets = [[*encoder.join(encoder.text_pieces(text)), end] for text in completions]
+    targets = [[*encoder.join([text]), end] for text in completions]
     return [_prompt(builder, state) for state in states], targets
 
 

@@ -27,6 +27,7 @@ from fim_core.config.model import ModelConfig, PeftConfig
 from fim_core.errors import FimError
 from fim_core.hub import require_place
 from fim_core.modeling.attention import attention_name, register, select_backend
+from fim_core.modeling.partition import partitioned_loading, whole_shape, whole_weights
 from fim_core.modeling.support import causal_model, supports_prefix_tree
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ def build_model(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     new_token_ids: Sequence[int] = (),
+    partition: Mapping[str, Any] | None = None,
 ) -> PreTrainedModel | PeftModel:
     """The network that is trained, on `device`, with attention over packs where it can serve that exactly.
 
@@ -62,6 +64,8 @@ def build_model(
         device, dtype: where and in what it computes; dtype defaults to `training_dtype`.
         new_token_ids: ids that mean nothing to a pretrained model yet although its embeddings may have a row for them
             (a padded vocabulary); they begin at the mean of all embeddings, as rows that are added do.
+        partition: DeepSpeed's configuration (ZeRO stage 3) under which each rank keeps only its part of each pretrained
+            weight from the start; to be called on all ranks. None: whole weights.
 
     Raises:
         FimError: no such model, not in safetensors, in need of code of its own, or a configuration that cannot be used.
@@ -74,12 +78,14 @@ def build_model(
     if model.name_or_path is None:
         network = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
     else:
-        network = _pretrained(model.name_or_path, config, dtype, attention)
-        _grow_embeddings(network, len(tokenizer), new_token_ids)
+        with partitioned_loading(partition):
+            network = _pretrained(model.name_or_path, config, dtype, attention)
+            _grow_embeddings(network, len(tokenizer), new_token_ids)
     network.config.use_cache = False
     if model.type == "liger":
         _use_liger(network, device)
     if model.peft_config is not None:
+        torch.manual_seed(seed)  # reading the model may have drawn numbers, more or fewer
         network = _with_adapters(network, model.peft_config)
     return network.to(device)
 
@@ -237,7 +243,7 @@ def _grow_embeddings(model: PreTrainedModel, tokens: int, new_token_ids: Sequenc
     At the mean, a new token is about as probable as others and takes nothing from them (Hewitt, 2021, "Initializing New
     Word Embeddings for Pretrained Language Models").
     """
-    before = _weights(model)[0].shape[0]
+    before = whole_shape(_weights(model)[0])[0]
     fresh = sorted({*new_token_ids, *range(before, tokens)})
     if not fresh:
         return
@@ -245,8 +251,10 @@ def _grow_embeddings(model: PreTrainedModel, tokens: int, new_token_ids: Sequenc
     known[[token for token in fresh if token < before]] = False
     if tokens > before:
         model.resize_token_embeddings(tokens, mean_resizing=False)
-    for weight in _weights(model):
-        weight[fresh] = weight[:before][known].to(torch.float32).mean(dim=0).to(weight.dtype)
+    weights = _weights(model)
+    with whole_weights(weights):
+        for weight in weights:
+            weight[fresh] = weight[:before][known].to(torch.float32).mean(dim=0).to(weight.dtype)
 
 
 def _weights(model: PreTrainedModel) -> list[torch.Tensor]:

@@ -23,8 +23,8 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     return [group for group in groups if group["params"]]
 
 
-def build_optimizer(experiment: Experiment, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
-    """AdamW on `device`; DeepSpeed's CPU Adam, which is compiled on first use, when its state is offloaded."""
+def build_optimizer(experiment: Experiment, model: nn.Module) -> torch.optim.Optimizer:
+    """AdamW where the model is; DeepSpeed's CPU Adam, which is compiled on first use, when its state is offloaded."""
     config = experiment.optimizer
     groups = decay_groups(model, config.weight_decay)
     if offloads_optimizer(experiment.deepspeed):
@@ -32,7 +32,8 @@ def build_optimizer(experiment: Experiment, model: nn.Module, device: torch.devi
 
         compile_cpu_adam()
         return DeepSpeedCPUAdam(groups, lr=config.lr, betas=config.betas, eps=config.eps, adamw_mode=True)
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=device.type == "cuda")
+    # Fused: one pass over each parameter, and no temporary copies of it.
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
 
 
 def compile_cpu_adam() -> None:

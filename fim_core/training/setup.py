@@ -98,7 +98,7 @@ def setup(job: Job, ranks: Ranks) -> Run:
         raise FimError(f"The training split of {job.dataset} has no position to train on. Look at the rejected rows.")
 
     seed_everything(experiment.seed)
-    model = build_for(job, tokenizer, ranks.device)
+    model = build_for(job, tokenizer, ranks.device, partition=config if zero_stage(experiment.deepspeed) == 3 else None)
     packing, notices = choose_packing(experiment, model)
     notices += beyond_context(int(train_rows.lengths.max()), model.config)
     cost = training_cost(model)
@@ -132,7 +132,7 @@ def setup(job: Job, ranks: Ranks) -> Run:
             label_smoothing=experiment.loss.label_smoothing,
             z_loss=experiment.loss.z_loss,
         ),
-        optimizer=build_optimizer(experiment, model, ranks.device),
+        optimizer=build_optimizer(experiment, model),
         lr_scheduler=lambda optimizer: build_scheduler(experiment.scheduler, optimizer, total_steps),
         config=config,
     )

@@ -26,7 +26,7 @@ data:
   sample_weighted_loss: true
   ignore_empty_think: true
 eval_interval: 150
-deepspeed: {zero_optimization: {stage: 3, allgather_bucket_size: 500000000}}
+deepspeed: {zero_optimization: {stage: 3, allgather_bucket_size: 500000000, memory_efficient_linear: true}}
 optimizer: {weight_decay: 0.01, learning_rate: 1e-5}
 scheduler: {type: huggingface, name: cosine_with_min_lr, warmup_ratio: 0.1, scheduler_specific_kwargs: {min_lr_rate: 0.1}}
 checkpoint: [{type: huggingface, save_every_n_steps: 150, save_end_of_training: true, output_dir: /out}]
@@ -78,12 +78,12 @@ def test_a_file_whose_name_holds_no_letter_needs_a_name(tmp_path: Path) -> None:
     ("change", "named"),
     [
         ("epoch: 3", "epoch: no such option; did you mean epochs?"),
-        ("sequence_parallel_size: 4", "sequence_parallel_size: no such option"),
+        ("sequence_parallel_size: 4", "sequence_parallel_size: no such option; a row is never split over ranks"),
+        ("exit_iteration: 10", "exit_iteration: no such option; use max_steps"),
         ("epochs: 0", "epochs: "),
         ("deepspeed: {optimizer: {type: Adam}}", "is set by `optimizer`"),
         ("eval_interval: 10\nloss: {label_smoothing: 1.5}", "loss.label_smoothing"),
         ("scheduler: {name: cosine, scheduler_specific_kwargs: {min_lr: 1e-6}}", "min_lr has no meaning"),
-        ("launcher: {type: hostfile}", "needs `hostfile`"),
         (
             "checks: {exact_duplicate: {severity: off}}",
             "no such check: exact_duplicate; did you mean exact_duplicates?",
@@ -104,6 +104,12 @@ def test_a_file_whose_name_holds_no_letter_needs_a_name(tmp_path: Path) -> None:
         ("checkpoint: {type: deepspeed, output_dir: x}", "output_dir"),
         ("checkpoint: {type: deepspeed, save_end_of_training: false}", "saves nothing"),
         ("checkpoint: {save_every_n_steps: 5, save_end_of_training: false}", "always kept"),
+        ("launcher: {type: hostfile}", "launcher.hostfile.hostfile: missing"),
+        ("launcher: {hostfile: hosts}", "launcher.local.hostfile: no such option here"),
+        ("launcher: {type: ray, image: fim}", "launcher.ray.image: no such option here"),
+        ("launcher: {type: kubernetes, image: fim}", "launcher.kubernetes.volume_claim: missing"),
+        ("launcher: {type: slurm}", "`type` is local, hostfile, ray or kubernetes"),
+        ("launcher: {type: hostfile, hostfile: h, backend: openmpi, num_processes: 2}", "no meaning for openmpi"),
     ],
 )
 def test_what_cannot_be_used_is_refused_by_name(tmp_path: Path, change: str, named: str) -> None:
