@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from dagster_service import ROOT
+from dagster_home import ROOT
 from tiny_pipeline import TINY, write_experiment
 
 
