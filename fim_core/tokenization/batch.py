@@ -29,6 +29,8 @@ DATASET_SCHEMA = pa.schema(
         pa.field("prompt_length", pa.int32()),
     ]
 )
+"""`prompt_length`: tokens before the response, earlier assistant turns among them, whose labels are their tokens."""
+
 REJECTED_SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("row_id", "reason", "detail", "type", "prompt", "response")]
 )
@@ -73,10 +75,9 @@ class BatchTokenizer:
         is_trained[trained_pieces] = True
 
         piece_starts = np.cumsum(piece_lengths) - piece_lengths
-        # Every row has a trained piece: its end token.
-        trained = np.flatnonzero(is_trained)
-        first_trained = trained[np.searchsorted(trained, first_piece)]
-        prompt_lengths = (piece_starts[first_trained] - piece_starts[first_piece]).astype(np.int32)
+        # Behind the prompt's pieces there is always another one: the end token.
+        behind_prompt = first_piece + np.array(prompt_pieces, np.int64)
+        prompt_lengths = (piece_starts[behind_prompt] - piece_starts[first_piece]).astype(np.int32)
         lengths = np.add.reduceat(piece_lengths, first_piece)
         has_label = np.repeat(is_trained, piece_lengths) if self._mask_inputs else np.ones(len(ids), np.bool_)
         labels = np.where(has_label, ids, np.int32(IGNORED))
