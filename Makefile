@@ -10,9 +10,11 @@ export FIM_EXPERIMENT ?= $(EXPERIMENT)
 export TOKENIZERS_PARALLELISM ?= false
 export DAGSTER_DISABLE_TELEMETRY ?= yes
 
-.PHONY: demo train ui test test-slow test-browser soak lint format fuzz bench-attention bench-data bench-generation clean
+.PHONY: demo train ui test test-slow test-browser soak lint format fuzz \
+	bench-attention bench-data bench-generation bench-packing bench-train clean
 
 demo: $(READY)  ## CSV -> prompts -> tokens -> checkpoint -> report -> champion, all in Dagster
+	$(BIN)/python -m fim_assets.resources.run_worker
 	$(BIN)/dagster asset materialize -m fim_assets.definitions --select '*'
 	$(BIN)/fim summary $(FIM_EXPERIMENT)
 
@@ -42,6 +44,13 @@ bench-data: $(READY)
 
 bench-generation: $(READY)
 	$(BIN)/python -m benchmarks.generation
+
+bench-packing: $(READY)
+	$(BIN)/python -m benchmarks.packing
+
+bench-train: $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(BIN)/python -m benchmarks.train
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -149,8 +149,8 @@ def _ours(options: argparse.Namespace) -> dict[str, Any]:
     with _Timer(result, "tokenization"):
         counts = tokenize_prompts(prompts, options.work / "tokens", data=data)
     per_row = counts.tokens / max(counts.rows_kept, 1)
-    distinct = counts.distinct_pieces / max(counts.pieces, 1)
-    notes = f"{counts.notice}; {per_row:.0f} tokens a row; {distinct:.1%} of {counts.pieces:,} pieces distinct"
+    asked = counts.tokenizer_tokens / max(counts.tokens, 1)
+    notes = f"{counts.notice}; {per_row:.0f} tokens a row; {asked:.1%} of them asked of the tokenizer"
     return result | {"rows": rendered.rows_in, "notes": notes}
 
 

@@ -18,6 +18,7 @@ from fim_assets.automation.jobs import JOBS
 from fim_assets.automation.notify import failure_sensor
 from fim_assets.automation.schedule import retraining_schedule
 from fim_assets.resources.experiment import ExperimentResource, default_experiment_path, workflow_settings
+from fim_assets.resources.launcher import Launcher
 
 ASSETS = [raw_completions, fim_prompts, tokenized_dataset, trained_checkpoint, evaluation_report, champion_model]
 
@@ -31,5 +32,8 @@ def defs() -> dg.Definitions:
         jobs=JOBS,
         schedules=[retraining_schedule(settings.schedule)],
         sensors=[exports_sensor(settings.exports), failure_sensor(settings.notify)],
-        resources={"experiment": ExperimentResource(path=default_experiment_path(), force=False)},
+        resources={
+            "experiment": ExperimentResource(path=default_experiment_path(), force=False),
+            "launcher": Launcher(),
+        },
     )

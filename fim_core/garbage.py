@@ -9,18 +9,21 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from fim_core.store import LEASE, Artifact, Store
+from fim_core.parts import PARTS, unused_since
+from fim_core.store import Artifact, Store
 
-_DAY_SECONDS = 24 * 60 * 60
+_HOUR_SECONDS = 60 * 60
+_DAY_SECONDS = 24 * _HOUR_SECONDS
 
 
 @dataclass(frozen=True)
 class Garbage:
-    """One folder that can go, and why."""
+    """One folder that can go, and why; or only some files of it."""
 
     path: Path
     reason: str
     bytes: int
+    files: tuple[Path, ...] = ()
 
 
 def find_garbage(
@@ -31,11 +34,13 @@ def find_garbage(
     Args:
         store: where to look.
         keep_checkpoints: newest checkpoints of each experiment that stay, with all that they were made from.
-        work_days: days after which the work folder of an attempt that was never finished can go.
+        work_days: days after which the work folder of an attempt that was never finished can go, and what was kept of
+            batches of rows that no build has used since.
         fresh_minutes: versions made so recently stay, as the run that made them may be about to use them.
     """
     kept = _referenced(store, keep_checkpoints)
-    assets = [folder.name for folder in store.root.iterdir() if folder.name not in ("tmp", "work", "checks", "locks")]
+    inner = ("tmp", "work", "checks", "locks", PARTS)
+    assets = [folder.name for folder in store.root.iterdir() if folder.name not in inner]
     garbage = [
         Garbage(artifact.path, f"no checkpoint, champion or run refers to this {asset}", _size(artifact.path))
         for asset in sorted(assets)
@@ -43,12 +48,9 @@ def find_garbage(
         if (asset, artifact.version) not in kept and _age_seconds(artifact) >= fresh_minutes * 60
     ]
     garbage += [
-        Garbage(path, "left by a run that died", _size(path)) for path, lease in store.drafts() if not _alive(lease)
-    ]
-    garbage += [
-        Garbage(path, "left by a removal that was cut off", _size(path))
-        for path in sorted((store.root / "tmp").glob("*"))
-        if not (path / LEASE).exists() and path.stat().st_mtime < time.time() - _DAY_SECONDS
+        Garbage(path, "left by a run that died", _size(path))
+        for path, lease in store.drafts()
+        if (not _alive(lease) if lease else _last_touched(path) < time.time() - _HOUR_SECONDS)
     ]
     oldest = time.time() - work_days * _DAY_SECONDS
     garbage += [
@@ -56,13 +58,20 @@ def find_garbage(
         for path in sorted((store.root / "work").glob("*/*"))
         if _last_touched(path) < oldest and not store.is_being_made(path.parent.name, path.name)
     ]
+    for folder in sorted((store.root / PARTS).glob("*")):
+        if unused := unused_since(folder, oldest):
+            reason = f"{len(unused):,} parts that no build has used for {work_days:g} days"
+            garbage.append(Garbage(folder, reason, sum(path.stat().st_size for path in unused), tuple(unused)))
     return garbage
 
 
 def remove(store: Store, garbage: list[Garbage]) -> None:
     """Delete what `find_garbage` found."""
     for entry in garbage:
-        store.remove(entry.path)
+        for file in entry.files:
+            file.unlink()
+        if not entry.files:
+            store.remove(entry.path)
 
 
 def _referenced(store: Store, keep_checkpoints: int) -> set[tuple[str, str]]:
@@ -75,7 +84,7 @@ def _referenced(store: Store, keep_checkpoints: int) -> set[tuple[str, str]]:
     for checkpoints in by_experiment.values():
         pending += checkpoints[-keep_checkpoints:]
     for _, lease in store.drafts():
-        if _alive(lease):
+        if lease and _alive(lease):
             pending += [a for asset, version in lease["inputs"].items() if (a := store.find(asset, version))]
     kept: set[tuple[str, str]] = set()
     while pending:
@@ -95,8 +104,12 @@ def _age_seconds(artifact: Artifact) -> float:
 
 
 def _last_touched(folder: Path) -> float:
-    """When something last happened in a work folder: training that runs touches a file in it again and again."""
-    return max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+    """When something last happened in a folder of work: training that runs touches a file in it again and again."""
+    try:
+        return max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+    except FileNotFoundError:
+        # Its run is just removing it.
+        return time.time()
 
 
 def _alive(lease: dict) -> bool:

@@ -6,6 +6,7 @@
     .fim/tmp/<draft>/lease.json, new/   a version that is being written, and by whom
     .fim/work/<asset>/<version>/        what an unfinished attempt left, for the next one to resume from
     .fim/locks/<asset>-<version>        locked while somebody makes the version
+    .fim/parts/<asset>/…                what was made of batches of rows, to be used again (see parts.py)
 
 A version is the hash of everything that decides the content (inputs' versions, options, code), so that the same work
 is never done twice and a checkpoint names every byte it came from.
@@ -113,9 +114,10 @@ class Store:
 
     def use(self, artifact: Artifact, experiment: str) -> None:
         """Point `current` and the experiment's own link at an artifact."""
-        for link in (self._link(artifact.asset, None), self._link(artifact.asset, experiment)):
-            link.parent.mkdir(parents=True, exist_ok=True)
-            _replace_link(link, os.path.relpath(artifact.path, link.parent))
+        with self.full_disk_told(artifact.asset):
+            for link in (self._link(artifact.asset, None), self._link(artifact.asset, experiment)):
+                link.parent.mkdir(parents=True, exist_ok=True)
+                _replace_link(link, os.path.relpath(artifact.path, link.parent))
 
     @contextmanager
     def publish(
@@ -146,37 +148,49 @@ class Store:
             new.mkdir()
             final.parent.mkdir(parents=True, exist_ok=True)
         try:
-            draft = Draft(new, {})
-            yield draft
-            manifest = {
-                "asset": asset,
-                "version": version,
-                "experiment": experiment,
-                "inputs": dict(inputs),
-                "config": config,
-                "config_digest": digest(config),
-                "code_version": code,
-                "commit": _commit(),
-                "libraries": _library_versions(),
-                "counts": draft.counts,
-                "bytes": sum(f.stat().st_size for f in new.rglob("*") if f.is_file()),
-                "created": datetime.now(UTC).isoformat(timespec="microseconds"),
-            }
-            (new / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-            _flush(new)
-            if replace and final.exists():
-                _exchange(new, final)
-                self._forget_checks(asset, version)
-            else:
-                _move_into_place(new, final)
-        except OSError as error:
-            if error.errno == errno.ENOSPC:
-                raise FimError(
-                    f"The disk is full while writing {asset} in {self.root}. Free some space; `fim gc` helps."
-                ) from error
-            raise
+            with self.full_disk_told(asset):
+                draft = Draft(new, {})
+                yield draft
+                manifest = {
+                    "asset": asset,
+                    "version": version,
+                    "experiment": experiment,
+                    "inputs": dict(inputs),
+                    "config": config,
+                    "config_digest": digest(config),
+                    "code_version": code,
+                    "commit": _commit(),
+                    "libraries": _library_versions(),
+                    "counts": draft.counts,
+                    "bytes": sum(f.stat().st_size for f in new.rglob("*") if f.is_file()),
+                    "created": datetime.now(UTC).isoformat(timespec="microseconds"),
+                }
+                content = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+                (new / MANIFEST).write_text(content, encoding="utf-8")
+                _flush(new)
+                if replace and final.exists():
+                    _exchange(new, final)
+                    self._forget_checks(asset, version)
+                else:
+                    _move_into_place(new, final)
         finally:
             self._discard(folder)
+
+    @contextmanager
+    def full_disk_told(self, asset: str) -> Iterator[None]:
+        """Say in one sentence that the disk is full while something of an asset is written.
+
+        Raises:
+            FimError: it is.
+        """
+        try:
+            yield
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise FimError(
+                f"The disk is full while writing {asset} in {self.root}. Free some space; `fim gc` helps."
+            ) from error
 
     @contextmanager
     def making(self, asset: str, version: str) -> Iterator[None]:
@@ -219,9 +233,10 @@ class Store:
         ]
         return [artifact for artifact in found if artifact]
 
-    def drafts(self) -> list[tuple[Path, dict[str, Any]]]:
-        """Folders of unfinished versions, each with its lease: pid, host, inputs."""
-        return [(lease.parent, json.loads(lease.read_text())) for lease in (self.root / "tmp").glob(f"*/{LEASE}")]
+    def drafts(self) -> list[tuple[Path, dict[str, Any] | None]]:
+        """Folders of unfinished versions, each with its lease: pid, host, inputs. None where it cannot be read, in the
+        moment in which a draft begins or ends or something is removed, or after a kill in that moment."""
+        return [(folder, _read_lease(folder)) for folder in (self.root / "tmp").glob("*")]
 
     def remove(self, folder: Path) -> None:
         """Delete a folder of the store, which is gone at once for readers, whatever happens while its files go."""
@@ -233,9 +248,7 @@ class Store:
     @staticmethod
     def _lease(folder: Path, inputs: Mapping[str, str]) -> None:
         lease = {"pid": os.getpid(), "host": socket.gethostname(), "inputs": dict(inputs)}
-        beside = folder / f".{LEASE}"
-        beside.write_text(json.dumps(lease), encoding="utf-8")
-        os.replace(beside, folder / LEASE)
+        (folder / LEASE).write_text(json.dumps(lease), encoding="utf-8")
 
     @staticmethod
     def _discard(folder: Path) -> None:
@@ -281,6 +294,13 @@ def _read(asset: str, folder: Path) -> Artifact | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     return Artifact(asset, manifest["version"], folder, manifest)
+
+
+def _read_lease(scratch: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads((scratch / LEASE).read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
 
 
 def _replace_link(link: Path, target: str) -> None:

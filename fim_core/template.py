@@ -89,16 +89,16 @@ class Template:
         """Whether chat markup belongs around it."""
         return "system" in self.sections or "user" in self.sections
 
-    def is_constant(self, section: str) -> bool:
-        """Whether a section comes out the same for every row."""
-        return all(isinstance(node, _Text) for node in self.sections.get(section, ()))
+    def fields_of(self, section: str) -> tuple[str, ...]:
+        """The FIELDS that decide how a section comes out."""
+        return tuple(sorted(set(_fields(self.sections.get(section, ())))))
 
     def render(self, section: str, fields: Mapping[str, str]) -> list[Piece]:
         """The text of one section in one pass: what a value holds is never read as template.
 
         Args:
             section: `system`, `user`, or `assistant` (then what stands before the fill-in-the-middle block).
-            fields: a value for each of FIELDS.
+            fields: a value for each of `fields_of(section)`.
         """
         pieces = list(_render(self.sections.get(section, ()), fields))
         return _strip_trusted(pieces, at_end=section != "assistant")
@@ -183,6 +183,15 @@ def _strip_trusted(pieces: list[Piece], *, at_end: bool) -> list[Piece]:
             break
         del pieces[-1]
     return pieces
+
+
+def _fields(nodes: Iterable[_Node]) -> Iterator[str]:
+    for node in nodes:
+        if isinstance(node, _Field):
+            yield node.name
+        elif isinstance(node, _If):
+            yield node.field
+            yield from _fields((*node.then, *node.otherwise))
 
 
 def _texts(nodes: Iterable[_Node]) -> Iterator[_Text]:

@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFas
 
 from fim_core.config.model import FimTokenNames, ModelConfig
 from fim_core.errors import FimError
+from fim_core.hub import require_place
 
 logger = logging.getLogger(__name__)
 
@@ -63,8 +64,7 @@ def load_tokenizer(path_or_id: str | Path) -> PreTrainedTokenizerFast:
         FimError: there is none, it needs code of its own, or it has no fast (`tokenizers`) form.
     """
     place = str(path_or_id)
-    if place.startswith((".", "/", "~")) and not Path(place).expanduser().is_dir():
-        raise FimError(f"There is no tokenizer folder {place}. Give a folder with tokenizer.json, or a hub id.")
+    require_place(place, "tokenizer")
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             Path(place).expanduser() if Path(place).expanduser().is_dir() else place

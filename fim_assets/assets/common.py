@@ -13,6 +13,7 @@ from fim_assets.resources.run_worker import bind_to_worker
 from fim_core.pipeline import Stage, run_stage, stage_of
 from fim_core.pipeline.stage import OnEvent
 from fim_core.store import Store
+from fim_core.training.ranks import Start
 
 
 def asset_options(stage: Stage) -> dict[str, Any]:
@@ -30,6 +31,7 @@ def materialize(
     experiment: ExperimentResource,
     stage: Stage,
     on_event: OnEvent = lambda event: None,
+    start: Start | None = None,
 ) -> dg.MaterializeResult:
     """Make, or reuse, the asset of a stage, and report it: content version, metadata, checks.
 
@@ -46,6 +48,7 @@ def materialize(
             upstream_of=stage_of,
             force=experiment.force,
             on_event=on_event,
+            start=start,
         )
     artifact = result.artifact
     context.log.info(f"{artifact.asset}: {outcome(result)}, {artifact.path}")

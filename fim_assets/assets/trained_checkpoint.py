@@ -1,9 +1,12 @@
 """The model, trained."""
 
+from functools import partial
+
 import dagster as dg
 
 from fim_assets.assets.common import asset_options, materialize
 from fim_assets.resources.experiment import ExperimentResource
+from fim_assets.resources.launcher import Launcher
 from fim_assets.resources.progress import TrainingProgress
 from fim_core.pipeline import training
 
@@ -14,6 +17,14 @@ from fim_core.pipeline import training
     pool="gpu",
     retry_policy=dg.RetryPolicy(max_retries=2, delay=10, backoff=dg.Backoff.EXPONENTIAL),
 )
-def trained_checkpoint(context: dg.AssetExecutionContext, experiment: ExperimentResource) -> dg.MaterializeResult:
+def trained_checkpoint(
+    context: dg.AssetExecutionContext, experiment: ExperimentResource, launcher: dg.ResourceParam[Launcher]
+) -> dg.MaterializeResult:
     """A checkpoint that loads with transformers, trained by DeepSpeed; a retry resumes at the exact step."""
-    return materialize(context, experiment, training.trained_checkpoint, on_event=TrainingProgress(context))
+    return materialize(
+        context,
+        experiment,
+        training.trained_checkpoint,
+        on_event=TrainingProgress(context),
+        start=partial(launcher.run, context),
+    )

@@ -38,7 +38,8 @@ def curves(panels: Mapping[str, Mapping[str, Points]]) -> dg.MetadataValue:
             _draw_line(axis, points, label, color)
         axis.set_title(title, fontsize=9, loc="left")
         axis.set_xlabel("optimizer step", fontsize=8)
-        axis.set_ylim(bottom=0)
+        # From 0, with as much room above as the whole height deserves.
+        axis.set_ylim(0, axis.dataLim.ymax * 1.05 or 1)
         axis.yaxis.set_major_formatter("{x:,g}")
         if len(lines) > 1:
             axis.legend(fontsize=7, frameon=False)

@@ -25,9 +25,10 @@ class TrainingProgress:
         """Log an event, and observe its numbers."""
         now = time.monotonic()
         kind = event["event"]
-        if kind == "step" and now - self._last_shown < self._seconds_between:
-            return
-        self._last_shown = now
+        if kind == "step":
+            if now - self._last_shown < self._seconds_between:
+                return
+            self._last_shown = now
         shown = ("step", *LIVE_METRICS) if kind == "step" else [key for key in event if key != "event"]
         details = ", ".join(f"{key} {_short(event[key])}" for key in shown if event.get(key) is not None)
         log = self._context.log.warning if kind == "warning" else self._context.log.info

@@ -57,6 +57,8 @@ def convert(
     typer.echo(f"{summary['rows_kept']:,} of {summary['rows_in']:,} rows in {place} ({summary['repaired']:,} repaired)")
     for reason, rows in summary["rejected"].items():
         typer.echo(f"  {rows:,} rejected: {reason}")
+    if not summary["rows_kept"]:
+        typer.echo("No row was kept, so the data set is empty: the rejected rows say why, one by one.")
     typer.echo(
         f"{summary['markup']} Summary and rejected rows lie beside it: {place.name}.summary.json, .rejected.parquet"
     )

@@ -23,7 +23,9 @@ def collect(
         Path, typer.Option(help="Folder of all artifacts.", envvar="FIM_STORAGE", show_default=".fim")
     ] = Path(".fim"),
     keep_checkpoints: Annotated[int, typer.Option(min=1, help="Newest checkpoints of each experiment that stay.")] = 3,
-    work_days: Annotated[float, typer.Option(min=0, help="Days that unfinished attempts stay, to be resumed.")] = 14.0,
+    work_days: Annotated[
+        float, typer.Option(min=0, help="Days that unfinished attempts and unused parts stay.")
+    ] = 14.0,
     fresh_minutes: Annotated[float, typer.Option(min=0, help="Minutes that new versions stay in any case.")] = 60.0,
     delete: Annotated[
         bool, typer.Option("--delete", help="Really remove. Without it, only say what would go.")

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from fim_core.config.base import Section
+from fim_core.config.base import DialectName, Place, Section
 
 SourceType = Literal[
     "auto", "fim_completions", "huggingface_prompt_response", "huggingface_instruct", "huggingface", "sql_files", "demo"
@@ -21,14 +21,14 @@ class SqlFileOptions(Section):
         0.7, ge=0, le=1, description="Share of middles cut at syntax-node boundaries; rest random."
     )
     empty_rate: float = Field(0.05, ge=0, le=1, description="Share of cuts with nothing missing.")
-    dialect: str = Field("snowflake", description="sqlglot dialect that splits and parses the files.")
+    dialect: DialectName = Field("snowflake", description="sqlglot dialect that splits and parses the files.")
 
 
 class Source(Section):
     """One place rows come from: a file, a folder, a hub data set, or the built-in demo."""
 
     type: SourceType = Field("auto", description="Shape of the rows. auto: told by the columns, or by *.sql files.")
-    name_or_path: str | None = Field(None, description="CSV, Parquet or JSON-lines file, folder, glob, or hub id.")
+    name_or_path: Place | None = Field(None, description="CSV, Parquet or JSON-lines file, folder, glob, or hub id.")
     split: str = Field("train", description="Split to read from a hub id or a saved DatasetDict.")
     input_col: str = Field("INPUT", description="Column with the editor's state (any case).")
     output_col: str = Field("OUTPUT", description="Column with the accepted completion (any case).")
@@ -70,7 +70,7 @@ class DataConfig(Section):
         "or a column of the export, for example worksheet_id, or `source` (the file); rows of one statement stay "
         "together even then.",
     )
-    template: str = Field("chat", description="`chat`, `plain`, or the path of a template file.")
+    template: Place = Field("chat", description="`chat`, `plain`, or the path of a template file.")
     fim_order: Literal["psm", "spm"] = Field("psm", description="Prefix-suffix-middle or suffix-prefix-middle prompts.")
     control_tokens: Literal["reject", "neutralise"] = Field(
         "reject", description="User text that spells a control token: reject the row, or encode it as ordinary text."
@@ -90,8 +90,10 @@ class DataConfig(Section):
         False, description="For chat rows: do not train on an empty <think></think> block that the chat markup adds."
     )
     sample_weighted_loss: bool = Field(False, description="Each row counts once in the loss, whatever its length.")
-    num_proc: int = Field(1, ge=1, description="Worker processes for parsing, rendering and tokenization.")
-    cache_dir: str | None = Field(
+    num_proc: int = Field(
+        1, ge=1, description="Worker processes for cutting SQL files, parsing, rendering and tokenization."
+    )
+    cache_dir: Place | None = Field(
         None, description="Where data sets from a hub are kept. Default: the library's own place."
     )
 

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from fim_core.config.base import Section
+from fim_core.config.base import Section, closest
 from fim_core.config.data import DataConfig
+from fim_core.config.deepspeed import checked_section, offloads_optimizer
 from fim_core.config.evaluation import EvaluationConfig, GateConfig
 from fim_core.config.model import ModelConfig
 from fim_core.config.training import (
     CheckpointConfig,
     LauncherConfig,
+    LocalLauncher,
     LoggerConfig,
     LossConfig,
     OptimizerConfig,
@@ -24,7 +26,25 @@ from fim_core.config.training import (
     TrackerConfig,
 )
 from fim_core.config.workflow import CheckOverride, ExportsConfig, MetadataConfig, NotifyConfig, ScheduleConfig
+from fim_core.config.yaml_file import read_yaml
 from fim_core.errors import FimError
+
+ELSEWHERE = {
+    "train_iters": "use max_steps",
+    "exit_iteration": "use max_steps",
+    "min_iterations": "use epochs",
+    "eval_frequency": "use eval_interval",
+    "train_eval_split": "use data.eval_fraction",
+    "tokenizer": "use model.tokenizer",
+    "save_name": "use name",
+    "disable_activation_checkpoint": "use activation_checkpointing, which is off by default",
+    "save_every_n_epochs": "use save_every_n_steps",
+    "auto_resume": "a stopped run always resumes from its newest state",
+    "sequence_parallel_size": "a row is never split over ranks",
+    "tiled_mlp_compute": "use activation_checkpointing to save memory",
+    "code": "no code but the package's own is run",
+}
+"""What to say of options that files of ArcticTraining may hold and that are not done here, or are named otherwise."""
 
 
 class Experiment(Section):
@@ -35,6 +55,7 @@ class Experiment(Section):
     seed: int = Field(42, ge=0, description="Seed of everything random.")
     storage: Path = Field(
         default_factory=lambda: Path(os.environ.get("FIM_STORAGE", ".fim")),
+        validate_default=True,
         description="Folder of all artifacts. Default: $FIM_STORAGE, or .fim in the current folder.",
     )
 
@@ -61,7 +82,7 @@ class Experiment(Section):
         default_factory=dict, description="Passed to DeepSpeed: zero_optimization, offload, gradient_clipping, …"
     )
     checkpoint: list[CheckpointConfig] = Field([CheckpointConfig()], description="What is saved, and when.")
-    launcher: LauncherConfig = LauncherConfig()
+    launcher: LauncherConfig = Field(LocalLauncher(), description="Where training processes run.")
     logger: LoggerConfig = LoggerConfig()
     tensorboard: TrackerConfig | None = None
     wandb: TrackerConfig | None = None
@@ -75,6 +96,11 @@ class Experiment(Section):
     notify: NotifyConfig = NotifyConfig()
     metadata: MetadataConfig = MetadataConfig()
 
+    @field_validator("storage")
+    @classmethod
+    def _at_home(cls, value: Path) -> Path:
+        return value.expanduser()
+
     @field_validator("checkpoint", mode="before")
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
@@ -82,20 +108,8 @@ class Experiment(Section):
 
     @field_validator("deepspeed")
     @classmethod
-    def _owned_elsewhere(cls, value: dict[str, Any]) -> dict[str, Any]:
-        owners = {
-            "optimizer": "optimizer",
-            "scheduler": "scheduler",
-            "train_batch_size": "micro_batch_size and gradient_accumulation_steps",
-            "train_micro_batch_size_per_gpu": "micro_batch_size",
-            "gradient_accumulation_steps": "gradient_accumulation_steps",
-            "bf16": "model.dtype",
-            "fp16": "model.dtype",
-        }
-        for key, owner in owners.items():
-            if key in value:
-                raise ValueError(f"`{key}` is set by `{owner}` of the experiment, not here")
-        return value
+    def _passed_to_deepspeed(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return checked_section(value)
 
     @field_validator("checks")
     @classmethod
@@ -104,9 +118,17 @@ class Experiment(Section):
         from fim_core.quality.run import known_checks
 
         known = sorted(known_checks()) if value else []
-        if unknown := [f"{name}{_closest(name, known)}" for name in value if name not in known]:
+        if unknown := [f"{name}{closest(name, known)}" for name in value if name not in known]:
             raise ValueError(f"no such check: {', '.join(unknown)}. The checks are: {', '.join(known)}")
         return value
+
+    @model_validator(mode="after")
+    def _cpu_adam_needs_offload(self) -> Experiment:
+        if self.optimizer.type == "cpu_adam" and not offloads_optimizer(self.deepspeed):
+            raise ValueError(
+                "optimizer.type cpu_adam needs deepspeed.zero_optimization.offload_optimizer: {device: cpu}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _eval_needs_rows(self) -> Experiment:
@@ -127,15 +149,29 @@ def load_experiment(path: str | Path) -> Experiment:
     if not path.is_file():
         raise FimError(f"There is no experiment file {path}. Give the path of a YAML file, such as configs/demo.yaml.")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise FimError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise FimError(f"{path} holds no options. It needs at least `model` and `data`; see configs/demo.yaml.")
+    if "name" not in content:
+        content["name"] = _name_of(path)
     try:
-        return Experiment.model_validate({"name": path.stem, **content})
+        return Experiment.model_validate(content)
     except ValidationError as error:
         raise FimError(f"{path} has options that cannot be used:\n{_explain(error)}") from error
+
+
+def _name_of(path: Path) -> str:
+    """The name of an experiment that gives none: that of its file, with `-` for what a folder is better not called.
+
+    Raises:
+        FimError: nothing is left of it.
+    """
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", path.stem).strip("-_.")
+    if not name:
+        raise FimError(f"{path}: no name can be made of the file's; give the key `name`, in letters and digits.")
+    return name
 
 
 def _explain(error: ValidationError) -> str:
@@ -143,7 +179,7 @@ def _explain(error: ValidationError) -> str:
     for problem in error.errors(include_url=False):
         key = ".".join(str(part) for part in problem["loc"]) or "(file)"
         if problem["type"] == "extra_forbidden":
-            lines.append(f"  {key}: no such option{_nearest(problem['loc'])}")
+            lines.append(f"  {key}: no such option{_instead(problem['loc'])}")
         elif problem["type"] == "missing":
             lines.append(f"  {key}: missing")
         else:
@@ -151,17 +187,12 @@ def _explain(error: ValidationError) -> str:
     return "\n".join(lines)
 
 
-def _nearest(location: tuple[int | str, ...]) -> str:
-    """A hint at the option that was probably meant."""
-    return _closest(str(location[-1]), sorted(_option_names(Experiment)))
-
-
-def _closest(name: str, known: Sequence[str]) -> str:
-    """A hint at the name that was probably meant: `; did you mean …?`, or nothing."""
-    from difflib import get_close_matches
-
-    names = get_close_matches(name, known, n=1, cutoff=0.75)
-    return f"; did you mean {names[0]}?" if names else ""
+def _instead(location: tuple[int | str, ...]) -> str:
+    """What stands in an unknown option's place, or a hint at the one that was probably meant, or nothing."""
+    if location[-1] in ELSEWHERE:
+        return f"; {ELSEWHERE[str(location[-1])]}"
+    known = _option_names(Experiment)
+    return " here" if location[-1] in known else closest(str(location[-1]), sorted(known))
 
 
 def _option_names(section: type[Section]) -> set[str]:

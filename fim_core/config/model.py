@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from fim_core.config.base import Section
+from fim_core.config.base import Place, Section
 
 
 class TrainedTokenizer(Section):
@@ -39,11 +39,11 @@ class ModelConfig(Section):
     type: Literal["huggingface", "liger"] = Field(
         "huggingface", description="`liger` uses the Liger kernels on a GPU; on a CPU the plain model, with a message."
     )
-    name_or_path: str | None = Field(None, description="Local folder or hub id of a pretrained model.")
+    name_or_path: Place | None = Field(None, description="Local folder or hub id of a pretrained model.")
     config: dict[str, Any] | None = Field(
         None, description="A transformers configuration (`model_type`, `hidden_size`, …): random weights, from scratch."
     )
-    tokenizer: str | TrainedTokenizer | None = Field(
+    tokenizer: Place | TrainedTokenizer | None = Field(
         None, description="Local folder or hub id, or a section to train one. Default: the model's own."
     )
     fim_tokens: FimTokenNames | None = Field(

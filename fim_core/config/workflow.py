@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from fim_core.config.base import Section
+from fim_core.config.base import Place, Section
 
 
 class ScheduleConfig(Section):
@@ -21,7 +21,7 @@ class ScheduleConfig(Section):
 class ExportsConfig(Section):
     """`exports`: the folder that the sensor watches."""
 
-    folder: str = Field("exports", description="Folder that new *.csv and *.parquet files arrive in.")
+    folder: Place = Field("exports", description="Folder that new exports arrive in, as `data.sources` reads them.")
     settle_seconds: float = Field(
         30.0, ge=0, description="A file counts as written when it has not changed for so long."
     )

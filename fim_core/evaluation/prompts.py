@@ -52,7 +52,7 @@ def build_tokens(
     encoder, end = builder.prompts.encoder, json.loads(_read(predictor.folder, RECIPE))["fim_tokens"]["end_id"]
     built = [_built(builder, row, text) for row, text in zip(rows, completions, strict=True)]
     prompts = [[] if row is None else _prompt_tokens(encoder, row) for row in built]
-    return prompts, [[*encoder.join(encoder.text_pieces(text)), end] for text in completions]
+    return prompts, [[*encoder.join([text]), end] for text in completions]
 
 
 def _row_builder(predictor: Predictor) -> RowBuilder:

@@ -1,7 +1,7 @@
 """Greedy decoding by vLLM, an optional engine for GPUs.
 
-Written after the source of vLLM 0.33 (https://docs.vllm.ai/en/v0.33.0/api/vllm/) and tested against a stand-in for that
-package. No GPU has run it yet.
+Written after the source of vLLM 0.33.0 (`vllm.LLM`, `vllm.SamplingParams`, `vllm.inputs.TokensPrompt`) and tested against a
+stand-in for that package. No GPU has run it yet.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SHARE_OF_FREE_MEMORY = 0.9
 def decode_with_vllm(
     checkpoint: Path, prompts: Sequence[Sequence[int]], *, stop_ids: set[int], max_new_tokens: int
 ) -> list[list[int]]:
-    """Continue prompts with the most probable tokens; vLLM shares their prefixes by caching blocks of 16 tokens.
+    """Continue prompts with the most probable tokens; vLLM shares their prefixes by caching blocks of tokens.
 
     The engine lives as long as the call, and takes what GPU memory is free, for the model's own loss is computed beside
     it with transformers.

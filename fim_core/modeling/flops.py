@@ -7,6 +7,7 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
 
+from fim_core.modeling.partition import whole_shape
 from fim_core.modeling.support import causal_model
 from fim_core.packing import Layout, PackedBatch
 from fim_core.packing.cost import Cost
@@ -17,8 +18,7 @@ def training_cost(model: PreTrainedModel | PeftModel) -> Cost:
 
     A matrix entry costs 2 operations forward and 2 for the gradient of each of its operands; a query-key pair costs 4
     per head dimension forward, twice that backward (Chowdhery et al., 2022, "PaLM", appendix B). Recomputed activations
-    do not count. Pairs beyond a sliding window are counted as if they were seen. Call it before parameters are
-    partitioned among ranks.
+    do not count. Pairs beyond a sliding window are counted as if they were seen.
     """
     base = causal_model(model)
     config = base.config.get_text_config()
@@ -26,10 +26,10 @@ def training_cost(model: PreTrainedModel | PeftModel) -> Cost:
     assert isinstance(head, nn.Linear)
     linear = [module for module in base.modules() if isinstance(module, nn.Linear) and module is not head]
     token = sum(_operations(module.weight, module.in_features * module.out_features) for module in linear)
-    experts = [parameter for parameter in base.parameters() if parameter.dim() == 3]
+    experts = [parameter for parameter in base.parameters() if len(whole_shape(parameter)) == 3]
     if experts:
-        share = config.num_experts_per_tok / max(parameter.shape[0] for parameter in experts)
-        token += sum(_operations(parameter, int(parameter.numel() * share)) for parameter in experts)
+        share = config.num_experts_per_tok / max(whole_shape(parameter)[0] for parameter in experts)
+        token += sum(_operations(parameter, int(whole_shape(parameter).numel() * share)) for parameter in experts)
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return Cost(
         token=float(token),

@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -24,7 +25,9 @@ from transformers import (
 
 from fim_core.config.model import ModelConfig, PeftConfig
 from fim_core.errors import FimError
+from fim_core.hub import require_place
 from fim_core.modeling.attention import attention_name, register, select_backend
+from fim_core.modeling.partition import partitioned_loading, whole_shape, whole_weights
 from fim_core.modeling.support import causal_model, supports_prefix_tree
 
 logger = logging.getLogger(__name__)
@@ -50,6 +53,7 @@ def build_model(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     new_token_ids: Sequence[int] = (),
+    partition: Mapping[str, Any] | None = None,
 ) -> PreTrainedModel | PeftModel:
     """The network that is trained, on `device`, with attention over packs where it can serve that exactly.
 
@@ -60,6 +64,8 @@ def build_model(
         device, dtype: where and in what it computes; dtype defaults to `training_dtype`.
         new_token_ids: ids that mean nothing to a pretrained model yet although its embeddings may have a row for them
             (a padded vocabulary); they begin at the mean of all embeddings, as rows that are added do.
+        partition: DeepSpeed's configuration (ZeRO stage 3) under which each rank keeps only its part of each pretrained
+            weight from the start; to be called on all ranks. None: whole weights.
 
     Raises:
         FimError: no such model, not in safetensors, in need of code of its own, or a configuration that cannot be used.
@@ -72,12 +78,14 @@ def build_model(
     if model.name_or_path is None:
         network = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
     else:
-        network = _pretrained(model.name_or_path, config, dtype, attention)
-        _grow_embeddings(network, len(tokenizer), new_token_ids)
+        with partitioned_loading(partition):
+            network = _pretrained(model.name_or_path, config, dtype, attention)
+            _grow_embeddings(network, len(tokenizer), new_token_ids)
     network.config.use_cache = False
     if model.type == "liger":
         _use_liger(network, device)
     if model.peft_config is not None:
+        torch.manual_seed(seed)  # reading the model may have drawn numbers, more or fewer
         network = _with_adapters(network, model.peft_config)
     return network.to(device)
 
@@ -90,7 +98,28 @@ def network_config(model: ModelConfig, tokenizer: PreTrainedTokenizerFast) -> Pr
     """
     if model.config is None:
         return _pretrained_config(str(model.name_or_path))
-    options = dict(model.config)
+    if (given := model.config.get("vocab_size", len(tokenizer))) < len(tokenizer):
+        raise FimError(
+            f"model.config.vocab_size {given} is less than the tokenizer's {len(tokenizer)}. "
+            "Leave the key out, or raise it."
+        )
+    # No padding is trained on, and an embedding at the padding index would never be updated.
+    of_tokenizer = {
+        "vocab_size": len(tokenizer),
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": None,
+    }
+    return scratch_config(of_tokenizer | model.config)
+
+
+def scratch_config(options: Mapping[str, Any]) -> PretrainedConfig:
+    """The transformers configuration of the `config` section.
+
+    Raises:
+        FimError: a type that transformers does not have, an option that it would ignore, or a value it cannot use.
+    """
+    options = dict(options)
     kind = options.pop("model_type")
     if kind not in CONFIG_MAPPING:
         raise FimError(f"model.config.model_type {kind!r} is unknown to transformers. Use qwen3, llama, gemma3_text, …")
@@ -98,15 +127,6 @@ def network_config(model: ModelConfig, tokenizer: PreTrainedTokenizerFast) -> Pr
     for option in options:  # transformers would take any name, and ignore it
         if option not in OLDER_OPTIONS and not hasattr(defaults, option):
             raise FimError(f"model.config.{option}: a model of the type {kind} has no such option.")
-    if options.setdefault("vocab_size", len(tokenizer)) < len(tokenizer):
-        raise FimError(
-            f"model.config.vocab_size {options['vocab_size']} is less than the tokenizer's {len(tokenizer)}. "
-            "Leave the key out, or raise it."
-        )
-    options.setdefault("bos_token_id", tokenizer.bos_token_id)
-    options.setdefault("eos_token_id", tokenizer.eos_token_id)
-    # No padding is trained on, and an embedding at the padding index would never be updated.
-    options.setdefault("pad_token_id", None)
     try:
         return AutoConfig.for_model(kind, **options)
     except (StrictDataclassError, TypeError, ValueError, KeyError, AttributeError) as error:
@@ -179,9 +199,8 @@ def _attention(model: ModelConfig, config: PretrainedConfig, device: torch.devic
 
 
 def _pretrained_config(place: str) -> PretrainedConfig:
-    folder = Path(place).expanduser()
-    if place.startswith((".", "/", "~")) and not folder.is_dir():
-        raise FimError(f"There is no model folder {place} (model.name_or_path). Give a folder or a hub id.")
+    folder = Path(place)
+    require_place(place, "model")
     if folder.is_dir() and (folder / "config.json").is_file():
         options = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         if options.get("model_type") not in CONFIG_MAPPING:
@@ -196,7 +215,7 @@ def _pretrained_config(place: str) -> PretrainedConfig:
 
 
 def _pretrained(place: str, config: PretrainedConfig, dtype: torch.dtype, attention: str) -> PreTrainedModel:
-    folder = Path(place).expanduser()
+    folder = Path(place)
     try:
         return AutoModelForCausalLM.from_pretrained(
             folder if folder.is_dir() else place,
@@ -224,7 +243,7 @@ def _grow_embeddings(model: PreTrainedModel, tokens: int, new_token_ids: Sequenc
     At the mean, a new token is about as probable as others and takes nothing from them (Hewitt, 2021, "Initializing New
     Word Embeddings for Pretrained Language Models").
     """
-    before = _weights(model)[0].shape[0]
+    before = whole_shape(_weights(model)[0])[0]
     fresh = sorted({*new_token_ids, *range(before, tokens)})
     if not fresh:
         return
@@ -232,8 +251,10 @@ def _grow_embeddings(model: PreTrainedModel, tokens: int, new_token_ids: Sequenc
     known[[token for token in fresh if token < before]] = False
     if tokens > before:
         model.resize_token_embeddings(tokens, mean_resizing=False)
-    for weight in _weights(model):
-        weight[fresh] = weight[:before][known].to(torch.float32).mean(dim=0).to(weight.dtype)
+    weights = _weights(model)
+    with whole_weights(weights):
+        for weight in weights:
+            weight[fresh] = weight[:before][known].to(torch.float32).mean(dim=0).to(weight.dtype)
 
 
 def _weights(model: PreTrainedModel) -> list[torch.Tensor]:

@@ -28,11 +28,22 @@ def run_artifact_checks(artifact: Artifact, experiment: Experiment, store: Store
     if remembered.is_file():
         return [CheckResult(**entry) for entry in json.loads(remembered.read_text(encoding="utf-8"))]
     results = run_checks(artifact.asset, tables_of(artifact, store), _parameters(artifact, store), experiment.checks)
-    remembered.parent.mkdir(parents=True, exist_ok=True)
-    draft = remembered.with_name(f"{remembered.name}.{os.getpid()}")
-    draft.write_text(json.dumps([asdict(result) for result in results]), encoding="utf-8")
-    draft.replace(remembered)
+    _remember(results, remembered, artifact, store)
     return results
+
+
+def _remember(results: Sequence[CheckResult], place: Path, artifact: Artifact, store: Store) -> None:
+    draft = place.with_name(f"{place.name}.{os.getpid()}")
+    with store.full_disk_told(artifact.asset):
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with draft.open("w", encoding="utf-8") as file:
+                json.dump([asdict(result) for result in results], file)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(place)
+        finally:
+            draft.unlink(missing_ok=True)
 
 
 def blocking_failures(results: Sequence[CheckResult]) -> list[CheckResult]:

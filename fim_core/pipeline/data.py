@@ -67,7 +67,7 @@ def _build_raw(build: Build) -> dict[str, Any]:
 raw_completions = Stage(
     asset="raw_completions",
     upstream=(),
-    code=("records", "demo"),
+    code=("records", "demo", "batches.py", "parallel.py"),
     options=_raw_options,
     outside=_exports,
     build=_build_raw,
@@ -102,6 +102,9 @@ def _template_and_tokenizer(experiment: Experiment, store: Store, inputs: Mappin
                 "generation_config.json",
             ),
         )
+    if experiment.model.tokenizer is not None and (pretrained := experiment.model.name_or_path):
+        # It says which token ends a completion, whatever tokenizer is used.
+        found["generation_config"] = folder_digest(pretrained, ("generation_config.json",))
     return found
 
 
@@ -123,7 +126,13 @@ def _build_prompts(build: Build) -> dict[str, Any]:
     else:
         tokenizer = load_tokenizer(place)
     counts = write_fim_prompts(
-        raw, build.output, data=experiment.data, model=experiment.model, tokenizer=tokenizer, seed=experiment.seed
+        raw,
+        build.output,
+        data=experiment.data,
+        model=experiment.model,
+        tokenizer=tokenizer,
+        seed=experiment.seed,
+        parts=build.parts,
     )
     # It goes with the checkpoint: a path means nothing on the machine that serves, and a file may change, built-in or not.
     shutil.copyfile(template_path(template_in_use(experiment.data, tokenizer)), build.output / TEMPLATE)
@@ -142,6 +151,8 @@ fim_prompts = Stage(
         "records/parse.py",
         "records/repair.py",
         "demo/tokenizer.py",
+        "batches.py",
+        "parts.py",
     ),
     options=_prompt_options,
     outside=_template_and_tokenizer,
@@ -162,7 +173,7 @@ def _build_tokens(build: Build) -> dict[str, Any]:
     from fim_core.tokenization import load_rows, tokenize_prompts
 
     data: DataConfig = build.experiment.data
-    counts = asdict(tokenize_prompts(build.inputs["fim_prompts"].path, build.output, data=data))
+    counts = asdict(tokenize_prompts(build.inputs["fim_prompts"].path, build.output, data=data, parts=build.parts))
     rows: Rows = load_rows(build.output, "train")
     plan = plan_packs(rows, strategy=data.packing, max_length=data.max_length, seed=build.experiment.seed, epoch=0)
     plan.write(build.output / "packs.parquet")
@@ -172,7 +183,7 @@ def _build_tokens(build: Build) -> dict[str, Any]:
 tokenized_dataset = Stage(
     asset="tokenized_dataset",
     upstream=("fim_prompts",),
-    code=("tokenization", "packing", "tokens.py", "parallel.py"),
+    code=("tokenization", "packing", "tokens.py", "parallel.py", "batches.py", "parts.py"),
     options=_token_options,
     build=_build_tokens,
 )

@@ -10,10 +10,13 @@ from typing import Any
 
 from fim_core.config import Experiment
 from fim_core.errors import FimError
+from fim_core.parts import PARTS, Parts
 from fim_core.pipeline.checks import blocking_failures, run_artifact_checks
 from fim_core.pipeline.code import code_version
+from fim_core.pipeline.preflight import preflight
 from fim_core.quality.run import CheckResult
-from fim_core.store import Artifact, Store, version_of
+from fim_core.store import Artifact, Store, digest, version_of
+from fim_core.training.ranks import Start
 
 OnEvent = Callable[[dict[str, Any]], None]
 
@@ -28,6 +31,8 @@ class Build:
         output: folder to write the artifact into.
         work: folder that outlives a failed attempt at the same version; a retry resumes from it.
         on_event: hears of progress, one dict an event.
+        parts: what earlier builds made batch by batch under the same options and code, whatever their inputs were.
+        start: starts the ranks of a training run; None for the launcher's own way.
     """
 
     experiment: Experiment
@@ -36,6 +41,8 @@ class Build:
     output: Path
     work: Callable[[], Path]
     on_event: OnEvent
+    parts: Parts
+    start: Start | None
 
 
 @dataclass(frozen=True)
@@ -91,6 +98,7 @@ def run_stage(
     upstream_of: Callable[[str], Stage],
     force: bool = False,
     on_event: OnEvent = lambda event: None,
+    start: Start | None = None,
 ) -> StageResult:
     """Make an asset from the current versions of its inputs, or reuse the version that already exists.
 
@@ -99,9 +107,11 @@ def run_stage(
         upstream_of: finds a stage by asset name; to verify that inputs fit the experiment.
         force: make it again even when this version exists.
         on_event: hears of progress.
+        start: starts the ranks of a training run; None for the launcher's own way.
 
     Raises:
-        FimError: an input is missing, was made with other options, or failed a blocking check.
+        FimError: an input is missing, was made with other options, or failed a blocking check; or this machine lacks
+            what the experiment needs, now or in a later stage.
     """
     started = time.monotonic()
     inputs = {asset: _verified_input(upstream_of(asset), experiment, store) for asset in stage.upstream}
@@ -114,9 +124,17 @@ def run_stage(
     version = version_of(**identity)
 
     def make() -> None:
+        preflight(experiment)
         with store.publish(stage.asset, experiment=experiment.name, replace=True, **identity) as draft:
             build = Build(
-                experiment, store, inputs, draft.path, lambda: store.work_folder(stage.asset, version), on_event
+                experiment,
+                store,
+                inputs,
+                draft.path,
+                lambda: store.work_folder(stage.asset, version),
+                on_event,
+                Parts(store.root / PARTS / stage.asset, digest({**identity, "inputs": outside}), renew=force),
+                start,
             )
             draft.counts.update(stage.build(build))
             if changed := stage.outside(experiment, store, inputs).items() - outside.items():

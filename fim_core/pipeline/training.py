@@ -55,6 +55,7 @@ def _build(build: Build) -> dict[str, Any]:
         work,
         on_event=build.on_event,
         provenance={asset: artifact.version for asset, artifact in build.inputs.items()},
+        start=build.start,
     )
     shutil.copytree(result.model, build.output, dirs_exist_ok=True)
     shutil.copy2(work / "metrics.jsonl", build.output)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from transformers import PreTrainedTokenizerFast
@@ -15,7 +15,7 @@ from fim_core.prompts.guard import ControlTokenGuard
 from fim_core.prompts.markup import ChatMarkup
 from fim_core.prompts.secrets import mask_secrets
 from fim_core.records.schema import Completion, Reason, Rejection
-from fim_core.template import FIELDS, SECTIONS, Piece, load_template
+from fim_core.template import FIELDS, SECTIONS, load_template
 from fim_core.tokenization.encoder import TextEncoder
 from fim_core.tokens import SUFFIX_FIRST, control_tokens, resolve_fim_tokens
 
@@ -102,11 +102,9 @@ class PromptBuilder:
                 "data.control_tokens: neutralise needs a tokenizer that encodes the text between control tokens "
                 "independently, which this one does not. Use `reject`."
             )
-        self._constant = {
-            section: _joined(self.template.render(section, {}))
-            for section in SECTIONS
-            if self.template.is_constant(section)
-        }
+        self._fields = {section: self.template.fields_of(section) for section in SECTIONS}
+        # Constant sections stay; rows of one worksheet come together and share the others.
+        self._section = lru_cache(maxsize=16)(self._render_section)
         # No text of the template names a control token, so every prompt has the same number of them.
         self._controls = self.guard.count(self._render(Completion("", "")))
 
@@ -177,10 +175,9 @@ class PromptBuilder:
         return f"a control token stands in {', '.join(named)}"
 
     def _render(self, completion: Completion) -> str:
-        values = {name.upper(): getattr(completion, name) for name in _TEXTS}
         system, user, lead = [
-            self._constant[section] if section in self._constant else _joined(self.template.render(section, values))
-            for section in SECTIONS
+            self._section(section, *[getattr(completion, field.lower()) for field in fields])
+            for section, fields in self._fields.items()
         ]
         if self._markup is not None:
             opening = self._markup.render(system, user)
@@ -190,6 +187,10 @@ class PromptBuilder:
         prefix, suffix = tokens.prefix + completion.prefix, tokens.suffix + completion.suffix
         first, second = (prefix, suffix) if self.data.fim_order == "psm" else (suffix, prefix)
         return f"{opening}{lead}{first}{second}{tokens.middle}"
+
+    def _render_section(self, section: str, *values: str) -> str:
+        pieces = self.template.render(section, dict(zip(self._fields[section], values, strict=True)))
+        return "".join([piece.text for piece in pieces])
 
     def _describe(self, has_markup: bool) -> str:
         if self._markup is not None and self._markup.folds_system:
@@ -208,10 +209,6 @@ class PromptBuilder:
 def template_in_use(data: DataConfig, tokenizer: PreTrainedTokenizerFast) -> str:
     """Name or path of the template that prompts are built with: `chat` needs a tokenizer that has chat markup."""
     return "plain" if data.template == "chat" and not tokenizer.chat_template else data.template
-
-
-def _joined(pieces: list[Piece]) -> str:
-    return "".join([piece.text for piece in pieces])
 
 
 def _with_texts(completion: Completion, texts: list[str]) -> Completion:

@@ -6,16 +6,20 @@ import json
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from transformers import PreTrainedTokenizerFast
 
+from fim_core.batches import GroupWriter, by_export
 from fim_core.config import DataConfig, ModelConfig
 from fim_core.errors import FimError
 from fim_core.parallel import ordered_map
-from fim_core.prompts.builder import PromptBuilder
+from fim_core.parts import Parts
+from fim_core.prompts.builder import PromptBuilder, PromptRow
 from fim_core.prompts.rows import RowBuilder
 from fim_core.prompts.split import connected_groups, held_out_groups, statement_hash, text_hash
 from fim_core.records.schema import RAW_SCHEMA, Rejection
@@ -25,7 +29,8 @@ REJECTED = "rejected.parquet"
 TOKENIZER = "tokenizer"
 TOKENS = "tokens.json"
 
-_BATCH_ROWS = 2048
+_BATCH_ROWS = 1024
+_LIGHT = pa.ipc.IpcWriteOptions(compression="lz4")
 
 _RENDERED_SCHEMA = pa.schema(
     [
@@ -40,6 +45,25 @@ _RENDERED_SCHEMA = pa.schema(
         pa.field("trained_spans", pa.list_(pa.int32())),
     ]
 )
+_PART_SCHEMA = pa.schema(
+    [
+        pa.field("prompt", pa.string()),
+        pa.field("response", pa.string()),
+        pa.field("prefix", pa.string()),
+        pa.field("suffix", pa.string()),
+        pa.field("control_spans", pa.list_(pa.int32())),
+        pa.field("trained_spans", pa.list_(pa.int32())),
+        pa.field("statement", pa.uint64()),
+        pa.field("repaired", pa.bool_()),
+        pa.field("masked", pa.int64()),
+        pa.field("reason", pa.string()),
+        pa.field("detail", pa.string()),
+    ]
+)
+"""What rendering makes of each row: all but the last two are null in rejected rows, the last two in kept ones."""
+
+_RENDERED_FROM = ("source_type", "input", "output")
+
 PROMPTS_SCHEMA = _RENDERED_SCHEMA.append(pa.field("split", pa.string(), nullable=False)).append(
     pa.field("group", pa.string(), nullable=False)
 )
@@ -63,6 +87,7 @@ class PromptCounts:
     Attributes:
         repaired: kept rows whose INPUT was damaged JSON.
         rejected: rows by reason.
+        rendered: rows that had to be parsed and rendered; what became of the others was known from an earlier run.
         train, eval: kept rows of each split.
         groups: groups of rows that are never parted.
         neutralised: kept rows with control tokens in user text, encoded as ordinary text.
@@ -76,6 +101,7 @@ class PromptCounts:
     rows_kept: int
     repaired: int
     rejected: dict[str, int]
+    rendered: int
     train: int
     eval: int
     groups: int
@@ -95,12 +121,16 @@ def write_fim_prompts(
     model: ModelConfig,
     tokenizer: PreTrainedTokenizerFast,
     seed: int,
+    parts: Parts | None = None,
 ) -> PromptCounts:
     """Render every row of the raw table, by batch, and split the kept ones into train and eval.
 
     Writes into the folder `output`: `prompts.parquet` (PROMPTS_SCHEMA), `rejected.parquet` (row_id, reason, detail, the
     raw columns), `tokenizer/` with the FIM tokens, and `tokens.json` (FimTokens). Tokens that `tokenizer` lacks are
     added to it.
+
+    Args:
+        parts: where what became of rows is kept; must be of the same options, template and code.
 
     Raises:
         FimError: a mistake in the template or the options.
@@ -111,22 +141,24 @@ def write_fim_prompts(
     (output / TOKENS).write_text(
         json.dumps(asdict(builder.tokens), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
     )
-    rendered = output / ".rendered.parquet"
+    if parts is not None:
+        parts = parts.narrowed(*sorted((output / TOKENIZER).iterdir()))
+    rendered = output / ".rendered.arrow"
     source = pq.ParquetFile(raw)
     column = _group_column(source.schema_arrow, data.group_by)
     totals = _Totals()
     with (
-        pq.ParquetWriter(rendered, _RENDERED_SCHEMA, compression="lz4") as kept,
-        pq.ParquetWriter(output / REJECTED, _rejected_schema(source.schema_arrow), compression="zstd") as rejected,
+        pa.ipc.new_file(str(rendered), _RENDERED_SCHEMA, options=_LIGHT) as kept,
+        GroupWriter(output / REJECTED, _rejected_schema(source.schema_arrow)) as rejected,
     ):
-        batches = source.iter_batches(_BATCH_ROWS)
-        renderer = _Renderer(builder, column)
+        batches = by_export(source.iter_batches(_BATCH_ROWS), _BATCH_ROWS)
+        renderer = _Renderer(builder, column, parts)
         make, arguments = (
-            (lambda: renderer, ()) if data.num_proc == 1 else (_make_renderer, (tokenizer, model, data, column))
+            (lambda: renderer, ()) if data.num_proc == 1 else (_make_renderer, (tokenizer, model, data, column, parts))
         )
         for result in ordered_map(make, arguments, batches, num_proc=data.num_proc):
-            kept.write_table(result.kept)
-            rejected.write_table(result.rejected)
+            kept.write_batch(result.kept)
+            rejected.write(result.rejected)
             totals.add(result)
     groups, is_eval = totals.split(data, seed)
     _write_with_split(rendered, output / PROMPTS, groups, is_eval)
@@ -136,6 +168,7 @@ def write_fim_prompts(
         rows_kept=len(groups),
         repaired=totals.repaired,
         rejected=dict(sorted(totals.reasons.items())),
+        rendered=totals.rendered,
         train=int(np.count_nonzero(~is_eval)),
         eval=int(np.count_nonzero(is_eval)),
         groups=len(np.unique(groups)),
@@ -152,61 +185,86 @@ def write_fim_prompts(
 class _Rendered:
     """One batch after rendering; hashes are uint64 and belong to the kept rows."""
 
-    kept: pa.Table
-    rejected: pa.Table
+    kept: pa.RecordBatch
+    rejected: pa.RecordBatch
     statements: np.ndarray
     column: np.ndarray
     held_out: np.ndarray
     repaired: int
     masked: int
+    rendered: int
 
 
 class _Renderer:
     """Renders batches; each process has its own."""
 
-    def __init__(self, builder: PromptBuilder, column: str | None) -> None:
+    def __init__(self, builder: PromptBuilder, column: str | None, parts: Parts | None) -> None:
         self._rows = RowBuilder(builder)
         self._column = column
+        self._parts = parts
 
     def __call__(self, batch: pa.RecordBatch) -> _Rendered:
-        texts = {name: batch.column(name).to_pylist() for name in ("row_id", "source_type", "type", "input", "output")}
-        results = [
-            self._rows.build(*row) for row in zip(texts["source_type"], texts["input"], texts["output"], strict=True)
-        ]
-        kept = [number for number, row in enumerate(results) if not isinstance(row, Rejection)]
-        rows = [row for row in results if not isinstance(row, Rejection)]
-        rejections = [row for row in results if isinstance(row, Rejection)]
-        columns = {name: [texts[name][number] for number in kept] for name in ("row_id", "type", "source_type")} | {
-            name: [getattr(row, name) for row in rows]
-            for name in ("prompt", "response", "prefix", "suffix", "control_spans", "trained_spans")
-        }
-        is_rejected = pa.array([isinstance(row, Rejection) for row in results], pa.bool_())
-        original = pa.Table.from_batches([batch]).filter(is_rejected)
-        rejected = original.add_column(
-            1, "reason", pa.array([str(r.reason) for r in rejections], pa.string())
-        ).add_column(2, "detail", pa.array([r.detail for r in rejections], pa.string()))
-        held_out = batch.column("held_out").to_pylist()
+        decisive = batch.select(_RENDERED_FROM)
+        part, is_new = (
+            self._parts.find_or_make(decisive, self._render) if self._parts else (self._render(decisive), True)
+        )
+        is_kept = part.column("reason").is_null()
+        rows, source = part.filter(is_kept), batch.filter(is_kept)
+        kept = {name: (rows if name in rows.schema.names else source).column(name) for name in _RENDERED_SCHEMA.names}
+        is_rejected = pc.invert(is_kept)
+        reasons, original = part.filter(is_rejected), batch.filter(is_rejected)
         return _Rendered(
-            kept=pa.table([columns[name] for name in _RENDERED_SCHEMA.names], schema=_RENDERED_SCHEMA),
-            rejected=rejected,
-            statements=np.array([statement_hash(row.statement) for row in rows], np.uint64),
-            column=self._column_hashes(batch, kept),
-            held_out=np.array([held_out[number] for number in kept], np.bool_),
-            repaired=sum(row.repaired for row in rows),
-            masked=sum(row.masked for row in rows),
+            kept=pa.record_batch(list(kept.values()), schema=_RENDERED_SCHEMA),
+            rejected=original.add_column(1, "reason", reasons.column("reason")).add_column(
+                2, "detail", reasons.column("detail")
+            ),
+            statements=rows.column("statement").to_numpy(zero_copy_only=False),
+            column=self._column_hashes(source),
+            held_out=source.column("held_out").to_numpy(zero_copy_only=False),
+            repaired=rows.column("repaired").true_count,
+            masked=pc.sum(rows.column("masked"), min_count=0).as_py(),
+            rendered=len(batch) if is_new else 0,
         )
 
-    def _column_hashes(self, batch: pa.RecordBatch, kept: list[int]) -> np.ndarray:
+    def _render(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """What becomes of each row, as _PART_SCHEMA."""
+        texts = [batch.column(name).to_pylist() for name in _RENDERED_FROM]
+        records = [_record(self._rows.build(*row)) for row in zip(*texts, strict=True)]
+        columns = zip(*records, strict=True)
+        return pa.record_batch(
+            [pa.array(values, field.type) for values, field in zip(columns, _PART_SCHEMA, strict=True)], _PART_SCHEMA
+        )
+
+    def _column_hashes(self, kept: pa.RecordBatch) -> np.ndarray:
         if self._column is None:
             return np.zeros(len(kept), np.uint64)
-        values = batch.column(self._column).to_pylist()
-        return np.array([text_hash(values[number]) if values[number] else 0 for number in kept], np.uint64)
+        values = kept.column(self._column).to_pylist()
+        return np.array([text_hash(value) if value else 0 for value in values], np.uint64)
+
+
+def _record(row: PromptRow | Rejection) -> tuple[Any, ...]:
+    """The values of _PART_SCHEMA."""
+    if isinstance(row, Rejection):
+        return (*[None] * (len(_PART_SCHEMA) - 2), str(row.reason), row.detail)
+    return (
+        row.prompt,
+        row.response,
+        row.prefix,
+        row.suffix,
+        row.control_spans,
+        row.trained_spans,
+        statement_hash(row.statement),
+        row.repaired,
+        row.masked,
+        None,
+        None,
+    )
 
 
 def _make_renderer(
-    tokenizer: PreTrainedTokenizerFast, model: ModelConfig, data: DataConfig, column: str | None
+    tokenizer: PreTrainedTokenizerFast, model: ModelConfig, data: DataConfig, column: str | None, parts: Parts | None
 ) -> _Renderer:
-    return _Renderer(PromptBuilder(tokenizer, model, data), column)
+    return _Renderer(PromptBuilder(tokenizer, model, data), column, parts)
 
 
 @dataclass
@@ -219,6 +277,7 @@ class _Totals:
     reasons: Counter[str] = field(default_factory=Counter)
     repaired: int = 0
     masked: int = 0
+    rendered: int = 0
     neutralised: int = 0
 
     def add(self, result: _Rendered) -> None:
@@ -228,6 +287,7 @@ class _Totals:
         self.reasons.update(result.rejected.column("reason").to_pylist())
         self.repaired += result.repaired
         self.masked += result.masked
+        self.rendered += result.rendered
         spans = result.kept.column("control_spans")
         self.neutralised += len(spans) - spans.null_count
 
@@ -250,12 +310,13 @@ class _Totals:
 def _write_with_split(rendered: Path, output: Path, groups: np.ndarray, is_eval: np.ndarray) -> None:
     """Copy the rendered rows by batch, with their `split` and `group`."""
     position = 0
-    with pq.ParquetWriter(output, PROMPTS_SCHEMA, compression="zstd") as writer:
-        for batch in pq.ParquetFile(rendered).iter_batches(_BATCH_ROWS):
+    with GroupWriter(output, PROMPTS_SCHEMA, rows=_BATCH_ROWS) as writer, pa.ipc.open_file(str(rendered)) as reader:
+        for number in range(reader.num_record_batches):
+            batch = reader.get_batch(number)
             end = position + batch.num_rows
             split = pa.array(np.where(is_eval[position:end], "eval", "train"), pa.string())
             names = pa.array([f"{group:016x}" for group in groups[position:end].tolist()], pa.string())
-            writer.write_batch(pa.record_batch([*batch.columns, split, names], schema=PROMPTS_SCHEMA))
+            writer.write(pa.record_batch([*batch.columns, split, names], schema=PROMPTS_SCHEMA))
             position = end
 
 

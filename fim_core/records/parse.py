@@ -45,6 +45,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from itertools import islice
 from typing import Any, NoReturn
 
@@ -127,6 +128,8 @@ def _find_cursor(items: list[str]) -> tuple[int, int, int, re.Pattern[str]]:
     raise _Unusable(Reason.MISSING_PLACEHOLDER, f"INPUT holds no {PLACEHOLDER}")
 
 
+# Rows of one worksheet come together and share their context.
+@lru_cache(maxsize=16)
 def _context_of(item: str) -> tuple[dict[str, str], bool]:
     """The context fields of an item without a cursor, and whether its JSON had to be repaired."""
     stripped = item.strip()

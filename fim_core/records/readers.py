@@ -44,6 +44,7 @@ class Export:
     batches: reads the rows: batches of string columns without nulls, in the order of `columns`. Takes a function
         that is told what the user should know.
     generated: made by this package: the columns are TYPE, INPUT and OUTPUT, whatever the source's options say.
+    whole: small enough to be held whole, slow to make, and picklable: worker processes read it.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Export:
     digest: Callable[[], str]
     batches: Callable[[Warn], Iterator[pa.RecordBatch]]
     generated: bool = False
+    whole: bool = False
 
 
 def read_file(path: Path, name: str) -> Export:

@@ -6,20 +6,22 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from fim_core.batches import GroupWriter
 from fim_core.config.data import DataConfig, Source
 from fim_core.errors import FimError
+from fim_core.parallel import ordered_map
 from fim_core.records.chat import messages_text
 from fim_core.records.columns import Layout, layout_of
 from fim_core.records.locate import locate
-from fim_core.records.readers import BATCH_CHARACTERS, BATCH_ROWS, Export, read_file
+from fim_core.records.readers import Export, read_file
 from fim_core.records.schema import RAW_SCHEMA
 
 _log = logging.getLogger(__name__)
@@ -104,8 +106,8 @@ def write_raw_completions(data: DataConfig, output: Path) -> RawCounts:
     by_type: Counter[str] = Counter()
 
     def rows(parts: list[_Part], extras: dict[str, str], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-        for part in parts:
-            for batch in _raw_batches(part, extras, schema, warn):
+        for part, batches in _read(parts, data.num_proc, warn):
+            for batch in _raw_batches(part, batches, extras, schema):
                 by_export[part.digest] += batch.num_rows
                 by_source[part.export.name] += batch.num_rows
                 by_source_type[part.layout.shape] += batch.num_rows
@@ -116,9 +118,9 @@ def write_raw_completions(data: DataConfig, output: Path) -> RawCounts:
         parts = _parts(data, Path(scratch), warn)
         extras = _all_extras([part.layout for part in parts])
         schema = pa.schema([*RAW_SCHEMA, *(pa.field(name, pa.string(), nullable=False) for name in extras.values())])
-        with pq.ParquetWriter(output, schema, compression="zstd", use_dictionary=_FEW_VALUES) as writer:
-            for group in _row_groups(rows(parts, extras, schema)):
-                writer.write_table(group)
+        with GroupWriter(output, schema, use_dictionary=_FEW_VALUES) as writer:
+            for batch in rows(parts, extras, schema):
+                writer.write(batch)
     if not any(by_source.values()):
         raise FimError(f"The sources hold no rows: {', '.join(sorted({p.export.name for p in parts}))}.")
     return RawCounts(
@@ -196,14 +198,40 @@ def _all_extras(layouts: list[Layout]) -> dict[str, str]:
     return names
 
 
+def _read(
+    parts: list[_Part], num_proc: int, warn: Callable[[str], None]
+) -> Iterator[tuple[_Part, Iterable[pa.RecordBatch]]]:
+    """The batches of each export, in order; files that take long to read are read in several processes."""
+    for whole, group in groupby(parts, key=lambda part: part.export.whole):
+        exports = list(group)
+        if not whole:
+            yield from ((part, part.export.batches(warn)) for part in exports)
+            continue
+        workers = min(num_proc, len(exports))
+        results = ordered_map(_whole_reader, (), [part.export for part in exports], num_proc=workers)
+        for part, (batches, warnings) in zip(exports, results, strict=True):
+            for text in warnings:
+                warn(text)
+            yield part, batches
+
+
+def _whole_reader() -> Callable[[Export], tuple[list[pa.RecordBatch], list[str]]]:
+    return _read_whole
+
+
+def _read_whole(export: Export) -> tuple[list[pa.RecordBatch], list[str]]:
+    warnings: list[str] = []
+    return list(export.batches(warnings.append)), warnings
+
+
 def _raw_batches(
-    part: _Part, extras: dict[str, str], schema: pa.Schema, warn: Callable[[str], None]
+    part: _Part, batches: Iterable[pa.RecordBatch], extras: dict[str, str], schema: pa.Schema
 ) -> Iterator[pa.RecordBatch]:
     """The rows of one export in the raw table's columns."""
     layout = part.layout
     own = {name.casefold(): at for name, at in layout.extras.items()}
     first = 0
-    for batch in part.export.batches(warn):
+    for batch in batches:
         count = batch.num_rows
         ids = pa.array([f"{part.digest[:12]}-{number}" for number in range(first, first + count)], pa.string())
         first += count
@@ -230,15 +258,3 @@ def _raw_batches(
 
 def _column(batch: pa.RecordBatch, at: int | None) -> pa.Array:
     return pa.repeat("", batch.num_rows) if at is None else batch.column(at)
-
-
-def _row_groups(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """Batches put together to row groups: small files must not make small groups."""
-    group: list[pa.RecordBatch] = []
-    for batch in batches:
-        group.append(batch)
-        if sum(b.num_rows for b in group) >= BATCH_ROWS or sum(b.nbytes for b in group) >= BATCH_CHARACTERS:
-            yield pa.Table.from_batches(group)
-            group = []
-    if group:
-        yield pa.Table.from_batches(group)

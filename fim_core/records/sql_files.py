@@ -13,7 +13,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from random import Random
 
@@ -42,15 +42,25 @@ class Cut:
 
 def read_sql_file(path: Path, name: str, options: SqlFileOptions, seed: int) -> Export:
     """An SQL file as an export; the same file, options and seed give the same rows."""
+    # Functions that can be sent to another process.
+    return Export(
+        name,
+        COLUMNS,
+        partial(digest_files, [path]),
+        partial(_batches, path, name, options, seed),
+        generated=True,
+        whole=True,
+    )
 
-    def batches(warn: Callable[[str], None]) -> Iterator[pa.RecordBatch]:
-        try:
-            text = path.read_bytes().decode("utf-8-sig")
-        except (UnicodeDecodeError, OSError) as error:
-            raise cannot_read(path, error) from error
-        return batches_of(COLUMNS, sql_rows(text, name, options, seed=f"{seed} {digest_files([path])}", warn=warn))
 
-    return Export(name, COLUMNS, lambda: digest_files([path]), batches, generated=True)
+def _batches(
+    path: Path, name: str, options: SqlFileOptions, seed: int, warn: Callable[[str], None]
+) -> Iterator[pa.RecordBatch]:
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except (UnicodeDecodeError, OSError) as error:
+        raise cannot_read(path, error) from error
+    return batches_of(COLUMNS, sql_rows(text, name, options, seed=f"{seed} {digest_files([path])}", warn=warn))
 
 
 def sql_rows(

@@ -12,6 +12,7 @@ import pyarrow as pa
 from tokenizers import Tokenizer
 
 from fim_core.config import DataConfig
+from fim_core.parts import Parts
 from fim_core.records.schema import Reason
 from fim_core.tokenization.encoder import Piece, TextEncoder
 from fim_core.tokenization.pieces import PieceTable
@@ -36,26 +37,35 @@ REJECTED_SCHEMA = pa.schema(
 )
 
 
+_ENCODED_FROM = ("prompt", "response", "control_spans", "trained_spans")
+_PART_SCHEMA = pa.schema(
+    [DATASET_SCHEMA.field(name) for name in ("input_ids", "labels", "prompt_length")] + [pa.field("length", pa.int32())]
+)
+"""What encoding makes of each row; rows that are too long have no ids."""
+
+
 @dataclass(frozen=True)
 class TokenizedBatch:
     """One batch: kept rows by split (DATASET_SCHEMA), rejected ones, and what there is to count."""
 
-    kept: dict[str, pa.Table]
+    kept: dict[str, pa.RecordBatch]
     rejected: pa.Table
     types: list[str]
     lengths: np.ndarray
     trained_tokens: int
     neutralised: int
-    pieces: int
-    distinct_pieces: int
+    encoded: int
+    tokenizer_tokens: int
 
 
 class BatchTokenizer:
     """Tokenizes batches; each process has its own, with its own table of pieces."""
 
-    def __init__(self, prompts: Path, data: DataConfig, falls_back: bool) -> None:
-        tokens = json.loads((prompts / "tokens.json").read_text(encoding="utf-8"))
-        self.encoder = TextEncoder(Tokenizer.from_file(str(prompts / "tokenizer" / "tokenizer.json")))
+    def __init__(self, prompts: Path, data: DataConfig, falls_back: bool, parts: Parts | None) -> None:
+        files = prompts / "tokens.json", prompts / "tokenizer" / "tokenizer.json"
+        tokens = json.loads(files[0].read_text(encoding="utf-8"))
+        self.encoder = TextEncoder(Tokenizer.from_file(str(files[1])))
+        self._parts = parts.narrowed(*files, falls_back=falls_back) if parts else None
         if falls_back:
             self.encoder.fall_back()
         self._end = int(tokens["end_id"])
@@ -64,9 +74,31 @@ class BatchTokenizer:
         self._mask_inputs = data.mask_inputs
 
     def __call__(self, batch: pa.RecordBatch) -> TokenizedBatch:
-        columns = {name: batch.column(name).to_pylist() for name in batch.schema.names}
-        rows, prompt_pieces, trained_pieces = self._cut(columns)
-        seen, encoded = self._table.pieces, self._table.encoded
+        decisive, before = batch.select(_ENCODED_FROM), self._table.encoded
+        part, is_new = (
+            self._parts.find_or_make(decisive, self._encode) if self._parts else (self._encode(decisive), True)
+        )
+        lengths = part.column("length").to_numpy()
+        is_kept = lengths <= self._max_length
+        split = batch.column("split").to_numpy(zero_copy_only=False)
+        columns = {name: (part if name in part.schema.names else batch).column(name) for name in DATASET_SCHEMA.names}
+        rows = pa.record_batch(list(columns.values()), schema=DATASET_SCHEMA)
+        return TokenizedBatch(
+            kept={name: rows.filter(pa.array(is_kept & (split == name))) for name in SPLITS},
+            rejected=self._rejected(batch, ~is_kept, lengths),
+            types=batch.column("type").filter(pa.array(is_kept)).to_pylist(),
+            lengths=lengths[is_kept],
+            trained_tokens=int(np.count_nonzero(part.column("labels").flatten().to_numpy() != IGNORED)),
+            neutralised=len(batch) - batch.column("control_spans").null_count,
+            encoded=len(batch) if is_new else 0,
+            tokenizer_tokens=self._table.encoded - before,
+        )
+
+    def _encode(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Ids and labels of each row, as _PART_SCHEMA."""
+        rows, prompt_pieces, trained_pieces = self._cut(
+            {name: batch.column(name).to_pylist() for name in _ENCODED_FROM}
+        )
         ids, piece_lengths = self._table.gather(rows)
         per_row = np.array([len(row) for row in rows], np.int64)
         first_piece = np.cumsum(per_row) - per_row
@@ -78,26 +110,18 @@ class BatchTokenizer:
         # Behind the prompt's pieces there is always another one: the end token.
         behind_prompt = first_piece + np.array(prompt_pieces, np.int64)
         prompt_lengths = (piece_starts[behind_prompt] - piece_starts[first_piece]).astype(np.int32)
-        lengths = np.add.reduceat(piece_lengths, first_piece)
-        has_label = np.repeat(is_trained, piece_lengths) if self._mask_inputs else np.ones(len(ids), np.bool_)
-        labels = np.where(has_label, ids, np.int32(IGNORED))
+        lengths = np.add.reduceat(piece_lengths, first_piece).astype(np.int32)
+        labels = ids
+        if self._mask_inputs:
+            labels = np.where(np.repeat(is_trained, piece_lengths), ids, np.int32(IGNORED))
 
         is_kept = lengths <= self._max_length
-        split = np.array(columns["split"])
-        kept = {}
-        for name in SPLITS:
-            chosen = is_kept & (split == name)
-            kept[name] = _dataset_table(batch, chosen, lengths, prompt_lengths, ids, labels)
-        return TokenizedBatch(
-            kept=kept,
-            rejected=self._rejected(batch, ~is_kept, lengths),
-            types=[kind for kind, keep in zip(columns["type"], is_kept.tolist(), strict=True) if keep],
-            lengths=lengths[is_kept].astype(np.int32),
-            trained_tokens=int(np.count_nonzero(has_label & np.repeat(is_kept, lengths))),
-            neutralised=len(rows) - batch.column("control_spans").null_count,
-            pieces=self._table.pieces - seen,
-            distinct_pieces=self._table.encoded - encoded,
-        )
+        if not is_kept.all():
+            of_tokens = np.repeat(is_kept, lengths)
+            ids, labels = ids[of_tokens], labels[of_tokens]
+        offsets = pa.array(np.concatenate([[0], np.cumsum(lengths * is_kept)]).astype(np.int32))
+        lists = [pa.ListArray.from_arrays(offsets, pa.array(values)) for values in (ids, labels)]
+        return pa.record_batch([*lists, pa.array(prompt_lengths), pa.array(lengths)], schema=_PART_SCHEMA)
 
     def _cut(self, columns: dict[str, list[Any]]) -> tuple[list[list[Piece]], list[int], list[int]]:
         """Pieces of each row; how many of them are the prompt's; which of all pieces are trained on besides."""
@@ -105,15 +129,16 @@ class BatchTokenizer:
         prompt_pieces: list[int] = []
         trained: list[int] = []
         total = 0
-        names = ("prompt", "response", "control_spans", "trained_spans")
-        for prompt, response, control_spans, trained_spans in zip(*(columns[name] for name in names), strict=True):
+        for prompt, response, control_spans, trained_spans in zip(*columns.values(), strict=True):
             if trained_spans is None:
                 pieces = self.encoder.pieces(prompt, control_spans)
             else:
                 pieces, chosen = cut_at_spans(self.encoder, prompt, control_spans, trained_spans)
                 trained += [total + number for number in chosen]
             prompt_pieces.append(len(pieces))
-            pieces += self.encoder.text_pieces(response)
+            if response:
+                # One piece, whatever it looks like: a control token in it is text.
+                pieces.append(response)
             pieces.append(self._end)
             rows.append(pieces)
             total += len(pieces)
@@ -127,27 +152,3 @@ class BatchTokenizer:
             "detail": pa.array(details, pa.string()),
         }
         return pa.table([columns[name] for name in REJECTED_SCHEMA.names], schema=REJECTED_SCHEMA)
-
-
-def _dataset_table(
-    batch: pa.RecordBatch,
-    chosen: np.ndarray,
-    lengths: np.ndarray,
-    prompt_lengths: np.ndarray,
-    ids: np.ndarray,
-    labels: np.ndarray,
-) -> pa.Table:
-    """The chosen rows of a batch as DATASET_SCHEMA; `ids` and `labels` are those of all its rows."""
-    of_tokens = np.repeat(chosen, lengths)
-    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths[chosen])]).astype(np.int32))
-    mask = pa.array(chosen)
-    return pa.table(
-        [
-            batch.column("row_id").filter(mask),
-            batch.column("type").filter(mask),
-            pa.ListArray.from_arrays(offsets, pa.array(ids[of_tokens])),
-            pa.ListArray.from_arrays(offsets, pa.array(labels[of_tokens])),
-            pa.array(prompt_lengths[chosen]),
-        ],
-        schema=DATASET_SCHEMA,
-    )

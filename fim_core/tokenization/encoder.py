@@ -5,7 +5,7 @@ distinct piece has to be encoded only once, however many rows hold it. User text
 the tokenizer made blind to control tokens, so it cannot become one.
 
 Where the pre-tokenizer is one of the well-known regular expressions that never join a line end with what follows,
-pieces are cut at line ends as well (`_LINE_END`): lines repeat far more often than whole contexts do.
+pieces are cut further, at line ends (`_LINE_END`): lines repeat far more often than whole contexts do.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class TextEncoder:
     Attributes:
         controls: the control tokens and their ids.
         pattern: finds control tokens as the tokenizer does.
-        granularity: pieces that encode independently: lines, segments between control tokens, or only whole texts.
+        granularity: what encodes independently: lines, segments between control tokens, or only whole texts.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -130,7 +130,7 @@ class TextEncoder:
         return self.join(self.pieces(text, control_spans))
 
     def pieces(self, text: str, control_spans: Sequence[int] | None = None) -> list[Piece]:
-        """Cut a text into what encodes independently.
+        """Cut a text into control tokens and the segments between them, which encode independently.
 
         Args:
             text: the text, control tokens written out.
@@ -146,22 +146,25 @@ class TextEncoder:
             for number, part in enumerate(self._splitter.split(text)):
                 if number % 2:
                     pieces.append(self.controls[part])
-                else:
-                    self._cut(part, pieces)
+                elif part:
+                    pieces.append(part)
             return pieces
         position = 0
         for start, end in zip(control_spans[::2], control_spans[1::2], strict=True):
-            self._cut(text[position:start], pieces)
+            if position < start:
+                pieces.append(text[position:start])
             pieces.append(self.controls[text[start:end]])
             position = end
-        self._cut(text[position:], pieces)
+        if position < len(text):
+            pieces.append(text[position:])
         return pieces
 
-    def text_pieces(self, text: str) -> list[Piece]:
-        """Cut a text that holds no control tokens, whatever it looks like."""
-        pieces: list[Piece] = []
-        self._cut(text, pieces)
-        return pieces
+    def lines(self, piece: Piece) -> list[Piece]:
+        """Cut a piece further, where lines encode independently."""
+        if self.granularity != "line" or isinstance(piece, int) or "\n" not in piece:
+            return [piece]
+        *lines, last = _LINE_END.split(piece)
+        return [*[line + "\n" for line in lines], last]
 
     def encode_pieces(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Token ids (int32) of each text piece; several threads at once unless TOKENIZERS_PARALLELISM says no."""
@@ -170,8 +173,9 @@ class TextEncoder:
 
     def join(self, pieces: Sequence[Piece]) -> list[int]:
         """Token ids of pieces, one after the other."""
-        texts = iter(self.encode_pieces([piece for piece in pieces if isinstance(piece, str)]))
-        return list(itertools.chain.from_iterable([p] if isinstance(p, int) else next(texts).tolist() for p in pieces))
+        lines = [line for piece in pieces for line in self.lines(piece)]
+        texts = iter(self.encode_pieces([line for line in lines if isinstance(line, str)]))
+        return list(itertools.chain.from_iterable([p] if isinstance(p, int) else next(texts).tolist() for p in lines))
 
     def encode_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Token ids of a whole text and where each token stands in it, in characters."""
@@ -193,14 +197,6 @@ class TextEncoder:
         with self._lock:
             self._tokenizer.encode_special_tokens = blind
             return self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-
-    def _cut(self, text: str, pieces: list[Piece]) -> None:
-        if not text:
-            return
-        if self.granularity == "line" and "\n" in text:
-            *lines, text = _LINE_END.split(text)
-            pieces.extend([line + "\n" for line in lines])
-        pieces.append(text)
 
     def _finest(self) -> Granularity:
         added = self._tokenizer.get_added_tokens_decoder().values()

@@ -1,4 +1,4 @@
-"""A table of distinct pieces and their ids; ids of whole rows are gathered from it without a loop over tokens."""
+"""Ids of many rows at once: each distinct piece of a batch is cut once, and each distinct line encoded once."""
 
 from __future__ import annotations
 
@@ -15,16 +15,14 @@ MAX_CHARACTERS = 64_000_000
 
 
 class PieceTable:
-    """Remembers the ids of the pieces that it has seen.
+    """Remembers the ids of the lines (or what else encodes independently) that it has seen.
 
     Attributes:
-        pieces: text pieces gathered so far, each occurrence counted.
-        encoded: text pieces that had to be encoded.
+        encoded: tokens that it had to ask the tokenizer for.
     """
 
     def __init__(self, encoder: TextEncoder) -> None:
         self.encoder = encoder
-        self.pieces = 0
         self.encoded = 0
         self._clear()
 
@@ -35,28 +33,24 @@ class PieceTable:
             ids: int32, of all pieces of all rows one after the other.
             lengths: int64, tokens of each piece.
         """
-        if self._used > MAX_TOKENS or self._characters > MAX_CHARACTERS:
+        if len(self._ids) > MAX_TOKENS or self._characters > MAX_CHARACTERS:
             self._clear()
-        occurrences = sum(map(len, rows))
-        self._learn(set(itertools.chain.from_iterable(rows)).difference(self._slots))
-        slots = np.fromiter(
-            map(self._slots.__getitem__, itertools.chain.from_iterable(rows)), dtype=np.int64, count=occurrences
-        )
-        self.pieces += occurrences
-        lengths = self._lengths[slots]
-        ends = np.cumsum(lengths)
-        total = int(ends[-1]) if occurrences else 0
-        # Position of each token in the table: where its piece starts there, plus how far into the piece it is.
-        places = np.repeat(self._starts[slots] - ends + lengths, lengths)
-        places += np.arange(total)
-        return self._ids[places], lengths
+        distinct = dict.fromkeys(itertools.chain.from_iterable(rows))
+        lines = [self.encoder.lines(piece) for piece in distinct]
+        self._learn(set(itertools.chain.from_iterable(lines)).difference(self._slots))
+        slots = _numbers(self._slots, lines)
+        ids, line_lengths = _concatenated(self._ids, self._starts[slots], self._lengths[slots])
+        # Every piece has at least one line.
+        per_piece = np.fromiter(map(len, lines), np.int64, len(lines))
+        lengths = np.add.reduceat(line_lengths, np.cumsum(per_piece) - per_piece) if len(lines) else per_piece
+        chosen = _numbers(dict(zip(distinct, range(len(distinct)), strict=True)), rows)
+        return _concatenated(ids, (np.cumsum(lengths) - lengths)[chosen], lengths[chosen])
 
     def _clear(self) -> None:
         self._slots: dict[Piece, int] = {}
         self._ids = np.empty(0, np.int32)
         self._starts = np.empty(0, np.int64)
         self._lengths = np.empty(0, np.int64)
-        self._used = 0
         self._characters = 0
 
     def _learn(self, fresh: Iterable[Piece]) -> None:
@@ -69,13 +63,27 @@ class PieceTable:
                 texts.append(piece)
         if not controls and not texts:
             return
-        encoded = [*(np.array([control], np.int32) for control in controls), *self.encoder.encode_pieces(texts)]
+        encoded = [np.array(controls, np.int32), *self.encoder.encode_pieces(texts)]
+        lengths = np.array([1] * len(controls) + [len(ids) for ids in encoded[1:]], np.int64)
         first = len(self._slots)
-        self._slots.update(zip([*controls, *texts], range(first, first + len(encoded)), strict=True))
-        lengths = np.array([len(ids) for ids in encoded], np.int64)
-        self._starts = np.concatenate([self._starts, self._used + np.cumsum(lengths) - lengths])
+        self._slots.update(zip([*controls, *texts], range(first, first + len(lengths)), strict=True))
+        self._starts = np.concatenate([self._starts, len(self._ids) + np.cumsum(lengths) - lengths])
         self._lengths = np.concatenate([self._lengths, lengths])
         self._ids = np.concatenate([self._ids, *encoded])
-        self._used = len(self._ids)
         self._characters += sum(map(len, texts))
-        self.encoded += len(texts)
+        self.encoded += int(lengths.sum()) - len(controls)
+
+
+def _numbers(number_of: dict[Piece, int], groups: Sequence[Sequence[Piece]]) -> np.ndarray:
+    """The number of each piece of all groups, int64."""
+    total = sum(map(len, groups))
+    return np.fromiter(map(number_of.__getitem__, itertools.chain.from_iterable(groups)), np.int64, total)
+
+
+def _concatenated(ids: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`ids[start : start + length]` of each pair one after the other, and `lengths`."""
+    ends = np.cumsum(lengths)
+    # Position of each token in `ids`: where its stretch starts there, plus how far into the stretch it is.
+    places = np.repeat(starts - ends + lengths, lengths)
+    places += np.arange(len(places))
+    return ids[places], lengths

@@ -33,16 +33,16 @@ class SplitWriter:
         self._hash = hashlib.sha256()
         self._open()
 
-    def write(self, table: pa.Table) -> None:
+    def write(self, rows: pa.RecordBatch | pa.Table) -> None:
         """Append rows."""
-        if not table.num_rows:
+        if not rows.num_rows:
             return
         if self._bytes > _SHARD_BYTES:
             self._finish_shard()
             self._open()
-        self._shard.write_table(table)
-        self.rows += table.num_rows
-        self._bytes += table.nbytes
+        self._shard.write(rows)
+        self.rows += rows.num_rows
+        self._bytes += rows.nbytes
 
     def close(self) -> None:
         """Finish the last shard and describe the split."""

@@ -13,10 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fim_core.batches import by_export
 from fim_core.config import DataConfig
 from fim_core.errors import FimError
 from fim_core.packing.rows import Rows
 from fim_core.parallel import ordered_map
+from fim_core.parts import Parts
 from fim_core.tokenization.batch import DATASET_SCHEMA, REJECTED_SCHEMA, SPLITS, BatchTokenizer, TokenizedBatch
 from fim_core.tokenization.encoder import Granularity, TextEncoder
 from fim_core.tokenization.shards import SplitWriter
@@ -28,7 +30,7 @@ REJECTED = "rejected.parquet"
 
 QUANTILES = (0.5, 0.9, 0.99, 1.0)
 
-_BATCH_ROWS = 2048
+_BATCH_ROWS = 1024
 _SAMPLED_GROUPS, _SAMPLED_ROWS = 8, 16
 _MOST_TYPES = 50
 
@@ -43,8 +45,9 @@ class TokenizedCounts:
         neutralised: rows with control tokens in user text, encoded as ordinary text.
         lengths: by type of completion, most frequent first 50: rows, and the quantiles QUANTILES of their tokens.
         histogram: rows by the power of two that their length does not exceed.
-        pieces: text pieces of all rows; distinct_pieces: those that had to be encoded.
-        granularity: the pieces that were encoded by themselves; serving has to cut prompts likewise.
+        encoded: rows that had to be encoded; what became of the others was known from an earlier run.
+        tokenizer_tokens: tokens that the tokenizer was asked for; the others were those of lines that it had seen.
+        granularity: what was encoded by itself; serving has to cut prompts likewise.
         notice: how texts were cut into pieces.
     """
 
@@ -58,13 +61,13 @@ class TokenizedCounts:
     neutralised: int
     lengths: dict[str, dict[str, float]]
     histogram: dict[str, int]
-    pieces: int
-    distinct_pieces: int
+    encoded: int
+    tokenizer_tokens: int
     granularity: Granularity
     notice: str
 
 
-def tokenize_prompts(prompts: Path, output: Path, *, data: DataConfig) -> TokenizedCounts:
+def tokenize_prompts(prompts: Path, output: Path, *, data: DataConfig, parts: Parts | None = None) -> TokenizedCounts:
     """Encode every row of a prompts folder; labels come from lengths, never from searching.
 
     A row is `prompt ids + response ids + end`; its labels are IGNORED over the prompt and the ids themselves over the
@@ -76,13 +79,14 @@ def tokenize_prompts(prompts: Path, output: Path, *, data: DataConfig) -> Tokeni
 
     Args:
         prompts: folder that `write_fim_prompts` wrote.
+        parts: where what became of rows is kept; must be of the same options and code.
 
     Raises:
         FimError: control tokens are to be neutralised, which this tokenizer does not allow.
     """
     output.mkdir(parents=True, exist_ok=True)
     source = pq.ParquetFile(prompts / "prompts.parquet")
-    worker = BatchTokenizer(prompts, data, falls_back=False)
+    worker = BatchTokenizer(prompts, data, False, parts)
     disagreeing = [text for text in _sample(source) if not worker.encoder.agrees(text)]
     falls_back = bool(disagreeing) and worker.encoder.granularity != "whole"
     if falls_back and data.control_tokens == "neutralise":
@@ -91,18 +95,20 @@ def tokenize_prompts(prompts: Path, output: Path, *, data: DataConfig) -> Tokeni
             "user text cannot be neutralised. Set data.control_tokens: reject."
         )
     if falls_back:
-        worker.encoder.fall_back()
+        worker = BatchTokenizer(prompts, data, True, parts)
         logger.warning(
             "Pieces of %d sampled prompts do not encode independently: rows are encoded whole.", len(disagreeing)
         )
     totals = _Totals()
     writers = {split: SplitWriter(output / DATASET / split, DATASET_SCHEMA, split) for split in SPLITS}
     with pq.ParquetWriter(output / REJECTED, REJECTED_SCHEMA, compression="zstd") as rejected:
-        batches = source.iter_batches(_BATCH_ROWS)
-        make, arguments = (lambda: worker, ()) if data.num_proc == 1 else (BatchTokenizer, (prompts, data, falls_back))
+        batches = by_export(source.iter_batches(_BATCH_ROWS), _BATCH_ROWS)
+        make, arguments = (
+            (lambda: worker, ()) if data.num_proc == 1 else (BatchTokenizer, (prompts, data, falls_back, parts))
+        )
         for result in ordered_map(make, arguments, batches, num_proc=data.num_proc):
-            for split, table in result.kept.items():
-                writers[split].write(table)
+            for split, rows in result.kept.items():
+                writers[split].write(rows)
             rejected.write_table(result.rejected)
             totals.add(result)
             if not data.filter_samples:
@@ -133,8 +139,8 @@ class _Totals:
     too_long: int = 0
     trained_tokens: int = 0
     neutralised: int = 0
-    pieces: int = 0
-    distinct_pieces: int = 0
+    encoded: int = 0
+    tokenizer_tokens: int = 0
 
     def add(self, result: TokenizedBatch) -> None:
         types = np.array(result.types, dtype=object)
@@ -143,8 +149,8 @@ class _Totals:
         self.too_long += result.rejected.num_rows
         self.trained_tokens += result.trained_tokens
         self.neutralised += result.neutralised
-        self.pieces += result.pieces
-        self.distinct_pieces += result.distinct_pieces
+        self.encoded += result.encoded
+        self.tokenizer_tokens += result.tokenizer_tokens
 
     def counts(self, rows_in: int, rows: dict[str, int], encoder: TextEncoder) -> TokenizedCounts:
         by_type = {kind: np.concatenate(parts) for kind, parts in self.lengths.items()}
@@ -162,8 +168,8 @@ class _Totals:
             neutralised=self.neutralised,
             lengths={kind: _summary(by_type[kind]) for kind in sorted(largest)},
             histogram={str(2**power): powers[power] for power in sorted(powers)},
-            pieces=self.pieces,
-            distinct_pieces=self.distinct_pieces,
+            encoded=self.encoded,
+            tokenizer_tokens=self.tokenizer_tokens,
             granularity=encoder.granularity,
             notice=encoder.notice,
         )
@@ -182,13 +188,9 @@ def _sample(source: pq.ParquetFile) -> list[str]:
     chosen = sorted({round(number) for number in np.linspace(0, groups - 1, min(groups, _SAMPLED_GROUPS))})
     texts: list[str] = []
     for group in chosen:
-        table = source.read_row_group(group, columns=["prompt", "control_spans"])
-        ordinary = table.filter(table.column("control_spans").is_null()).column("prompt")
-        texts += (
-            ordinary.take(np.unique(np.linspace(0, len(ordinary) - 1, _SAMPLED_ROWS).astype(int))).to_pylist()
-            if len(ordinary)
-            else []
-        )
+        # Only the beginning of a group: the rest would have to be decoded for nothing.
+        batch = next(source.iter_batches(_SAMPLED_ROWS, row_groups=[group], columns=["prompt", "control_spans"]))
+        texts += batch.filter(batch.column("control_spans").is_null()).column("prompt").to_pylist()
     return texts
 
 

@@ -255,26 +255,8 @@ class SavePlan:
 
     @classmethod
     def of(cls, experiment: Experiment) -> SavePlan:
-        """Read the entries.
-
-        Raises:
-            FimError: an entry asks for something that has no meaning.
-        """
+        """Read the entries."""
         entries = experiment.checkpoint
-        for entry in entries:
-            if entry.type == "deepspeed" and entry.output_dir:
-                raise FimError(
-                    "checkpoint: `type: deepspeed` keeps its states in the run's own folder; leave output_dir out."
-                )
-            if not (entry.save_end_of_training or entry.save_every_n_steps):
-                raise FimError(
-                    "checkpoint: an entry with neither save_every_n_steps nor save_end_of_training saves nothing."
-                )
-            if entry.type == "huggingface" and not entry.save_end_of_training and not entry.output_dir:
-                raise FimError(
-                    "checkpoint: the trained model is always kept. Give output_dir for weights of steps in between, "
-                    "or leave save_end_of_training on."
-                )
         resumable = [entry for entry in entries if entry.type == "deepspeed"]
         weights = [entry for entry in entries if entry.type == "huggingface"]
         return cls(tuple(resumable or weights), tuple(entry for entry in weights if entry.output_dir))

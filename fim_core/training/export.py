@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from deepspeed import DeepSpeedEngine, zero
@@ -29,8 +31,17 @@ def fim_tokens_of(job: Job) -> FimTokens:
     return FimTokens(**{**content, "end_ids": tuple(content["end_ids"]), "added": tuple(content["added"])})
 
 
-def build_for(job: Job, tokenizer: PreTrainedTokenizerFast, device: torch.device) -> PreTrainedModel | PeftModel:
-    """The job's model before training: the same weights on every rank and in every attempt."""
+def build_for(
+    job: Job,
+    tokenizer: PreTrainedTokenizerFast,
+    device: torch.device,
+    partition: Mapping[str, Any] | None = None,
+) -> PreTrainedModel | PeftModel:
+    """The job's model before training: the same weights on every rank and in every attempt.
+
+    Args:
+        partition: see `build_model`.
+    """
     config = job.experiment.model
     new_ids = [tokenizer.get_vocab()[token] for token in fim_tokens_of(job).added]
     return build_model(
@@ -40,6 +51,7 @@ def build_for(job: Job, tokenizer: PreTrainedTokenizerFast, device: torch.device
         device=device,
         dtype=training_dtype(config, device),
         new_token_ids=new_ids,
+        partition=partition,
     )
 
 

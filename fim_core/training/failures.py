@@ -6,15 +6,12 @@ import json
 import signal
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from fim_core.errors import FimError
 from fim_core.training.job import Job, TrainingFailed, write_json
-
-if TYPE_CHECKING:
-    from fim_core.training.launch import Launch
+from fim_core.training.processes import Command
 
 TRACEBACK_LINES = 30
 
@@ -31,14 +28,14 @@ def record_failure(job: Job, rank: int, error: BaseException) -> None:
     write_json(job.work.failure(job.attempt, rank), content)
 
 
-def failure_of(job: Job, codes: Mapping[int, int], launch: Launch) -> FimError:
+def failure_of(job: Job, codes: Mapping[int, int], commands: Sequence[Command]) -> FimError:
     """The error to raise for ranks that ended badly.
 
     A mistake of the user, found by any rank, is told as it is. Otherwise it is the rank that was killed (nothing it
     could write down), or else the first that broke down: the others only lost their connection to it.
 
     Args:
-        codes: exit code of each process that has failed, by its index in the launch.
+        codes: exit code of each process that has failed, by its index in `commands`.
     """
     files = job.work.failure(job.attempt, 0).parent.glob(f"{job.attempt}-rank-*.json")
     failures = [json.loads(file.read_text(encoding="utf-8")) for file in files]
@@ -51,13 +48,17 @@ def failure_of(job: Job, codes: Mapping[int, int], launch: Launch) -> FimError:
         if code < 0 and rank not in told:
             name = signal.Signals(-code).name
             hint = " The machine may have run out of memory." if -code == signal.SIGKILL else ""
-            return TrainingFailed(f"Rank {rank} was ended by {name}.{hint}\n{_tail(launch.commands[rank].log)}")
+            return TrainingFailed(f"{_who(commands[rank])} was ended by {name}.{hint}\n{_tail(commands[rank].log)}")
     if failures:
         first = failures[0]
         lines = "\n".join(first["traceback"].rstrip().splitlines()[-TRACEBACK_LINES:])
         return TrainingFailed(f"Rank {first['rank']} failed: {first['message']}\n{lines}")
-    rank, code = next(iter(codes.items()))
-    return TrainingFailed(f"Process {rank} ended with exit code {code}.\n{_tail(launch.commands[rank].log)}")
+    index, code = next(iter(codes.items()))
+    return TrainingFailed(f"{_who(commands[index])} ended with exit code {code}.\n{_tail(commands[index].log)}")
+
+
+def _who(command: Command) -> str:
+    return command.log.stem.replace("-", " ").capitalize()
 
 
 def _tail(log: Path) -> str:

@@ -70,6 +70,15 @@ class Work:
         """Why a rank of an attempt ended, written by the rank itself."""
         return self.root / "failures" / f"{attempt}-rank-{rank}.json"
 
+    def launcher_failure(self, attempt: str) -> Path:
+        """Why an attempt ended on a machine of a cluster, written by the launcher there."""
+        return self.root / "failures" / f"{attempt}-launcher.json"
+
+    @property
+    def lease(self) -> Path:
+        """Renewed by whoever follows ranks on other machines."""
+        return self.root / "lease"
+
     def rendezvous(self, attempt: str) -> Path:
         """The file through which the ranks of one machine find each other."""
         return self.root / f"rendezvous-{attempt}"
@@ -93,6 +102,12 @@ class Job:
     work: Work
     attempt: str
     provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def log_folder(self) -> Path:
+        """Where ranks write their logs."""
+        chosen = self.experiment.logger.output_dir
+        return Path(chosen).absolute() if chosen else self.work.logs
 
     def write(self) -> Path:
         """Store the job where the ranks find it; returns the path."""

@@ -5,42 +5,27 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
-import shlex
-import signal
+import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fim_core.config import Experiment
+from fim_core.config.training import HostfileLauncher
 from fim_core.errors import FimError
-from fim_core.training.failures import failure_of
-from fim_core.training.follow import EventTail, LineTail
-from fim_core.training.job import Job, TrainingFailed, TrainResult, Work
-from fim_core.training.processes import PARENT, Command, ProcessGroup
+from fim_core.training.job import Job, TrainResult, Work
+from fim_core.training.processes import PARENT, Command
 from fim_core.training.progress import progress_bar
-from fim_core.training.standing import where_they_stand
+from fim_core.training.ranks import HostfileRanks, LocalRanks, RunningRanks, Start
+from fim_core.training.watch import POLL_SECONDS, OnEvent, follow
 
-OnEvent = Callable[[dict[str, Any]], None]
-
-POLL_SECONDS = 0.1
 LOCK_SECONDS = 20.0
-
-
-@dataclass(frozen=True)
-class Launch:
-    """How to start the ranks of a job.
-
-    Attributes:
-        commands: one for each rank on this machine, or the one of DeepSpeed's launcher.
-        logs: log file of each rank, by rank, as far as known beforehand.
-    """
-
-    commands: list[Command]
-    logs: dict[int, Path]
+MASTER_PORT = 29500
+BACKEND_PROGRAMS = {"pdsh": "pdsh", "slurm": "sinfo", "openmpi": "ompi_info"}
+"""The program of each backend of a hostfile launch that DeepSpeed looks for."""
 
 
 def launch(
@@ -51,11 +36,13 @@ def launch(
     *,
     on_event: OnEvent | None = None,
     provenance: Mapping[str, Any] | None = None,
+    start: Start | None = None,
 ) -> TrainResult:
     """Train, and return when the model lies in `work/model`.
 
-    The ranks run in a process group of their own. However this function is left (an error, Ctrl-C, SIGKILL of this
-    process), no process of it survives. A second launch in the same folder resumes from the newest whole state.
+    However this function is left (an error, Ctrl-C, SIGKILL of this process), no rank survives: those of this machine
+    are in a process group that dies with it, those of other machines end when nobody follows them. A second launch in
+    the same folder resumes from the newest whole state.
 
     Args:
         dataset: folder of tokenize_prompts, with the splits train and eval.
@@ -63,6 +50,7 @@ def launch(
         work: the run's folder; kept between attempts.
         on_event: gets each event of the run as it happens, from this attempt's `start` on.
         provenance: what the model is made of (versions, digests), for its card.
+        start: starts the ranks where the experiment's `launcher` says. Default: `start_ranks`.
 
     Raises:
         FimError: the mistake that a rank found, in its words.
@@ -70,7 +58,6 @@ def launch(
     """
     with exclusive(Work(work.absolute())) as lock:
         job = prepare_job(experiment, dataset, tokenizer, work, provenance)
-        plan = local_launch(job) if experiment.launcher.type == "local" else hostfile_launch(job)
         with progress_bar(experiment.name) as show:
 
             def pass_on(event: dict[str, Any]) -> None:
@@ -78,12 +65,34 @@ def launch(
                 if on_event is not None:
                     on_event(event)
 
+            ranks = (start or start_ranks)(job, lock)
             try:
-                with ProcessGroup(plan.commands, keep_open=[lock]) as group:
-                    Watch(job, plan, group, pass_on).until_done()
+                follow(job, ranks, pass_on)
             finally:
-                job.work.rendezvous(job.attempt).unlink(missing_ok=True)
+                ranks.end()
         return TrainResult.read(job.work.result)
+
+
+def start_ranks(job: Job, lock: int) -> RunningRanks:
+    """Start the ranks of a job where its experiment says.
+
+    Raises:
+        FimError: that place needs Dagster, or something that is missing.
+    """
+    match job.experiment.launcher.type:
+        case "local":
+            return LocalRanks(job, local_commands(job), lock)
+        case "hostfile":
+            command = Command(hostfile_command(job), {"PYTHONSAFEPATH": "1"}, job.log_folder / "launcher.log")
+            return HostfileRanks(job, command, lock)
+        case "ray":
+            from fim_core.training.ray_job import start_ray
+
+            return start_ray(job)
+        case "kubernetes":
+            raise FimError(
+                "`launcher.type: kubernetes` starts its Job from Dagster: materialize trained_checkpoint there."
+            )
 
 
 def prepare_job(
@@ -103,13 +112,10 @@ def prepare_job(
     return job
 
 
-def local_launch(job: Job) -> Launch:
+def local_commands(job: Job) -> list[Command]:
     """One process a rank on this machine. They find each other through a file, as a free port may be lost in a race."""
-    launcher = job.experiment.launcher
     device = device_type()
-    ranks = launcher.num_processes or (_gpus() if device == "cuda" else 1)
-    folder = log_folder(job)
-    logs = {rank: folder / f"rank-{rank}.log" for rank in range(ranks)}
+    ranks = job.experiment.launcher.num_processes or (_gpus() if device == "cuda" else 1)
     commands = []
     for rank in range(ranks):
         environment = {
@@ -125,14 +131,8 @@ def local_launch(job: Job) -> Launch:
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, _cores() // ranks))),
             "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo"),
         }
-        commands.append(Command(rank_command(job.work.job), environment, logs[rank]))
-    return Launch(commands, logs)
-
-
-def hostfile_launch(job: Job) -> Launch:
-    """DeepSpeed's launcher over the machines of a hostfile. The work folder must lie on a shared file system."""
-    log = log_folder(job) / "launcher.log"
-    return Launch([Command(hostfile_command(job), {}, log)], {})
+        commands.append(Command(rank_command(job.work.job), environment, job.log_folder / f"rank-{rank}.log"))
+    return commands
 
 
 def rank_command(job: Path) -> list[str]:
@@ -141,37 +141,54 @@ def rank_command(job: Path) -> list[str]:
 
 
 def hostfile_command(job: Job) -> list[str]:
-    """The `deepspeed` command line for the experiment's hostfile.
+    """The `deepspeed` command line for the experiment's hostfile. The work folder must be shared by its machines.
 
     Raises:
-        FimError: no such hostfile.
+        FimError: no such hostfile, no machine in it, or the backend's program is not installed here.
     """
     launcher = job.experiment.launcher
-    hostfile = Path(launcher.hostfile or "")
-    if not hostfile.is_file():
-        raise FimError(f"launcher.hostfile: there is no file {hostfile}. It holds lines such as `worker-1 slots=8`.")
+    assert isinstance(launcher, HostfileLauncher)
+    master = _first_host(Path(launcher.hostfile))
+    program = BACKEND_PROGRAMS[launcher.backend]
+    if shutil.which(program) is None:
+        raise FimError(
+            f"launcher.backend {launcher.backend}: the program {program} is not on this machine. Install "
+            f"{launcher.backend}, or choose another backend ({', '.join(BACKEND_PROGRAMS)})."
+        )
     command = [
         *(sys.executable, "-m", "deepspeed.launcher.runner"),
-        *("--hostfile", str(hostfile.absolute())),
+        *("--hostfile", str(Path(launcher.hostfile).absolute())),
         *("--launcher", launcher.backend),
-        *("--enable_each_rank_log", str(log_folder(job))),
+        *("--enable_each_rank_log", str(job.log_folder)),
     ]
+    # srun and mpirun write what all ranks say in one stream; with this, each line names its rank.
+    marks = {"pdsh": "", "slurm": "--label", "openmpi": "--tag-output"}[launcher.backend]
+    if arguments := f"{marks} {launcher.launcher_args}".strip():
+        # With `=`, as the value begins with a dash.
+        command.append(f"--launcher_args={arguments}")
+    if launcher.backend != "pdsh":
+        # These reach the machines by means of their own.
+        command += ["--no_ssh_check", "--master_addr", master]
     if launcher.num_processes is not None:
         command += ["--num_gpus", str(launcher.num_processes)]
-    # One machine in the hostfile is still another machine.
-    command += ["--force_multi", "--no_local_rank", "--module"]
-    return [*command, "fim_core.training.main", "--job", str(job.work.job)]
+    # One machine in the hostfile is still another machine. A script, as DeepSpeed cannot have srun start a module.
+    command += ["--force_multi", "--no_local_rank", str(Path(__file__).with_name("main.py"))]
+    return [*command, "--job", str(job.work.job), "--rendezvous", f"{master}:{MASTER_PORT}"]
+
+
+def _first_host(hostfile: Path) -> str:
+    if not hostfile.is_file():
+        raise FimError(f"launcher.hostfile: there is no file {hostfile}. It holds lines such as `worker-1 slots=8`.")
+    lines = [line.split() for line in hostfile.read_text(encoding="utf-8").splitlines()]
+    hosts = [words[0] for words in lines if words and not words[0].startswith("#")]
+    if not hosts:
+        raise FimError(f"launcher.hostfile: {hostfile} names no machine. It holds lines such as `worker-1 slots=8`.")
+    return hosts[0]
 
 
 def device_type() -> str:
     """`cuda` on a machine with NVIDIA GPUs, else `cpu`; $DS_ACCELERATOR overrules. Found without importing torch."""
     return os.environ.get("DS_ACCELERATOR") or ("cuda" if Path("/dev/nvidiactl").exists() else "cpu")
-
-
-def log_folder(job: Job) -> Path:
-    """Where ranks write their logs."""
-    chosen = job.experiment.logger.output_dir
-    return Path(chosen).absolute() if chosen else job.work.logs
 
 
 def _gpus() -> int:
@@ -185,17 +202,21 @@ def _cores() -> int:
 
 
 @contextmanager
-def exclusive(work: Work) -> Iterator[int]:
-    """Hold the work folder's lock; yields its descriptor. The ranks inherit it, so that it is free only once the last
-    rank of an earlier attempt is gone, whatever became of that attempt's launcher.
+def exclusive(work: Work, name: str = "lock", seconds: float | None = None) -> Iterator[int]:
+    """Hold a lock of the work folder; yields its descriptor. The ranks inherit it, so that it is free only once the
+    last rank of an earlier attempt is gone, whatever became of that attempt's launcher.
+
+    Args:
+        name: which lock; ranks on a cluster's machine have one of their own.
+        seconds: how long to wait for it. Default: `LOCK_SECONDS`.
 
     Raises:
         FimError: another run trains in this folder.
     """
     work.root.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(work.root / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = os.open(work.root / name, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        deadline = time.monotonic() + LOCK_SECONDS
+        deadline = time.monotonic() + (LOCK_SECONDS if seconds is None else seconds)
         while True:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -207,71 +228,3 @@ def exclusive(work: Work) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
-
-
-class Watch:
-    """Follows a running job: passes its events on, shows its logs, and finds failure, silence and lateness."""
-
-    def __init__(self, job: Job, launch: Launch, group: ProcessGroup, on_event: OnEvent) -> None:
-        self._job = job
-        self._launch = launch
-        self._group = group
-        self._on_event = on_event
-        self._events = EventTail(job.work.metrics, job.attempt)
-        shown = job.experiment.logger.print_output_ranks
-        ranks = launch.logs if shown == "all" else [rank for rank in shown if rank in launch.logs]
-        self._logs = {rank: LineTail(log, from_end=True) for rank, log in launch.logs.items()}
-        self._shown = set(ranks)
-        self._began = self._alive = time.monotonic()
-        self._beat: float | None = None
-
-    def until_done(self) -> None:
-        """Return when every rank has ended well.
-
-        Raises:
-            FimError, TrainingFailed: one has not.
-        """
-        while self._group.running and not self._group.failed():
-            self._report()
-            self._check_time()
-            time.sleep(POLL_SECONDS)
-        self._report()
-        if failed := self._group.failed():
-            # The first to break down takes others with it; give all a moment to write what they know.
-            time.sleep(POLL_SECONDS)
-            self._report()
-            codes = {rank: self._group.processes[rank].returncode for rank in failed}
-            raise failure_of(self._job, codes, self._launch)
-
-    def _report(self) -> None:
-        for event in self._events.read():
-            self._on_event(event)
-        for rank, log in self._logs.items():
-            lines = log.read()
-            if rank in self._shown and lines:
-                print(*(f"[rank {rank}] {line}" for line in lines), sep="\n", file=sys.stderr, flush=True)
-
-    def _check_time(self) -> None:
-        now = time.monotonic()
-        try:
-            beat = self._job.work.heartbeat.stat().st_mtime
-        except FileNotFoundError:
-            beat = None
-        if beat != self._beat:
-            self._beat, self._alive = beat, now
-        launcher = self._job.experiment.launcher
-        if launcher.timeout_minutes is not None and now - self._began > launcher.timeout_minutes * 60:
-            self._stop(f"Training took longer than launcher.timeout_minutes ({launcher.timeout_minutes:g}).")
-        if now - self._alive > launcher.heartbeat_timeout_minutes * 60:
-            self._stop(
-                "Training has shown no sign of life for launcher.heartbeat_timeout_minutes "
-                f"({launcher.heartbeat_timeout_minutes:g})."
-            )
-
-    def _stop(self, why: str) -> None:
-        # The ranks answer with the stack of every thread (faulthandler).
-        self._group.send(signal.SIGUSR1)
-        time.sleep(1.0)
-        standing = where_they_stand({rank: log.read() for rank, log in self._logs.items()})
-        logs = " ".join(shlex.quote(str(log)) for log in self._launch.logs.values())
-        raise TrainingFailed(f"{why} It resumes from its newest state.\n{standing}\nLogs: {logs}")

@@ -1,6 +1,7 @@
 """What each rank of a training run executes: `python -m fim_core.training.main --job work/job.json`.
 
-RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT come from whoever starts the ranks.
+RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT come from whoever starts the ranks. srun and mpirun have names
+of their own for the first three, and none for where the ranks meet; that is what `--rendezvous` is for.
 """
 
 from __future__ import annotations
@@ -18,7 +19,14 @@ from pathlib import Path
 from fim_core.errors import FimError
 from fim_core.training.failures import record_failure
 from fim_core.training.job import Job
+from fim_core.training.lease import die_without_follower
 from fim_core.training.processes import die_with_parent
+
+FOREIGN_NAMES = {
+    "RANK": ("OMPI_COMM_WORLD_RANK", "SLURM_PROCID"),
+    "LOCAL_RANK": ("OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID"),
+    "WORLD_SIZE": ("OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS"),
+}
 
 
 def main() -> int:
@@ -29,7 +37,12 @@ def main() -> int:
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--job", type=Path, required=True)
-    job = Job.read(parser.parse_args().job)
+    parser.add_argument("--rendezvous", help="host:port where the ranks of several machines meet")
+    arguments = parser.parse_args()
+    job = Job.read(arguments.job)
+    if arguments.rendezvous:
+        name_rank(arguments.rendezvous)
+        die_without_follower(job)
     rank = int(os.environ["RANK"])
     try:
         train(job)
@@ -40,6 +53,16 @@ def main() -> int:
         logging.getLogger(__name__).error("rank %d: %s", rank, cause, exc_info=not user_error)
         return 2 if user_error else 1
     return 0
+
+
+def name_rank(master: str) -> None:
+    """Translate what srun and mpirun call a rank, where the usual variables are not set."""
+    host, _, port = master.rpartition(":")
+    for name, others in FOREIGN_NAMES.items():
+        for value in (os.environ[other] for other in others if other in os.environ):
+            os.environ.setdefault(name, value)
+    os.environ.setdefault("MASTER_ADDR", host)
+    os.environ.setdefault("MASTER_PORT", port)
 
 
 def explained(error: BaseException, job: Job) -> BaseException:

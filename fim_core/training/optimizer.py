@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from fim_core.config import Experiment
-from fim_core.training.deepspeed_config import offloads_optimizer
+from fim_core.config.deepspeed import offloads_optimizer
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -23,16 +23,17 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     return [group for group in groups if group["params"]]
 
 
-def build_optimizer(experiment: Experiment, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
-    """AdamW on `device`; DeepSpeed's CPU Adam, which is compiled on first use, when its state is offloaded."""
+def build_optimizer(experiment: Experiment, model: nn.Module) -> torch.optim.Optimizer:
+    """AdamW where the model is; DeepSpeed's CPU Adam, which is compiled on first use, when its state is offloaded."""
     config = experiment.optimizer
     groups = decay_groups(model, config.weight_decay)
-    if offloads_optimizer(experiment):
+    if offloads_optimizer(experiment.deepspeed):
         from deepspeed.ops.adam import DeepSpeedCPUAdam
 
         compile_cpu_adam()
         return DeepSpeedCPUAdam(groups, lr=config.lr, betas=config.betas, eps=config.eps, adamw_mode=True)
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=device.type == "cuda")
+    # Fused: one pass over each parameter, and no temporary copies of it.
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
 
 
 def compile_cpu_adam() -> None:

@@ -6,19 +6,11 @@ import torch
 from transformers import get_scheduler
 
 from fim_core.config.training import SchedulerConfig
-from fim_core.errors import FimError
 
 
 def warmup_steps(config: SchedulerConfig, total_steps: int) -> int:
-    """Optimizer steps of the warm-up: `warmup_steps`, or `warmup_ratio` of all steps, rounded.
-
-    Raises:
-        FimError: a warm-up is asked for with the schedule `constant`, which has none.
-    """
-    steps = config.warmup_steps if config.warmup_steps is not None else round(config.warmup_ratio * total_steps)
-    if steps and config.name == "constant":
-        raise FimError("scheduler: `constant` has no warm-up; use constant_with_warmup, or leave the warm-up out.")
-    return steps
+    """Optimizer steps of the warm-up: `warmup_steps`, or `warmup_ratio` of all steps, rounded."""
+    return config.warmup_steps if config.warmup_steps is not None else round(config.warmup_ratio * total_steps)
 
 
 def build_scheduler(

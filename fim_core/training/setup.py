@@ -15,6 +15,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from fim_core.config import Experiment
+from fim_core.config.deepspeed import offloads_optimizer, zero_stage
 from fim_core.errors import FimError
 from fim_core.modeling.flops import training_cost
 from fim_core.modeling.load import enable_activation_checkpointing, training_dtype
@@ -28,7 +29,7 @@ from fim_core.tokenization import load_rows
 from fim_core.tokens import load_tokenizer
 from fim_core.training.checkpoint import SavePlan, load_state, must_convert, newest_state, remove_leftovers
 from fim_core.training.counters import Progress
-from fim_core.training.deepspeed_config import deepspeed_config, offloads_optimizer, zero_stage
+from fim_core.training.deepspeed_config import deepspeed_config
 from fim_core.training.distributed import Ranks
 from fim_core.training.export import build_for
 from fim_core.training.job import Job
@@ -97,7 +98,7 @@ def setup(job: Job, ranks: Ranks) -> Run:
         raise FimError(f"The training split of {job.dataset} has no position to train on. Look at the rejected rows.")
 
     seed_everything(experiment.seed)
-    model = build_for(job, tokenizer, ranks.device)
+    model = build_for(job, tokenizer, ranks.device, partition=config if zero_stage(experiment.deepspeed) == 3 else None)
     packing, notices = choose_packing(experiment, model)
     cost = training_cost(model)
     if experiment.activation_checkpointing or experiment.activation_checkpoint_cpu_offload:
@@ -121,7 +122,7 @@ def setup(job: Job, ranks: Ranks) -> Run:
         lambda epoch: plans.packs(f"epoch-{epoch}"), sharding, start.position, experiment.epochs, experiment.max_steps
     )
 
-    if state is not None and must_convert(state, ranks.world_size, zero_stage(experiment)):
+    if state is not None and must_convert(state, ranks.world_size, zero_stage(experiment.deepspeed)):
         config["checkpoint"] = {"load_universal": True}
     engine, *_ = deepspeed.initialize(
         model=PackedCausalLM(
@@ -130,7 +131,7 @@ def setup(job: Job, ranks: Ranks) -> Run:
             label_smoothing=experiment.loss.label_smoothing,
             z_loss=experiment.loss.z_loss,
         ),
-        optimizer=build_optimizer(experiment, model, ranks.device),
+        optimizer=build_optimizer(experiment, model),
         lr_scheduler=lambda optimizer: build_scheduler(experiment.scheduler, optimizer, total_steps),
         config=config,
     )
@@ -138,7 +139,7 @@ def setup(job: Job, ranks: Ranks) -> Run:
     # From here on each rank draws its own numbers (dropout).
     seed_everything(experiment.seed + 1 + ranks.rank)
     if state is not None:
-        if offloads_optimizer(experiment):
+        if offloads_optimizer(experiment.deepspeed):
             logger.warning(
                 "DeepSpeed's CPU Adam resumes with other roundings: results may differ in their last digits."
             )

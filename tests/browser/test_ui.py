@@ -9,7 +9,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from dagster_service import DagsterService
+from dagster_home import DagsterService
 from playwright.sync_api import Page, expect
 
 from fim_core.quality.run import load_checks
@@ -18,7 +18,7 @@ Shot = Callable[[str], None]
 
 pytestmark = pytest.mark.browser
 
-RUN_MILLISECONDS = 240_000
+RUN_MILLISECONDS = 600_000
 """A run of the tiny experiment takes some 40 s on two quiet cores."""
 
 

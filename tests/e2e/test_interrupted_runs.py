@@ -11,7 +11,7 @@ from pathlib import Path
 import dagster as dg
 import psutil
 import pytest
-from dagster_service import DagsterService, cmdline, wait_for
+from dagster_home import DagsterService, cmdline, wait_for
 from tiny_pipeline import TINY, write_experiment
 
 from fim_core.config import load_experiment
@@ -58,22 +58,26 @@ def service(experiment: Path) -> Iterator[DagsterService]:
 
 def begin_training(service: DagsterService, store: Store) -> tuple[str, int | None]:
     """Launch the job `train`; returns its run when it is some steps past its beginning, and where it began."""
+    before = len(attempts(store))
     run_id = service.web.submit_job_execution("train")
-    metrics = store.root / "work" / "trained_checkpoint"
-    known = len(attempts(metrics))
+    return run_id, wait_for_steps(service, store, before)
+
+
+def wait_for_steps(service: DagsterService, store: Store, before: int) -> int | None:
+    """Return when one more attempt than `before` has trained some steps: where it began."""
 
     def trains() -> bool:
-        begun = attempts(metrics)
-        return len(begun) > known and len([e for e in begun[-1] if e["event"] == "step"]) >= 3
+        begun = attempts(store)
+        return len(begun) > before and len([e for e in begun[-1] if e["event"] == "step"]) >= 3
 
-    wait_for(trains, 90, lambda: f"training steps\n{service.tail()}")
-    return run_id, attempts(metrics)[-1][0]["resumed_from"]
+    wait_for(trains, 180, lambda: f"training steps\n{service.tail()}")
+    return attempts(store)[-1][0]["resumed_from"]
 
 
-def attempts(work: Path) -> list[list[dict]]:
+def attempts(store: Store) -> list[list[dict]]:
     """The events of each attempt at the one checkpoint that is being trained."""
     found: list[list[dict]] = []
-    for file in work.glob("*/metrics.jsonl"):
+    for file in (store.root / "work" / "trained_checkpoint").glob("*/metrics.jsonl"):
         for line in file.read_text().splitlines(keepends=True):
             if line.endswith("\n"):
                 event = json.loads(line)
@@ -111,13 +115,24 @@ def test_cancelled_then_killed_then_whole(experiment: Path, service: DagsterServ
 
     killed, began = begin_training(service, store)
     assert began is not None
+    before = len(attempts(store))
     worker = psutil.Process(worker_of(service, killed))
     end_of(service, killed, worker.kill, dg.DagsterRunStatus.FAILURE)
 
-    retry = dg.RunsFilter(job_name="train", statuses=[dg.DagsterRunStatus.SUCCESS])
-    wait_for(lambda: service.instance.get_runs(retry), 180, lambda: f"the automatic retry\n{service.tail()}")
+    # The daemon starts it again; there a rank is killed, and the step's own policy tries once more.
+    again = wait_for_steps(service, store, before)
+    assert again is not None
+    assert again > began
+    next(process for process in service.of_runs() if "fim_core.training.main" in cmdline(process)).kill()
+    finished = dg.RunsFilter(job_name="train", statuses=[dg.DagsterRunStatus.SUCCESS])
+    wait_for(lambda: service.instance.get_runs(finished), 180, lambda: f"the end of the retry\n{service.tail()}")
+    [retried] = service.instance.get_runs(finished)
+    assert retried.parent_run_id == killed
+    [retry] = service.instance.all_logs(retried.run_id, of_type=dg.DagsterEventType.STEP_UP_FOR_RETRY)
+    assert retry.step_key == "trained_checkpoint"
+
     checkpoint = store.current("trained_checkpoint")
-    assert checkpoint.counts["resumed_from"] > began
+    assert checkpoint.counts["resumed_from"] > again
     assert weights(checkpoint) == weights(undisturbed)
 
 

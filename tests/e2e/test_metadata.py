@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from tiny_pipeline import TINY, materialize, write_experiment
 
+from fim_assets.metadata import metadata_of
 from fim_core.config import load_experiment
 from fim_core.demo.export import write_export
-from fim_core.pipeline import STAGES
+from fim_core.pipeline import STAGES, run
 from fim_core.store import Store
 
 pytestmark = pytest.mark.xdist_group("e2e")
@@ -89,6 +91,16 @@ def test_plots_are_there_and_small(shown: dict[str, dict[str, Any]]) -> None:
     assert all(plot.startswith("![") and len(plot) < 100_000 for plot in plots)
 
 
+def test_training_leaves_points_to_plot_while_it_runs(finished: Path, instance: dg.DagsterInstance) -> None:
+    points = [
+        record.asset_observation
+        for record in instance.fetch_observations(dg.AssetKey("trained_checkpoint"), limit=100).records
+    ]
+    metrics = [{key: entry.value for key, entry in point.metadata.items()} for point in points if point]
+    assert {"step", "loss", "lr", "tokens_per_second"} <= set().union(*metrics)
+    assert any("held_out_loss" in measured for measured in metrics)
+
+
 def test_text_of_rows_is_shown_only_where_that_is_allowed(
     finished: Path, shown: dict[str, dict[str, Any]], instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:
@@ -111,3 +123,15 @@ def test_text_of_rows_is_shown_only_where_that_is_allowed(
     messages = [event.message for event in private.all_events]
     checks = [evaluation.metadata for evaluation in private.get_asset_check_evaluations()]
     assert not found_in([shown_of(private), checks, messages])
+
+
+def test_what_is_missing_is_not_shown(tmp_path: Path) -> None:
+    """No held-out rows, and the prompts have been collected as garbage since."""
+    experiment = load_experiment(write_experiment(tmp_path, data={**TINY["data"], "eval_fraction": 0}))
+    results = run(experiment, until="tokenized_dataset")
+    shutil.rmtree(results["fim_prompts"].artifact.path)
+    shown = metadata_of(results["tokenized_dataset"], experiment)
+    assert shown["dagster/row_count"] == results["tokenized_dataset"].artifact.counts["train"]
+    assert "samples" not in shown
+    assert [record.data["what"] for record in shown["made_from"].records] == ["fim_prompts", "tokenized_dataset"]
+    assert list(shown["exports"].records) == []

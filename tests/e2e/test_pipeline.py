@@ -16,11 +16,13 @@ from typer.testing import CliRunner
 from fim_core.cli.main import app
 from fim_core.config import load_experiment
 from fim_core.errors import FimError
+from fim_core.evaluation.rows import load_eval_set
 from fim_core.pipeline import STAGES, run
 from fim_core.prompts import Prompt
 from fim_core.records.schema import Completion
 from fim_core.serving.prompting import load_prompt_builder
 from fim_core.store import Store
+from fim_core.template import template_path
 
 pytestmark = pytest.mark.xdist_group("e2e")
 
@@ -73,6 +75,21 @@ def test_the_checkpoint_loads_and_leads_back_to_the_rows(finished: Path) -> None
     prompts = store.find("fim_prompts", checkpoint.manifest["inputs"]["fim_prompts"])
     assert prompts is not None
     assert store.find("raw_completions", prompts.manifest["inputs"]["raw_completions"]) is not None
+
+
+def test_serving_builds_the_prompts_of_training(finished: Path) -> None:
+    store = store_of(finished)
+    checkpoint, raw = store.current("trained_checkpoint").path, store.current("raw_completions").path
+    held_out = load_eval_set(
+        raw / "raw_completions.parquet",
+        store.current("fim_prompts").path,
+        store.current("tokenized_dataset").path,
+        max_rows=None,
+    )
+    builder = load_prompt_builder(checkpoint, AutoTokenizer.from_pretrained(checkpoint))
+    assert [builder.encode(state) for state in held_out.states if state] == held_out.prompts
+    template = template_path(load_experiment(finished).data.template)
+    assert (checkpoint / "template.tmpl").read_bytes() == template.read_bytes(), "a later version may have another one"
 
 
 def test_the_report_and_the_summary(finished: Path) -> None:

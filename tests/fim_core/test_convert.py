@@ -83,6 +83,18 @@ def test_parquet_flags_and_column_names(export: Path, tokenizer_folder: str) -> 
     assert summary["rows_in"] == summary["rows_kept"] + sum(summary["rejected"].values())
 
 
+@pytest.mark.parametrize("format", ["disk", "parquet"])
+def test_an_export_without_any_usable_row(tmp_path: Path, tokenizer_folder: str, format: str) -> None:
+    (tmp_path / "bad.csv").write_text("INPUT,OUTPUT\n{},x\n,y\n")
+    output = tmp_path / "out"
+    printed = run(tmp_path / "bad.csv", "-o", output, "--tokenizer", tokenizer_folder, "--format", format)
+    assert "0 of 2 rows" in printed
+    assert "No row was kept" in printed
+    assert pq.read_table(f"{output}.rejected.parquet").column("reason").to_pylist() == ["invalid_json", "empty_input"]
+    rows = pq.read_table(output) if format == "parquet" else datasets.load_from_disk(str(output))
+    assert len(rows) == 0
+
+
 def test_what_it_wrote_is_replaced_and_nothing_else(export: Path, tokenizer_folder: str) -> None:
     output, first = convert(export, tokenizer=tokenizer_folder)
     _, second = convert(export, tokenizer=tokenizer_folder, skip_empty_output=True)

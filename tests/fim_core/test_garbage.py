@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from fim_core.cli.main import app
 from fim_core.garbage import find_garbage, remove
-from fim_core.store import Artifact, Store, version_of
+from fim_core.store import LEASE, Artifact, Store, version_of
 
 
 def make(store: Store, asset: str, number: int, inputs: dict[str, str] | None = None, **counts: object) -> Artifact:
@@ -84,7 +84,7 @@ def test_inputs_of_a_run_under_way_are_kept(store: Store) -> None:
 def test_what_a_dead_run_left_goes_and_a_recent_attempt_stays(store: Store) -> None:
     publishing = store.publish("raw_completions", experiment="demo", inputs={}, config={}, code="1")
     draft = publishing.__enter__()
-    lease = draft.path.parent / "lease.json"
+    lease = draft.path.with_name(LEASE)
     child = os.fork()
     if child == 0:
         os._exit(0)
@@ -123,7 +123,8 @@ def test_a_removal_that_is_cut_off_leaves_nothing_that_looks_whole(
     assert store.find("raw_completions", artifact.version) is None
     [left] = (store.root / "tmp").iterdir()
     day_before_yesterday = time.time() - 2 * 24 * 3600
-    os.utime(left, (day_before_yesterday, day_before_yesterday))
+    for path in (*left.iterdir(), left):
+        os.utime(path, (day_before_yesterday, day_before_yesterday))
     assert [entry.path for entry in find_garbage(store)] == [left]
 
 
@@ -147,3 +148,18 @@ def test_the_command_removes_only_when_told_to(store: Store) -> None:
     assert left(store) == {artifact.version for artifact in (*old, *new)}
     CliRunner().invoke(app, [*arguments, "--delete"])
     assert left(store) == {artifact.version for artifact in new}
+
+
+def test_parts_that_no_build_used_go(store: Store) -> None:
+    folder = store.root / "parts" / "fim_prompts"
+    folder.mkdir(parents=True)
+    for name, days in (("old.arrow", 20), ("new.arrow", 1), (".old.arrow-1-ab", 20)):
+        (folder / name).write_text("x" * 10)
+        used = time.time() - days * 24 * 60 * 60
+        os.utime(folder / name, (used, used))
+    (entry,) = find_garbage(store, work_days=14)
+    assert (entry.path, entry.bytes) == (folder, 20)
+    assert "2 parts that no build has used for 14 days" in entry.reason
+    remove(store, [entry])
+    assert [path.name for path in folder.iterdir()] == ["new.arrow"]
+    assert find_garbage(store, work_days=14) == []

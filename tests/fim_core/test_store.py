@@ -135,11 +135,10 @@ def test_a_version_is_made_by_one_at_a_time(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_a_clear_error(tmp_path: Path) -> None:
-    with (
-        pytest.raises(FimError, match="disk is full"),
-        Store(tmp_path).publish("raw_completions", experiment="demo", **IDENTITY),
-    ):
+    with pytest.raises(FimError, match="disk is full"), Store(tmp_path).full_disk_told("raw_completions"):
         raise OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(PermissionError), Store(tmp_path).full_disk_told("raw_completions"):
+        raise PermissionError(errno.EACCES, "Permission denied")
 
 
 def test_a_kill_at_any_moment_leaves_whole_versions_only(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from random import Random
 
 import dagster as dg
 import psutil
-from dagster_service import DagsterHome, children, cmdline, wait_for
+from dagster_home import DagsterHome, children, cmdline, wait_for
 from tiny_pipeline import TINY, write_experiment
 
 from fim_assets.resources.run_worker import RunWorker

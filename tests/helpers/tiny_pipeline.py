@@ -11,6 +11,7 @@ import yaml
 
 from fim_assets.definitions import ASSETS
 from fim_assets.resources.experiment import ExperimentResource
+from fim_assets.resources.launcher import Launcher
 
 TINY: dict[str, Any] = {
     "model": {
@@ -46,7 +47,7 @@ def materialize(path: Path, instance: dg.DagsterInstance, select: list[str] | No
     return dg.materialize(
         ASSETS,
         instance=instance,
-        resources={"experiment": ExperimentResource(path=str(path), force=False)},
+        resources={"experiment": ExperimentResource(path=str(path), force=False), "launcher": Launcher()},
         selection=select,
         raise_on_error=False,
     )

@@ -48,7 +48,7 @@ METRICS = (
            "share", "prefix_match_chars", "gold_chars"),
     Metric("parses", "Parses", "sqlglot understands the statement with the completion in it", "share", "parses",
            headline=True),
-    Metric("binds", "Names resolve (binds)", "every table and column is in the DDL of the row's context", "share",
+    Metric("binds", "Names resolve (binds)", "every table and column is defined in the row's context", "share",
            "binds", headline=True),
     Metric("execution_match", "Same result on DuckDB", "the query returns what the accepted one returns, on made-up rows",
            "share", "execution_match", headline=True),

@@ -26,7 +26,7 @@ data:
   sample_weighted_loss: true
   ignore_empty_think: true
 eval_interval: 150
-deepspeed: {zero_optimization: {stage: 3, allgather_bucket_size: 500000000}}
+deepspeed: {zero_optimization: {stage: 3, allgather_bucket_size: 500000000, memory_efficient_linear: true}}
 optimizer: {weight_decay: 0.01, learning_rate: 1e-5}
 scheduler: {type: huggingface, name: cosine_with_min_lr, warmup_ratio: 0.1, scheduler_specific_kwargs: {min_lr_rate: 0.1}}
 checkpoint: [{type: huggingface, save_every_n_steps: 150, save_end_of_training: true, output_dir: /out}]
@@ -58,20 +58,58 @@ def test_the_files_name_is_the_experiments(tmp_path: Path) -> None:
     assert load_experiment(write(tmp_path, SMALL)).name == "tuned"
 
 
+@pytest.mark.parametrize(("file", "name"), [("my data", "my-data"), (" _a  (2)", "a-2"), ("v1.2_x", "v1.2_x")])
+def test_a_file_of_any_name_gives_a_name(tmp_path: Path, file: str, name: str) -> None:
+    path = tmp_path / f"{file}.yaml"
+    path.write_text(SMALL)
+    assert load_experiment(path).name == name
+
+
+def test_a_file_whose_name_holds_no_letter_needs_a_name(tmp_path: Path) -> None:
+    path = tmp_path / "(_).yaml"
+    path.write_text(SMALL)
+    with pytest.raises(FimError, match="no name can be made of the file's; give the key `name`"):
+        load_experiment(path)
+    path.write_text(SMALL + "name: mine")
+    assert load_experiment(path).name == "mine"
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
         ("epoch: 3", "epoch: no such option; did you mean epochs?"),
-        ("sequence_parallel_size: 4", "sequence_parallel_size: no such option"),
+        ("sequence_parallel_size: 4", "sequence_parallel_size: no such option; a row is never split over ranks"),
+        ("exit_iteration: 10", "exit_iteration: no such option; use max_steps"),
         ("epochs: 0", "epochs: "),
         ("deepspeed: {optimizer: {type: Adam}}", "is set by `optimizer`"),
         ("eval_interval: 10\nloss: {label_smoothing: 1.5}", "loss.label_smoothing"),
         ("scheduler: {name: cosine, scheduler_specific_kwargs: {min_lr: 1e-6}}", "min_lr has no meaning"),
-        ("launcher: {type: hostfile}", "needs `hostfile`"),
         (
             "checks: {exact_duplicate: {severity: off}}",
             "no such check: exact_duplicate; did you mean exact_duplicates?",
         ),
+        ("evaluation: {dialect: snowflak}", "evaluation.dialect: Unknown dialect 'snowflak'"),
+        (
+            "gate: {rules: [{metric: exact_mtch, rule: finite}]}",
+            "no such metric: exact_mtch; did you mean exact_match?",
+        ),
+        ("gate: {rules: [{metric: loss, rule: at_most}]}", "gate.rules.0: at_most needs `value`"),
+        ("scheduler: {name: constant, warmup_ratio: 0.1}", "constant_with_warmup"),
+        ("deepspeed: {zero_optimisation: {stage: 2}}", "`zero_optimisation` is not passed to DeepSpeed; did you mean"),
+        ("deepspeed: {gradient_allreduce_op: sum}", "`gradient_allreduce_op` is not passed"),
+        ("deepspeed: {zero_optimization: 2}", "`zero_optimization` is a section"),
+        ("deepspeed: {zero_optimization: {stage: 4}}", "zero_optimization.stage is 4"),
+        ("deepspeed: {zero_optimization: {stage: 0, offload_optimizer: {device: cpu}}}", "needs stage 1, 2 or 3"),
+        ("optimizer: {type: cpu_adam}", "offload_optimizer"),
+        ("checkpoint: {type: deepspeed, output_dir: x}", "output_dir"),
+        ("checkpoint: {type: deepspeed, save_end_of_training: false}", "saves nothing"),
+        ("checkpoint: {save_every_n_steps: 5, save_end_of_training: false}", "always kept"),
+        ("launcher: {type: hostfile}", "launcher.hostfile.hostfile: missing"),
+        ("launcher: {hostfile: hosts}", "launcher.local.hostfile: no such option here"),
+        ("launcher: {type: ray, image: fim}", "launcher.ray.image: no such option here"),
+        ("launcher: {type: kubernetes, image: fim}", "launcher.kubernetes.volume_claim: missing"),
+        ("launcher: {type: slurm}", "`type` is local, hostfile, ray or kubernetes"),
+        ("launcher: {type: hostfile, hostfile: h, backend: openmpi, num_processes: 2}", "no meaning for openmpi"),
     ],
 )
 def test_what_cannot_be_used_is_refused_by_name(tmp_path: Path, change: str, named: str) -> None:
@@ -79,6 +117,49 @@ def test_what_cannot_be_used_is_refused_by_name(tmp_path: Path, change: str, nam
         load_experiment(write(tmp_path, SMALL + change))
     assert named in str(error.value)
     assert "tuned.yaml" in str(error.value)
+
+
+def test_a_key_that_is_given_twice_is_refused_with_both_lines(tmp_path: Path) -> None:
+    with pytest.raises(FimError, match=r"tuned\.yaml.*line 6: epochs is given again.*line 4"):
+        load_experiment(write(tmp_path, SMALL + "epochs: 2\nseed: 1\nepochs: 3\n"))
+    with pytest.raises(FimError, match=r"line 4: lr is given again"):
+        load_experiment(write(tmp_path, SMALL + "optimizer: {lr: 1e-3, lr: 1e-4}"))
+
+
+def test_merged_keys_may_be_overridden(tmp_path: Path) -> None:
+    merged = "optimizer: &base {lr: 1e-3, eps: 1e-7}\ngate: {rules: [{metric: loss, rule: finite}]}\n"
+    text = SMALL + merged.replace("&base {", "{<<: {eps: 1e-6}, ")
+    assert load_experiment(write(tmp_path, text)).optimizer.eps == 1e-7
+
+
+def test_the_home_folder_is_written_as_a_tilde_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    text = """
+storage: ~/store
+model: {name_or_path: ~/model, tokenizer: ~/tokenizer}
+data: {sources: [{name_or_path: ~/d.csv}], template: ~/t.tmpl, cache_dir: ~/cache}
+checkpoint: {output_dir: ~/out}
+logger: {output_dir: ~/logs}
+launcher: {type: hostfile, hostfile: ~/hosts}
+exports: {folder: ~/exports}
+"""
+    experiment = load_experiment(write(tmp_path, text))
+    assert str(experiment.storage) == "/home/me/store"
+    assert (experiment.model.name_or_path, experiment.model.tokenizer) == ("/home/me/model", "/home/me/tokenizer")
+    data = experiment.data
+    assert (data.sources[0].name_or_path, data.template) == ("/home/me/d.csv", "/home/me/t.tmpl")
+    assert experiment.exports is not None
+    others = (data.cache_dir, experiment.checkpoint[0].output_dir, experiment.logger.output_dir,
+              experiment.launcher.hostfile, experiment.exports.folder)  # fmt: skip
+    assert others == tuple(f"/home/me/{name}" for name in ("cache", "out", "logs", "hosts", "exports"))
+    monkeypatch.setenv("FIM_STORAGE", "~/else")
+    assert str(load_experiment(write(tmp_path, SMALL)).storage) == "/home/me/else"
+
+
+def test_a_dialect_of_sql_files_is_known(tmp_path: Path) -> None:
+    source = "{type: sql_files, name_or_path: d, sql: {dialect: nosuch}}"
+    with pytest.raises(FimError, match=r"data\.sources\.0\.sql\.dialect: Unknown dialect 'nosuch'"):
+        load_experiment(write(tmp_path, f"model: {{name_or_path: m}}\ndata: {{sources: [{source}]}}"))
 
 
 def test_a_check_is_switched_off_with_or_without_quotes(tmp_path: Path) -> None:

@@ -163,13 +163,25 @@ def test_a_candidate_that_stopped_abstaining_is_refused(tmp_path: Path) -> None:
     )
 
 
-def test_rules_that_cannot_be_applied_are_clear_mistakes(tmp_path: Path) -> None:
-    for rule, message in (
-        (GateRule(metric="exact_mach", rule="finite"), "exact_match"),
-        (GateRule(metric="loss", rule="at_most"), "value"),
-    ):
-        with pytest.raises(FimError, match=message):
-            decision(tmp_path, predictions(0.8), gate=GateConfig(rules=[rule]))
+def test_by_default_neither_side_of_abstention_may_be_lost(tmp_path: Path) -> None:
+    """Sixteen of eighty rows miss nothing: too few for the exact match of all to show what happens there."""
+    right = predictions(1.0)
+
+    def abstaining(wrong: set[int], text: str) -> list[Prediction]:
+        return [Prediction(text, True, 2.0, 2) if place in wrong else made for place, made in enumerate(right)]
+
+    full = [place for place, row in enumerate(ROWS) if row.completion]
+    empty = [place for place, row in enumerate(ROWS) if not row.completion]
+    talks = decision(tmp_path, abstaining(set(empty[:10]), "made_up"), abstaining(set(full[:10]), "made_up"))
+    assert result(talks, "exact_match_sql", "not_worse").holds
+    assert result(talks, "abstention_recall", "not_worse").holds is False
+    assert not talks.promote
+    keeps_silent = decision(tmp_path, abstaining(set(full[:16]), ""), abstaining(set(full[:16]), "made_up"))
+    assert result(keeps_silent, "abstention_precision", "not_worse").holds is False
+    assert not keeps_silent.promote
+
+
+def test_reports_that_rules_cannot_be_applied_to_are_clear_mistakes(tmp_path: Path) -> None:
     decision(tmp_path, predictions(0.8))
     with pytest.raises(FimError, match="champion"):
         decide(tmp_path, GateConfig(), has_champion=True)

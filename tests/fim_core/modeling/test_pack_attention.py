@@ -200,6 +200,23 @@ def test_nothing_leaks_between_rows(backend, window):
             assert torch.isfinite(found).all()
 
 
+@pytest.mark.parametrize("window", [None, 4])
+def test_flex_attention_does_not_see_other_rows(window):
+    """Without its backward pass here: whatever stands off a row's path, its outputs stay the same to the last bit."""
+    layout = forest(np.array([9, 9, 12, 5]), np.array([0, 4, 7, 0]))[0]
+    seen = pack_mask(layout, None, torch.device("cpu"))
+    query, key, value = (leaf.detach().transpose(1, 2) for leaf in operands(layout, 4, 2))
+    before = attend_flex(query, key, value, layout, scale=0.37, window=window)
+    for segment in range(len(layout.segments)):
+        own = slice(int(layout.starts[segment]), int(layout.stops[segment]))
+        off_path = ~seen[own].any(dim=0)
+        others = [tensor.clone() for tensor in (key, value)]
+        for tensor in others:
+            tensor[:, :, off_path] += 1.0
+        after = attend_flex(query, *others, layout, scale=0.37, window=window)
+        assert torch.equal(after[:, own], before[:, own])
+
+
 def test_no_pair_is_computed_twice():
     """Without a window, the parts' pairs are just those that attend, plus the upper halves of causal parts."""
     layout = chain(5)

@@ -278,6 +278,18 @@ def test_sql_files_are_told_by_their_names(tmp_path: Path) -> None:
     assert "data files and SQL files" in counts.warnings[0]
 
 
+def test_sql_files_are_cut_in_several_processes(tmp_path: Path) -> None:
+    (tmp_path / "q").mkdir()
+    for number in range(5):
+        (tmp_path / f"q/{number}.sql").write_text(f"select {number} from t where a > {number};\n" * 3)
+    (tmp_path / "q/broken.sql").write_text("select 'x;\nselect 1;\n")
+    source = at(tmp_path / "q", sql={"cuts_per_statement": 3})
+    one, rows = run(config(source), tmp_path)
+    two, same = run(config(source).model_copy(update={"num_proc": 2}), tmp_path)
+    assert (one, rows) == (two, same)
+    assert "broken.sql cannot be tokenized" in one.warnings[0]
+
+
 @pytest.mark.parametrize(
     ("header", "options", "message"),
     [

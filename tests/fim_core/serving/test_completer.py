@@ -12,7 +12,7 @@ from fim_core.errors import FimError
 from fim_core.evaluation.generate import completion_text, generate, load_for_inference, stop_ids_of
 from fim_core.records.schema import Completion
 from fim_core.serving.completer import Completer, default_checkpoint
-from fim_core.store import Store
+from fim_core.store import Store, version_of
 
 
 @settings(max_examples=15, deadline=None)
@@ -78,9 +78,9 @@ def test_default_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     store = Store(tmp_path)
 
     def publish(asset: str) -> Path:
-        with store.publish(asset, experiment="x", inputs={}, config={}, code="1") as draft:
-            version = draft.path.name.split("-")[1]
-        artifact = store.find(asset, version)
+        with store.publish(asset, experiment="x", inputs={}, config={}, code="1"):
+            pass
+        artifact = store.find(asset, version_of(inputs={}, config={}, code="1"))
         assert artifact is not None
         store.use(artifact, "x")
         return artifact.path

@@ -85,7 +85,7 @@ def test_counts_are_those_of_the_rows(tmp_path: Path) -> None:
     assert counts.lengths["a"]["p100"] == max(a)
     assert sum(counts.histogram.values()) == counts.rows_kept
     assert {int(power) for power in counts.histogram} == {2 ** int(np.ceil(np.log2(length))) for length in lengths}
-    assert 0 < counts.distinct_pieces < counts.pieces
+    assert 0 < counts.tokenizer_tokens < counts.tokens
 
 
 def test_rows_are_memory_mapped_for_packing(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ def main() -> int:
     with (job.work.root / "pids").open("a") as pids:
         grandchild = subprocess.Popen(["sleep", "300"])
         pids.write(f"{os.getpid()}\n{grandchild.pid}\n")
+    print(f"rank {rank} speaks", flush=True)
     behaviour = os.environ["BEHAVIOUR"]
     if rank == 0:
         job.work.heartbeat.touch()

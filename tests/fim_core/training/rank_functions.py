@@ -2,25 +2,60 @@
 
 from __future__ import annotations
 
-import numpy as np
-from deepspeed.utils import safe_get_full_grad
+from pathlib import Path
 
-from fim_core.training.distributed import join_ranks
+import numpy as np
+import torch
+from deepspeed.utils import safe_get_full_grad
+from safetensors.torch import load_file
+
+from fim_core.tokens import load_tokenizer
+from fim_core.training.deepspeed_config import deepspeed_config
+from fim_core.training.distributed import Ranks, join_ranks
 from fim_core.training.engine import accumulate, fit, next_steps
+from fim_core.training.export import build_for
 from fim_core.training.job import Job
 from fim_core.training.setup import setup
 
 
 def first_gradient(job: Job) -> tuple[float, dict[str, np.ndarray]]:
     """Loss and full gradient of a run's first optimizer step, as a rank has them ready for the optimizer."""
-    run = setup(job, join_ranks())
+    return gradient_of(job, join_ranks())
+
+
+def gradient_of(job: Job, ranks: Ranks) -> tuple[float, dict[str, np.ndarray]]:
+    """The same, on ranks that have met already."""
+    run = setup(job, ranks)
     step = next(next_steps(run))
     total, _ = accumulate(run, step)
     gradients = {}
     for name, parameter in run.engine.module.model.named_parameters():
         gradient = safe_get_full_grad(parameter) if run.engine.zero_optimization() else parameter.grad
         gradients[name] = gradient.float().numpy()
+    run.engine.destroy()
     return total / step.denominator, gradients
+
+
+def differences(jobs: list[Job], reference: Path) -> list[tuple[float, float, float]]:
+    """How far each job's first gradient is from a stored one.
+
+    Args:
+        reference: safetensors file; `token` and `sample` are losses, `token/NAME` and `sample/NAME` their gradients.
+
+    Returns:
+        For each job relative differences: of the loss; of the whole gradient; of the parameter that is furthest off.
+    """
+    ranks, wanted, found = join_ranks(), load_file(reference), []
+    for job in jobs:
+        reduction = "sample" if job.experiment.data.sample_weighted_loss else "token"
+        loss, gradients = gradient_of(job, ranks)
+        expected = {name: wanted[f"{reduction}/{name}"] for name in gradients}
+        errors = {name: (torch.from_numpy(grad).double() - expected[name]).norm() for name, grad in gradients.items()}
+        norms = {name: grad.norm() for name, grad in expected.items()}
+        whole = torch.stack(list(errors.values())).norm() / torch.stack(list(norms.values())).norm()
+        worst = max(float(errors[name] / norms[name]) for name in gradients)
+        found.append((abs(loss / float(wanted[reduction]) - 1), float(whole), worst))
+    return found
 
 
 def whole_run(job: Job) -> dict[str, object]:
@@ -35,3 +70,14 @@ def error_of_run(job: Job) -> tuple[str, str]:
     except Exception as error:
         return type(error).__name__, str(error)
     return "", ""
+
+
+def shares_as_loaded(job: Job) -> dict[str, float]:
+    """What part of each parameter this rank holds when the model is loaded and DeepSpeed has not begun; 1 for whole."""
+    ranks, tokenizer = join_ranks(), load_tokenizer(job.tokenizer)
+    config = deepspeed_config(job.experiment, world_size=ranks.world_size, dtype=torch.float32)
+    model = build_for(job, tokenizer, ranks.device, partition=config)
+    return {
+        name: parameter.ds_tensor.numel() / parameter.ds_numel if hasattr(parameter, "ds_id") else 1.0
+        for name, parameter in model.named_parameters()
+    }

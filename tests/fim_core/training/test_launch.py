@@ -21,6 +21,7 @@ from training_helpers import tiny_experiment
 
 from fim_core.errors import FimError
 from fim_core.training import launch as launching
+from fim_core.training import ranks as running
 from fim_core.training.job import Job, TrainingFailed, Work
 from fim_core.training.launch import launch
 
@@ -196,7 +197,7 @@ def test_a_rank_that_is_stopped_is_found_and_named(
         now = time.monotonic()
         return now + 300 * max(0.0, now - stopped)
 
-    monkeypatch.setattr(launching, "time", SimpleNamespace(sleep=time.sleep, monotonic=hurried))
+    monkeypatch.setattr(running, "time", SimpleNamespace(sleep=time.sleep, monotonic=hurried))
     experiment = tiny_experiment(epochs=60, **two_ranks())
     with pytest.raises(TrainingFailed, match=r"launcher\.heartbeat_timeout_minutes") as caught:
         launch(experiment, dataset, tokenizer_folder, tmp_path / "work", on_event=stop_one)
@@ -204,15 +205,101 @@ def test_a_rank_that_is_stopped_is_found_and_named(
     assert re.search(r"\nRank 0 stands in \w+ \(.*, line \d+\)", str(caught.value))
 
 
-def test_hostfile_command(tmp_path: Path) -> None:
-    (tmp_path / "hosts").write_text("worker-1 slots=8\nworker-2 slots=8\n")
-    launcher = {"type": "hostfile", "hostfile": str(tmp_path / "hosts"), "backend": "slurm", "num_processes": 4}
-    job = Job(tiny_experiment(launcher=launcher), tmp_path, tmp_path, Work(tmp_path / "work"), "a")
-    command = launching.hostfile_command(job)
-    text = " ".join(command)
-    assert f"--hostfile {tmp_path / 'hosts'} --launcher slurm" in text
-    assert "--num_gpus 4" in text
-    assert text.endswith(f"--module fim_core.training.main --job {tmp_path / 'work' / 'job.json'}")
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder on the PATH, first."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return folder
+
+
+def add_program(folder: Path, name: str, text: str = "") -> None:
+    (folder / name).write_text("#!/bin/sh\n" + text)
+    (folder / name).chmod(0o755)
+
+
+def hostfile_job(tmp_path: Path, **options: Any) -> Job:
+    (tmp_path / "hosts").write_text("# two machines\nworker-1 slots=8\nworker-2 slots=8\n")
+    launcher = {"type": "hostfile", "hostfile": str(tmp_path / "hosts"), **options}
+    return Job(tiny_experiment(launcher=launcher), tmp_path, tmp_path, Work(tmp_path / "work"), "a")
+
+
+def what_deepspeed_runs(command: list[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The command line that DeepSpeed's launcher makes of ours, instead of running it."""
+    from deepspeed.launcher import runner
+
+    class Ran(Exception):
+        """Carries a command line."""
+
+    def run(command: list[str], **options: Any) -> None:
+        raise Ran(command)
+
+    monkeypatch.setattr(runner.subprocess, "check_call", lambda *args, **options: 0)
+    monkeypatch.setattr(runner.subprocess, "check_output", lambda *args, **options: b"10.0.0.1 \n")
+    monkeypatch.setattr(runner.subprocess, "Popen", run)
+    start = command.index("deepspeed.launcher.runner") + 1
+    with pytest.raises(Ran) as caught:
+        runner.main(command[start:])
+    return caught.value.args[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "start"),
+    [
+        ({"backend": "pdsh", "num_processes": 4}, "pdsh -S -f 1024 -w worker-1,worker-2 "),
+        (
+            {"backend": "slurm", "num_processes": 4, "launcher_args": "--partition gpu"},
+            "srun -n 8 --label --partition gpu --gpus-per-node 4 --export=ALL",
+        ),
+        ({"backend": "openmpi"}, "mpirun -n 16 -hostfile "),
+    ],
+    ids=["pdsh", "slurm", "openmpi"],
+)
+def test_hostfile_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, programs: Path, options: dict[str, Any], start: str
+) -> None:
+    """DeepSpeed takes our command line, and what it makes of it starts our rank with the job."""
+    add_program(programs, launching.BACKEND_PROGRAMS[options["backend"]])
+    command = launching.hostfile_command(hostfile_job(tmp_path, **options))
+    made = " ".join(what_deepspeed_runs(command, monkeypatch))
+    assert made.startswith(start)
+    assert "fim_core/training/main.py --job " + str(tmp_path / "work" / "job.json") in made
+    assert made.endswith("--rendezvous worker-1:29500")
+
+
+def test_hostfile_needs_the_program_of_its_backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(FimError, match=r"launcher\.backend pdsh: the program pdsh is not on this machine"):
+        launching.hostfile_command(hostfile_job(tmp_path))
+
+
+SRUN = """
+while [ "$1" != "-n" ]; do shift; done
+ranks=$2
+while [ "${1#--export}" = "$1" ]; do shift; done
+shift
+export SLURM_NTASKS=$ranks
+for rank in $(seq 0 $((ranks - 1))); do
+    ( SLURM_PROCID=$rank SLURM_LOCALID=$rank "$@" 2>&1 | sed "s/^/$rank: /" ) &
+done
+wait
+"""
+
+
+@pytest.mark.slow
+def test_hostfile_launch_by_way_of_slurm(
+    tmp_path: Path, programs: Path, dataset: Path, tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DeepSpeed's launcher and our ranks are real; srun is a script that starts both ranks on this machine."""
+    add_program(programs, "sinfo")
+    add_program(programs, "srun", SRUN)
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    monkeypatch.setattr(launching, "MASTER_PORT", 29511)
+    (tmp_path / "hosts").write_text("localhost slots=2\n")
+    launcher = {"type": "hostfile", "hostfile": str(tmp_path / "hosts"), "backend": "slurm"}
+    result = launch(tiny_experiment(launcher=launcher), dataset, tokenizer_folder, tmp_path / "work")
+    assert (result.world_size, result.rows) == (2, 40)
 
 
 def test_hostfile_must_exist(tmp_path: Path) -> None:
@@ -225,7 +312,7 @@ def test_local_ranks_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(launching, "_cores", lambda: 8)
     job = Job(tiny_experiment(launcher={"num_processes": 3}), tmp_path, tmp_path, Work(tmp_path), "a")
-    commands = launching.local_launch(job).commands
+    commands = launching.local_commands(job)
     assert [command.environment["RANK"] for command in commands] == ["0", "1", "2"]
     assert {command.environment["OMP_NUM_THREADS"] for command in commands} == {"2"}
     assert {command.environment["WORLD_SIZE"] for command in commands} == {"3"}

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from fim_core.config.training import SchedulerConfig
-from fim_core.errors import FimError
-from fim_core.training.schedule import build_scheduler, warmup_steps
+from fim_core.training.schedule import build_scheduler
 
 PEAK, WARMUP, TOTAL = 3e-4, 5, 40
 
@@ -63,8 +62,3 @@ def half_cosine(step: int) -> float:
 )
 def test_rates_follow_the_formula(options: dict[str, Any], formula: Any) -> None:
     assert rates(**options) == pytest.approx([formula(step) for step in range(TOTAL)], rel=1e-9, abs=1e-15)
-
-
-def test_constant_has_no_warmup() -> None:
-    with pytest.raises(FimError, match="constant_with_warmup"):
-        warmup_steps(SchedulerConfig(name="constant", warmup_ratio=0.1), TOTAL)

@@ -135,9 +135,11 @@ class RankFailed(Exception):
     """What a rank raised, as text."""
 
 
-def run_ranks(count: int, function: Callable[..., Any], *arguments: Any, folder: Path) -> list[Any]:
+def run_ranks(
+    count: int, function: Callable[..., Any], *arguments: Any, folder: Path, timeout: float = 120.0
+) -> list[Any]:
     """Call a function on so many ranks; returns what each returned."""
-    return Ranks(count, function, *arguments, folder=folder).results()
+    return Ranks(count, function, *arguments, folder=folder).results(timeout)
 
 
 def _rank(

@@ -1,0 +1,130 @@
+"""How fast a model trains on rows with long common prompts, beside the trainers that people use.
+
+    python -m benchmarks.train [--case a b] [--rows N] [--steps N] [--max-length N] [--threads N]
+                               [--export FILE] [--tokenizer FOLDER] [--methods NAME …] [--grouping]
+
+The same rows, weights, precision (float32), optimizer and clipping for all: our three packings through the engine that
+`fim train` runs, transformers' Trainer with padding, and TRL's SFTTrainer in each setting that runs on a CPU. Every
+optimizer step takes all rows, so that each method's losses must agree from step to step; they are printed. Each
+measurement is a process of its own, so that its peak memory is its own. Case (a) is a small body with a vocabulary of
+151,936, case (b) one of 12 layers of width 512 with 8,192.
+
+The share of the machine's rate counts what the rows need (each shared prefix once with prefix_tree, the output layer
+where something is predicted) against the best matrix product of the same run; padding and logits that are thrown away
+do not count.
+
+Without --export the rows are the demo's; without --tokenizer one is trained on them. --grouping shows what it costs to
+have similar rows in one step (`benchmarks.train_grouping`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+OURS = "ours, "
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--case", nargs="+", default=["a", "b"], choices=["a", "b"])
+    parser.add_argument("--rows", type=int, default=48, help="least number of rows; whole packs are drawn")
+    parser.add_argument("--steps", type=int, default=3, help="optimizer steps; the fastest counts")
+    parser.add_argument("--max-length", type=int, default=2048, help="tokens of the largest pack")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--export", type=Path, help="train on this export instead of the demo's rows")
+    parser.add_argument("--tokenizer", help="folder or hub id, for case (a)")
+    parser.add_argument("--methods", nargs="+", help="only these")
+    parser.add_argument("--grouping", action="store_true", help="held-out loss after equal rows, tree against none")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.grouping:
+        from benchmarks.train_grouping import compare
+
+        compare(options.threads)
+    elif options.measure:
+        from benchmarks.train_methods import measure
+
+        result = measure(
+            options.case[0], options.measure, options.work, steps=options.steps, max_length=options.max_length
+        )
+        print(json.dumps(result))
+    else:
+        for case in options.case:
+            with tempfile.TemporaryDirectory() as folder:
+                _compare(case, options, Path(folder))
+
+
+def _compare(case: str, options: argparse.Namespace, folder: Path) -> None:
+    from benchmarks.train_cases import CASES, draw_sample, tokenize_export
+    from benchmarks.train_methods import METHODS
+
+    chosen = CASES[case]
+    tokenizer = options.tokenizer if chosen.own_tokenizer else None
+    tokenize_export(folder, export=options.export, tokenizer=tokenizer, max_length=options.max_length)
+    sample = draw_sample(folder, rows=options.rows, max_length=options.max_length)
+    flops = _child(case, "matmul", options, folder)["flops"]
+    print(f"\n({case}) {chosen.title}: {_shape(chosen.options)}, vocabulary {chosen.vocabulary:,}")
+    print(
+        f"{sample.rows} rows of {sample.export_rows:,}, {sample.tokens:,} tokens, {sample.targets:,} trained on; "
+        f"{sample.distinct_tokens:,} distinct ({sample.tokens / sample.distinct_tokens:.2f} times less; "
+        f"whole export {sample.sharing:.2f}); matrix product {flops / 1e9:.0f} Gflop/s with {options.threads} threads\n"
+    )
+    print("| method | rows/s | rows/CPU s | peak MiB | positions computed | share of rate | loss of each step |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | --- |")
+    results: dict[str, dict[str, Any]] = {}
+    for method in options.methods or METHODS:
+        result = results[method] = _child(case, method, options, folder)
+        best, cpu = min(result["seconds"]), min(result["cpu_seconds"])
+        cells = [
+            method,
+            f"{sample.rows / best:.2f}",
+            f"{sample.rows / cpu:.2f}",
+            f"{result['peak_mib']:,.0f}",
+            f"{result['computed']:,}",
+            f"{result['operations'] / best / flops:.0%}",
+            ", ".join(f"{loss:.5f}" for loss in result["losses"]),
+        ]
+        print(f"| {' | '.join(cells)} |", flush=True)
+    _conclude(results)
+
+
+def _conclude(results: dict[str, dict[str, Any]]) -> None:
+    """prefix_tree against the fastest of the others, on the clock and by processor time."""
+    tree = results.get("ours, prefix_tree")
+    others = {name: result for name, result in results.items() if not name.startswith(OURS)}
+    if tree is None or not others:
+        return
+    for clock, words in (("seconds", "on the clock"), ("cpu_seconds", "by processor time")):
+        best = min(others, key=lambda name: min(others[name][clock]))
+        times = min(others[best][clock]) / min(tree[clock])
+        memory = tree["peak_mib"] / others[best]["peak_mib"]
+        print(f"\nprefix_tree {words}: {times:.1f} times the best other ({best}), with {memory:.2f} of its memory.")
+
+
+def _shape(options: dict[str, Any]) -> str:
+    return f"{options['num_hidden_layers']} layers of {options['hidden_size']}"
+
+
+def _child(case: str, method: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks.train", "--measure", method, "--case", case, "--work", str(folder)]
+    command += ["--steps", str(options.steps), "--max-length", str(options.max_length)]
+    environment = os.environ | {"OMP_NUM_THREADS": str(options.threads), "TOKENIZERS_PARALLELISM": "false"}
+    environment |= {"HF_DATASETS_CACHE": str(folder / "cache"), "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{method} failed:\n{done.stderr}")
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""What the training benchmark trains: two models, and rows that every method trains on alike."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+
+from fim_core.config import DataConfig, Experiment, ModelConfig
+from fim_core.packing import plan_packs
+from fim_core.packing.plan import Strategy
+from fim_core.prompts import train_tokenizer_on, write_fim_prompts
+from fim_core.records.sources import write_raw_completions
+from fim_core.tokenization import load_rows, tokenize_prompts
+from fim_core.tokens import load_tokenizer
+from fim_core.training.job import Job, Work
+
+SEED = 42
+DEMO_ROWS = 3000
+TRAINED_VOCABULARY = 8192
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model of the benchmark.
+
+    Attributes:
+        title: for the table.
+        options: of `model.config`, without the vocabulary's size.
+        vocabulary: entries of the output layer; the tokenizer may have fewer.
+        own_tokenizer: whether a tokenizer that is given takes the place of the trained one.
+    """
+
+    title: str
+    options: dict[str, Any]
+    vocabulary: int
+    own_tokenizer: bool
+
+
+CASES = {
+    "a": Case(
+        "small body, full vocabulary",
+        {
+            "hidden_size": 256,
+            "intermediate_size": 768,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 64,
+        },
+        151_936,
+        True,
+    ),
+    "b": Case(
+        "body large against its vocabulary",
+        {
+            "hidden_size": 512,
+            "intermediate_size": 1536,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 4,
+            "head_dim": 64,
+        },
+        TRAINED_VOCABULARY,
+        False,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The rows of a measurement: whole packs, drawn at random from the plan of the whole export.
+
+    So they share prefixes as much as the rows of an epoch do, which neither the first rows of an export nor rows drawn
+    one by one would.
+
+    Attributes:
+        rows, tokens, targets: of the sample; distinct_tokens: with shared prefixes once.
+        sharing: tokens over distinct tokens in the plan of the whole export.
+        export_rows: rows of the export that are trained on.
+    """
+
+    rows: int
+    tokens: int
+    distinct_tokens: int
+    targets: int
+    sharing: float
+    export_rows: int
+
+
+def experiment_of(case: Case, folder: Path, *, packing: Strategy, rows: int, steps: int, max_length: int) -> Experiment:
+    """An experiment that takes all rows of the sample in each optimizer step."""
+    config = {"model_type": "qwen3", "tie_word_embeddings": True, "vocab_size": case.vocabulary, **case.options}
+    return Experiment.model_validate(
+        {
+            "seed": SEED,
+            "model": {"config": config, "tokenizer": str(folder / "prompts" / "tokenizer"), "dtype": "fp32"},
+            "data": {"sources": [{"type": "demo"}], "pack_samples": packing, "max_length": max_length},
+            "gradient_accumulation_steps": rows,
+            "epochs": steps,
+            "optimizer": {"lr": 1e-3, "weight_decay": 0.0},
+            "scheduler": {"name": "constant"},
+            # One process has nothing to shard.
+            "deepspeed": {"gradient_clipping": 1.0, "zero_optimization": {"stage": 0}},
+        }
+    )
+
+
+def job_of(case: Case, folder: Path, *, packing: Strategy, rows: int, steps: int, max_length: int) -> Job:
+    """The experiment on the sample in `folder`, with a work folder of its own."""
+    experiment = experiment_of(case, folder, packing=packing, rows=rows, steps=steps, max_length=max_length)
+    return Job(experiment, folder / "sample", folder / "prompts" / "tokenizer", Work(folder / f"work-{packing}"), "one")
+
+
+def tokenize_export(
+    folder: Path,
+    *,
+    max_length: int,
+    export: Path | None = None,
+    tokenizer: str | None = None,
+    vocabulary: int = TRAINED_VOCABULARY,
+    demo_rows: int = DEMO_ROWS,
+    eval_fraction: float = 0.0,
+) -> None:
+    """Put the export's rows as a data set into `folder/tokens`.
+
+    Args:
+        export: a file; None for so many rows of the demo.
+        tokenizer: a folder or hub id; None trains one of that vocabulary on the rows.
+    """
+    source = {"type": "demo", "rows": demo_rows}
+    if export is not None:
+        source = {"type": "fim_completions", "name_or_path": str(export)}
+    data = DataConfig.model_validate({"sources": [source], "max_length": max_length, "eval_fraction": eval_fraction})
+    raw = folder / "raw.parquet"
+    write_raw_completions(data, raw)
+    if tokenizer is None:
+        chosen = train_tokenizer_on(raw, data=data, vocab_size=vocabulary, seed=SEED)
+    else:
+        chosen = load_tokenizer(tokenizer)
+    model = ModelConfig(config={"model_type": "qwen3"}, tokenizer="given")
+    write_fim_prompts(raw, folder / "prompts", data=data, model=model, tokenizer=chosen, seed=SEED)
+    tokenize_prompts(folder / "prompts", folder / "tokens", data=data)
+
+
+def draw_sample(folder: Path, *, rows: int, max_length: int) -> Sample:
+    """Choose at least so many rows of `folder/tokens`, and store them in `folder/sample`, described."""
+    everything = load_rows(folder / "tokens", "train")
+    plan = plan_packs(everything, strategy="prefix_tree", max_length=max_length, seed=SEED)
+    members: list[int] = []
+    for pack in plan:  # in random order
+        members += pack.rows.tolist()
+        if len(members) >= rows:
+            break
+    table = datasets.load_from_disk(str(folder / "tokens" / "dataset"))["train"]
+    chosen = table.select(sorted(members)).flatten_indices()
+    splits = datasets.DatasetDict({"train": chosen, "eval": chosen.select([0])})
+    splits.save_to_disk(str(folder / "sample" / "dataset"))
+    drawn = load_rows(folder / "sample", "train")
+    stats = plan_packs(drawn, strategy="prefix_tree", max_length=max_length, seed=SEED).stats
+    sample = Sample(
+        rows=len(drawn),
+        tokens=stats.tokens,
+        distinct_tokens=stats.distinct_tokens,
+        targets=int(np.sum(drawn.targets_per_row)),
+        sharing=plan.stats.tokens / plan.stats.distinct_tokens,
+        export_rows=len(everything),
+    )
+    (folder / "sample.json").write_text(json.dumps(asdict(sample)))
+    return sample
+
+
+def read_sample(folder: Path) -> Sample:
+    """What `draw_sample` stored."""
+    return Sample(**json.loads((folder / "sample.json").read_text()))

@@ -1,0 +1,214 @@
+"""One measurement of the training benchmark each: what a trainer does with the sample in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerFast, Trainer, TrainerCallback, TrainingArguments
+
+from benchmarks.train_cases import CASES, Case, job_of, read_sample
+from fim_core.modeling.flops import training_cost
+from fim_core.modeling.support import causal_model
+from fim_core.packing.plan import Strategy
+from fim_core.tokenization import load_rows
+from fim_core.tokens import load_tokenizer
+from fim_core.training.export import build_for
+from fim_core.training.metrics import measure_matmul
+
+Result = dict[str, Any]
+
+
+class Clock:
+    """Seconds and processor seconds (all threads) between calls of `lap`."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.cpu_seconds: list[float] = []
+        self._began = time.perf_counter(), time.process_time()
+
+    def lap(self) -> None:
+        now = time.perf_counter(), time.process_time()
+        self.seconds.append(now[0] - self._began[0])
+        self.cpu_seconds.append(now[1] - self._began[1])
+        self._began = now
+
+
+def measure(case: str, method: str, folder: Path, *, steps: int, max_length: int) -> Result:
+    """Train on the sample in `folder` and say what it took.
+
+    Returns:
+        seconds, cpu_seconds, losses: of each optimizer step; computed: positions that went through the body in a step;
+        operations: floating-point operations
+        that a step's rows need; peak_mib.
+    """
+    if method == "matmul":
+        return {"flops": max(measure_matmul(torch.device("cpu"), torch.float32, 50) for _ in range(5))}
+    result = METHODS[method](CASES[case], folder, steps, max_length)
+    return result | {"peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+
+
+def _ours(packing: Strategy, case: Case, folder: Path, steps: int, max_length: int) -> Result:
+    """The engine as `fim train` runs it, on one rank."""
+    from fim_core.training.distributed import join_ranks
+    from fim_core.training.engine import next_steps, train_step
+    from fim_core.training.setup import setup
+
+    meeting = folder / f"meeting-{packing}"
+    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
+    os.environ["FIM_INIT_METHOD"] = meeting.as_uri()
+    rows = read_sample(folder).rows
+    run = setup(job_of(case, folder, packing=packing, rows=rows, steps=steps, max_length=max_length), join_ranks())
+    clock, losses, computed, operations = Clock(), [], 0, 0.0
+    for step in next_steps(run):
+        outcome = train_step(run, step)
+        clock.lap()
+        losses.append(outcome.loss)
+        computed, operations = step.distinct_tokens, outcome.operations
+    return {**laps_of(clock), "losses": losses, "computed": computed, "operations": operations}
+
+
+def laps_of(clock: Clock) -> Result:
+    """A clock's laps."""
+    return {"seconds": clock.seconds, "cpu_seconds": clock.cpu_seconds}
+
+
+class Recorder(TrainerCallback):
+    """Laps a clock after each optimizer step of a Trainer, and keeps the losses that it logs."""
+
+    def __init__(self) -> None:
+        self.clock, self.losses = Clock(), []
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self.clock = Clock()
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.clock.lap()
+
+    def on_log(self, _args: Any, _state: Any, _control: Any, logs: dict[str, float], **__: Any) -> None:
+        if "loss" in logs:
+            self.losses.append(logs["loss"])
+
+
+class Counted:
+    """A collator that counts the positions of its batches, padding included."""
+
+    def __init__(self, collator: Callable[..., dict[str, Any]]) -> None:
+        self._collator = collator
+        self.positions = 0
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = self._collator(examples)
+        self.positions += batch["input_ids"].numel()
+        return batch
+
+
+def _shared_options(folder: Path, rows: int, steps: int, batch_size: int) -> dict[str, Any]:
+    """What both other trainers are told, so that they do the same work as ours.
+
+    One optimizer step takes all rows: more accumulation than an epoch has batches ends with the epoch.
+    """
+    return {
+        "output_dir": str(folder / "other"),
+        "use_cpu": True,
+        "bf16": False,
+        "per_device_train_batch_size": batch_size,
+        "gradient_accumulation_steps": rows,
+        "num_train_epochs": steps,
+        "learning_rate": 1e-3,
+        "lr_scheduler_type": "constant",
+        "weight_decay": 0.0,
+        "max_grad_norm": 1.0,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": [],
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+        "gradient_checkpointing": False,
+        "seed": 0,
+    }
+
+
+def _model(case: Case, folder: Path, rows: int, max_length: int) -> tuple[torch.nn.Module, PreTrainedTokenizerFast]:
+    """The weights that ours begins with, with transformers' own attention."""
+    job = job_of(case, folder, packing="none", rows=rows, steps=1, max_length=max_length)
+    tokenizer = load_tokenizer(job.tokenizer)
+    model = causal_model(build_for(job, tokenizer, torch.device("cpu")))
+    model.set_attn_implementation("sdpa")
+    return model, tokenizer
+
+
+def _run(trainer: Trainer, recorder: Recorder, folder: Path, steps: int) -> Result:
+    rows, cost = load_rows(folder / "sample", "train"), training_cost(trainer.model)
+    counted = Counted(trainer.data_collator)
+    trainer.data_collator = counted
+    trainer.train()
+    return {
+        **laps_of(recorder.clock),
+        "losses": recorder.losses,
+        "computed": counted.positions // steps,
+        "operations": float(cost.of_rows(rows.lengths, rows.targets_per_row).sum()),
+    }
+
+
+def _trainer(batch_size: int, case: Case, folder: Path, steps: int, max_length: int) -> Result:
+    """transformers' Trainer with padding, rows of similar length together."""
+    sample = read_sample(folder)
+    model, tokenizer = _model(case, folder, sample.rows, max_length)
+    table = datasets.load_from_disk(str(folder / "sample" / "dataset"))["train"]
+    options = _shared_options(folder, sample.rows, steps, batch_size)
+    recorder = Recorder()
+    trainer = Trainer(
+        model=model,
+        args=TrainingArguments(**options, train_sampling_strategy="group_by_length"),
+        train_dataset=table.select_columns(["input_ids", "labels"]),
+        data_collator=DataCollatorForSeq2Seq(tokenizer),
+        callbacks=[recorder],
+    )
+    return _run(trainer, recorder, folder, steps)
+
+
+def _trl(settings: dict[str, Any], case: Case, folder: Path, steps: int, max_length: int) -> Result:
+    """TRL's SFTTrainer on token ids with a completion mask, its loss on completions only."""
+    from trl import SFTConfig, SFTTrainer
+
+    sample = read_sample(folder)
+    model, tokenizer = _model(case, folder, sample.rows, max_length)
+    table = datasets.load_from_disk(str(folder / "sample" / "dataset"))["train"]
+    rows = {
+        "input_ids": table["input_ids"],
+        "completion_mask": [[int(label >= 0) for label in labels] for labels in table["labels"]],
+    }
+    chosen = {"max_length": max_length, **settings}
+    batch_size = chosen.pop("batch_size")
+    options = _shared_options(folder, sample.rows, steps, batch_size)
+    recorder = Recorder()
+    trainer = SFTTrainer(
+        model=model,
+        args=SFTConfig(**options, **chosen, completion_only_loss=True),
+        train_dataset=datasets.Dataset.from_dict(rows),
+        processing_class=tokenizer,
+        callbacks=[recorder],
+    )
+    return _run(trainer, recorder, folder, steps)
+
+
+METHODS: dict[str, Callable[[Case, Path, int, int], Result]] = {
+    "ours, prefix_tree": partial(_ours, "prefix_tree"),
+    "ours, flat": partial(_ours, "flat"),
+    "ours, none": partial(_ours, "none"),
+    "Trainer, 1 row a batch": partial(_trainer, 1),
+    "Trainer, 4 rows padded": partial(_trainer, 4),
+    "TRL, 1 row a batch": partial(_trl, {"batch_size": 1}),
+    "TRL, 4 rows padded": partial(_trl, {"batch_size": 4, "train_sampling_strategy": "group_by_length"}),
+    "TRL, 4 rows padding-free": partial(_trl, {"batch_size": 4, "padding_free": True, "max_length": None}),
+    "TRL, packed (bfd)": partial(_trl, {"batch_size": 1, "packing": True}),
+}
+"""By name; ours come first. TRL's tile of logits, its default loss, is on in all of its settings."""

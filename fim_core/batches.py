@@ -1,0 +1,90 @@
+"""Batches of rows on their way from one Parquet file to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from types import TracebackType
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+GROUP_ROWS = 8192
+GROUP_BYTES = 32 * 2**20
+"""A group of rows ends with whichever comes first, so that memory stays flat with long rows too."""
+
+_ROW_NUMBER = r"[0-9]+$"
+
+
+def by_export(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
+    """Batches of at most `rows` rows, none of which holds rows of two exports.
+
+    So an export's batches are the same whatever other exports stand around it. A row's export is its `row_id` without
+    the number at its end; one export's rows stand together.
+    """
+    waiting: list[pa.RecordBatch] = []
+    count = size = 0
+    export = None
+    for batch in batches:
+        names = pc.run_end_encode(pc.replace_substring_regex(batch.column("row_id"), _ROW_NUMBER, ""))
+        bounds = [0, *names.run_ends.to_pylist()]
+        for name, (start, end) in zip(names.values.to_pylist(), pairwise(bounds), strict=True):
+            if waiting and name != export:
+                yield _joined(waiting)
+                waiting, count, size = [], 0, 0
+            export = name
+            while start < end:
+                piece = batch.slice(start, min(end - start, rows - count))
+                waiting.append(piece)
+                start, count, size = start + len(piece), count + len(piece), size + piece.nbytes
+                if count == rows or size >= GROUP_BYTES:
+                    yield _joined(waiting)
+                    waiting, count, size = [], 0, 0
+    if waiting:
+        yield _joined(waiting)
+
+
+def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
+    return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
+
+
+class GroupWriter:
+    """Writes a Parquet file in row groups of even size: small batches must not make small groups."""
+
+    def __init__(
+        self,
+        path: Path,
+        schema: pa.Schema,
+        *,
+        rows: int = GROUP_ROWS,
+        use_dictionary: bool | Sequence[str] = True,
+    ) -> None:
+        self._schema = schema
+        self._rows = rows
+        self._file = pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=use_dictionary)
+        self._waiting: list[pa.RecordBatch] = []
+
+    def __enter__(self) -> GroupWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._flush()
+        self._file.close()
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Append rows."""
+        if not len(batch):
+            return
+        self._waiting.append(batch)
+        if sum(map(len, self._waiting)) >= self._rows or sum(b.nbytes for b in self._waiting) >= GROUP_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._waiting:
+            self._file.write_table(pa.Table.from_batches(self._waiting, self._schema))
+        self._waiting = []

@@ -1,0 +1,73 @@
+"""`deepspeed`: which of DeepSpeed's own options an experiment may set, and which are set elsewhere in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fim_core.config.base import closest
+
+# DeepSpeed ignores keys that it does not know, and several that it knows would break what this engine promises
+# (its own loss scale by batch, data order, parallelism over other axes). So only these pass.
+_PASSED_THROUGH = {
+    "aio",
+    "communication_data_type",
+    "comms_logger",
+    "data_types",
+    "disable_allgather",
+    "dump_state",
+    "flops_profiler",
+    "gradient_clipping",
+    "gradient_predivide_factor",
+    "memory_breakdown",
+    "prescale_gradients",
+    "seq_parallel_communication_data_type",
+    "steps_per_print",
+    "wall_clock_breakdown",
+    "zero_allow_untested_optimizer",
+    "zero_force_ds_cpu_optimizer",
+    "zero_optimization",
+}
+
+_OWNERS = {
+    "optimizer": "optimizer",
+    "scheduler": "scheduler",
+    "train_batch_size": "micro_batch_size and gradient_accumulation_steps",
+    "train_micro_batch_size_per_gpu": "micro_batch_size",
+    "gradient_accumulation_steps": "gradient_accumulation_steps",
+    "bf16": "model.dtype",
+    "fp16": "model.dtype",
+}
+
+
+def checked_section(section: dict[str, Any]) -> dict[str, Any]:
+    """The section, if DeepSpeed would heed every key of it.
+
+    Raises:
+        ValueError: a key that belongs to another section, or that DeepSpeed or this engine would ignore; a stage of
+            ZeRO that does not exist, or that cannot do what is asked.
+    """
+    for key in section:
+        if key in _OWNERS:
+            raise ValueError(f"`{key}` is set by `{_OWNERS[key]}` of the experiment, not here")
+        if key not in _PASSED_THROUGH:
+            known = sorted(_PASSED_THROUGH)
+            raise ValueError(f"`{key}` is not passed to DeepSpeed{closest(key, known)}. These are: {', '.join(known)}")
+    if not isinstance(section.get("zero_optimization", {}), dict):
+        raise ValueError("`zero_optimization` is a section, for example {stage: 2}")
+    if zero_stage(section) not in (0, 1, 2, 3):
+        raise ValueError(f"zero_optimization.stage is {zero_stage(section)}; the stages are 0, 1, 2 and 3")
+    if offloads_optimizer(section) and zero_stage(section) == 0:
+        raise ValueError("zero_optimization.offload_optimizer needs stage 1, 2 or 3")
+    return section
+
+
+def zero_stage(section: Mapping[str, Any]) -> int:
+    """The stage of ZeRO; 1 if the section does not say, as sharded optimizer states cost nothing."""
+    return section.get("zero_optimization", {}).get("stage", 1)
+
+
+def offloads_optimizer(section: Mapping[str, Any]) -> bool:
+    """Whether optimizer states are kept in host memory."""
+    zero = section.get("zero_optimization", {})
+    return zero.get("offload_optimizer", {}).get("device", "none") != "none" or bool(zero.get("cpu_offload"))

@@ -1,0 +1,85 @@
+"""What was made of one batch of rows, kept, so that the same rows under the same options are not worked on twice.
+
+    .fim/parts/<asset>/<key>.arrow
+
+A key is the hash of the rows themselves and of all that decides what becomes of them. Parts are only a shortcut: any of
+them may be removed at any time, and is made again when it is needed. `fim gc` removes those that were not used lately.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pyarrow as pa
+
+PARTS = "parts"
+
+_OPTIONS = pa.ipc.IpcWriteOptions(compression="zstd")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of one asset under the same options and code.
+
+    Attributes:
+        folder: where they lie.
+        identity: hash of everything but the rows that decides their content.
+        renew: make every part again.
+    """
+
+    folder: Path
+    identity: str
+    renew: bool = False
+
+    def narrowed(self, *files: Path, **options: object) -> Parts:
+        """The parts that these files (by name and content) and options decide as well."""
+        hasher = hashlib.sha256(f"{self.identity} {options}".encode())
+        for file in files:
+            hasher.update(f" {file.name} {hashlib.sha256(file.read_bytes()).hexdigest()}".encode())
+        return replace(self, identity=hasher.hexdigest())
+
+    def find_or_make(
+        self, rows: pa.RecordBatch, make: Callable[[pa.RecordBatch], pa.RecordBatch]
+    ) -> tuple[pa.RecordBatch, bool]:
+        """What `make` makes of `rows`, and whether it had to."""
+        key = hashlib.sha256(self.identity.encode())
+        key.update(rows.serialize())
+        path = self.folder / f"{key.hexdigest()}.arrow"
+        if not self.renew and (found := _read(path)) is not None:
+            return found, False
+        made = make(rows)
+        _write(path, made)
+        return made, True
+
+
+def _read(path: Path) -> pa.RecordBatch | None:
+    try:
+        with pa.OSFile(str(path)) as file, pa.ipc.open_file(file) as reader:
+            batch = reader.get_batch(0)
+        # So that `fim gc` sees that it is in use.
+        os.utime(path)
+    except (pa.ArrowException, OSError):
+        # Not there, or not whole after a loss of power: it is made again.
+        return None
+    return batch
+
+
+def _write(path: Path, batch: pa.RecordBatch) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}-{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        with pa.OSFile(str(scratch), "wb") as file, pa.ipc.new_file(file, batch.schema, options=_OPTIONS) as writer:
+            writer.write_batch(batch)
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def unused_since(folder: Path, oldest: float) -> list[Path]:
+    """Parts in `folder` that no build has used after `oldest` (seconds since the epoch), and drafts left by a kill."""
+    return sorted(path for path in folder.iterdir() if path.stat().st_mtime < oldest)

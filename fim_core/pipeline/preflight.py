@@ -1,0 +1,66 @@
+"""What an experiment needs of this machine, looked for before any work is done for it.
+
+What an option may be is the experiment's own matter, checked when its file is read. Here belongs what depends on files,
+installed packages and the hub, and would otherwise show only when the stage that needs it runs, hours later.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from fim_core.config import Experiment
+from fim_core.config.model import ModelConfig
+from fim_core.errors import FimError
+
+
+def preflight(experiment: Experiment) -> None:
+    """Go on if this machine has what the experiment names.
+
+    Raises:
+        FimError: a package, template, tokenizer or model that it names is missing or cannot be used.
+    """
+    _require_packages(experiment)
+    _require_template(experiment.data.template)
+    _require_tokenizer_and_model(experiment.model)
+    if experiment.model.config is not None:
+        _require_network(experiment)
+
+
+def _require_packages(experiment: Experiment) -> None:
+    trackers = {name: getattr(experiment, name) for name in ("tensorboard", "wandb", "trackio")}
+    needed = {name: name for name, tracker in trackers.items() if tracker and tracker.enable}
+    if experiment.evaluation.backend == "vllm":
+        needed["evaluation.backend: vllm"] = "vllm"
+    for option, package in needed.items():
+        if find_spec(package) is None:
+            raise FimError(
+                f"`{option}` needs the package {package}, which is not installed. Install it (pip install {package}), "
+                "or leave the option out."
+            )
+
+
+def _require_template(name_or_path: str) -> None:
+    from fim_core.template import load_template
+
+    load_template(name_or_path)
+
+
+def _require_tokenizer_and_model(model: ModelConfig) -> None:
+    from fim_core.hub import require_place
+
+    if model.name_or_path is not None:
+        require_place(model.name_or_path, "model")
+    if isinstance(model.tokenizer, str):
+        require_place(model.tokenizer, "tokenizer")
+
+
+def _require_network(experiment: Experiment) -> None:
+    from fim_core.modeling.load import scratch_config
+
+    config = scratch_config(experiment.model.config or {})
+    limit, longest = getattr(config, "max_position_embeddings", None), experiment.data.max_length
+    if limit is not None and longest > limit:
+        raise FimError(
+            f"data.max_length is {longest}, but the model reads {limit} tokens at most. Lower it, or raise "
+            "model.config.max_position_embeddings."
+        )

@@ -1,0 +1,113 @@
+"""A new export costs only its own preparation, and the result is that of preparing everything from nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fim_core.config import Experiment
+from fim_core.demo.export import write_export
+from fim_core.demo.tokenizer import train_tokenizer
+from fim_core.errors import FimError
+from fim_core.pipeline import StageResult, run
+from fim_core.store import Artifact, Store
+
+ASSETS = ("raw_completions", "fim_prompts", "tokenized_dataset")
+
+
+@pytest.fixture
+def exports(tmp_path: Path) -> Path:
+    folder = tmp_path / "exports"
+    folder.mkdir()
+    write_export(folder / "july.csv", rows=150, seed=1)
+    train_tokenizer([(folder / "july.csv").read_text()], 700).save_pretrained(tmp_path / "tokenizer")
+    return folder
+
+
+def prepare(exports: Path, store: str, *, force: bool = False, **data: Any) -> dict[str, StageResult]:
+    experiment = Experiment.model_validate(
+        {
+            "name": "parts",
+            "storage": str(exports.parent / store),
+            "model": {
+                "config": {"model_type": "qwen3", "hidden_size": 32},
+                "tokenizer": str(exports.parent / "tokenizer"),
+            },
+            "data": {"sources": [{"name_or_path": str(exports)}], "eval_fraction": 0.3, "max_length": 600, **data},
+        }
+    )
+    return run(experiment, until="tokenized_dataset", force=force)
+
+
+def content(artifact: Artifact) -> dict[str, bytes]:
+    files = (path for path in artifact.path.rglob("*") if path.is_file() and path.name != "manifest.json")
+    return {str(path.relative_to(artifact.path)): path.read_bytes() for path in files}
+
+
+def worked_on(results: dict[str, StageResult]) -> tuple[int, int]:
+    prompts, tokens = (results[asset].artifact.counts for asset in ASSETS[1:])
+    return prompts["rendered"], tokens["encoded"]
+
+
+def counts_of(results: dict[str, StageResult], asset: str) -> dict[str, Any]:
+    work = {"rendered", "encoded", "tokenizer_tokens"}
+    return {name: count for name, count in results[asset].artifact.counts.items() if name not in work}
+
+
+def test_only_the_new_rows_are_prepared(exports: Path) -> None:
+    first = prepare(exports, "step_by_step")
+    kept = first["fim_prompts"].artifact.counts["rows_kept"]
+    assert worked_on(first) == (150, kept)
+    # It stands before the other export, which so gets other places in every table.
+    write_export(exports / "august.csv", rows=110, seed=2)
+    second = prepare(exports, "step_by_step")
+    kept_now = second["fim_prompts"].artifact.counts["rows_kept"]
+    assert worked_on(second) == (110, kept_now - kept)
+
+    anew = prepare(exports, "at_once")
+    assert worked_on(anew) == (260, kept_now)
+    for asset in ASSETS:
+        assert second[asset].artifact.version == anew[asset].artifact.version
+        assert content(second[asset].artifact) == content(anew[asset].artifact)
+        assert counts_of(second, asset) == counts_of(anew, asset)
+
+
+def test_an_export_without_any_usable_row_stops_with_a_sentence_and_spoils_nothing(exports: Path) -> None:
+    good = prepare(exports, "store")
+    (exports / "july.csv").write_text("INPUT,OUTPUT\n{},x\n,y\n")
+    with pytest.raises(FimError, match=r"did not pass its checks: .*prompts_not_empty"):
+        prepare(exports, "store")
+    store = Store(exports.parent / "store")
+    assert store.current("tokenized_dataset", "parts").version == good["tokenized_dataset"].artifact.version
+    assert all(store.find(asset, good[asset].artifact.version) for asset in ASSETS)
+
+
+def test_what_decides_the_rows_prepares_them_again(exports: Path) -> None:
+    prepare(exports, "store")
+    template = exports.parent / "own.tmpl"
+    template.write_text(
+        '{{define "assistant"}}-- SQL\n<|fim_prefix|>{{.PREFIX}}<|fim_suffix|>{{.SUFFIX}}<|fim_middle|>{{end}}'
+    )
+    rendered, encoded = worked_on(prepare(exports, "store", template=str(template)))
+    assert rendered == 150
+    assert encoded > 0
+    assert worked_on(prepare(exports, "store", max_length=500))[1] > 0
+    assert worked_on(prepare(exports, "store", force=True))[0] == 150
+
+
+def test_parts_may_be_lost_or_damaged_at_any_time(exports: Path) -> None:
+    first = prepare(exports, "store")
+    store = Store(exports.parent / "store")
+    for number, part in enumerate(sorted((store.root / "parts").rglob("*.arrow"))):
+        if number % 2:
+            part.unlink()
+        else:
+            part.write_bytes(part.read_bytes()[:-20])
+    write_export(exports / "august.csv", rows=110, seed=2)
+    second = prepare(exports, "store")
+    assert worked_on(second)[0] == 260
+    assert worked_on(first)[0] == 150
+    anew = prepare(exports, "at_once")
+    assert content(second["tokenized_dataset"].artifact) == content(anew["tokenized_dataset"].artifact)

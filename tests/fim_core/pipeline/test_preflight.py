@@ -1,0 +1,95 @@
+"""What a machine lacks is said before any work, by every front door."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_pipeline import TINY, write_experiment
+
+from fim_core.config import load_experiment
+from fim_core.errors import FimError
+from fim_core.hub import require_place
+from fim_core.pipeline import STAGES, run, run_stage, stage_of
+from fim_core.pipeline.preflight import preflight
+from fim_core.store import Store
+
+SCRATCH: dict[str, Any] = TINY["model"]["config"]
+TRAINED = {"vocab_size": 700}
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"evaluation": {"backend": "vllm"}}, "evaluation.backend: vllm.*pip install vllm"),
+        ({"wandb": {}}, "pip install wandb"),
+        ({"tensorboard": {}}, "pip install tensorboard"),
+        ({"data": {**TINY["data"], "template": "nosuch"}}, "There is no template nosuch"),
+        ({"model": {"name_or_path": "./nosuch"}}, "There is no model folder ./nosuch"),
+        ({"model": {"config": SCRATCH, "tokenizer": "/no/such"}}, "There is no tokenizer folder /no/such"),
+        ({"model": {"config": {**SCRATCH, "hiden_size": 1}, "tokenizer": TRAINED}}, "no such option"),
+        ({"model": {"config": {"model_type": "nosuch"}, "tokenizer": TRAINED}}, "'nosuch' is unknown"),
+        (
+            {"model": {"config": {**SCRATCH, "max_position_embeddings": 1024}, "tokenizer": TRAINED}},
+            "data.max_length is 2048, but the model reads 1024",
+        ),
+    ],
+)
+def test_what_is_missing_is_named_before_any_stage_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], named: str
+) -> None:
+    for package in ("vllm", "wandb", "tensorboard"):
+        monkeypatch.setitem(sys.modules, package, None)
+    experiment = load_experiment(write_experiment(tmp_path, **changes))
+    store = Store(experiment.storage)
+    with pytest.raises(FimError, match=named):
+        run(experiment)
+    with pytest.raises(FimError, match=named):
+        run_stage(STAGES[0], experiment, store, upstream_of=stage_of)
+    assert all(store.versions(stage.asset) == [] for stage in STAGES)
+
+
+def test_a_template_with_a_mistake_is_found(tmp_path: Path) -> None:
+    template = tmp_path / "own.tmpl"
+    template.write_text('{{define "assistant"}}{{.NOPE}}{{end}}')
+    path = write_experiment(tmp_path, data={**TINY["data"], "template": str(template)})
+    with pytest.raises(FimError, match=r"own\.tmpl, line 1: there is no field \.NOPE"):
+        preflight(load_experiment(path))
+
+
+def test_trackers_that_are_off_need_no_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    preflight(load_experiment(write_experiment(tmp_path, wandb={"enable": False})))
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("a/b/c", "neither a folder nor a hub id"),
+        ("nobody/has-this", "not in this machine's cache, and HF_HUB_OFFLINE is set"),
+    ],
+)
+def test_a_hub_id_that_cannot_be_had_is_one_sentence(tmp_path: Path, place: str, said: str) -> None:
+    with pytest.raises(FimError, match=said) as error:
+        require_place(place, "tokenizer")
+    assert "\n" not in str(error.value)
+
+
+def test_an_unreachable_hub_is_asked_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """The name is one that no resolver knows (RFC 6761)."""
+    import huggingface_hub.file_download
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(
+        huggingface_hub, "hf_hub_url", lambda place, file: f"https://hub.invalid/{place}/resolve/main/{file}"
+    )
+    with pytest.raises(FimError, match="the hub does not give it: "):
+        require_place("nobody/has-this", "model")
+    assert "Retry" not in caplog.text
+
+
+def test_a_folder_is_a_place(tmp_path: Path) -> None:
+    require_place(str(tmp_path), "model")

@@ -1,0 +1,16 @@
+"""What a cluster's machine executes, with ranks that do not import torch, and a lease as short as LEASE says."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from fim_core.training import launch, lease, remote
+
+if __name__ == "__main__":
+    light_rank = str(Path(__file__).with_name("light_rank.py"))
+    launch.rank_command = lambda job: [sys.executable, light_rank, str(job)]
+    lease.LEASE_SECONDS = float(os.environ.get("LEASE", "60"))
+    lease.LOOK_SECONDS = 0.1
+    sys.exit(remote.main())
