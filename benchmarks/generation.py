@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from datasets import load_from_disk
 from transformers import PreTrainedModel
 
 from fim_core.config import Experiment, load_experiment
@@ -27,7 +28,7 @@ from fim_core.modeling.load import build_model
 from fim_core.modeling.support import causal_model
 from fim_core.prompts import train_tokenizer_on, write_fim_prompts
 from fim_core.records.sources import write_raw_completions
-from fim_core.tokenization import load_rows, tokenize_prompts
+from fim_core.tokenization import tokenize_prompts
 from fim_core.tokens import load_tokenizer
 
 STOP_SHARE = 0.05
@@ -100,7 +101,9 @@ def _prepare(
     else:
         wanted = experiment.model.tokenizer
         if isinstance(wanted, TrainedTokenizer):
-            tokenizer = train_tokenizer_on(raw, data=data, vocab_size=wanted.vocab_size, seed=experiment.seed)
+            tokenizer = train_tokenizer_on(
+                raw, data=data, model=experiment.model, vocab_size=wanted.vocab_size, seed=experiment.seed
+            )
         else:
             tokenizer = load_tokenizer(wanted or str(experiment.model.name_or_path))
         model = causal_model(build_model(experiment.model, tokenizer, seed=experiment.seed))
@@ -114,11 +117,8 @@ def _prepare(
         raw, folder / "prompts", data=data, model=experiment.model, tokenizer=tokenizer, seed=experiment.seed
     )
     tokenize_prompts(folder / "prompts", folder / "tokens", data=data)
-    rows = load_rows(folder / "tokens", "eval")
-    prompts = [
-        rows.tokens[start : start + length].tolist()
-        for start, length in zip(rows.offsets[:-1].tolist(), rows.prompt_lengths.tolist(), strict=True)
-    ]
+    rows = load_from_disk(str(folder / "tokens" / "dataset"))["eval"]
+    prompts = [row["input_ids"][: row["prompt_length"]] for row in rows]
     return model.eval(), prompts, stop_ids
 
 

@@ -19,7 +19,7 @@ _COLUMNS = {
     "split": "eval: only held-out rows are judged.",
     "completion": "What the user accepted.",
     "prediction": "What the model wrote.",
-    "champion_prediction": "What the champion wrote.",
+    "champion_prediction": "What the champion wrote; null where its prompts cannot hold the row.",
 }
 _LINEAGE: dict[str, list[Source]] = {
     "row_id": [("fim_prompts", "row_id")],

@@ -29,14 +29,14 @@ _COLUMNS = {
     "type": "The export's TYPE.",
     "input_ids": "Prompt, response and end token.",
     "labels": "The token itself where it is trained on, -100 where it is masked.",
-    "prompt_length": "Tokens of the prompt.",
+    "prompt_length": "Tokens before the response, earlier assistant turns included; evaluation completes from there.",
 }
 _LINEAGE = {
     "row_id": ["row_id"],
     "type": ["type"],
     "input_ids": ["prompt", "response", "control_spans"],
     "labels": ["prompt", "response", "trained_spans"],
-    "prompt_length": ["prompt"],
+    "prompt_length": ["prompt", "control_spans", "trained_spans"],
 }
 _BINS = 40
 

@@ -31,7 +31,8 @@ class GateRule(Section):
     metric: str = Field(description="Metric of the report, for example exact_match_sql.")
     rule: Literal["not_worse", "better", "at_least", "at_most", "beats_baselines", "finite"] = Field(
         description="not_worse, better: against the champion, beyond the confidence interval of the paired "
-        "difference; at_least, at_most: against `value`; beats_baselines: lower bound above every baseline's upper bound."
+        "difference, on the rows that it can read; at_least, at_most: against `value`; beats_baselines: lower bound "
+        "above every baseline's upper bound."
     )
     value: float | None = Field(
         None, description="Bound of at_least and at_most; for not_worse the slack that is allowed."

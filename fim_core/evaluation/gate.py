@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,8 @@ def decide(report: Path, gate: GateConfig, *, has_champion: bool) -> Decision:
     """Apply the gate's rules to a candidate's report.
 
     A candidate is promoted when no rule fails and at least one holds. Without a champion, the rules against it do not
-    apply: then the candidate must at least beat the baselines, so a gate without such a rule refuses the first.
+    apply: then the candidate must at least beat the baselines, so a gate without such a rule refuses the first. The same
+    goes for a champion whose markup holds none of the rows.
 
     Args:
         report: folder of the candidate's evaluation.
@@ -63,10 +64,11 @@ def decide(report: Path, gate: GateConfig, *, has_champion: bool) -> Decision:
         raise FimError(
             f"The report in {report} does not compare with the champion. Materialize evaluation_report again."
         )
+    can_compare = has_champion and figures["champion"]["rows"] > 0
     rules = list(gate.rules)
-    if not has_champion and not any(rule.rule == "beats_baselines" for rule in rules):
+    if not can_compare and not any(rule.rule == "beats_baselines" for rule in rules):
         rules.append(GateRule(metric="exact_match_sql", rule="beats_baselines"))
-    results = [_apply(rule, figures, has_champion) for rule in rules]
+    results = [_apply(rule, figures, can_compare) for rule in rules]
     if all(result.holds is None for result in results):
         results.append(
             RuleResult("", "any", False, "No rule of the gate applies: nothing speaks for the candidate.", {})
@@ -79,15 +81,17 @@ def refuse(decision: Decision, reason: str) -> Decision:
     return Decision(promote=False, results=[*decision.results, RuleResult("", "rollback", False, reason, {})])
 
 
-def _apply(rule: GateRule, report: Mapping[str, Any], has_champion: bool) -> RuleResult:
+def _apply(rule: GateRule, report: Mapping[str, Any], can_compare: bool) -> RuleResult:
     metric = BY_NAME[rule.metric]
     ours = report["metrics"].get(rule.metric)
     if rule.rule in {"not_worse", "better"}:
-        if not has_champion:
-            return RuleResult(
-                rule.metric, rule.rule, None, f"{metric.title}: there is no champion to compare with.", {}
-            )
-        return _against_champion(rule, metric, ours, report["champion"])
+        if not can_compare:
+            why = "there is no champion" if report["champion"] is None else "there is no row that the champion can read"
+            return RuleResult(rule.metric, rule.rule, None, f"{metric.title}: {why} to compare with.", {})
+        result = _against_champion(rule, metric, ours, report["champion"])
+        left_out = report["counts"]["evaluated"] - report["champion"]["rows"]
+        note = f" The champion cannot read {left_out} of the rows, which are left out." if left_out else ""
+        return replace(result, reason=result.reason + note)
     if rule.rule == "finite":
         return _finite(rule, metric, ours)
     if ours is None or ours["value"] is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +12,6 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from fim_core.config.evaluation import EvaluationConfig
-from fim_core.errors import FimError
 from fim_core.evaluation.generate import completion_text, generate, load_for_inference, stop_ids_of
 from fim_core.evaluation.rows import TokenIds
 from fim_core.evaluation.scores import Prediction
@@ -21,12 +19,6 @@ from fim_core.modeling.attention import attention_name, register, select_backend
 from fim_core.modeling.load import supports_prefix_tree
 from fim_core.modeling.loss import batch_loss
 from fim_core.packing import IGNORE_INDEX, Rows, collate, plan_packs
-from fim_core.prompts import PromptBuilder
-from fim_core.records.schema import Completion
-from fim_core.serving.prompting import RECIPE, TEMPLATE, load_prompt_builder
-
-_PROMPT_OPTIONS = ("fim_order", "control_tokens", "mask_secrets")
-_PROMPT_FILES = (TEMPLATE, "chat_template.jinja")
 
 
 @dataclass(frozen=True)
@@ -57,12 +49,12 @@ class Predictor:
 
 def predict(
     predictor: Predictor, prompts: Sequence[TokenIds], targets: Sequence[TokenIds], options: EvaluationConfig
-) -> list[Prediction]:
-    """A greedy completion of each prompt, and the cross entropy of the gold one.
+) -> list[Prediction | None]:
+    """A greedy completion of each prompt, and the cross entropy of the gold one; None for a prompt without tokens.
 
     Args:
         predictor: the model.
-        prompts: token ids of each prompt; for one without tokens the prediction is empty and has no loss.
+        prompts: token ids of each prompt.
         targets: token ids of each gold completion, end token included.
         options: limits of generation, and its engine; a model that is only in memory is run by transformers.
     """
@@ -88,7 +80,7 @@ def predict(
         )
         for place, generation, (nats, tokens) in zip(usable, generations, losses, strict=True)
     }
-    return [made.get(place, Prediction("")) for place in range(rows)]
+    return [made.get(place) for place in range(rows)]
 
 
 def cross_entropies(
@@ -119,63 +111,6 @@ def cross_entropies(
             ):
                 results[row] = (nats, count)
     return results
-
-
-def same_prompts(first: Path, second: Path) -> bool:
-    """Whether two checkpoints turn the same editor state into the same tokens.
-
-    Raises:
-        FimError: one of them does not tell how its prompts are built.
-    """
-    return _markup(first) == _markup(second)
-
-
-def build_tokens(
-    predictor: Predictor, states: Sequence[Completion | None], completions: Sequence[str]
-) -> tuple[list[TokenIds], list[TokenIds]]:
-    """Prompts and targets as the predictor's checkpoint builds them.
-
-    Args:
-        predictor: the model.
-        states: the editor's states; where there is none, or the markup cannot hold it, the prompt is an empty list.
-        completions: gold completions.
-
-    Raises:
-        FimError: the checkpoint does not tell how its prompts are built.
-    """
-    builder = load_prompt_builder(predictor.folder, predictor.tokenizer)
-    encoder, end = builder.encoder, json.loads(_read(predictor.folder, RECIPE))["fim_tokens"]["end_id"]
-    targets = [[*encoder.join([text]), end] for text in completions]
-    return [_prompt(builder, state) for state in states], targets
-
-
-def _prompt(builder: PromptBuilder, state: Completion | None) -> TokenIds:
-    if state is None:
-        return []
-    try:
-        return builder.encode(state)
-    except FimError:  # user text that this markup cannot tell from a control token
-        return []
-
-
-def _markup(folder: Path) -> dict[str, object]:
-    """All that decides a prompt's tokens."""
-    recipe = json.loads(_read(folder, RECIPE))
-    texts = {name: (folder / name).read_bytes() for name in _PROMPT_FILES if (folder / name).is_file()}
-    template = {} if TEMPLATE in texts else {"template": recipe["data"].get("template")}
-    options = {name: recipe["data"].get(name) for name in _PROMPT_OPTIONS}
-    cut = {"granularity": recipe.get("granularity")}
-    return {"tokenizer": _read(folder, "tokenizer.json")} | texts | template | options | cut | recipe["fim_tokens"]
-
-
-def _read(folder: Path, name: str) -> bytes:
-    try:
-        return (folder / name).read_bytes()
-    except FileNotFoundError as error:
-        raise FimError(
-            f"The checkpoint {folder} lacks {name}, which says how its prompts are built. "
-            "Take a checkpoint that the trained_checkpoint asset wrote."
-        ) from error
 
 
 @contextmanager

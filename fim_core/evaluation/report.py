@@ -29,7 +29,7 @@ _LIBRARIES = ("torch", "transformers", "sqlglot", "duckdb", "rapidfuzz", "numpy"
 
 def build_report(
     rows: Sequence[EvalRow],
-    predictions: Mapping[str, Sequence[Prediction]],
+    predictions: Mapping[str, Sequence[Prediction | None]],
     scores: Scores,
     *,
     name: str,
@@ -41,9 +41,9 @@ def build_report(
     """All figures of an evaluation.
 
     Its keys: `metrics` (of the model, each `{value, low, high, n}`), `baselines` and `champion` (the same figures of
-    others; of the champion also `differences`, model minus champion, paired by row), `by_type` and `by_length`
-    (`{rows, metrics, baselines, champion}` of each slice), `counts`, `definitions`, `options`, `versions`, and `examples` with
-    texts if the experiment shows samples, else with row_ids.
+    others; of the champion also `rows`, how many it could read, and `differences`, model minus champion, paired over
+    these), `by_type` and `by_length` (`{rows, metrics, baselines, champion}` of each slice), `counts`, `definitions`,
+    `options`, `versions`, and `examples` with texts if the experiment shows samples, else with row_ids.
 
     Args:
         rows: what was evaluated.
@@ -109,12 +109,12 @@ def read_report(folder: Path) -> dict[str, Any]:
 
 
 def write_predictions(
-    output: Path, rows: Sequence[EvalRow], predictions: Mapping[str, Sequence[Prediction]], scores: Scores
+    output: Path, rows: Sequence[EvalRow], predictions: Mapping[str, Sequence[Prediction | None]], scores: Scores
 ) -> None:
     """Write `predictions.parquet`: a line for each row with the model's completion and every measure of it.
 
     Measures that do not apply to a row are null. With a champion, its completions and measures follow in columns
-    that begin with `champion_`.
+    that begin with `champion_`; they are null in rows that it could not read.
     """
     table = {
         "row_id": pa.array([row.row_id for row in rows], pa.string()),
@@ -125,7 +125,8 @@ def write_predictions(
     }
     for name, lead in ((MODEL, ""), (CHAMPION, "champion_")):
         if name in predictions:
-            table[f"{lead}prediction"] = pa.array([prediction.text for prediction in predictions[name]], pa.string())
+            texts = [None if prediction is None else prediction.text for prediction in predictions[name]]
+            table[f"{lead}prediction"] = pa.array(texts, pa.string())
             table |= {lead + column: pa.array(v, from_pandas=True) for column, v in scores.columns[name].items()}
     pq.write_table(pa.table(table), output / PREDICTIONS, compression="zstd")
 
@@ -134,8 +135,10 @@ def _figures(scores: Scores, groups: np.ndarray, bootstrap: Bootstrap) -> dict[s
     found = {name: _plain(estimates(columns, groups, bootstrap)) for name, columns in scores.columns.items()}
     champion = None
     if CHAMPION in found:
-        paired = differences(scores.columns[MODEL], scores.columns[CHAMPION], groups, bootstrap)
-        champion = {"metrics": found[CHAMPION], "differences": _plain(paired)}
+        ours, theirs = scores.columns[MODEL], scores.columns[CHAMPION]
+        read = ~np.isnan(theirs["gold_chars"])
+        paired = differences(subset(ours, read), subset(theirs, read), groups[read], bootstrap)
+        champion = {"metrics": found[CHAMPION], "differences": _plain(paired), "rows": int(read.sum())}
     baselines = {name: figures for name, figures in found.items() if name not in (MODEL, CHAMPION)}
     return {"metrics": found[MODEL], "baselines": baselines, "champion": champion}
 
@@ -158,7 +161,7 @@ def _plain(figures: Mapping[str, Any]) -> dict[str, Any]:
 
 def _examples(
     rows: Sequence[EvalRow],
-    predictions: Mapping[str, Sequence[Prediction]],
+    predictions: Mapping[str, Sequence[Prediction | None]],
     scores: Scores,
     number: int,
     show_samples: bool,
@@ -173,7 +176,7 @@ def _examples(
     if CHAMPION in scores.columns:
         gained = ours["exact_match_sql"] - scores.columns[CHAMPION]["exact_match_sql"]
         by_gain = np.lexsort((gold_chars, gained))
-        order["changed"] = by_gain[gained[by_gain] != 0]
+        order["changed"] = by_gain[np.abs(gained[by_gain]) > 0]  # which also leaves out rows it could not read
     each = number // len(order)
     return {
         kind: [_example(rows[i], i, predictions, ours, show_samples) for i in places[:each]]
@@ -182,7 +185,7 @@ def _examples(
 
 
 def _example(
-    row: EvalRow, place: int, predictions: Mapping[str, Sequence[Prediction]], measures: Columns, show_text: bool
+    row: EvalRow, place: int, predictions: Mapping[str, Sequence[Prediction | None]], measures: Columns, show_text: bool
 ) -> dict[str, Any]:
     shown = ("exact_match_sql", "edit_similarity", "parses", "binds", "prefix_match_chars")
     values = {name: None if np.isnan(measures[name][place]) else float(measures[name][place]) for name in shown}
@@ -192,8 +195,9 @@ def _example(
             "prefix": row.prefix[-300:],
             "suffix": row.suffix[:150],
             "completion": row.completion,
-            "prediction": predictions[MODEL][place].text,
         }
-        if CHAMPION in predictions:
-            example["champion_prediction"] = predictions[CHAMPION][place].text
+        for name, lead in ((MODEL, ""), (CHAMPION, "champion_")):
+            prediction = predictions[name][place] if name in predictions else None
+            if prediction is not None:
+                example[f"{lead}prediction"] = prediction.text
     return example

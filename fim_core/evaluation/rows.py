@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import duckdb
 import pyarrow.parquet as pq
@@ -19,22 +20,30 @@ from fim_core.records.schema import Completion
 TokenIds = list[int]
 
 
+class RawRow(NamedTuple):
+    """A row as the raw table has it, for models that read prompts in another form."""
+
+    source_type: str
+    input: str
+    output: str
+
+
 @dataclass(frozen=True)
 class EvalSet:
     """Held-out rows and their tokens.
 
     Attributes:
         rows: what is judged.
-        prompts: token ids of each prompt, as in training.
+        prompts: token ids of all that stands before each response, as in training.
         targets: token ids of each gold completion and its end token.
-        states: each editor's state, for models that read prompts in another form; None for rows that had none.
+        raw: each row as it was before it was made into a prompt.
         held_out: rows held out in all.
     """
 
     rows: list[EvalRow]
     prompts: list[TokenIds]
     targets: list[TokenIds]
-    states: list[Completion | None]
+    raw: list[RawRow]
     held_out: int
 
 
@@ -61,10 +70,10 @@ def load_eval_set(raw: Path, prompts: Path, dataset: Path, *, max_rows: int | No
     tokens = tokens.select(places)
     row_ids = tokens["row_id"][:]
     texts = _columns_by_row(prompts / "prompts.parquet", row_ids, ["type", "group", "prefix", "suffix", "response"])
-    inputs = _columns_by_row(raw, row_ids, ["input", "source_type"])
-    states = [_state(**inputs[row_id]) for row_id in row_ids]
+    originals = _columns_by_row(raw, row_ids, list(RawRow._fields))
+    raw_rows = [RawRow(**originals[row_id]) for row_id in row_ids]
     rows = []
-    for row_id, state in zip(row_ids, states, strict=True):
+    for row_id, original in zip(row_ids, raw_rows, strict=True):
         text = {name: value or "" for name, value in texts[row_id].items()}
         rows.append(
             EvalRow(
@@ -74,10 +83,10 @@ def load_eval_set(raw: Path, prompts: Path, dataset: Path, *, max_rows: int | No
                 prefix=text["prefix"],
                 suffix=text["suffix"],
                 completion=text["response"],
-                ddl=state.ddl_context if state else "",
+                ddl=_ddl(original),
             )
         )
-    return EvalSet(rows, *_split_tokens(tokens), states, held_out=_held_out(prompts / "prompts.parquet"))
+    return EvalSet(rows, *_split_tokens(tokens), raw_rows, held_out=_held_out(prompts / "prompts.parquet"))
 
 
 def sample(row_ids: Sequence[str], size: int | None) -> list[int]:
@@ -101,9 +110,9 @@ def _columns_by_row(file: Path, row_ids: list[str], columns: list[str]) -> dict[
     return {row.pop("row_id"): row for row in table.to_pylist()}
 
 
-def _state(input: str, source_type: str) -> Completion | None:
-    parsed = parse_input(input) if source_type == "fim_completions" else None
-    return parsed if isinstance(parsed, Completion) else None
+def _ddl(row: RawRow) -> str:
+    parsed = parse_input(row.input) if row.source_type == "fim_completions" else None
+    return parsed.ddl_context if isinstance(parsed, Completion) else ""
 
 
 def _split_tokens(tokens: Dataset) -> tuple[list[TokenIds], list[TokenIds]]:

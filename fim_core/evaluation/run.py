@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 from fim_core.config import Experiment
 from fim_core.config.evaluation import EvaluationConfig
 from fim_core.evaluation.html import write_page
-from fim_core.evaluation.predictors import Predictor, build_tokens, predict, same_prompts
+from fim_core.evaluation.predictors import Predictor, predict
+from fim_core.evaluation.prompts import build_tokens, same_prompts
 from fim_core.evaluation.report import CHAMPION, MODEL, build_report, write_predictions, write_report
 from fim_core.evaluation.rows import EvalSet, load_eval_set, most_frequent_completions
 from fim_core.evaluation.scores import EvalRow, Prediction, score
@@ -80,7 +81,9 @@ def evaluate(
     return headline(report)
 
 
-def constant_predictions(rows: list[EvalRow], most_frequent: Mapping[str, str]) -> dict[str, list[Prediction]]:
+def constant_predictions(
+    rows: list[EvalRow], most_frequent: Mapping[str, str]
+) -> dict[str, Sequence[Prediction | None]]:
     """What the rules that need no model predict."""
     return {
         "empty": [Prediction("") for _ in rows],
@@ -103,9 +106,9 @@ def headline(report: Mapping[str, Any]) -> dict[str, Any]:
 
 def _predictions(
     predictor: Predictor, evaluated: EvalSet, checkpoint: Path, options: EvaluationConfig
-) -> list[Prediction]:
-    """Predictions for the held-out rows, whose tokens are those of `checkpoint`."""
+) -> Sequence[Prediction | None]:
+    """Predictions for the held-out rows, whose tokens are those of `checkpoint`; None where a champion cannot read one."""
     prompts, targets = evaluated.prompts, evaluated.targets
     if not same_prompts(predictor.folder, checkpoint):
-        prompts, targets = build_tokens(predictor, evaluated.states, [row.completion for row in evaluated.rows])
+        prompts, targets = build_tokens(predictor, evaluated.raw, [row.completion for row in evaluated.rows])
     return predict(predictor, prompts, targets, options)

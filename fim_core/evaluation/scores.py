@@ -72,7 +72,7 @@ class Scores:
 
 def score(
     rows: Sequence[EvalRow],
-    predictions: Mapping[str, Sequence[Prediction]],
+    predictions: Mapping[str, Sequence[Prediction | None]],
     *,
     dialect: str,
     databases: Mapping[str, Database] | None = None,
@@ -81,7 +81,7 @@ def score(
 
     Args:
         rows: held-out rows.
-        predictions: by predictor, one prediction a row.
+        predictions: by predictor, one prediction a row; None where it cannot read the row, which has no measures then.
         dialect: sqlglot dialect of the rows.
         databases: by the names that rows use.
     """
@@ -91,8 +91,9 @@ def score(
     try:
         for index, row in enumerate(rows):
             of_row = {name: predicted[index] for name, predicted in predictions.items()}
+            read = {name: prediction for name, prediction in of_row.items() if prediction is not None}
             distinct = {prediction.text: CompletedSql(row.prefix, prediction.text, row.suffix, dialect)
-                        for prediction in of_row.values()}  # fmt: skip
+                        for prediction in read.values()}  # fmt: skip
             gold = distinct.get(row.completion) or CompletedSql(row.prefix, row.completion, row.suffix, dialect)
             execution = execution_match(
                 gold, list(distinct.values()), row.ddl, sandbox, (databases or {}).get(row.database)
@@ -103,10 +104,12 @@ def score(
                 for place, (text, sql) in enumerate(distinct.items())
             }
             for name, prediction in of_row.items():
-                cells[name].append(_text_measures(row, prediction) | on_sql[prediction.text])
+                measures = {} if prediction is None else _text_measures(row, prediction) | on_sql[prediction.text]
+                cells[name].append(measures)
     finally:
         sandbox.close()
-    return Scores({name: _columns(values) for name, values in cells.items()}, executions)
+    names = next((list(measures) for values in cells.values() for measures in values if measures), [])
+    return Scores({name: _columns(values, names) for name, values in cells.items()}, executions)
 
 
 def _text_measures(row: EvalRow, prediction: Prediction) -> dict[str, Value]:
@@ -146,6 +149,6 @@ def _verdict(execution: ExecutionMatch, place: int) -> Value:
     return None if execution.matches is None else execution.matches[place]
 
 
-def _columns(cells: list[dict[str, Value]]) -> Columns:
-    names = cells[0] if cells else {}
-    return {name: np.array([np.nan if row[name] is None else row[name] for row in cells], float) for name in names}
+def _columns(cells: list[dict[str, Value]], names: list[str]) -> Columns:
+    values = {name: [row.get(name) for row in cells] for name in names}
+    return {name: np.array([np.nan if v is None else v for v in column], float) for name, column in values.items()}

@@ -50,14 +50,12 @@ class Rows:
         tokens: input ids of all rows, one after the other (int32).
         labels: at each position the token itself, or IGNORE_INDEX where it is not trained on (int32).
         offsets: int64 [rows + 1]; row `i` is `tokens[offsets[i]:offsets[i + 1]]`.
-        prompt_lengths: int32 [rows], tokens of the prompt.
         row_ids: names of the rows, for messages and lineage.
     """
 
     tokens: FlatColumn
     labels: FlatColumn
     offsets: np.ndarray
-    prompt_lengths: np.ndarray
     row_ids: Sequence[str]
 
     def __len__(self) -> int:
@@ -106,12 +104,12 @@ class Rows:
 
     @classmethod
     def from_dataset(cls, dataset: datasets.Dataset) -> Rows:
-        """Views over a data set with columns input_ids, labels, prompt_length and row_id.
+        """Views over a data set with columns input_ids, labels and row_id.
 
         Raises:
             FimError: a column is missing, a row is empty, or labels and input ids differ in length.
         """
-        missing = {"input_ids", "labels", "prompt_length", "row_id"} - set(dataset.column_names)
+        missing = {"input_ids", "labels", "row_id"} - set(dataset.column_names)
         if missing:
             raise FimError(f"The tokenized data set lacks the column {sorted(missing)[0]}. Make it with `fim convert`.")
         if dataset._indices is not None:
@@ -124,19 +122,17 @@ class Rows:
             if bad.any():
                 row = min(int(np.argmax(bad)), len(row_ids) - 1)
                 raise FimError(f"Row {row_ids[row]} of the tokenized data set has {problem}. Tokenize the data again.")
-        prompt_lengths = table.column("prompt_length").to_numpy().astype(np.int32)
-        return cls(tokens, labels, offsets, prompt_lengths, row_ids)
+        return cls(tokens, labels, offsets, row_ids)
 
     @classmethod
     def from_lists(
         cls, tokens: Sequence[Sequence[int]], labels: Sequence[Sequence[int]], row_ids: Sequence[str] | None = None
     ) -> Rows:
-        """Rows from lists in memory; the prompt is what stands before the first label."""
+        """Rows from lists in memory."""
         offsets = np.cumsum([0, *map(len, tokens)], dtype=np.int64)
         flat = [np.array([value for row in rows for value in row], np.int32) for rows in (tokens, labels)]
-        prompts = [next((i for i, label in enumerate(row) if label != IGNORE_INDEX), len(row)) for row in labels]
         names = [str(row) for row in range(len(tokens))] if row_ids is None else row_ids
-        return cls(FlatColumn((flat[0],)), FlatColumn((flat[1],)), offsets, np.array(prompts, np.int32), names)
+        return cls(FlatColumn((flat[0],)), FlatColumn((flat[1],)), offsets, names)
 
 
 class _Names(Sequence[str]):

@@ -9,7 +9,7 @@ from fim_core.prompts.builder import PromptBuilder, PromptRow
 from fim_core.prompts.markup import ChatMarkup
 from fim_core.prompts.messages import build_messages
 from fim_core.records.parse import parse_input
-from fim_core.records.schema import Reason, Rejection
+from fim_core.records.schema import Completion, Reason, Rejection
 
 
 class RowBuilder:
@@ -41,6 +41,10 @@ class RowBuilder:
             return completion
         if self.prompts.data.skip_empty_prefix and not completion.prefix:
             return Rejection(Reason.EMPTY_PREFIX, "nothing stands before the cursor")
+        return self.completion(completion, output)
+
+    def completion(self, completion: Completion, output: str) -> PromptRow | Rejection:
+        """The row of an editor's state and the text that was accepted there."""
         response, masked = self._response(output)
         if isinstance(response, Rejection):
             return response

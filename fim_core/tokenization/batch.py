@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from fim_core.parts import Parts
 from fim_core.records.schema import Reason
 from fim_core.tokenization.encoder import Piece, TextEncoder
 from fim_core.tokenization.pieces import PieceTable
+from fim_core.tokenization.spans import cut_at_spans
 
 IGNORED = -100
 SPLITS = ("train", "eval")
@@ -30,6 +30,8 @@ DATASET_SCHEMA = pa.schema(
         pa.field("prompt_length", pa.int32()),
     ]
 )
+"""`prompt_length`: tokens before the response, earlier assistant turns among them, whose labels are their tokens."""
+
 REJECTED_SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("row_id", "reason", "detail", "type", "prompt", "response")]
 )
@@ -105,10 +107,9 @@ class BatchTokenizer:
         is_trained[trained_pieces] = True
 
         piece_starts = np.cumsum(piece_lengths) - piece_lengths
-        # Every row has a trained piece: its end token.
-        trained = np.flatnonzero(is_trained)
-        first_trained = trained[np.searchsorted(trained, first_piece)]
-        prompt_lengths = (piece_starts[first_trained] - piece_starts[first_piece]).astype(np.int32)
+        # Behind the prompt's pieces there is always another one: the end token.
+        behind_prompt = first_piece + np.array(prompt_pieces, np.int64)
+        prompt_lengths = (piece_starts[behind_prompt] - piece_starts[first_piece]).astype(np.int32)
         lengths = np.add.reduceat(piece_lengths, first_piece).astype(np.int32)
         labels = ids
         if self._mask_inputs:
@@ -132,7 +133,7 @@ class BatchTokenizer:
             if trained_spans is None:
                 pieces = self.encoder.pieces(prompt, control_spans)
             else:
-                pieces, chosen = self._cut_at_spans(prompt, control_spans, trained_spans)
+                pieces, chosen = cut_at_spans(self.encoder, prompt, control_spans, trained_spans)
                 trained += [total + number for number in chosen]
             prompt_pieces.append(len(pieces))
             if response:
@@ -143,26 +144,6 @@ class BatchTokenizer:
             total += len(pieces)
         return rows, prompt_pieces, trained
 
-    def _cut_at_spans(
-        self, prompt: str, control_spans: list[int] | None, trained_spans: list[int]
-    ) -> tuple[list[Piece], list[int]]:
-        """Pieces of a prompt with trained spans, each of which begins and ends a piece; and the pieces within them."""
-        if self.encoder.granularity == "whole":
-            ids, offsets = self.encoder.encode_offsets(prompt)
-            starts = np.array([start for start, _ in offsets], np.int64)
-            inside = np.searchsorted(np.array(trained_spans), starts, side="right") % 2 == 1
-            return list(ids), np.flatnonzero(inside).tolist()
-        pieces: list[Piece] = []
-        chosen: list[int] = []
-        cuts = [0, *trained_spans, len(prompt)]
-        for number, (start, end) in enumerate(pairwise(cuts)):
-            spans = None if control_spans is None else _inside(control_spans, start, end)
-            before = len(pieces)
-            pieces += self.encoder.pieces(prompt[start:end], spans)
-            if number % 2:
-                chosen += range(before, len(pieces))
-        return pieces, chosen
-
     def _rejected(self, batch: pa.RecordBatch, chosen: np.ndarray, lengths: np.ndarray) -> pa.Table:
         table = pa.Table.from_batches([batch]).filter(pa.array(chosen))
         details = [f"{length} tokens, {self._max_length} allowed" for length in lengths[chosen].tolist()]
@@ -171,9 +152,3 @@ class BatchTokenizer:
             "detail": pa.array(details, pa.string()),
         }
         return pa.table([columns[name] for name in REJECTED_SCHEMA.names], schema=REJECTED_SCHEMA)
-
-
-def _inside(control_spans: list[int], start: int, end: int) -> list[int]:
-    """Control spans within a part of the text, counted from its start."""
-    pairs = zip(control_spans[::2], control_spans[1::2], strict=True)
-    return [place - start for pair in pairs if start <= pair[0] and pair[1] <= end for place in pair]

@@ -12,7 +12,8 @@ from fim_core.errors import FimError
 from fim_core.evaluation.benchmark.build import make_databases, read_benchmark
 from fim_core.evaluation.benchmark.contamination import find_contamination
 from fim_core.evaluation.html import write_page
-from fim_core.evaluation.predictors import Predictor, build_tokens, predict
+from fim_core.evaluation.predictors import Predictor, predict
+from fim_core.evaluation.prompts import build_tokens
 from fim_core.evaluation.report import CHAMPION, MODEL, build_report, write_predictions, write_report
 from fim_core.evaluation.run import constant_predictions
 from fim_core.evaluation.scores import EvalRow, score
@@ -57,6 +58,8 @@ def run_benchmark(
             predictor = Predictor.load(place)
             tokens = build_tokens(predictor, states, [item.completion for item in clean])
             predictions[name] = predict(predictor, *tokens, options)
+    if unreadable := sum(prediction is None for prediction in predictions[MODEL]):
+        raise FimError(f"{unreadable} items of this benchmark name control tokens of {checkpoint}. Build another one.")
     scores = score(clean, predictions, dialect=options.dialect, databases=make_databases(settings["seed"]))
     report = build_report(
         clean,

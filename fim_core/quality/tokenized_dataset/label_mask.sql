@@ -5,8 +5,9 @@
 WITH conversations AS (
     SELECT
         row_id,
+        len(trained_spans) // 2 AS turns,
         -- The last span may reach the end of the prompt, where the response goes on.
-        len(trained_spans) // 2 + (trained_spans[-1] < length(prompt))::INTEGER AS stretches
+        trained_spans[-1] < length(prompt) AS is_apart
     FROM fim_prompts
     WHERE trained_spans IS NOT NULL
 )
@@ -14,17 +15,17 @@ SELECT row_id
 FROM tokenized_dataset
 LEFT JOIN conversations USING (row_id)
 WHERE len(labels) <> len(input_ids)
-    OR prompt_length NOT BETWEEN 0 AND len(input_ids)
+    -- Behind the prompt stands at least the end token.
+    OR prompt_length NOT BETWEEN 0 AND len(input_ids) - 1
     OR CASE
         WHEN NOT $mask_inputs THEN labels <> input_ids
-        WHEN stretches IS NULL THEN
+        WHEN turns IS NULL THEN
             labels <> list_resize([]::INTEGER[], prompt_length, -100) || input_ids[prompt_length + 1:]
         ELSE
-            labels[:prompt_length] <> list_resize([]::INTEGER[], prompt_length, -100)
-            OR labels[prompt_length + 1] = -100
-            OR labels[-1] = -100
+            labels[prompt_length + 1:] <> input_ids[prompt_length + 1:]
             OR len(list_filter(range(1, len(labels) + 1), lambda i: labels[i] NOT IN (-100, input_ids[i]))) > 0
-            OR stretches <> len(
+            OR (is_apart AND labels[prompt_length] <> -100)
+            OR turns + is_apart::INTEGER <> len(
                 list_filter(range(1, len(labels) + 1), lambda i: labels[i] <> -100 AND (i = 1 OR labels[i - 1] = -100))
             )
     END

@@ -31,6 +31,9 @@ ROWS = [
 ]
 
 
+NOT_WORSE = GateConfig(rules=[GateRule(metric="exact_match_sql", rule="not_worse")])
+
+
 def predictions(right: float, *, wrong: str = "made_up", seed: int = 0, nats: float = 2.0) -> list[Prediction]:
     """A share of the rows right, the others made up."""
     rng = Random(seed)
@@ -40,7 +43,7 @@ def predictions(right: float, *, wrong: str = "made_up", seed: int = 0, nats: fl
 def decision(
     folder: Path,
     model: Sequence[Prediction],
-    champion: Sequence[Prediction] | None = None,
+    champion: Sequence[Prediction | None] | None = None,
     gate: GateConfig | None = None,
 ) -> Decision:
     constant = constant_predictions(ROWS, {"identifier": "column_3", "nothing": ""})
@@ -184,3 +187,26 @@ def test_reports_that_rules_cannot_be_applied_to_are_clear_mistakes(tmp_path: Pa
         decide(tmp_path, GateConfig(), has_champion=True)
     with pytest.raises(FimError, match="no evaluation report"):
         decide(tmp_path / "nowhere", GateConfig(), has_champion=False)
+
+
+def test_rows_that_the_champion_cannot_read_decide_nothing(tmp_path: Path) -> None:
+    """A worse candidate is not saved by them, and one that is as good on the others does not fail by them."""
+    unread = [None] * 40
+    champion = [*unread, *predictions(0.9, seed=1)[40:]]
+    worse = [*(Prediction(row.completion, True, 2.0, 2) for row in ROWS[:40]), *predictions(0.3)[40:]]
+    refused = result(decision(tmp_path, worse, champion, NOT_WORSE), "exact_match_sql", "not_worse")
+    assert refused.holds is False
+    assert refused.numbers["difference"]["n"] == refused.numbers["champion"]["n"] == 40
+    assert "cannot read 40 of the rows" in refused.reason
+    equal = [Prediction("made_up", True, 2.0, 2)] * 40 + predictions(0.9, seed=1)[40:]
+    assert decision(tmp_path, equal, champion, NOT_WORSE).promote
+
+
+@pytest.mark.parametrize(("right", "promote"), [(0.95, True), (0.0, False)])
+def test_a_champion_that_reads_no_row_leaves_the_baselines_to_beat(right: float, promote: bool, tmp_path: Path) -> None:
+    decided = decision(tmp_path, predictions(right), [None] * len(ROWS), NOT_WORSE)
+    against_champion = result(decided, "exact_match_sql", "not_worse")
+    assert against_champion.holds is None
+    assert "no row that the champion can read" in against_champion.reason
+    assert result(decided, "exact_match_sql", "beats_baselines").holds is promote
+    assert decided.promote is promote

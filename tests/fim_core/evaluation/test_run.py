@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from fim_core.errors import FimError
 from fim_core.evaluation.generate import Generation
-from fim_core.evaluation.predictors import Predictor, build_tokens, cross_entropies, same_prompts
+from fim_core.evaluation.predictors import Predictor, cross_entropies
+from fim_core.evaluation.prompts import build_tokens, same_prompts
 from fim_core.evaluation.report import read_report
 from fim_core.evaluation.rows import load_eval_set, most_frequent_completions, sample
 from fim_core.evaluation.run import evaluate
@@ -98,7 +99,7 @@ def test_tokens_built_anew_are_those_of_the_data_set(evaluated: Evaluated) -> No
     """A champion with another markup gets its prompts built; with the same markup that changes nothing."""
     rows = load_eval_set(evaluated.raw, evaluated.prompts, evaluated.dataset, max_rows=None)
     predictor = Predictor.load(evaluated.checkpoint)
-    built = build_tokens(predictor, rows.states, [row.completion for row in rows.rows])
+    built = build_tokens(predictor, rows.raw, [row.completion for row in rows.rows])
     assert built == (rows.prompts, rows.targets)
 
 

@@ -76,6 +76,21 @@ def test_a_token_is_shared_only_where_nothing_is_predicted_from_it(pairs):
         assert (visits[batch.predict_positions.numpy()] == 1).all()
 
 
+def test_rows_part_before_a_trained_token_inside_the_prompt():
+    """Conversations with the same first answer: what predicts it is each row's own, though the prompts go on alike."""
+    system, question, answer, more = [1, 2, 3], [4], [5, 6], [7, 8]
+    tokens = [[*system, *question, *answer, *more, last] for last in (10, 11, 12)]
+    hidden = [IGNORE_INDEX]
+    labels = [[*hidden * 4, *answer, *hidden * 2, last] for last in (10, 11, 12)]
+    rows = Rows.from_lists(tokens, labels)
+    [pack] = plan_packs(rows, strategy="prefix_tree", max_length=60)
+    shared = len(system)  # not `question`: its token predicts the first one of `answer`
+    assert pack.distinct_tokens == shared + 3 * (len(tokens[0]) - shared)
+    batch = collate([pack], rows)
+    predicted = sorted(zip(batch.target_rows.tolist(), batch.targets.tolist(), strict=True))
+    assert predicted == sorted((row, label) for row in range(3) for label in labels[int(pack.rows[row])] if label > 0)
+
+
 def test_the_same_seed_gives_the_same_plan_and_another_epoch_another():
     generator = np.random.default_rng(0)
     contexts = [generator.integers(0, 90, 30).tolist() for _ in range(6)]

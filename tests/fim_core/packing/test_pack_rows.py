@@ -19,7 +19,6 @@ FEATURES = datasets.Features(
         "row_id": datasets.Value("string"),
         "input_ids": datasets.List(datasets.Value("int32")),
         "labels": datasets.List(datasets.Value("int32")),
-        "prompt_length": datasets.Value("int32"),
     }
 )
 
@@ -30,7 +29,6 @@ def saved(folder: Path, lists: list[list[int]]) -> datasets.Dataset:
         "row_id": [f"row-{i}" for i in range(len(lists))],
         "input_ids": lists,
         "labels": [[IGNORE_INDEX, *tokens[1:]] for tokens in lists],
-        "prompt_length": [1] * len(lists),
     }
     datasets.Dataset.from_dict(columns, features=FEATURES).save_to_disk(folder, num_shards=min(3, len(lists)))
     return datasets.load_from_disk(folder)
@@ -69,7 +67,7 @@ def test_label_summaries_equal_a_loop(pairs, cut):
     edge = int(rows.offsets[min(cut, len(pairs))])
     flat = np.array([label for _, labels in pairs for label in labels], np.int32)
     split = type(rows.labels)((flat[:edge], flat[edge:]))
-    rows = Rows(rows.tokens, split, rows.offsets, rows.prompt_lengths, rows.row_ids)
+    rows = Rows(rows.tokens, split, rows.offsets, rows.row_ids)
     for index, (tokens, labels) in enumerate(pairs):
         targets = [i for i in range(1, len(tokens)) if labels[i] != IGNORE_INDEX]
         assert rows.targets_per_row[index] == len(targets)

@@ -159,7 +159,8 @@ def test_a_rule_that_cannot_be_judged_promotes_nobody(tmp_path: Path) -> None:
     """Rows that hold nothing of what the only rule measures."""
     from fim_core.evaluation.gate import decide
 
-    report = {"metrics": {}, "baselines": {}, "champion": {"metrics": {}, "differences": {}}}
+    champion = {"metrics": {}, "differences": {}, "rows": 4}
+    report = {"metrics": {}, "baselines": {}, "champion": champion, "counts": {"evaluated": 4}}
     (tmp_path / "report.json").write_text(json.dumps(report))
     gate = GateConfig.model_validate({"rules": [{"metric": "binds", "rule": "not_worse"}]})
     decided = decide(tmp_path, gate, has_champion=True)

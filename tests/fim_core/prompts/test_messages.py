@@ -67,7 +67,26 @@ def test_every_assistant_turn_and_nothing_else(tmp_path: Path, chat_template: st
     assert trained(tokenizer, row) == ["a1\n<|im_end|>", " a2<|im_end|>"]
     text = tokenizer.apply_chat_template(CHAT, tokenize=False)
     assert tokenizer.decode(row["input_ids"]) == text.removesuffix("\n")
-    assert row["prompt_length"] == next(i for i, label in enumerate(row["labels"]) if label != -100)
+
+
+def prompt_and_target(tokenizer: PreTrainedTokenizerFast, row: dict[str, Any]) -> tuple[str, str]:
+    """What evaluation reads of a row: decoded tokens before the response, and from there on."""
+    length = row["prompt_length"]
+    assert row["labels"][length:] == row["input_ids"][length:]
+    return tokenizer.decode(row["input_ids"][:length]), tokenizer.decode(row["input_ids"][length:])
+
+
+@pytest.mark.parametrize("ignores", [False, True])
+@pytest.mark.parametrize("messages", [CHAT[:3], CHAT], ids=["one_turn", "two_turns"])
+def test_the_prompt_ends_where_the_last_answer_begins(tmp_path: Path, messages: Any, ignores: bool) -> None:
+    """Behind earlier answers and behind an empty block of thoughts, though both are trained on."""
+    tokenizer = like_qwen(templates.THINKS)
+    prompt, target = prompt_and_target(
+        tokenizer, run(tmp_path, tokenizer, messages, ignore_empty_think=ignores).rows[0]
+    )
+    markup = tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
+    assert prompt == markup + "<think>\n\n</think>\n\n"
+    assert target == messages[-1]["content"] + "<|im_end|>"
 
 
 def test_the_checks_accept_conversations(tmp_path: Path) -> None:
@@ -165,6 +184,10 @@ def test_whole_texts_are_masked_by_offsets(tmp_path: Path) -> None:
     tokenizer.chat_template += "{% if add_generation_prompt %}<s>assistant:{% endif %}"
     row = run(tmp_path, tokenizer, [m | {"content": m["content"].strip()} for m in CHAT]).rows[0]
     assert [text.strip() for text in trained(tokenizer, row)] == ["a1</s>", "a2</s>"]
+    prompt, target = prompt_and_target(tokenizer, row)
+    assert prompt.endswith("assistant:")
+    assert "a1</s>" in prompt
+    assert target.strip() == "a2</s>"
 
 
 @pytest.mark.parametrize(

@@ -128,12 +128,12 @@ def previous(scale: int) -> Callable[[Tables], None]:
     return spoil
 
 
-def conversation(labels: list[int]) -> Callable[[Tables], None]:
-    """Labels of a row with one earlier turn of the assistant, which is its second token."""
+def conversation(labels: list[int], prompt_length: int = 3) -> Callable[[Tables], None]:
+    """Labels of a row with one earlier turn of the assistant, which is its second token of three before the response."""
 
     def spoil(tables: Tables) -> None:
         setting(P, 2, trained_spans=[3, 5], source_type="messages")(tables)
-        setting(T, 2, prompt_length=1, labels=labels)(tables)
+        setting(T, 2, prompt_length=prompt_length, labels=labels)(tables)
 
     return spoil
 
@@ -201,13 +201,17 @@ CASES: list[tuple[str, Callable[[Tables], None], list[str]]] = [
     ("label_mask", setting(T, 2, labels=[-100, -100, -100, -100, 9]), ["r2"]),
     ("label_mask", setting(T, 2, labels=[-100, -100, -100, 5, 9]), ["r2"]),
     ("label_mask", setting(T, 2, labels=[-100, -100, -100, 4]), ["r2"]),
+    ("label_mask", setting(T, 2, prompt_length=5, labels=[-100] * 5), ["r2"]),
     ("label_mask", setting(T, 2, prompt_length=6), ["r2"]),
     # A conversation whose only trained stretch is the response, though its earlier turn should be one as well.
     ("label_mask", setting(P, 2, trained_spans=[3, 5]), ["r2"]),
     ("label_mask", conversation([-100, 2, 3, 4, 9]), ["r2"]),
     ("label_mask", conversation([-100, 2, -100, 5, 9]), ["r2"]),
-    ("label_mask", conversation([1, -100, -100, 4, 9]), ["r2"]),
+    ("label_mask", conversation([1, -100, 3, 4, 9]), ["r2"]),
     ("label_mask", conversation([-100, 2, -100, 4, -100]), ["r2"]),
+    ("label_mask", conversation([-100, 2, -100, -100, 9]), ["r2"]),
+    ("label_mask", conversation([-100, 2, -100, 4, 9], prompt_length=1), ["r2"]),
+    ("label_mask", conversation([-100, 2, -100, 4, 9], prompt_length=4), ["r2"]),
     ("vocabulary_range", setting(T, 2, input_ids=[1, 2, 3, 100, 9]), ["r2"]),
     ("vocabulary_range", setting(T, 2, input_ids=[-1, 2, 3, 4, 9]), ["r2"]),
     ("token_limit", setting(T, 2, input_ids=[1] * 9), ["r2"]),

@@ -167,13 +167,14 @@ def test_real_rows_with_a_real_tokenizer(tmp_path: Path) -> None:
     assert counts.rows_in == counts.rows_kept + sum(counts.rejected.values())
     prompts = pq.read_table(tmp_path / "prompts" / "prompts.parquet").to_pylist()
     rows = load_rows(tmp_path / "tokens", "train")
+    lengths = datasets.load_from_disk(str(tmp_path / "tokens" / "dataset"))["train"]["prompt_length"][:]
     assert len(rows) == len(prompts) == counts.rows_kept > 0
     for number, row in enumerate(prompts):
         ids = tokenizer(row["prompt"], add_special_tokens=False)["input_ids"]
         answer = tokenizer(row["response"], add_special_tokens=False)["input_ids"]
         assert rows.tokens_of(number)[: len(ids)].tolist() == ids
         assert rows.tokens_of(number)[len(ids) : -1].tolist() == answer
-        assert rows.prompt_lengths[number] == len(ids)
+        assert lengths[number] == len(ids)
 
 
 def test_the_saved_tokenizer_is_the_one_that_encoded(tmp_path: Path) -> None:

@@ -1,0 +1,43 @@
+"""Prompts with trained spans: each span begins and ends a piece, so that its tokens are its own."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+
+from fim_core.tokenization.encoder import Piece, TextEncoder
+
+
+def cut_at_spans(
+    encoder: TextEncoder, prompt: str, control_spans: list[int] | None, trained_spans: list[int]
+) -> tuple[list[Piece], list[int]]:
+    """Cut a prompt into pieces, and tell which of them lie within trained spans.
+
+    Args:
+        encoder: of the pieces.
+        prompt: its text, control tokens written out.
+        control_spans: as `TextEncoder.pieces` takes them.
+        trained_spans: `[start, end, start, end, …]` in characters.
+    """
+    if encoder.granularity == "whole":
+        ids, offsets = encoder.encode_offsets(prompt)
+        starts = np.array([start for start, _ in offsets], np.int64)
+        inside = np.searchsorted(np.array(trained_spans), starts, side="right") % 2 == 1
+        return list(ids), np.flatnonzero(inside).tolist()
+    pieces: list[Piece] = []
+    chosen: list[int] = []
+    cuts = [0, *trained_spans, len(prompt)]
+    for number, (start, end) in enumerate(pairwise(cuts)):
+        spans = None if control_spans is None else _inside(control_spans, start, end)
+        before = len(pieces)
+        pieces += encoder.pieces(prompt[start:end], spans)
+        if number % 2:
+            chosen += range(before, len(pieces))
+    return pieces, chosen
+
+
+def _inside(control_spans: list[int], start: int, end: int) -> list[int]:
+    """Control spans within a part of the text, counted from its start."""
+    pairs = zip(control_spans[::2], control_spans[1::2], strict=True)
+    return [place - start for pair in pairs if start <= pair[0] and pair[1] <= end for place in pair]
