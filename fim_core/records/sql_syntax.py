@@ -12,8 +12,6 @@ from sqlglot.dialects.dialect import Dialect
 from sqlglot.errors import ErrorLevel, SqlglotError
 from sqlglot.tokens import Token, TokenType
 
-from fim_core.errors import FimError
-
 LONGEST_PARSED = 20_000
 """Characters of a statement beyond which nodes are its tokens and brackets: bulk inserts, where parsing only costs."""
 
@@ -74,15 +72,8 @@ class Statement:
 
 
 def split_statements(text: str, dialect: str) -> list[Statement] | None:
-    """The statements of a text in order, or None where it cannot be tokenized. Comments at the end belong to none.
-
-    Raises:
-        FimError: sqlglot has no such dialect.
-    """
-    try:
-        sql = Dialect.get_or_raise(dialect)
-    except ValueError as error:
-        raise FimError(f"sqlglot has no dialect {dialect}. Change `sql.dialect`.") from error
+    """The statements of a text in order, or None where it cannot be tokenized. Comments at the end belong to none."""
+    sql = Dialect.get_or_raise(dialect)
     try:
         tokens = sql.tokenize(text)
     except SqlglotError:

@@ -129,12 +129,10 @@ def test_a_file_that_cannot_be_tokenized_is_cut_at_random_and_told() -> None:
     assert "cannot be tokenized" in told[0]
 
 
-def test_bad_files_and_options_are_said(tmp_path: Path) -> None:
+def test_bad_files_are_said(tmp_path: Path) -> None:
     (tmp_path / "a.sql").write_bytes(b"SELECT '\xff'")
     with pytest.raises(FimError, match="not UTF-8"):
         list(read_sql_file(tmp_path / "a.sql", "a.sql", SqlFileOptions(), 7).batches(pytest.fail))
-    with pytest.raises(FimError, match="no dialect klingon"):
-        rows("SELECT 1", dialect="klingon")
 
 
 def test_files_without_statements() -> None:
