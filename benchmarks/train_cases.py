@@ -138,11 +138,11 @@ def tokenize_export(
     data = DataConfig.model_validate({"sources": [source], "max_length": max_length, "eval_fraction": eval_fraction})
     raw = folder / "raw.parquet"
     write_raw_completions(data, raw)
+    model = ModelConfig(config={"model_type": "qwen3"}, tokenizer="given")
     if tokenizer is None:
-        chosen = train_tokenizer_on(raw, data=data, vocab_size=vocabulary, seed=SEED)
+        chosen = train_tokenizer_on(raw, data=data, model=model, vocab_size=vocabulary, seed=SEED)
     else:
         chosen = load_tokenizer(tokenizer)
-    model = ModelConfig(config={"model_type": "qwen3"}, tokenizer="given")
     write_fim_prompts(raw, folder / "prompts", data=data, model=model, tokenizer=chosen, seed=SEED)
     tokenize_prompts(folder / "prompts", folder / "tokens", data=data)
 

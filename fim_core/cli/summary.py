@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from fim_core.config import load_experiment
+from fim_core.errors import FimError
 from fim_core.pipeline import STAGES
 from fim_core.store import Artifact, Store
 
@@ -40,6 +41,7 @@ def summary(config: Config) -> None:
     table.add_column(overflow="fold")
     for label, value in _lines(artifacts):
         table.add_row(label, value)
+    table.add_row("champion", _champion(store, experiment.name, artifacts["trained_checkpoint"]))
     console = Console()
     console.print(table)
     for artifact in artifacts.values():
@@ -78,6 +80,16 @@ def _headline(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
         )
         interval = f"{figure['low']:.1%} to {figure['high']:.1%}"
         yield title, f"{figure['value']:.1%} ({interval}) on {figure['n']:,} held-out rows; {beside}"
+
+
+def _champion(store: Store, experiment: str, checkpoint: Artifact) -> str:
+    try:
+        champion = store.current("champion_model", experiment)
+    except FimError:
+        return "none yet; `fim champion show` tells why"
+    if champion.manifest["inputs"]["trained_checkpoint"] == checkpoint.version:
+        return "this model"
+    return "an earlier model; `fim champion show` tells why"
 
 
 def _number(value: float | None) -> str:

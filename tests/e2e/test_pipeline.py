@@ -100,7 +100,7 @@ def test_the_report_and_the_summary(finished: Path) -> None:
     assert "<html" in (report / "report.html").read_text()
     printed = CliRunner().invoke(app, ["summary", str(finished)])
     assert printed.exit_code == 0, printed.output
-    for label in ("rows in", "rejected", "packing", "held-out loss"):
+    for label in ("rows in", "rejected", "packing", "held-out loss", "champion"):
         assert label in printed.output
 
 
