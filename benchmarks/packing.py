@@ -52,7 +52,7 @@ def rows_of(lengths: np.ndarray) -> Rows:
     """Rows of these lengths; all their tokens are one zero in memory."""
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     zeros = FlatColumn((np.broadcast_to(np.int32(0), int(offsets[-1])),))
-    return Rows(zeros, zeros, offsets, lengths.astype(np.int32), [f"row-{row}" for row in range(len(lengths))])
+    return Rows(zeros, zeros, offsets, [f"row-{row}" for row in range(len(lengths))])
 
 
 if __name__ == "__main__":

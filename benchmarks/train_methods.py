@@ -12,7 +12,14 @@ from typing import Any
 
 import datasets
 import torch
-from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerFast, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    DataCollatorForSeq2Seq,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 from benchmarks.train_cases import CASES, Case, job_of, read_sample
 from fim_core.modeling.flops import training_cost
@@ -84,7 +91,8 @@ class Recorder(TrainerCallback):
     """Laps a clock after each optimizer step of a Trainer, and keeps the losses that it logs."""
 
     def __init__(self) -> None:
-        self.clock, self.losses = Clock(), []
+        self.clock = Clock()
+        self.losses: list[float] = []
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         self.clock = Clock()
@@ -92,9 +100,9 @@ class Recorder(TrainerCallback):
     def on_step_end(self, *_: Any, **__: Any) -> None:
         self.clock.lap()
 
-    def on_log(self, _args: Any, _state: Any, _control: Any, logs: dict[str, float], **__: Any) -> None:
-        if "loss" in logs:
-            self.losses.append(logs["loss"])
+    def on_log(self, *_: Any, **known: Any) -> None:
+        if "loss" in known["logs"]:
+            self.losses.append(known["logs"]["loss"])
 
 
 class Counted:
@@ -136,7 +144,7 @@ def _shared_options(folder: Path, rows: int, steps: int, batch_size: int) -> dic
     }
 
 
-def _model(case: Case, folder: Path, rows: int, max_length: int) -> tuple[torch.nn.Module, PreTrainedTokenizerFast]:
+def _model(case: Case, folder: Path, rows: int, max_length: int) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """The weights that ours begins with, with transformers' own attention."""
     job = job_of(case, folder, packing="none", rows=rows, steps=1, max_length=max_length)
     tokenizer = load_tokenizer(job.tokenizer)
@@ -146,6 +154,7 @@ def _model(case: Case, folder: Path, rows: int, max_length: int) -> tuple[torch.
 
 
 def _run(trainer: Trainer, recorder: Recorder, folder: Path, steps: int) -> Result:
+    assert isinstance(trainer.model, PreTrainedModel)
     rows, cost = load_rows(folder / "sample", "train"), training_cost(trainer.model)
     counted = Counted(trainer.data_collator)
     trainer.data_collator = counted

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import load_from_disk
 from small_tokenizers import CL100K, byte_level
-from tiny_pipeline import write_experiment
+from tiny_pipeline import TINY, write_experiment
 
 from fim_core.config import load_experiment
 from fim_core.evaluation.generate import completion_text
@@ -42,19 +42,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer.save_pretrained(folder / "tokenizer")
     lines = [json.dumps({"messages": conversation(number)}) for number in range(ROWS)]
     (folder / "chat.jsonl").write_text("\n".join(lines) + "\n")
-    model = {
-        "config": {
-            "model_type": "qwen3",
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 1,
-            "head_dim": 16,
-            "tie_word_embeddings": True,
-        },
-        "tokenizer": str(folder / "tokenizer"),
-    }
+    model = {**TINY["model"], "tokenizer": str(folder / "tokenizer")}
     data = {"sources": [{"name_or_path": str(folder / "chat.jsonl")}], "eval_fraction": 0.4, "max_length": 512}
     return write_experiment(folder, model=model, data=data, evaluation={"max_rows": None, "max_new_tokens": 4})
 

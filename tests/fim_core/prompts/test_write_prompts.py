@@ -146,6 +146,8 @@ def test_rows_of_one_statement_or_one_column_value_never_part(tmp_path: Path) ->
     assert {row["split"] for row in by_statement} == {"train", "eval"}
     with pytest.raises(FimError, match=r"no column folder.*WORKSHEET_ID"):
         run_data_path(tmp_path / "x", rows, TOKENIZER, group_by="folder")
+    with pytest.raises(FimError, match="no column held_out"):
+        run_data_path(tmp_path / "y", rows, TOKENIZER, group_by="held_out")
 
 
 def test_a_statement_of_the_held_out_rows_leaves_the_training_rows(tmp_path: Path) -> None:
