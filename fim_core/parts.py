@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
+
+from fim_core.files import replacing
 
 PARTS = "parts"
 
@@ -70,14 +71,12 @@ def _read(path: Path) -> pa.RecordBatch | None:
 
 
 def _write(path: Path, batch: pa.RecordBatch) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}-{os.getpid()}-{secrets.token_hex(4)}")
-    try:
-        with pa.OSFile(str(scratch), "wb") as file, pa.ipc.new_file(file, batch.schema, options=_OPTIONS) as writer:
-            writer.write_batch(batch)
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
+    with (
+        replacing(path) as scratch,
+        pa.OSFile(str(scratch), "wb") as file,
+        pa.ipc.new_file(file, batch.schema, options=_OPTIONS) as writer,
+    ):
+        writer.write_batch(batch)
 
 
 def unused_since(folder: Path, oldest: float) -> list[Path]:

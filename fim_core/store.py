@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 from fim_core.errors import FimError
+from fim_core.files import flush, flush_tree, replacing
 
 _log = logging.getLogger(__name__)
 
@@ -167,7 +168,7 @@ class Store:
                 }
                 content = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
                 (new / MANIFEST).write_text(content, encoding="utf-8")
-                _flush(new)
+                flush_tree(new)
                 if replace and final.exists():
                     _exchange(new, final)
                     self._forget_checks(asset, version)
@@ -304,9 +305,8 @@ def _read_lease(scratch: Path) -> dict[str, Any] | None:
 
 
 def _replace_link(link: Path, target: str) -> None:
-    fresh = link.with_name(f".{link.name}-{os.getpid()}-{secrets.token_hex(4)}")
-    fresh.symlink_to(target)
-    os.replace(fresh, link)
+    with replacing(link) as scratch:
+        scratch.symlink_to(target)
 
 
 def _locked(descriptor: int) -> bool:
@@ -329,7 +329,7 @@ def _exchange(new: Path, final: Path) -> None:
     if renameat2 is None or renameat2(*places, _RENAME_EXCHANGE) != 0:
         os.rename(final, new.with_name("old"))
         os.rename(new, final)
-    _flush_entry(final.parent)
+    flush(final.parent)
 
 
 def _move_into_place(new: Path, final: Path) -> None:
@@ -339,21 +339,7 @@ def _move_into_place(new: Path, final: Path) -> None:
         # Another process published the same version first: by construction it holds the same content.
         if not (final / MANIFEST).is_file():
             raise
-    _flush_entry(final.parent)
-
-
-def _flush(folder: Path) -> None:
-    for entry in sorted(folder.rglob("*")):
-        _flush_entry(entry)
-    _flush_entry(folder)
-
-
-def _flush_entry(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    flush(final.parent)
 
 
 @cache

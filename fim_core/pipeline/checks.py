@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from fim_core.config import Experiment
 from fim_core.errors import FimError
+from fim_core.files import flush, replacing
 from fim_core.pipeline.code import code_version
 from fim_core.quality.run import CheckResult, run_checks
 from fim_core.store import Artifact, Store, digest
@@ -33,17 +33,9 @@ def run_artifact_checks(artifact: Artifact, experiment: Experiment, store: Store
 
 
 def _remember(results: Sequence[CheckResult], place: Path, artifact: Artifact, store: Store) -> None:
-    draft = place.with_name(f"{place.name}.{os.getpid()}")
-    with store.full_disk_told(artifact.asset):
-        try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            with draft.open("w", encoding="utf-8") as file:
-                json.dump([asdict(result) for result in results], file)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(place)
-        finally:
-            draft.unlink(missing_ok=True)
+    with store.full_disk_told(artifact.asset), replacing(place) as scratch:
+        scratch.write_text(json.dumps([asdict(result) for result in results]), encoding="utf-8")
+        flush(scratch)
 
 
 def blocking_failures(results: Sequence[CheckResult]) -> list[CheckResult]:

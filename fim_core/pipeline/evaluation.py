@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fim_core.config import Experiment
 from fim_core.errors import FimError
+from fim_core.files import write_json
 from fim_core.pipeline.data import RAW_ROWS
 from fim_core.pipeline.stage import Build, Stage
 from fim_core.store import Artifact, Store
@@ -177,11 +178,7 @@ def withdrawn(store: Store, experiment: str) -> set[str]:
 
 
 def _write_withdrawn(store: Store, experiment: str, checkpoints: set[str]) -> None:
-    file = _withdrawn_file(store, experiment)
-    file.parent.mkdir(exist_ok=True)
-    fresh = file.with_suffix(f".{os.getpid()}")
-    fresh.write_text(json.dumps(sorted(checkpoints)) + "\n", encoding="utf-8")
-    os.replace(fresh, file)
+    write_json(_withdrawn_file(store, experiment), sorted(checkpoints))
 
 
 def _withdrawn_file(store: Store, experiment: str) -> Path:

@@ -29,8 +29,8 @@ from deepspeed.utils.tensor_fragment import fragment_address
 from fim_core.config import Experiment
 from fim_core.config.training import CheckpointConfig
 from fim_core.errors import FimError
+from fim_core.files import flush, flush_tree, write_json
 from fim_core.training.distributed import Ranks
-from fim_core.training.job import write_json
 from fim_core.training.steps import Position, Step
 
 logger = logging.getLogger(__name__)
@@ -203,20 +203,11 @@ def remove_leftovers(folder: Path) -> None:
 
 def publish_folder(beside: Path, final: Path) -> None:
     """Flush a folder to disk and rename it into place, where it replaces an older one."""
-    for path in [*sorted(beside.rglob("*")), beside]:
-        _flush(path)
+    flush_tree(beside)
     if final.exists():
         shutil.rmtree(final)
     os.rename(beside, final)
-    _flush(final.parent)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    flush(final.parent)
 
 
 def _states(folder: Path) -> list[Path]:

@@ -14,12 +14,13 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from fim_core.config.training import CheckpointConfig
+from fim_core.files import write_json
 from fim_core.modeling.load import build_model, save_model, training_dtype
 from fim_core.store import digest
 from fim_core.tokens import FimTokens
 from fim_core.training.checkpoint import publish_folder
 from fim_core.training.distributed import Ranks
-from fim_core.training.job import Job, TrainResult, write_json
+from fim_core.training.job import Job, TrainResult
 
 SERVING_SETTINGS = "fim.json"
 """What serving needs to build prompts as training did: the `data` and `model` sections, and the control tokens."""

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fim_core.errors import FimError
-from fim_core.training.job import Job, TrainingFailed, write_json
+from fim_core.files import write_json
+from fim_core.training.job import Job, TrainingFailed
 from fim_core.training.processes import Command
 
 TRACEBACK_LINES = 30

@@ -6,7 +6,6 @@ Everything here is light, so that a front door can start a run without importing
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from fim_core.config import Experiment
 from fim_core.errors import FimError
+from fim_core.files import write_json
 
 
 class TrainingFailed(FimError):
@@ -181,11 +181,3 @@ class TrainResult:
         """Read what `write` stored."""
         content = json.loads(path.read_text(encoding="utf-8"))
         return cls(**content | {"model": Path(content["model"]), "notices": tuple(content["notices"])})
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file beside its place and rename it there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}-{os.getpid()}")
-    beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(beside, path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from fim_core.files import replacing
 from fim_core.packing import PackPlan
 
 
@@ -24,10 +24,8 @@ class Plans:
         path = self._path(name)
         if path.exists():
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}")
-        plan().write(beside)
-        os.replace(beside, path)
+        with replacing(path) as scratch:
+            plan().write(scratch)
 
     def packs(self, name: str) -> int:
         """Packs of a stored plan, without reading it."""

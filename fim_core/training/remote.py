@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from fim_core.errors import FimError
-from fim_core.training.job import Job, TrainingFailed, write_json
+from fim_core.files import write_json
+from fim_core.training.job import Job, TrainingFailed
 from fim_core.training.launch import LOCK_SECONDS, exclusive, local_commands
 from fim_core.training.lease import LEASE_SECONDS, Lease, LeaseCheck
 from fim_core.training.ranks import LocalRanks

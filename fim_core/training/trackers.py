@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +11,7 @@ from typing import Any, Protocol, TextIO
 from fim_core.config import Experiment
 from fim_core.config.training import TrackerConfig
 from fim_core.errors import FimError
+from fim_core.files import replacing
 from fim_core.training.job import Work
 
 
@@ -105,9 +105,8 @@ class EventLog:
         """
         self._trackers = trackers
         kept = [] if resumed_at is None else _up_to(path, resumed_at)
-        beside = path.with_name(f".{path.name}-{os.getpid()}")
-        beside.write_text("".join(kept), encoding="utf-8")
-        os.replace(beside, path)
+        with replacing(path) as scratch:
+            scratch.write_text("".join(kept), encoding="utf-8")
         self._file: TextIO = path.open("a", encoding="utf-8")
 
     def write(self, event: str, step: int, **content: Any) -> None:

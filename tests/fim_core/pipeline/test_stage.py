@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from tiny_pipeline import TINY, write_experiment
 from fim_core.config import load_experiment
 from fim_core.errors import FimError
 from fim_core.pipeline import Stage, StageResult, data, run_stage, stage_of
+from fim_core.pipeline.checks import run_artifact_checks
 from fim_core.records import sources
 from fim_core.store import Store
 
@@ -69,3 +71,15 @@ def test_two_runs_of_the_same_work_do_it_once(tmp_path: Path) -> None:
 
     with ThreadPoolExecutor(2) as pool:
         assert sorted(result.reused for result in pool.map(materialize, range(2))) == [False, True]
+
+
+def test_threads_that_check_one_artifact_remember_the_same(tmp_path: Path) -> None:
+    experiment = load_experiment(write_experiment(tmp_path))
+    store = Store(experiment.storage)
+    artifact = run_stage(data.raw_completions, experiment, store, upstream_of=stage_of).artifact
+    expected = run_artifact_checks(artifact, experiment, store)
+    for _ in range(5):
+        shutil.rmtree(store.root / "checks")
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(lambda _: run_artifact_checks(artifact, experiment, store), range(4)))
+        assert found == [expected] * 4

@@ -1,0 +1,48 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A scratch path beside `path` that takes its place when the block ends well, and goes when it does not.
+
+    Each caller has its own, so that writers of one file, threads of one process among them, do not meet: the last
+    to end wins.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}-{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        yield scratch
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file whole, or not at all."""
+    with replacing(path) as scratch:
+        scratch.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def flush(path: Path) -> None:
+    """Have the disk hold a file, or the entries of a folder, before what comes after (fsync)."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def flush_tree(folder: Path) -> None:
+    """Have the disk hold a folder and all that is in it."""
+    for path in [*sorted(folder.rglob("*")), folder]:
+        flush(path)

@@ -1,0 +1,35 @@
+"""Files appear whole or not at all, whoever else writes them."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from fim_core.files import replacing, write_json
+
+
+def test_threads_that_write_one_file_do_not_meet(tmp_path: Path) -> None:
+    path = tmp_path / "made" / "on the way.json"
+    contents = [{"writer": number, "filling": "x" * 10_000} for number in range(200)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda content: write_json(path, content), contents))
+    assert json.loads(path.read_text()) in contents
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_block_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def interrupted() -> None:
+        with replacing(path) as scratch:
+            scratch.write_text("half")
+            raise KeyError("stopped")
+
+    with pytest.raises(KeyError, match="stopped"):
+        interrupted()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
