@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,18 +28,27 @@ class Garbage:
 
 
 def find_garbage(
-    store: Store, *, keep_checkpoints: int = 3, work_days: float = 14.0, fresh_minutes: float = 60.0
+    store: Store,
+    *,
+    keep_checkpoints: int = 3,
+    keep_champions: int = 3,
+    forget: Sequence[str] = (),
+    work_days: float = 14.0,
+    fresh_minutes: float = 60.0,
 ) -> list[Garbage]:
-    """What nothing refers to: no link, no promoted champion, no recent checkpoint, no run that is under way.
+    """What nothing refers to: no link, no champion, no recent checkpoint, no run that is under way.
 
     Args:
         store: where to look.
         keep_checkpoints: newest checkpoints of each experiment that stay, with all that they were made from.
+        keep_champions: newest champions of each experiment that stay, with all that they were made from. The one that
+            serves and the one that it replaced stay in any case.
+        forget: names of experiments that are no longer run; nothing stays for their sake.
         work_days: days after which the work folder of an attempt that was never finished can go, and what was kept of
             batches of rows that no build has used since.
         fresh_minutes: versions made so recently stay, as the run that made them may be about to use them.
     """
-    kept = _referenced(store, keep_checkpoints)
+    kept = _referenced(store, keep_checkpoints, keep_champions, forget)
     inner = ("tmp", "work", "checks", "locks", PARTS)
     assets = [folder.name for folder in store.root.iterdir() if folder.name not in inner]
     garbage = [
@@ -47,6 +57,7 @@ def find_garbage(
         for artifact in store.versions(asset)
         if (asset, artifact.version) not in kept and _age_seconds(artifact) >= fresh_minutes * 60
     ]
+    garbage += [Garbage(link.parent, f"the link {link.name}", 0, (link,)) for link in store.links_of(forget)]
     garbage += [
         Garbage(path, "left by a run that died", _size(path))
         for path, lease in store.drafts()
@@ -74,15 +85,20 @@ def remove(store: Store, garbage: list[Garbage]) -> None:
             store.remove(entry.path)
 
 
-def _referenced(store: Store, keep_checkpoints: int) -> set[tuple[str, str]]:
+def _referenced(
+    store: Store, keep_checkpoints: int, keep_champions: int, forget: Sequence[str]
+) -> set[tuple[str, str]]:
     """(asset, version) of everything reachable from what has to stay."""
-    pending = store.links()
-    pending += [artifact for artifact in store.versions("champion_model") if artifact.counts["promote"]]
-    by_experiment: dict[str, list[Artifact]] = {}
-    for checkpoint in store.versions("trained_checkpoint"):
-        by_experiment.setdefault(checkpoint.manifest["experiment"], []).append(checkpoint)
-    for checkpoints in by_experiment.values():
-        pending += checkpoints[-keep_checkpoints:]
+    pending = store.links(forget)
+    pending += [
+        before
+        for artifact in pending
+        if artifact.asset == "champion_model"
+        and (before := store.find("champion_model", artifact.manifest["inputs"]["champion"]))
+    ]
+    promoted = [artifact for artifact in store.versions("champion_model") if artifact.counts["promote"]]
+    pending += _newest(promoted, keep_champions, forget)
+    pending += _newest(store.versions("trained_checkpoint"), keep_checkpoints, forget)
     for _, lease in store.drafts():
         if lease and _alive(lease):
             pending += [a for asset, version in lease["inputs"].items() if (a := store.find(asset, version))]
@@ -94,9 +110,15 @@ def _referenced(store: Store, keep_checkpoints: int) -> set[tuple[str, str]]:
         kept.add((artifact.asset, artifact.version))
         inputs = artifact.manifest["inputs"]
         pending += [a for asset, version in inputs.items() if (a := store.find(asset, version))]
-        if artifact.asset == "champion_model" and (before := store.find("champion_model", inputs["champion"])):
-            pending.append(before)
     return kept
+
+
+def _newest(artifacts: Sequence[Artifact], keep: int, forget: Sequence[str]) -> list[Artifact]:
+    """The last `keep` of each experiment; `artifacts` are in the order in which they were made."""
+    by_experiment: dict[str, list[Artifact]] = {}
+    for artifact in artifacts:
+        by_experiment.setdefault(artifact.manifest["experiment"], []).append(artifact)
+    return [a for name, made in by_experiment.items() if name not in forget for a in made[-keep:]]
 
 
 def _age_seconds(artifact: Artifact) -> float:

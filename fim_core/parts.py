@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from fim_core.files import replacing
+from fim_core.files import flush, replacing
 
 PARTS = "parts"
 
@@ -71,12 +71,10 @@ def _read(path: Path) -> pa.RecordBatch | None:
 
 
 def _write(path: Path, batch: pa.RecordBatch) -> None:
-    with (
-        replacing(path) as scratch,
-        pa.OSFile(str(scratch), "wb") as file,
-        pa.ipc.new_file(file, batch.schema, options=_OPTIONS) as writer,
-    ):
-        writer.write_batch(batch)
+    with replacing(path) as scratch:
+        with pa.OSFile(str(scratch), "wb") as file, pa.ipc.new_file(file, batch.schema, options=_OPTIONS) as writer:
+            writer.write_batch(batch)
+        flush(scratch)
 
 
 def unused_since(folder: Path, oldest: float) -> list[Path]:

@@ -25,7 +25,7 @@ import secrets
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -225,14 +225,21 @@ class Store:
         finally:
             os.close(descriptor)
 
-    def links(self) -> list[Artifact]:
-        """Every artifact that some `current` or experiment's link points at."""
-        found = [
-            _read(link.parts[-2] if link.name == "current" else link.parts[-3], link.resolve())
-            for pattern in ("*/current", "*/by_experiment/*")
-            for link in self.root.glob(pattern)
-        ]
+    def links(self, forget: Sequence[str] = ()) -> list[Artifact]:
+        """Every artifact that some `current` or experiment's link points at, save for those of experiments to forget."""
+        links = {*self.root.glob("*/current"), *self.root.glob("*/by_experiment/*")} - {*self.links_of(forget)}
+        found = [_read(link.relative_to(self.root).parts[0], link.resolve()) for link in sorted(links)]
         return [artifact for artifact in found if artifact]
+
+    def links_of(self, experiments: Sequence[str]) -> list[Path]:
+        """The links that experiments have, and each `current` one at something that one of them made."""
+        own = [link for link in self.root.glob("*/by_experiment/*") if link.name in experiments]
+        latest = [
+            link
+            for link in self.root.glob("*/current")
+            if (artifact := _read(link.parent.name, link)) and artifact.manifest["experiment"] in experiments
+        ]
+        return sorted(own + latest)
 
     def drafts(self) -> list[tuple[Path, dict[str, Any] | None]]:
         """Folders of unfinished versions, each with its lease: pid, host, inputs. None where it cannot be read, in the

@@ -26,6 +26,14 @@ def collect(
     ] = None,
     experiment: OfExperiment = None,
     keep_checkpoints: Annotated[int, typer.Option(min=1, help="Newest checkpoints of each experiment that stay.")] = 3,
+    keep_champions: Annotated[
+        int,
+        typer.Option(min=1, help="Newest champions of each experiment that stay; so does the one to roll back to."),
+    ] = 3,
+    forget: Annotated[
+        list[str] | None,
+        typer.Option(help="Name of an experiment that is no longer run: nothing stays for its sake. May be repeated."),
+    ] = None,
     work_days: Annotated[
         float, typer.Option(min=0, help="Days that unfinished attempts and unused parts stay.")
     ] = 14.0,
@@ -42,7 +50,17 @@ def collect(
             f"There is no folder {storage}. Name the folder of the artifacts with --storage, --experiment or FIM_STORAGE."
         )
     store = Store(storage)
-    garbage = find_garbage(store, keep_checkpoints=keep_checkpoints, work_days=work_days, fresh_minutes=fresh_minutes)
+    for name in forget or ():
+        if not store.links_of([name]):
+            raise FimError(f"No experiment named {name} has artifacts in {storage}.")
+    garbage = find_garbage(
+        store,
+        keep_checkpoints=keep_checkpoints,
+        keep_champions=keep_champions,
+        forget=forget or (),
+        work_days=work_days,
+        fresh_minutes=fresh_minutes,
+    )
     for entry in garbage:
         typer.echo(f"{_megabytes(entry.bytes):>10}  {os.path.relpath(entry.path)}  ({entry.reason})")
     total = _megabytes(sum(entry.bytes for entry in garbage))

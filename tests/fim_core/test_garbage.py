@@ -71,6 +71,51 @@ def test_refused_candidates_keep_nothing(store: Store) -> None:
     assert paths == {refused.path, *(artifact.path for artifact in old)}
 
 
+def champions(store: Store, count: int) -> list[tuple[Artifact, Artifact, Artifact]]:
+    """Each with the data set and the checkpoint behind it, and the one before as what it had to beat."""
+    made: list[tuple[Artifact, Artifact, Artifact]] = []
+    for number in range(count):
+        data, checkpoint = generation(store, number)
+        before = made[-1][2].version if made else "none"
+        inputs = {"trained_checkpoint": checkpoint.version, "champion": before}
+        made.append((data, checkpoint, make(store, "champion_model", number, inputs, promote=True)))
+        store.use(made[-1][2], "demo")
+        store.use(checkpoint, "demo")
+    return made
+
+
+def test_old_champions_go(store: Store) -> None:
+    made = champions(store, 4)
+    paths = {entry.path for entry in find_garbage(store, keep_checkpoints=1, keep_champions=3, fresh_minutes=0)}
+    assert paths == {artifact.path for artifact in made[0]}
+
+
+def test_the_way_back_stays_open_however_few_are_kept(store: Store) -> None:
+    made = champions(store, 5)
+    store.use(made[2][2], "demo")
+    paths = {entry.path for entry in find_garbage(store, keep_checkpoints=1, keep_champions=1, fresh_minutes=0)}
+    assert paths == {artifact.path for number in (0, 3) for artifact in made[number]}
+
+
+def test_an_experiment_to_forget_keeps_nothing(store: Store) -> None:
+    made = champions(store, 2)
+    other = make(store, "trained_checkpoint", 9)
+    for asset in (made[0][0], other):
+        store.use(asset, "other")
+    garbage = find_garbage(store, forget=["demo"], fresh_minutes=0)
+    remove(store, garbage)
+    assert left(store) == {other.version, made[0][0].version}
+    assert {link.name for link in store.root.glob("*/by_experiment/*")} == {"other"}
+    assert find_garbage(store, forget=["demo"], fresh_minutes=0) == []
+
+
+def test_the_command_names_an_experiment_that_it_does_not_know(store: Store) -> None:
+    champions(store, 1)
+    told = CliRunner().invoke(app, ["gc", "--storage", str(store.root), "--forget", "dmeo"])
+    assert told.exit_code != 0
+    assert "dmeo" in str(told.exception)
+
+
 def test_inputs_of_a_run_under_way_are_kept(store: Store) -> None:
     old, new = generation(store, 0), generation(store, 1)
     store.use(new[1], "demo")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +29,34 @@ def exports(tmp_path: Path) -> Path:
     return folder
 
 
+DIES = """
+import os, signal, sys
+from pathlib import Path
+from fim_core import files
+from fim_core.config import Experiment
+from fim_core.pipeline import run
+
+replace, left = os.replace, int(sys.argv[2])
+
+def replace_or_die(scratch, path):
+    global left
+    left -= str(path).endswith(".arrow")
+    if not left:
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(scratch, path)
+
+files.os.replace = replace_or_die
+run(Experiment.model_validate_json(sys.argv[1]), until="tokenized_dataset")
+"""
+"""Prepares an experiment (JSON), and is killed where the n-th part would take its place."""
+
+
 def prepare(exports: Path, store: str, *, force: bool = False, **data: Any) -> dict[str, StageResult]:
-    experiment = Experiment.model_validate(
+    return run(experiment_of(exports, store, **data), until="tokenized_dataset", force=force)
+
+
+def experiment_of(exports: Path, store: str, **data: Any) -> Experiment:
+    return Experiment.model_validate(
         {
             "name": "parts",
             "storage": str(exports.parent / store),
@@ -38,7 +67,6 @@ def prepare(exports: Path, store: str, *, force: bool = False, **data: Any) -> d
             "data": {"sources": [{"name_or_path": str(exports)}], "eval_fraction": 0.3, "max_length": 600, **data},
         }
     )
-    return run(experiment, until="tokenized_dataset", force=force)
 
 
 def content(artifact: Artifact) -> dict[str, bytes]:
@@ -111,3 +139,20 @@ def test_parts_may_be_lost_or_damaged_at_any_time(exports: Path) -> None:
     assert worked_on(first)[0] == 150
     anew = prepare(exports, "at_once")
     assert content(second["tokenized_dataset"].artifact) == content(anew["tokenized_dataset"].artifact)
+
+
+def test_a_kill_midway_costs_only_what_was_not_finished(exports: Path) -> None:
+    for name, seed in (("august.csv", 2), ("june.csv", 3)):
+        write_export(exports / name, rows=100, seed=seed)
+    experiment = experiment_of(exports, "killed")
+    # Each attempt keeps the parts before the one at which it dies: one export's prompts, then all of them and one
+    # export's tokens.
+    for part, kept in ((2, 1), (4, 4)):
+        died = subprocess.run([sys.executable, "-c", DIES, experiment.model_dump_json(), str(part)])
+        assert died.returncode == -signal.SIGKILL
+        assert len(list((experiment.storage / "parts").rglob("[!.]*.arrow"))) == kept
+    last = prepare(exports, "killed")
+    anew = prepare(exports, "undisturbed")
+    assert worked_on(last)[1] < worked_on(anew)[1]
+    for asset in ASSETS:
+        assert content(last[asset].artifact) == content(anew[asset].artifact)
