@@ -1,7 +1,9 @@
-"""The pipeline as commands run it: failed checks are told as they come, and Ctrl-C is told what stays."""
+"""The pipeline as commands run it: it tells how far it is, which checks failed, and after Ctrl-C what stays."""
 
 from __future__ import annotations
 
+import sys
+import time
 from typing import Any
 
 import typer
@@ -11,9 +13,12 @@ from fim_core.pipeline import StageResult, run
 
 INTERRUPTED = 130
 
+SECONDS_BETWEEN_LINES = 30.0
+"""Of a training's steps, where no terminal shows a progress bar."""
+
 
 def run_pipeline(experiment: Experiment, *, until: str, force: bool = False) -> dict[str, StageResult]:
-    """`fim_core.pipeline.run`, with one line on standard error for each failed check, and one when Ctrl-C ends it.
+    """`fim_core.pipeline.run`, told on standard error: each asset, each failed check, and what stays when Ctrl-C ends it.
 
     Raises:
         FimError: as `run` does.
@@ -33,20 +38,30 @@ class _Teller:
     def __init__(self) -> None:
         self._training = False
         self._resumes_from: int | None = None
+        self._total_steps = 0
+        self._next_line = 0.0
 
     def __call__(self, event: dict[str, Any]) -> None:
         match event:
-            case {"event": "stage", "asset": "champion_model"}:
-                pass  # its one check is the gate, whose reasons the command prints
             case {"event": "stage", "asset": asset, "failed_checks": failed}:
                 self._training = False
-                for check in failed:
+                done = "reused" if event["reused"] else f"made in {event['seconds']:,.1f} s"
+                typer.echo(f"{asset} {event['version']}: {done}", err=True)
+                # The one check of a champion is the gate, whose reasons the command prints.
+                for check in failed if asset != "champion_model" else ():
                     found = check.sentence.rstrip(".")
                     typer.echo(
                         f"{asset}: check failed ({check.severity}): {found}. It asks: {check.description}", err=True
                     )
-            case {"event": "start", "resumed_from": step}:
-                self._training, self._resumes_from = True, step
+            case {"event": "start", "resumed_from": step, "total_steps": total}:
+                self._training, self._resumes_from, self._total_steps = True, step, total
+            case {"event": "step"} if not sys.stderr.isatty() and time.monotonic() >= self._next_line:
+                self._next_line = time.monotonic() + SECONDS_BETWEEN_LINES
+                typer.echo(
+                    f"step {event['step']} of {self._total_steps}: loss {event['loss']:.4f}, "
+                    f"{event['rows_per_second']:,.1f} rows/s",
+                    err=True,
+                )
             case {"event": "checkpoint", "type": "deepspeed", "step": step}:
                 self._resumes_from = step
 

@@ -22,9 +22,8 @@ def train(
     from fim_core.config import load_experiment
 
     results = run_pipeline(load_experiment(config), until="trained_checkpoint", force=force)
-    for asset, result in results.items():
-        typer.echo(f"{asset}: {'reused' if result.reused else 'made'} {result.artifact.version}")
-    counts = results["trained_checkpoint"].artifact.counts
+    checkpoint = results["trained_checkpoint"].artifact
+    counts = checkpoint.counts
     if counts["loss_after"] is not None:
         typer.echo(f"Held-out loss: {counts['loss_before']:.4f} before, {counts['loss_after']:.4f} after.")
-    typer.echo(f"Checkpoint: {results['trained_checkpoint'].artifact.path}")
+    typer.echo(f"Checkpoint: {checkpoint.path}")

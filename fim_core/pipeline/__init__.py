@@ -34,8 +34,8 @@ def run(
         experiment: the options.
         until: the last asset to make.
         force: make all of them again.
-        on_event: hears of progress: training's events, and `{"event": "stage", "asset": …, "reused": …,
-            "failed_checks": […]}`.
+        on_event: hears of progress: training's events, and `{"event": "stage", "asset": …, "version": …,
+            "reused": …, "seconds": …, "failed_checks": […]}`.
 
     Returns:
         The result of each stage by asset name.
@@ -52,6 +52,7 @@ def run(
             {
                 "event": "stage",
                 "asset": stage.asset,
+                "version": result.artifact.version,
                 "reused": result.reused,
                 "seconds": result.seconds,
                 "failed_checks": [check for check in result.checks if not check.passed],

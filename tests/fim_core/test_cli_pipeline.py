@@ -26,6 +26,17 @@ def test_a_failed_check_that_stops_nothing_is_told(tmp_path: Path, capsys: pytes
         assert "It asks: There are held-out rows" in said
 
 
+def test_what_is_made_and_how_far_training_is_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    experiment = load_experiment(write_experiment(tmp_path))
+    run_pipeline(experiment, until="trained_checkpoint")
+    said = capsys.readouterr().err
+    assert re.search(r"^fim_prompts [0-9a-f]{16}: made in [\d.]+ s$", said, re.MULTILINE)
+    assert re.findall(r"^step (\d+) of 3: loss [\d.]+, [\d.,]+ rows/s$", said, re.MULTILINE) == ["1"]
+    run_pipeline(experiment, until="fim_prompts")
+    said = capsys.readouterr().err
+    assert re.search(r"^fim_prompts [0-9a-f]{16}: reused$", said, re.MULTILINE)
+
+
 @pytest.mark.slow
 def test_ctrl_c_says_where_the_next_run_goes_on(tmp_path: Path) -> None:
     path = write_experiment(
