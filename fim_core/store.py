@@ -143,12 +143,12 @@ class Store:
         final = self.root / asset / version
         folder = self.root / "tmp" / f"{asset}-{version}-{os.getpid()}-{secrets.token_hex(4)}"
         new = folder / "new"
-        with self._writable():
-            folder.mkdir(parents=True)
-            self._lease(folder, inputs)
-            new.mkdir()
-            final.parent.mkdir(parents=True, exist_ok=True)
         try:
+            with self._writable(asset):
+                folder.mkdir(parents=True)
+                self._lease(folder, inputs)
+                new.mkdir()
+                final.parent.mkdir(parents=True, exist_ok=True)
             with self.full_disk_told(asset):
                 draft = Draft(new, {})
                 yield draft
@@ -200,10 +200,10 @@ class Store:
         The kernel frees the lock of a process that dies.
 
         Raises:
-            FimError: the folder cannot be written.
+            FimError: the folder cannot be written, or the disk is full.
         """
         lock = self._lock(asset, version)
-        with self._writable():
+        with self._writable(asset):
             lock.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -270,9 +270,10 @@ class Store:
             found.unlink(missing_ok=True)
 
     @contextmanager
-    def _writable(self) -> Iterator[None]:
+    def _writable(self, asset: str) -> Iterator[None]:
         try:
-            yield
+            with self.full_disk_told(asset):
+                yield
         except OSError as error:
             raise FimError(
                 f"{self.root} cannot be written ({error.strerror}). Name another folder: `storage` in the experiment, "

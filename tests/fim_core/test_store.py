@@ -141,6 +141,24 @@ def test_a_full_disk_is_a_clear_error(tmp_path: Path) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
 
+def test_a_disk_that_is_full_before_anything_is_written_is_not_called_unwritable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    store = Store(tmp_path)
+    (tmp_path / "locks").mkdir()
+    monkeypatch.setattr(os, "open", full)
+    with pytest.raises(FimError, match="disk is full"), store.making("raw_completions", "abc"):
+        pass
+    monkeypatch.undo()
+    monkeypatch.setattr(store, "_lease", full)
+    with pytest.raises(FimError, match="disk is full"):
+        publish(store)
+    assert store.drafts() == []
+
+
 def test_a_kill_at_any_moment_leaves_whole_versions_only(tmp_path: Path) -> None:
     """A child publishes version after version of many files and is killed; whatever can be seen is whole."""
     child = textwrap.dedent(

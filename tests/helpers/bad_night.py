@@ -43,8 +43,9 @@ class BadNight(DagsterHome):
         self.experiment = write_experiment(
             folder,
             data=TINY["data"] | {"sources": [{"name_or_path": str(self.exports)}], "eval_fraction": 0.1},
-            max_steps=12,
-            checkpoint={"type": "deepspeed", "save_every_n_steps": 2},
+            epochs=100,
+            max_steps=120,
+            checkpoint={"type": "deepspeed", "save_every_n_steps": 10},
             launcher={"num_processes": 2},
             schedule={"cron": EVERY_TWO_MINUTES, "enabled": True},
             exports={"folder": str(self.exports), "settle_seconds": SETTLE_SECONDS, "enabled": True},
@@ -76,17 +77,17 @@ class BadNight(DagsterHome):
         workers = self.workers()
         steps = [child for worker in workers for child in children(worker) if "resource_tracker" not in cmdline(child)]
         disturbances: list[tuple[int, Callable[[], object]]] = [
-            (3, self.export_arrives),
-            (2, self.export_is_written_slowly),
-            (3, self.export_is_truncated),
-            (2, self.export_changes),
+            (2, self.export_arrives),
+            (1, self.export_is_written_slowly),
+            (2, self.export_is_truncated) if self._truncated is None else (20, self.mend_truncated),
+            (1, self.export_changes),
             (1, self.export_goes),
-            (2, self.garbage_is_collected),
-            (2 if self._filler else 0, self.disk_is_full),
-            (2 if workers else 0, self.daemon_is_killed),
-            (3 if workers else 0, lambda: self.kill("the process of a run", workers)),
-            (2 if steps else 0, lambda: self.kill("the process of a step", steps)),
-            (9 if ranks else 0, lambda: self.kill("a rank", ranks)),
+            (1, self.garbage_is_collected),
+            (1 if self._filler else 0, self.disk_is_full),
+            (1 if workers else 0, self.daemon_is_killed),
+            (1 if workers else 0, lambda: self.kill("the process of a run", workers)),
+            (1 if steps else 0, lambda: self.kill("the process of a step", steps)),
+            (20 if ranks else 0, lambda: self.kill("a rank", ranks)),
         ]
         [(_, disturbance)] = self._random.choices(disturbances, [weight for weight, _ in disturbances])
         disturbance()
@@ -114,10 +115,7 @@ class BadNight(DagsterHome):
         self.note(f"{path.name} was written slowly")
 
     def export_is_truncated(self) -> None:
-        """A file whose end is missing stays for a while; a whole one takes its place the next time."""
-        if self._truncated is not None:
-            self.mend_truncated()
-            return
+        """A file whose end is missing stays for a while."""
         path = self.export_arrives()
         whole = path.with_name(f".{path.name}")
         shutil.copyfile(path, whole)

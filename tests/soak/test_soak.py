@@ -34,8 +34,9 @@ SEED = int(os.environ.get("FIM_SOAK_SEED", "1"))
 LAST_RUN_SECONDS = 900.0
 
 EXPECTED = (
-    "is no Parquet file",
-    "cannot be read",
+    "is damaged or cut short",
+    "is not well-formed CSV",
+    "is not UTF-8",
     "The disk is full",
     "changed while",
     "was made with other options",
