@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import dagster as dg
-from dagster._core.launcher.base import CheckRunHealthResult, WorkerStatus
+import json
+import socket
 
-from fim_assets.resources.run_worker import RunWorker
+import dagster as dg
+from dagster._core.launcher.base import CheckRunHealthResult, LaunchRunContext, WorkerStatus
+from dagster._core.storage.tags import GRPC_INFO_TAG
+
+from fim_assets.resources.run_worker import HOST_TAG, worker_of
 
 
 class LocalRunLauncher(dg.DefaultRunLauncher):
@@ -15,6 +19,13 @@ class LocalRunLauncher(dg.DefaultRunLauncher):
     machine, or for a run of the command line, nobody would: the run would stay "started" and keep its slot for ever.
     """
 
+    def launch_run(self, context: LaunchRunContext) -> None:
+        """Start a run, and record this machine with it where the code server that starts its process is here."""
+        super().launch_run(context)
+        run = self._instance.get_run_by_id(context.dagster_run.run_id)
+        if run is not None and "socket" in json.loads(run.tags.get(GRPC_INFO_TAG, "{}")):
+            self._instance.add_run_tags(run.run_id, {HOST_TAG: socket.gethostname()})
+
     @property
     def supports_check_run_worker_health(self) -> bool:
         """Lets `run_monitoring` ask."""
@@ -22,7 +33,7 @@ class LocalRunLauncher(dg.DefaultRunLauncher):
 
     def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
         """FAILED when the run's process is certainly gone."""
-        worker = RunWorker.recorded(run)
+        worker = worker_of(self._instance, run)
         if worker is not None and worker.is_gone:
             return CheckRunHealthResult(WorkerStatus.FAILED, f"process {worker.pid} is gone")
         return CheckRunHealthResult(WorkerStatus.RUNNING)

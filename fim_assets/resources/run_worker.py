@@ -14,6 +14,7 @@ import psutil
 from fim_core.parallel import end_with_parent
 
 WORKER_TAG = "fim/worker"
+HOST_TAG = "fim/launched_on"
 # Start times are told by the wall clock, which may be set; a number is hardly given twice within this time.
 CLOCK_SECONDS = 300.0
 
@@ -52,6 +53,22 @@ class RunWorker:
             return True
 
 
+def worker_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> RunWorker | None:
+    """The process that carries out a run: as its first asset recorded it; before that, as Dagster's log names it.
+
+    None where neither says, or nobody says on which machine the process is.
+    """
+    recorded, host = RunWorker.recorded(run), run.tags.get(HOST_TAG)
+    if recorded is not None or host is None:
+        return recorded
+    for entry in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ENGINE_EVENT):
+        event = entry.get_dagster_event()
+        pid = event.engine_event_data.metadata.get("pid")
+        if event.step_key is None and pid is not None:
+            return RunWorker(run.run_id, host, int(str(pid.value)), entry.timestamp)
+    return None
+
+
 def bind_to_worker(context: dg.AssetExecutionContext) -> None:
     """Record the process that carries out the run, and end this one with it.
 
@@ -77,7 +94,7 @@ def end_dead_runs(instance: dg.DagsterInstance) -> list[str]:
     under_way = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
     dead = []
     for run in instance.get_runs(dg.RunsFilter(statuses=under_way)):
-        worker = RunWorker.recorded(run)
+        worker = worker_of(instance, run)
         if worker is not None and worker.is_gone:
             instance.report_run_failed(run, f"Process {worker.pid} of this run is gone.")
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)

@@ -6,6 +6,7 @@ import json
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -13,10 +14,11 @@ import dagster as dg
 import psutil
 import pytest
 import yaml
+from dagster._core.events import EngineEventData
 from dagster._core.launcher.base import WorkerStatus
 
 from fim_assets.resources.run_launcher import LocalRunLauncher
-from fim_assets.resources.run_worker import WORKER_TAG, RunWorker, end_dead_runs
+from fim_assets.resources.run_worker import HOST_TAG, WORKER_TAG, RunWorker, end_dead_runs
 
 RUN = "00000000-0000-0000-0000-000000000001"
 HERE = RunWorker(RUN, socket.gethostname(), psutil.Process().pid, psutil.Process().create_time())
@@ -42,14 +44,41 @@ def test_only_a_process_that_certainly_ended_is_gone(dead: RunWorker) -> None:
     assert not replace(dead, host="elsewhere").is_gone
 
 
-def test_the_launcher_finds_dead_workers(dead: RunWorker) -> None:
+@pytest.fixture
+def launcher() -> Iterator[LocalRunLauncher]:
+    with dg.instance_for_test(
+        overrides={"run_launcher": {"module": LocalRunLauncher.__module__, "class": LocalRunLauncher.__name__}}
+    ) as instance:
+        assert isinstance(instance.run_launcher, LocalRunLauncher)
+        yield instance.run_launcher
+
+
+def test_the_launcher_finds_dead_workers(dead: RunWorker, launcher: LocalRunLauncher) -> None:
     def status(tags: dict[str, str]) -> WorkerStatus:
-        return LocalRunLauncher().check_run_worker_health(dg.DagsterRun("train", run_id=RUN, tags=tags)).status
+        return launcher.check_run_worker_health(dg.DagsterRun("train", run_id=RUN, tags=tags)).status
 
     assert status(tagged(dead)) == WorkerStatus.FAILED
     assert status(tagged(HERE)) == WorkerStatus.RUNNING
     assert status({}) == WorkerStatus.RUNNING
     assert status(tagged(dead, run_id="the run that this one repeats")) == WorkerStatus.RUNNING
+
+
+def test_a_worker_that_died_before_its_first_asset_is_found(dead: RunWorker, launcher: LocalRunLauncher) -> None:
+    instance = launcher._instance
+
+    def status(number: int, pid: int, host: str | None) -> WorkerStatus:
+        tags = {HOST_TAG: host} if host else {}
+        run = instance.add_run(dg.DagsterRun("train", run_id=RUN[:-1] + str(number), tags=tags))
+        instance.report_engine_event("Something without a process.", run)
+        instance.report_engine_event("Started.", run, EngineEventData.in_process(pid))
+        instance.report_engine_event("A step.", run, EngineEventData.in_process(0), step_key="raw_completions")
+        return launcher.check_run_worker_health(run).status
+
+    assert status(1, dead.pid, HERE.host) == WorkerStatus.FAILED
+    with subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE) as alive:
+        assert status(2, alive.pid, HERE.host) == WorkerStatus.RUNNING
+    assert status(3, dead.pid, "elsewhere") == WorkerStatus.RUNNING
+    assert status(4, dead.pid, None) == WorkerStatus.RUNNING
 
 
 def test_dead_runs_end_and_free_their_slots(dead: RunWorker, tmp_path: Path) -> None:
