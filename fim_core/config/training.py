@@ -101,7 +101,10 @@ class LossConfig(Section):
 
 
 class TrackerConfig(Section):
-    """One experiment tracker, beside the JSON lines that are always written."""
+    """One experiment tracker, beside the JSON lines that are always written.
+
+    What it writes on this machine (TensorBoard's event files, wandb's runs) is kept in the checkpoint's `trackers`.
+    """
 
     enable: bool = Field(True, description="Send metrics there.")
     project: str = Field("fim", description="Project that the run is filed under.")

@@ -13,6 +13,7 @@ from fim_core.config import Experiment
 from fim_core.pipeline.data import TEMPLATE, folder_digest
 from fim_core.pipeline.stage import Build, Stage
 from fim_core.store import Artifact, Store
+from fim_core.training.job import Work
 
 _OPTIONS = (
     "type",
@@ -60,11 +61,18 @@ def _build(build: Build) -> dict[str, Any]:
     shutil.copytree(result.model, build.output, dirs_exist_ok=True)
     shutil.copy2(work / "metrics.jsonl", build.output)
     shutil.copytree(work / "packs", build.output / "packs")
+    if (trackers := Work(work).trackers).is_dir():
+        # wandb's links to its latest run would lead nowhere.
+        shutil.copytree(trackers, build.output / trackers.name, ignore=_links)
     shutil.copyfile(prompts.path / TEMPLATE, build.output / TEMPLATE)
     _complete_recipe(build.output / "fim.json", granularity=dataset.counts["granularity"])
     counts = asdict(result)
     del counts["model"]
     return counts
+
+
+def _links(folder: str, names: list[str]) -> list[str]:
+    return [name for name in names if Path(folder, name).is_symlink()]
 
 
 def _complete_recipe(recipe: Path, **known: str) -> None:

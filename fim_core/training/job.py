@@ -66,6 +66,11 @@ class Work:
         """The TrainResult of the last run that ended well."""
         return self.root / "result.json"
 
+    @property
+    def trackers(self) -> Path:
+        """What trackers write on this machine: TensorBoard's event files, wandb's runs."""
+        return self.root / "trackers"
+
     def failure(self, attempt: str, rank: int) -> Path:
         """Why a rank of an attempt ended, written by the rank itself."""
         return self.root / "failures" / f"{attempt}-rank-{rank}.json"

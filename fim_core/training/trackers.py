@@ -26,7 +26,7 @@ class Tracker(Protocol):
 
 
 class TensorBoard:
-    """Event files under `work/tensorboard`."""
+    """Event files under `trackers/tensorboard`."""
 
     def __init__(self, config: TrackerConfig, name: str, work: Work, settings: dict[str, Any], resumed_at: int) -> None:
         _require("tensorboard", "tensorboard")
@@ -34,7 +34,7 @@ class TensorBoard:
 
         # Points from after the resumed step were drawn by an attempt that was lost.
         self._writer = SummaryWriter(
-            str(work.root / "tensorboard" / config.project / (config.name or name)), purge_step=resumed_at + 1
+            str(work.trackers / "tensorboard" / config.project / (config.name or name)), purge_step=resumed_at + 1
         )
         self._writer.add_text("experiment", f"```json\n{json.dumps(settings, indent=2)}\n```", resumed_at)
 
@@ -55,8 +55,9 @@ class RunTracker:
         module = _require(package, package)
         options: dict[str, Any] = {"project": config.project, "name": config.name or name, "config": settings}
         if package == "wandb":
-            # One run for all attempts at the same work folder.
-            options |= {"id": f"{work.root.name}-{name}"[-64:], "resume": "allow", "dir": str(work.root)}
+            # One run for all attempts at the same work folder. wandb takes a temporary folder for one that is not there.
+            work.trackers.mkdir(parents=True, exist_ok=True)
+            options |= {"id": f"{work.root.name}-{name}"[-64:], "resume": "allow", "dir": str(work.trackers)}
         else:
             options |= {"resume": "allow"}
         self._run = module.init(**options)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from tiny_pipeline import TINY
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny_pipeline import TINY, write_experiment
 
-from fim_core.config import Experiment
+from fim_core.config import Experiment, load_experiment
+from fim_core.pipeline import run
 from fim_core.pipeline.training import trained_checkpoint
 
 
@@ -21,3 +25,26 @@ def test_where_ranks_run_does_not_count_but_how_many_does() -> None:
     local = options(num_processes=2)
     assert [options(**place, num_processes=2) for place in (ray, kubernetes, hostfile)] == [local] * 3
     assert options(num_processes=1) != local
+
+
+def test_the_curves_of_every_attempt_stay_with_the_checkpoint(tmp_path: Path) -> None:
+    path = write_experiment(
+        tmp_path,
+        epochs=10,
+        max_steps=12,
+        checkpoint={"type": "deepspeed", "save_every_n_steps": 5},
+        tensorboard={"project": "sql", "name": "tiny"},
+    )
+    experiment = load_experiment(path)
+
+    def stop_after_the_state(event: dict[str, Any]) -> None:
+        if event["event"] == "step" and event["step"] == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(experiment, until="trained_checkpoint", on_event=stop_after_the_state)
+    checkpoint = run(experiment, until="trained_checkpoint")["trained_checkpoint"].artifact
+    assert checkpoint.counts["resumed_from"] == 5
+    curves = EventAccumulator(str(checkpoint.path / "trackers" / "tensorboard" / "sql" / "tiny")).Reload()
+    assert [point.step for point in curves.Scalars("train/loss")] == list(range(1, 13))
+    assert [point.step for point in curves.Scalars("eval/loss")][-1] == 12
