@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from fim_core.config.base import DialectName, Place, Section
 
@@ -57,7 +57,9 @@ class DataConfig(Section):
     """`data`: sources, rendering, filtering, packing."""
 
     type: Literal["sft"] = Field("sft", description="Supervised fine-tuning data.")
-    sources: list[Source] = Field(min_length=1, description="Training rows, read in this order.")
+    sources: list[Source] = Field(
+        min_length=1, description="Training rows, read in this order. A path alone stands for its `name_or_path`."
+    )
     eval_sources: list[Source] = Field(
         [], description="Held-out rows. Without them `eval_fraction` of the rows is held out."
     )
@@ -96,6 +98,14 @@ class DataConfig(Section):
     cache_dir: Place | None = Field(
         None, description="Where data sets from a hub are kept. Default: the library's own place."
     )
+
+    @field_validator("sources", "eval_sources", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        listed = [value] if isinstance(value, str | dict) else value
+        if not isinstance(listed, list):
+            return listed
+        return [{"name_or_path": source} if isinstance(source, str) else source for source in listed]
 
     @property
     def packing(self) -> Literal["prefix_tree", "flat", "none"]:

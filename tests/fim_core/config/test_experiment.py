@@ -54,6 +54,12 @@ def test_a_file_of_the_guides_shape_loads_as_it_is(tmp_path: Path) -> None:
     assert experiment.scheduler.scheduler_specific_kwargs.min_lr_rate == 0.1
 
 
+@pytest.mark.parametrize("sources", ["d.csv", "[d.csv]", "{name_or_path: d.csv}"])
+def test_a_source_may_be_a_path_alone(tmp_path: Path, sources: str) -> None:
+    written = load_experiment(write(tmp_path, SMALL.replace("[{name_or_path: d.csv}]", sources)))
+    assert written == load_experiment(write(tmp_path, SMALL))
+
+
 def test_the_files_name_is_the_experiments(tmp_path: Path) -> None:
     assert load_experiment(write(tmp_path, SMALL)).name == "tuned"
 
