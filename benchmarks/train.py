@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 OURS = "ours, "
+TREE = "ours, prefix_tree"
 
 
 def main() -> None:
@@ -98,16 +99,21 @@ def _compare(case: str, options: argparse.Namespace, folder: Path) -> None:
 
 
 def _conclude(results: dict[str, dict[str, Any]]) -> None:
-    """prefix_tree against the fastest of the others, on the clock and by processor time."""
-    tree = results.get("ours, prefix_tree")
+    """prefix_tree against the fastest and the leanest of the others, on the clock and by processor time."""
+    trees = {name: result for name, result in results.items() if name.startswith(TREE)}
     others = {name: result for name, result in results.items() if not name.startswith(OURS)}
-    if tree is None or not others:
+    if not others:
         return
-    for clock, words in (("seconds", "on the clock"), ("cpu_seconds", "by processor time")):
-        best = min(others, key=lambda name: min(others[name][clock]))
-        times = min(others[best][clock]) / min(tree[clock])
-        memory = tree["peak_mib"] / others[best]["peak_mib"]
-        print(f"\nprefix_tree {words}: {times:.1f} times the best other ({best}), with {memory:.2f} of its memory.")
+    leanest = min(others, key=lambda name: others[name]["peak_mib"])
+    for name, tree in trees.items():
+        for clock, words in (("seconds", "on the clock"), ("cpu_seconds", "by processor time")):
+            best = min(others, key=lambda name: min(others[name][clock]))
+            times = min(others[best][clock]) / min(tree[clock])
+            memory, least = (tree["peak_mib"] / others[other]["peak_mib"] for other in (best, leanest))
+            print(
+                f"\n{name}, {words}: {times:.1f} times the best other ({best}), with {memory:.2f} of its memory and "
+                f"{least:.2f} of the leanest's ({leanest})."
+            )
 
 
 def _shape(options: dict[str, Any]) -> str:

@@ -92,7 +92,9 @@ class Sample:
     export_rows: int
 
 
-def experiment_of(case: Case, folder: Path, *, packing: Strategy, rows: int, steps: int, max_length: int) -> Experiment:
+def experiment_of(
+    case: Case, folder: Path, *, packing: Strategy, rows: int, steps: int, max_length: int, recompute: bool = False
+) -> Experiment:
     """An experiment that takes all rows of the sample in each optimizer step."""
     config = {"model_type": "qwen3", "tie_word_embeddings": True, "vocab_size": case.vocabulary, **case.options}
     return Experiment.model_validate(
@@ -102,6 +104,7 @@ def experiment_of(case: Case, folder: Path, *, packing: Strategy, rows: int, ste
             "data": {"sources": [{"type": "demo"}], "pack_samples": packing, "max_length": max_length},
             "gradient_accumulation_steps": rows,
             "epochs": steps,
+            "activation_checkpointing": recompute,
             "optimizer": {"lr": 1e-3, "weight_decay": 0.0},
             "scheduler": {"name": "constant"},
             # One process has nothing to shard.
@@ -110,10 +113,10 @@ def experiment_of(case: Case, folder: Path, *, packing: Strategy, rows: int, ste
     )
 
 
-def job_of(case: Case, folder: Path, *, packing: Strategy, rows: int, steps: int, max_length: int) -> Job:
-    """The experiment on the sample in `folder`, with a work folder of its own."""
-    experiment = experiment_of(case, folder, packing=packing, rows=rows, steps=steps, max_length=max_length)
-    return Job(experiment, folder / "sample", folder / "prompts" / "tokenizer", Work(folder / f"work-{packing}"), "one")
+def job_of(case: Case, folder: Path, *, work: str, **options: Any) -> Job:
+    """The experiment on the sample in `folder`, with a work folder of its own; `options` as of `experiment_of`."""
+    experiment = experiment_of(case, folder, **options)
+    return Job(experiment, folder / "sample", folder / "prompts" / "tokenizer", Work(folder / work), "one")
 
 
 def tokenize_export(

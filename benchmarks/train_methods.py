@@ -62,17 +62,29 @@ def measure(case: str, method: str, folder: Path, *, steps: int, max_length: int
     return result | {"peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 
-def _ours(packing: Strategy, case: Case, folder: Path, steps: int, max_length: int) -> Result:
-    """The engine as `fim train` runs it, on one rank."""
+def _ours(
+    packing: Strategy, case: Case, folder: Path, steps: int, max_length: int, *, recompute: bool = False
+) -> Result:
+    """The engine as `fim train` runs it, on one rank; with `recompute`, under `activation_checkpointing`."""
     from fim_core.training.distributed import join_ranks
     from fim_core.training.engine import next_steps, train_step
     from fim_core.training.setup import setup
 
-    meeting = folder / f"meeting-{packing}"
+    name = f"{packing}-recompute" if recompute else packing
     os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
-    os.environ["FIM_INIT_METHOD"] = meeting.as_uri()
+    os.environ["FIM_INIT_METHOD"] = (folder / f"meeting-{name}").as_uri()
     rows = read_sample(folder).rows
-    run = setup(job_of(case, folder, packing=packing, rows=rows, steps=steps, max_length=max_length), join_ranks())
+    job = job_of(
+        case,
+        folder,
+        work=f"work-{name}",
+        packing=packing,
+        rows=rows,
+        steps=steps,
+        max_length=max_length,
+        recompute=recompute,
+    )
+    run = setup(job, join_ranks())
     clock, losses, computed, operations = Clock(), [], 0, 0.0
     for step in next_steps(run):
         outcome = train_step(run, step)
@@ -146,7 +158,7 @@ def _shared_options(folder: Path, rows: int, steps: int, batch_size: int) -> dic
 
 def _model(case: Case, folder: Path, rows: int, max_length: int) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """The weights that ours begins with, with transformers' own attention."""
-    job = job_of(case, folder, packing="none", rows=rows, steps=1, max_length=max_length)
+    job = job_of(case, folder, work="work-others", packing="none", rows=rows, steps=1, max_length=max_length)
     tokenizer = load_tokenizer(job.tokenizer)
     model = causal_model(build_for(job, tokenizer, torch.device("cpu")))
     model.set_attn_implementation("sdpa")
@@ -211,6 +223,7 @@ def _trl(settings: dict[str, Any], case: Case, folder: Path, steps: int, max_len
 
 METHODS: dict[str, Callable[[Case, Path, int, int], Result]] = {
     "ours, prefix_tree": partial(_ours, "prefix_tree"),
+    "ours, prefix_tree, activations recomputed": partial(_ours, "prefix_tree", recompute=True),
     "ours, flat": partial(_ours, "flat"),
     "ours, none": partial(_ours, "none"),
     "Trainer, 1 row a batch": partial(_trainer, 1),

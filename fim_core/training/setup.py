@@ -136,6 +136,9 @@ def setup(job: Job, ranks: Ranks) -> Run:
         lr_scheduler=lambda optimizer: build_scheduler(experiment.scheduler, optimizer, total_steps),
         config=config,
     )
+    if ranks.world_size == 1 and zero_stage(experiment.deepspeed) == 0:
+        # DeepSpeed would copy all gradients into a buffer of their size, and back, to sum them over one rank.
+        engine.enable_backward_allreduce = False
     peak = peak_of(ranks.device, dtype)
     # From here on each rank draws its own numbers (dropout).
     seed_everything(experiment.seed + 1 + ranks.rank)

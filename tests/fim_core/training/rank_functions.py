@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,6 +35,21 @@ def gradient_of(job: Job, ranks: Ranks) -> tuple[float, dict[str, np.ndarray]]:
         gradients[name] = gradient.float().numpy()
     run.engine.destroy()
     return total / step.denominator, gradients
+
+
+def sums_of_gradients(job: Job) -> int:
+    """How often a run's first optimizer step sums gradients over ranks outside of ZeRO."""
+    run, calls = setup(job, join_ranks()), 0
+    reduce = run.engine.allreduce_bucket
+
+    def counted(*arguments: Any, **options: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return reduce(*arguments, **options)
+
+    run.engine.allreduce_bucket = counted
+    accumulate(run, next(next_steps(run)))
+    return calls
 
 
 def differences(jobs: list[Job], reference: Path) -> list[tuple[float, float, float]]:

@@ -9,7 +9,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from rank_functions import first_gradient
+from rank_functions import first_gradient, sums_of_gradients
 from training_helpers import data_options, make_rows, run_ranks, save_rows, tiny_experiment
 from transformers import PreTrainedTokenizerFast
 
@@ -85,3 +85,12 @@ def test_same_rows_same_gradient(
         for name, gradient in gradients.items():
             scale = np.abs(expected[name]).max()
             np.testing.assert_allclose(gradient, expected[name], rtol=1e-5, atol=1e-5 * scale, err_msg=name)
+
+
+@pytest.mark.parametrize(("ranks", "sums"), [(1, [0]), (2, [1, 1])])
+def test_one_rank_alone_does_not_sum_its_gradients(
+    tmp_path: Path, few_rows: Path, tokenizer_folder: Path, ranks: int, sums: list[int]
+) -> None:
+    experiment = tiny_experiment(deepspeed={"zero_optimization": {"stage": 0}}, gradient_accumulation_steps=2)
+    job = Job(experiment, few_rows, tokenizer_folder, Work(tmp_path), "test")
+    assert run_ranks(ranks, sums_of_gradients, job, folder=tmp_path) == sums
