@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from fim_core.parts import PARTS, unused_since
+from fim_core.pipeline.evaluation import withdrawn_file
 from fim_core.store import Artifact, Store
 
 _HOUR_SECONDS = 60 * 60
@@ -36,28 +37,31 @@ def find_garbage(
     work_days: float = 14.0,
     fresh_minutes: float = 60.0,
 ) -> list[Garbage]:
-    """What nothing refers to: no link, no champion, no recent checkpoint, no run that is under way.
+    """What nothing refers to: no link, no champion or checkpoint of the newest, no run that is under way.
 
     Args:
         store: where to look.
         keep_checkpoints: newest checkpoints of each experiment that stay, with all that they were made from.
-        keep_champions: newest champions of each experiment that stay, with all that they were made from. The one that
-            serves and the one that it replaced stay in any case.
-        forget: names of experiments that are no longer run; nothing stays for their sake.
+        keep_champions: newest champions of each experiment that stay, with all that they were made from. So does the
+            one that serves, and the one that it replaced.
+        forget: names of experiments that are no longer run; nothing stays for their sake, however new it is.
         work_days: days after which the work folder of an attempt that was never finished can go, and what was kept of
             batches of rows that no build has used since.
         fresh_minutes: versions made so recently stay, as the run that made them may be about to use them.
     """
     kept = _referenced(store, keep_checkpoints, keep_champions, forget)
-    inner = ("tmp", "work", "checks", "locks", PARTS)
-    assets = [folder.name for folder in store.root.iterdir() if folder.name not in inner]
     garbage = [
         Garbage(artifact.path, f"no checkpoint, champion or run refers to this {asset}", _size(artifact.path))
-        for asset in sorted(assets)
+        for asset in _assets(store)
         for artifact in store.versions(asset)
-        if (asset, artifact.version) not in kept and _age_seconds(artifact) >= fresh_minutes * 60
+        if (asset, artifact.version) not in kept
+        and (_age_seconds(artifact) >= fresh_minutes * 60 or artifact.manifest["experiment"] in forget)
     ]
-    garbage += [Garbage(link.parent, f"the link {link.name}", 0, (link,)) for link in store.links_of(forget)]
+    for name in forget:
+        chosen = [link for link in store.links_by_experiment() if link.name == name]
+        chosen += [file for file in [withdrawn_file(store, name)] if file.exists()]
+        if chosen:
+            garbage.append(Garbage(store.root, f"what experiment {name} uses: {len(chosen)} links", 0, tuple(chosen)))
     garbage += [
         Garbage(path, "left by a run that died", _size(path))
         for path, lease in store.drafts()
@@ -80,9 +84,22 @@ def remove(store: Store, garbage: list[Garbage]) -> None:
     """Delete what `find_garbage` found."""
     for entry in garbage:
         for file in entry.files:
-            file.unlink()
+            file.unlink(missing_ok=True)
         if not entry.files:
             store.remove(entry.path)
+            store.forget_checks(entry.path.parent.name, entry.path.name)
+    store.mend_current()
+
+
+def experiments_in(store: Store) -> set[str]:
+    """Names of the experiments that a store holds anything of."""
+    made = {artifact.manifest["experiment"] for asset in _assets(store) for artifact in store.versions(asset)}
+    return made | {link.name for link in store.links_by_experiment()}
+
+
+def _assets(store: Store) -> list[str]:
+    inner = ("tmp", "work", "checks", "locks", PARTS)
+    return sorted(folder.name for folder in store.root.iterdir() if folder.name not in inner)
 
 
 def _referenced(

@@ -171,7 +171,7 @@ class Store:
                 flush_tree(new)
                 if replace and final.exists():
                     _exchange(new, final)
-                    self._forget_checks(asset, version)
+                    self.forget_checks(asset, version)
                 else:
                     _move_into_place(new, final)
         finally:
@@ -226,20 +226,28 @@ class Store:
             os.close(descriptor)
 
     def links(self, forget: Sequence[str] = ()) -> list[Artifact]:
-        """Every artifact that some `current` or experiment's link points at, save for those of experiments to forget."""
-        links = {*self.root.glob("*/current"), *self.root.glob("*/by_experiment/*")} - {*self.links_of(forget)}
-        found = [_read(link.relative_to(self.root).parts[0], link.resolve()) for link in sorted(links)]
-        return [artifact for artifact in found if artifact]
+        """Every artifact that an experiment's link points at, or `current` as what an experiment made; save for those of
+        experiments to forget."""
+        used = [_read(link.parts[-3], link) for link in self.links_by_experiment() if link.name not in forget]
+        latest = [_read(link.parent.name, link) for link in self.root.glob("*/current")]
+        return [a for a in used if a] + [a for a in latest if a and a.manifest["experiment"] not in forget]
 
-    def links_of(self, experiments: Sequence[str]) -> list[Path]:
-        """The links that experiments have, and each `current` one at something that one of them made."""
-        own = [link for link in self.root.glob("*/by_experiment/*") if link.name in experiments]
-        latest = [
-            link
-            for link in self.root.glob("*/current")
-            if (artifact := _read(link.parent.name, link)) and artifact.manifest["experiment"] in experiments
-        ]
-        return sorted(own + latest)
+    def links_by_experiment(self) -> list[Path]:
+        """The link of every experiment to what it uses of every asset."""
+        return sorted(link for link in self.root.glob("*/by_experiment/*") if not link.name.startswith("."))
+
+    def mend_current(self) -> None:
+        """Point each `current` whose version is gone at the newest version that an experiment uses, if there is one."""
+        for folder in self.root.iterdir():
+            current = folder / "current"
+            if current.is_symlink() and not current.exists():
+                links = (link for link in self.links_by_experiment() if link.parts[-3] == folder.name)
+                used = [artifact for link in links if (artifact := _read(folder.name, link.resolve()))]
+                if used:
+                    newest = max(used, key=lambda artifact: artifact.manifest["created"])
+                    _replace_link(current, os.path.relpath(newest.path, folder))
+                else:
+                    current.unlink()
 
     def drafts(self) -> list[tuple[Path, dict[str, Any] | None]]:
         """Folders of unfinished versions, each with its lease: pid, host, inputs. None where it cannot be read, in the
@@ -264,8 +272,8 @@ class Store:
         shutil.rmtree(folder / "new", ignore_errors=True)
         shutil.rmtree(folder, ignore_errors=True)
 
-    def _forget_checks(self, asset: str, version: str) -> None:
-        """Remove what checks found in a version that has been replaced."""
+    def forget_checks(self, asset: str, version: str) -> None:
+        """Remove what checks found in a version that has been replaced or removed."""
         for found in (self.root / "checks" / asset).glob(f"{version}-*"):
             found.unlink(missing_ok=True)
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import socket
 
 import dagster as dg
 from dagster._core.launcher.base import CheckRunHealthResult, LaunchRunContext, WorkerStatus
-from dagster._core.storage.tags import GRPC_INFO_TAG
 
 from fim_assets.resources.run_worker import HOST_TAG, worker_of
 
@@ -20,11 +18,9 @@ class LocalRunLauncher(dg.DefaultRunLauncher):
     """
 
     def launch_run(self, context: LaunchRunContext) -> None:
-        """Start a run, and record this machine with it where the code server that starts its process is here."""
+        """Start a run; this machine is recorded with it first, as its process may die at any moment."""
+        self._instance.add_run_tags(context.dagster_run.run_id, {HOST_TAG: socket.gethostname()})
         super().launch_run(context)
-        run = self._instance.get_run_by_id(context.dagster_run.run_id)
-        if run is not None and "socket" in json.loads(run.tags.get(GRPC_INFO_TAG, "{}")):
-            self._instance.add_run_tags(run.run_id, {HOST_TAG: socket.gethostname()})
 
     @property
     def supports_check_run_worker_health(self) -> bool:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 
 import dagster as dg
 import psutil
+from dagster._core.storage.tags import GRPC_INFO_TAG
 
 from fim_core.parallel import end_with_parent
 
@@ -56,10 +57,12 @@ class RunWorker:
 def worker_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> RunWorker | None:
     """The process that carries out a run: as its first asset recorded it; before that, as Dagster's log names it.
 
-    None where neither says, or nobody says on which machine the process is.
+    None where neither says, or the process may be on another machine than the launcher was: its code server is reached
+    over a network.
     """
     recorded, host = RunWorker.recorded(run), run.tags.get(HOST_TAG)
-    if recorded is not None or host is None:
+    server_is_here = "socket" in json.loads(run.tags.get(GRPC_INFO_TAG, "{}"))
+    if recorded is not None or host is None or not server_is_here:
         return recorded
     for entry in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ENGINE_EVENT):
         event = entry.get_dagster_event()

@@ -11,7 +11,7 @@ import typer
 from fim_core.cli.model import OfExperiment
 from fim_core.config import load_experiment
 from fim_core.errors import FimError
-from fim_core.garbage import find_garbage, remove
+from fim_core.garbage import experiments_in, find_garbage, remove
 from fim_core.store import Store
 
 
@@ -50,9 +50,8 @@ def collect(
             f"There is no folder {storage}. Name the folder of the artifacts with --storage, --experiment or FIM_STORAGE."
         )
     store = Store(storage)
-    for name in forget or ():
-        if not store.links_of([name]):
-            raise FimError(f"No experiment named {name} has artifacts in {storage}.")
+    if unknown := sorted(set(forget or ()) - experiments_in(store)):
+        raise FimError(f"No experiment named {' or '.join(unknown)} has artifacts in {storage}.")
     garbage = find_garbage(
         store,
         keep_checkpoints=keep_checkpoints,
@@ -68,9 +67,9 @@ def collect(
         typer.echo("Nothing to remove.")
     elif delete:
         remove(store, garbage)
-        typer.echo(f"Removed {len(garbage)} folders, {total}.")
+        typer.echo(f"Removed {len(garbage)} entries, {total}.")
     else:
-        typer.echo(f"{len(garbage)} folders, {total}, would go. Run again with --delete to remove them.")
+        typer.echo(f"{len(garbage)} entries, {total}, would go. Run again with --delete to remove them.")
 
 
 def _megabytes(count: int) -> str:

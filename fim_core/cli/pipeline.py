@@ -55,6 +55,10 @@ class _Teller:
                     )
             case {"event": "start", "resumed_from": step, "total_steps": total}:
                 self._training, self._resumes_from, self._total_steps = True, step, total
+                if step is not None:
+                    typer.echo(f"Training resumes from step {step} of {total}.", err=True)
+            case {"event": "eval", "step": step, "loss": loss} if not sys.stderr.isatty():
+                typer.echo(f"step {step} of {self._total_steps}: held-out loss {loss:.4f}", err=True)
             case {"event": "step"} if not sys.stderr.isatty() and time.monotonic() >= self._next_line:
                 self._next_line = time.monotonic() + SECONDS_BETWEEN_LINES
                 typer.echo(

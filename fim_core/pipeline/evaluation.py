@@ -172,16 +172,17 @@ def roll_back(store: Store, experiment: str, version: str | None = None) -> Arti
 def withdrawn(store: Store, experiment: str) -> set[str]:
     """The checkpoints of an experiment that were rolled back."""
     try:
-        return set(json.loads(_withdrawn_file(store, experiment).read_text(encoding="utf-8")))
+        return set(json.loads(withdrawn_file(store, experiment).read_text(encoding="utf-8")))
     except FileNotFoundError:
         return set()
 
 
 def _write_withdrawn(store: Store, experiment: str, checkpoints: set[str]) -> None:
-    write_json(_withdrawn_file(store, experiment), sorted(checkpoints))
+    write_json(withdrawn_file(store, experiment), sorted(checkpoints))
 
 
-def _withdrawn_file(store: Store, experiment: str) -> Path:
+def withdrawn_file(store: Store, experiment: str) -> Path:
+    """Where the checkpoints of an experiment that were rolled back are listed."""
     return store.root / "champion_model" / _WITHDRAWN / f"{experiment}.json"
 
 

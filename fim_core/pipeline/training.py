@@ -60,7 +60,8 @@ def _build(build: Build) -> dict[str, Any]:
     )
     shutil.copytree(result.model, build.output, dirs_exist_ok=True)
     shutil.copy2(work / "metrics.jsonl", build.output)
-    shutil.copytree(work / "packs", build.output / "packs")
+    # An attempt that was killed while it wrote a plan leaves a hidden file.
+    shutil.copytree(work / "packs", build.output / "packs", ignore=shutil.ignore_patterns(".*"))
     if (trackers := Work(work).trackers).is_dir():
         # wandb's links to its latest run would lead nowhere.
         shutil.copytree(trackers, build.output / trackers.name, ignore=_links)

@@ -34,7 +34,8 @@ class TensorBoard:
 
         # Points from after the resumed step were drawn by an attempt that was lost.
         self._writer = SummaryWriter(
-            str(work.trackers / "tensorboard" / config.project / (config.name or name)), purge_step=resumed_at + 1
+            str(work.trackers / "tensorboard" / config.project / (config.name or name)),
+            purge_step=resumed_at + 1 if resumed_at else 0,
         )
         self._writer.add_text("experiment", f"```json\n{json.dumps(settings, indent=2)}\n```", resumed_at)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from dagster_home import DagsterService, cmdline, wait_for
 from tiny_pipeline import TINY, write_experiment
 
+from fim_assets.resources.run_worker import HOST_TAG
 from fim_core.config import load_experiment
 from fim_core.pipeline import run
 from fim_core.store import Artifact, Store
@@ -110,6 +112,9 @@ def test_cancelled_then_killed_then_whole(experiment: Path, service: DagsterServ
 
     cancelled, began = begin_training(service, store)
     assert began is None
+    run_of = service.instance.get_run_by_id(cancelled)
+    assert run_of is not None
+    assert run_of.tags[HOST_TAG] == socket.gethostname()
     end_of(service, cancelled, lambda: service.web.terminate_run(cancelled), dg.DagsterRunStatus.CANCELED)
     assert service.of_runs() == []
 

@@ -16,6 +16,7 @@ import pytest
 import yaml
 from dagster._core.events import EngineEventData
 from dagster._core.launcher.base import WorkerStatus
+from dagster._core.storage.tags import GRPC_INFO_TAG
 
 from fim_assets.resources.run_launcher import LocalRunLauncher
 from fim_assets.resources.run_worker import HOST_TAG, WORKER_TAG, RunWorker, end_dead_runs
@@ -66,8 +67,8 @@ def test_the_launcher_finds_dead_workers(dead: RunWorker, launcher: LocalRunLaun
 def test_a_worker_that_died_before_its_first_asset_is_found(dead: RunWorker, launcher: LocalRunLauncher) -> None:
     instance = launcher._instance
 
-    def status(number: int, pid: int, host: str | None) -> WorkerStatus:
-        tags = {HOST_TAG: host} if host else {}
+    def status(number: int, pid: int, host: str | None, server: str = "socket") -> WorkerStatus:
+        tags = {GRPC_INFO_TAG: json.dumps({"host": "localhost", server: "x"})} | ({HOST_TAG: host} if host else {})
         run = instance.add_run(dg.DagsterRun("train", run_id=RUN[:-1] + str(number), tags=tags))
         instance.report_engine_event("Something without a process.", run)
         instance.report_engine_event("Started.", run, EngineEventData.in_process(pid))
@@ -79,6 +80,7 @@ def test_a_worker_that_died_before_its_first_asset_is_found(dead: RunWorker, lau
         assert status(2, alive.pid, HERE.host) == WorkerStatus.RUNNING
     assert status(3, dead.pid, "elsewhere") == WorkerStatus.RUNNING
     assert status(4, dead.pid, None) == WorkerStatus.RUNNING
+    assert status(5, dead.pid, HERE.host, server="port") == WorkerStatus.RUNNING
 
 
 def test_dead_runs_end_and_free_their_slots(dead: RunWorker, tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from fim_core.cli.main import app
+from fim_core.files import write_json
 from fim_core.garbage import find_garbage, remove
+from fim_core.pipeline.evaluation import withdrawn_file
 from fim_core.store import LEASE, Artifact, Store, version_of
 
 
@@ -97,16 +99,51 @@ def test_the_way_back_stays_open_however_few_are_kept(store: Store) -> None:
     assert paths == {artifact.path for number in (0, 3) for artifact in made[number]}
 
 
-def test_an_experiment_to_forget_keeps_nothing(store: Store) -> None:
+def test_an_experiment_to_forget_keeps_nothing_but_what_another_uses(store: Store) -> None:
     made = champions(store, 2)
     other = make(store, "trained_checkpoint", 9)
     for asset in (made[0][0], other):
         store.use(asset, "other")
-    garbage = find_garbage(store, forget=["demo"], fresh_minutes=0)
-    remove(store, garbage)
+    store.use(made[1][1], "demo")
+    write_json(withdrawn_file(store, "demo"), ["some checkpoint"])
+    # However new they are: nobody is going to use them.
+    remove(store, find_garbage(store, forget=["demo"]))
     assert left(store) == {other.version, made[0][0].version}
-    assert {link.name for link in store.root.glob("*/by_experiment/*")} == {"other"}
+    assert store.versions("champion_model") == []
+    assert {link.name for link in store.links_by_experiment()} == {"other"}
+    assert not withdrawn_file(store, "demo").exists()
+    assert store.current("trained_checkpoint").version == other.version
+    assert not (store.root / "champion_model" / "current").is_symlink()
     assert find_garbage(store, forget=["demo"], fresh_minutes=0) == []
+
+
+def test_what_another_experiment_used_last_stays_current(store: Store) -> None:
+    """Though the one that made it is to be forgotten."""
+    shared = make(store, "trained_checkpoint", 0)
+    for name in ("demo", "other"):
+        store.use(shared, name)
+    remove(store, find_garbage(store, forget=["demo"]))
+    assert store.current("trained_checkpoint").version == shared.version
+
+
+def test_an_experiment_can_be_forgotten_when_its_links_are_gone(store: Store) -> None:
+    made = champions(store, 2)
+    for link in store.links_by_experiment():
+        link.unlink()
+    told = CliRunner().invoke(app, ["gc", "--storage", str(store.root), "--forget", "demo", "--delete"])
+    assert told.exit_code == 0, told.output
+    assert left(store) == set()
+    assert made
+
+
+def test_what_checks_found_in_a_version_goes_with_it(store: Store) -> None:
+    old, new = generation(store, 0), generation(store, 1)
+    store.use(new[1], "demo")
+    for artifact in (*old, *new):
+        write_json(store.root / "checks" / artifact.asset / f"{artifact.version}-1.json", [])
+    remove(store, find_garbage(store, keep_checkpoints=1, fresh_minutes=0))
+    kept = {file.name for file in (store.root / "checks").rglob("*.json")}
+    assert kept == {f"{artifact.version}-1.json" for artifact in new}
 
 
 def test_the_command_names_an_experiment_that_it_does_not_know(store: Store) -> None:
@@ -189,7 +226,7 @@ def test_the_command_removes_only_when_told_to(store: Store) -> None:
     dry = CliRunner().invoke(app, arguments)
     assert dry.exit_code == 0, dry.output
     assert old[0].version in dry.output
-    assert "2 folders" in dry.output
+    assert "2 entries" in dry.output
     assert left(store) == {artifact.version for artifact in (*old, *new)}
     CliRunner().invoke(app, [*arguments, "--delete"])
     assert left(store) == {artifact.version for artifact in new}
@@ -203,7 +240,7 @@ def test_the_command_finds_the_storage_of_an_experiment(store: Store, tmp_path: 
     options = ["--keep-checkpoints", "1", "--fresh-minutes", "0"]
     dry = CliRunner().invoke(app, ["gc", "--experiment", str(path), *options])
     assert old[0].version in dry.output
-    assert "2 folders" in dry.output
+    assert "2 entries" in dry.output
 
 
 def test_parts_that_no_build_used_go(store: Store) -> None:

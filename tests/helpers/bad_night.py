@@ -18,7 +18,7 @@ import psutil
 from dagster_home import DagsterHome, children, cmdline, wait_for
 from tiny_pipeline import TINY, write_experiment
 
-from fim_assets.resources.run_worker import RunWorker
+from fim_assets.resources.run_worker import worker_of
 from fim_core.config import load_experiment
 from fim_core.demo.export import write_export
 from fim_core.garbage import find_garbage, remove
@@ -150,7 +150,7 @@ class BadNight(DagsterHome):
     def workers(self) -> list[psutil.Process]:
         """The processes that carry out runs now."""
         runs = self.instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
-        found = (worker for run in runs if (worker := RunWorker.recorded(run)) and not worker.is_gone)
+        found = (worker for run in runs if (worker := worker_of(self.instance, run)) and not worker.is_gone)
         return [psutil.Process(worker.pid) for worker in found if psutil.pid_exists(worker.pid)]
 
     def kill(self, what: str, candidates: list[psutil.Process]) -> None:

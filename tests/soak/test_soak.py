@@ -40,7 +40,7 @@ EXPECTED = (
     "The disk is full",
     "changed while",
     "was made with other options",
-    "Rank ",
+    "was ended by SIG",
     "Another run trains",
 )
 """Words of the failures that the disturbances may cause; any other failure is a finding."""

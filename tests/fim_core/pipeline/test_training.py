@@ -1,4 +1,4 @@
-"""What decides the version of a checkpoint, and what does not."""
+"""What decides the version of a checkpoint, and what lies in it."""
 
 from __future__ import annotations
 
@@ -41,10 +41,19 @@ def test_the_curves_of_every_attempt_stay_with_the_checkpoint(tmp_path: Path) ->
         if event["event"] == "step" and event["step"] == 7:
             raise KeyboardInterrupt
 
+    def stop_at_once(event: dict[str, Any]) -> None:
+        if event["event"] == "step":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(experiment, until="trained_checkpoint", on_event=stop_at_once)
+    [work] = (experiment.storage / "work" / "trained_checkpoint").iterdir()
+    (work / "packs" / ".epoch-0.parquet-1-ab").touch()  # as a kill leaves it
     with pytest.raises(KeyboardInterrupt):
         run(experiment, until="trained_checkpoint", on_event=stop_after_the_state)
     checkpoint = run(experiment, until="trained_checkpoint")["trained_checkpoint"].artifact
     assert checkpoint.counts["resumed_from"] == 5
     curves = EventAccumulator(str(checkpoint.path / "trackers" / "tensorboard" / "sql" / "tiny")).Reload()
     assert [point.step for point in curves.Scalars("train/loss")] == list(range(1, 13))
-    assert [point.step for point in curves.Scalars("eval/loss")][-1] == 12
+    assert [point.step for point in curves.Scalars("eval/loss")] == [0, 12]
+    assert list((checkpoint.path / "packs").glob(".*")) == []
