@@ -13,6 +13,9 @@ The share of the machine's rate counts what the rows need (each shared prefix on
 where something is predicted) against the best matrix product of the same run; padding and logits that are thrown away
 do not count.
 
+Where activations are recomputed memory is what counts, so that process also has glibc give freed blocks of 4 MiB and
+more back at once (MALLOC_MMAP_THRESHOLD_), which `fim train` takes from its environment as well.
+
 Without --export the rows are the demo's; without --tokenizer one is trained on them. --grouping shows what it costs to
 have similar rows in one step (`benchmarks.train_grouping`).
 """
@@ -30,6 +33,8 @@ from typing import Any
 
 OURS = "ours, "
 TREE = "ours, prefix_tree"
+RECOMPUTED = "ours, prefix_tree, activations recomputed"
+LEAN_MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(4 * 2**20)}
 
 
 def main() -> None:
@@ -125,6 +130,7 @@ def _child(case: str, method: str, options: argparse.Namespace, folder: Path) ->
     command += ["--steps", str(options.steps), "--max-length", str(options.max_length)]
     environment = os.environ | {"OMP_NUM_THREADS": str(options.threads), "TOKENIZERS_PARALLELISM": "false"}
     environment |= {"HF_DATASETS_CACHE": str(folder / "cache"), "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+    environment |= LEAN_MALLOC if method == RECOMPUTED else {}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{method} failed:\n{done.stderr}")

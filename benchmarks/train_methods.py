@@ -21,6 +21,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from benchmarks.train import RECOMPUTED
 from benchmarks.train_cases import CASES, Case, job_of, read_sample
 from fim_core.modeling.flops import training_cost
 from fim_core.modeling.support import causal_model
@@ -223,7 +224,7 @@ def _trl(settings: dict[str, Any], case: Case, folder: Path, steps: int, max_len
 
 METHODS: dict[str, Callable[[Case, Path, int, int], Result]] = {
     "ours, prefix_tree": partial(_ours, "prefix_tree"),
-    "ours, prefix_tree, activations recomputed": partial(_ours, "prefix_tree", recompute=True),
+    RECOMPUTED: partial(_ours, "prefix_tree", recompute=True),
     "ours, flat": partial(_ours, "flat"),
     "ours, none": partial(_ours, "none"),
     "Trainer, 1 row a batch": partial(_trainer, 1),
