@@ -37,7 +37,9 @@ def collect(
     work_days: Annotated[
         float, typer.Option(min=0, help="Days that unfinished attempts and unused parts stay.")
     ] = 14.0,
-    fresh_minutes: Annotated[float, typer.Option(min=0, help="Minutes that new versions stay in any case.")] = 60.0,
+    fresh_minutes: Annotated[
+        float, typer.Option(min=0, help="Minutes that new versions stay, save with --forget.")
+    ] = 60.0,
     delete: Annotated[
         bool, typer.Option("--delete", help="Really remove. Without it, only say what would go.")
     ] = False,
