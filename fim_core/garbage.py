@@ -87,7 +87,8 @@ def remove(store: Store, garbage: list[Garbage]) -> None:
             file.unlink(missing_ok=True)
         if not entry.files:
             store.remove(entry.path)
-            store.forget_checks(entry.path.parent.name, entry.path.name)
+            if entry.path.parents[1] == store.root:
+                store.forget_checks(entry.path.parent.name, entry.path.name)
     store.mend_current()
 
 

@@ -32,6 +32,7 @@ def test_what_is_made_and_how_far_training_is_are_told(tmp_path: Path, capsys: p
     said = capsys.readouterr().err
     assert re.search(r"^fim_prompts [0-9a-f]{16}: made in [\d.]+ s$", said, re.MULTILINE)
     assert re.findall(r"^step (\d+) of 3: loss [\d.]+, [\d.,]+ rows/s$", said, re.MULTILINE) == ["1"]
+    assert re.search(r"^step 3 of 3: held-out loss [\d.]+$", said, re.MULTILINE)
     run_pipeline(experiment, until="fim_prompts")
     said = capsys.readouterr().err
     assert re.search(r"^fim_prompts [0-9a-f]{16}: reused$", said, re.MULTILINE)

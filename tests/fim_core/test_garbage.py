@@ -141,7 +141,10 @@ def test_what_checks_found_in_a_version_goes_with_it(store: Store) -> None:
     store.use(new[1], "demo")
     for artifact in (*old, *new):
         write_json(store.root / "checks" / artifact.asset / f"{artifact.version}-1.json", [])
+    # An abandoned attempt at making a version again is no version.
+    os.utime(store.work_folder(new[1].asset, new[1].version), (0, 0))
     remove(store, find_garbage(store, keep_checkpoints=1, fresh_minutes=0))
+    assert not (store.root / "work" / new[1].asset / new[1].version).exists()
     kept = {file.name for file in (store.root / "checks").rglob("*.json")}
     assert kept == {f"{artifact.version}-1.json" for artifact in new}
 
