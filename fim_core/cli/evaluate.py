@@ -36,16 +36,18 @@ def evaluate(
 
 
 def print_figures(report: Mapping[str, Any]) -> None:
-    """Print the headline figures of a report beside those of its baselines."""
-    from fim_core.evaluation.html import NAMES, by_predictor, show_figure
+    """Print the headline figures of a report next to those of the others, and in words whether the model is better."""
+    from fim_core.evaluation.html import by_predictor
     from fim_core.evaluation.metrics.registry import METRICS
+    from fim_core.evaluation.names import TITLES
+    from fim_core.evaluation.words import sentences, show_figure
 
     predictors = by_predictor(report)
     counts = report["counts"]
     table = Table(title=f"{report['experiment']}: {counts['evaluated']} held-out rows in {counts['groups']} groups")
     table.add_column("Metric")
     for name in predictors:
-        table.add_column(NAMES.get(name, name.replace("_", " ")), justify="right")
+        table.add_column(TITLES[name], justify="right")
     for metric in METRICS:
         if metric.headline and metric.name in report["metrics"]:
             cells = []
@@ -57,3 +59,5 @@ def print_figures(report: Mapping[str, Any]) -> None:
                     cells[-1] += f"\n{low} – {high}"
             table.add_row(metric.title, *cells)
     Console().print(table)
+    for sentence in (*sentences(report), report["power"]["sentence"]):
+        typer.echo(sentence)
