@@ -50,13 +50,13 @@ def print_figures(report: Mapping[str, Any]) -> None:
         table.add_column(TITLES[name], justify="right")
     for metric in METRICS:
         if metric.headline and metric.name in report["metrics"]:
-            cells = []
-            for figures in predictors.values():
-                figure = figures.get(metric.name)
-                cells.append("–" if figure is None else show_figure(figure["value"], metric.unit))
-                if figure and figure["value"] is not None:
-                    low, high = (show_figure(figure[bound], metric.unit) for bound in ("low", "high"))
-                    cells[-1] += f"\n{low} – {high}"
+            own = report["metrics"][metric.name]
+            cells = [
+                "–" if (figure := figures.get(metric.name)) is None else show_figure(figure["value"], metric.unit)
+                for figures in predictors.values()
+            ]
+            if own["value"] is not None:
+                cells[0] += "\n" + " – ".join(show_figure(own[bound], metric.unit) for bound in ("low", "high"))
             table.add_row(metric.title, *cells)
     Console().print(table)
     for sentence in (*sentences(report), report["power"]["sentence"]):

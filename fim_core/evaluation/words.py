@@ -40,6 +40,8 @@ def show_difference(value: float | None, unit: str, *, name_unit: bool = True) -
     if value is None:
         return "not finite"
     number, measure = (f"{100 * value:+.1f}", "points") if unit == "share" else (f"{value:+.3g}", unit)
+    if value == 0:
+        number = number.lstrip("+-")
     return f"{number} {measure}" if name_unit else number
 
 

@@ -90,7 +90,10 @@ def _base(build: Build) -> Base:
         if (place := experiment.model.name_or_path) is not None:
             require_place(place, "model")
             if pretrained_digest(place) != trained_from:
-                raise FimError(f"The weights in {place} have changed since the checkpoint was trained from them.")
+                raise FimError(
+                    f"The weights in {place} have changed since the checkpoint was trained from them. Train again, or put "
+                    "them back and make the report again (with force)."
+                )
         return load_base(experiment.model, checkpoint.path, seed=experiment.seed)
 
     from_scratch = {"config": experiment.model.config, "dtype": experiment.model.dtype, "seed": experiment.seed}

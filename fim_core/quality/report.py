@@ -25,7 +25,10 @@ def finite_numbers(evidence: Evidence) -> Finding:
 def enough_rows(evidence: Evidence) -> Finding:
     """Comparisons in which a small gain would not show, for want of held-out rows."""
     power = json.loads(evidence.tables["report"].read_text(encoding="utf-8"))["power"]
-    compared = [{"compared with": name, "smallest gain": gain} for name, gain in power["smallest_gain"].items()]
+    compared = [
+        {"compared with": name, "smallest gain": "none" if gain is None else f"{100 * gain:.1f} points"}
+        for name, gain in power["smallest_gain"].items()
+    ]
     return Finding(int(not power["enough"]), 1, note=power["sentence"], breakdown=compared)
 
 
