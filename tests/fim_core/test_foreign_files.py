@@ -208,6 +208,23 @@ def test_foreign_files_stay_as_they_are(
     assert changed(before, folder, folder.parent / "outside") == []
 
 
+@pytest.mark.parametrize("storage", ["--storage", ""])
+def test_folders_that_only_share_names_with_a_store_stay(
+    storage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("work/uni/thesis", "tmp/notes", "parts/engine/piston"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "chapter.txt").write_text(name)
+    long_ago = time.time() - MONTH_SECONDS
+    for path in tmp_path.rglob("*"):
+        os.utime(path, (long_ago, long_ago))
+    before = snapshot(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FIM_STORAGE", "")
+    fim("gc", "--delete", *([storage, "."] if storage else []))
+    assert changed(before, tmp_path) == []
+
+
 def test_collection_takes_its_own_from_among_foreign_files(tmp_path: Path) -> None:
     """All kinds of garbage, in a store into which somebody has put files later."""
     folder = tmp_path / "folder"
