@@ -178,6 +178,7 @@ def withdrawn(store: Store, experiment: str) -> set[str]:
 
 
 def _write_withdrawn(store: Store, experiment: str, checkpoints: set[str]) -> None:
+    store.folder("champion_model", _WITHDRAWN)
     write_json(withdrawn_file(store, experiment), sorted(checkpoints))
 
 

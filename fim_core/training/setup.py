@@ -37,6 +37,7 @@ from fim_core.training.metrics import Peak, peak_of
 from fim_core.training.optimizer import build_optimizer
 from fim_core.training.plans import Plans
 from fim_core.training.schedule import build_scheduler
+from fim_core.training.step_exports import StepExports
 from fim_core.training.steps import Sharding, count_steps
 
 logger = logging.getLogger(__name__)
@@ -85,7 +86,8 @@ def setup(job: Job, ranks: Ranks) -> Run:
     """Load data and model, plan all packs, start DeepSpeed, and go to where the newest state stands.
 
     Raises:
-        FimError: nothing to train on; an option that cannot be honoured; a state of another experiment.
+        FimError: nothing to train on; an option that cannot be honoured; a state of another experiment; an
+            `output_dir` that holds what another run wrote.
     """
     experiment, work = job.experiment, job.work
     save_plan = SavePlan.of(experiment)
@@ -116,6 +118,8 @@ def setup(job: Job, ranks: Ranks) -> Run:
     plans = Plans(work.packs)
     if ranks.is_first:
         remove_leftovers(work.states)
+        for entry in save_plan.exports:
+            StepExports(entry, job, fingerprint).require_own()
         make_plans(plans, experiment, packing, cost, train_rows, eval_rows)
         work.heartbeat.touch()
     ranks.barrier()
