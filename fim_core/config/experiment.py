@@ -84,7 +84,9 @@ class Experiment(Section):
         False, description="Keep checkpointed activations in host memory; implies activation_checkpointing."
     )
     deepspeed: dict[str, Any] = Field(
-        default_factory=dict, description="Passed to DeepSpeed: zero_optimization, offload, gradient_clipping, …"
+        default_factory=dict,
+        description="Passed to DeepSpeed: zero_optimization, offload, gradient_clipping, … "
+        "Without zero_optimization.stage: 0 for one rank in fp32, otherwise 1.",
     )
     checkpoint: list[CheckpointConfig] = Field([CheckpointConfig()], description="What is saved, and when.")
     launcher: LauncherConfig = Field(LocalLauncher(), description="Where training processes run.")
