@@ -108,7 +108,7 @@ def _parameters(artifact: Artifact, store: Store) -> dict[str, Any]:
     if artifact.asset == "tokenized_dataset":
         prompts = _input(artifact, store, "fim_prompts")
         return {
-            "end_ids": _tokens(prompts)["end_ids"],
+            "end_id": _tokens(prompts)["end_id"],
             "vocab_size": prompts.counts["vocab_size"],
             "max_length": config["data"]["max_length"],
             "mask_inputs": config["data"]["mask_inputs"],

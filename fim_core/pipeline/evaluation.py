@@ -71,7 +71,7 @@ def _untrained(build: Build) -> dict[str, PreTrainedModel]:
 evaluation_report = Stage(
     asset="evaluation_report",
     upstream=("raw_completions", "fim_prompts", "tokenized_dataset", "trained_checkpoint"),
-    code=("evaluation",),
+    code=("evaluation", "tokens.py", "families.py"),
     options=_report_options,
     outside=_champion_input,
     build=_build_report,

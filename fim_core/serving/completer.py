@@ -45,7 +45,7 @@ class Completer:
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, builder: PromptBuilder) -> None:
         self._tokenizer = tokenizer
         self._builder = builder
-        self._stop_ids = stop_ids_of(model)
+        self._stop_ids = stop_ids_of(model, tokenizer)
         self._cache = PrefixCache(model)
         self.context_length: int | None = getattr(model.config, "max_position_embeddings", None)
         """Tokens of the longest prompt and completion together; None: no limit known."""
