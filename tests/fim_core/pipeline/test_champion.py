@@ -151,7 +151,7 @@ def test_a_model_trained_on_shuffled_responses_is_refused(tmp_path: Path) -> Non
     assert champion(store, "tiny") is None
     # It has learnt how completions look, which its random base does not know.
     found = {(rule, metric): holds for rule, metric, holds in rules(store)}
-    assert found["better_than_base", "loss"] is True
+    assert found["better_than_base", "loss_text"] is True
     assert found["better_than_constants", "exact_match_sql"] is False
 
     write_rows(tmp_path / "export.csv")
