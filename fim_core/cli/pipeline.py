@@ -55,8 +55,11 @@ class _Teller:
                     )
             case {"event": "start", "resumed_from": step, "total_steps": total}:
                 self._training, self._resumes_from, self._total_steps = True, step, total
+                typer.echo(f"Training takes {total} optimizer steps of {event['batch_rows']} rows.", err=True)
                 if step is not None:
                     typer.echo(f"Training resumes from step {step} of {total}.", err=True)
+            case {"event": "warning", "message": message}:
+                typer.echo(f"Warning: {message}", err=True)
             case {"event": "eval", "step": step, "loss": loss} if not sys.stderr.isatty():
                 typer.echo(f"step {step} of {self._total_steps}: held-out loss {loss:.4f}", err=True)
             case {"event": "step"} if not sys.stderr.isatty() and time.monotonic() >= self._next_line:
