@@ -38,7 +38,6 @@ SCRATCH = {
     "tie_word_embeddings": True,
 }
 LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
-POINTS = 4
 
 
 def main() -> None:
@@ -52,6 +51,7 @@ def main() -> None:
     parser.add_argument("--batch-rows", type=int, default=16)
     parser.add_argument("--max-length", type=int, default=2048)
     parser.add_argument("--pack-length", type=int, default=2048)
+    parser.add_argument("--points", type=int, default=4, help="evaluations of the held-out loss")
     parser.add_argument("--model", type=Path, help="folder of a pretrained model, trained with LoRA")
     parser.add_argument("--export", type=Path, help="train on this export instead of the demo's rows")
     parser.add_argument("--lr", type=float, help="default: 3e-3 from scratch, 2e-4 for LoRA")
@@ -155,7 +155,7 @@ def train(options: argparse.Namespace, block: int, seed: int) -> None:
             },
             "batch_rows": options.batch_rows,
             "epochs": options.epochs,
-            "eval_interval": max(1, steps // POINTS),
+            "eval_interval": max(1, steps // options.points),
             "optimizer": {"lr": options.lr or (2e-4 if options.model else 3e-3), "weight_decay": 0.05},
             "scheduler": {"name": "cosine", "warmup_ratio": 0.05},
             "deepspeed": {"gradient_clipping": 1.0, "zero_optimization": {"stage": 0}},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 from fim_core.packing.batches import epoch_order
 from fim_core.packing.bins import best_fit_decreasing
 from fim_core.packing.cost import Cost
-from fim_core.packing.layout import Layout, forest
+from fim_core.packing.layout import Layout, forest, segments_of
 from fim_core.packing.prefix import pack_by_prefix
 from fim_core.packing.rows import Rows
 
@@ -165,9 +166,7 @@ class PackPlan(Sequence[Pack]):
 
     def write(self, path: Path) -> None:
         """Store the plan as a Parquet table, one row a pack, with the names of its rows and the shape of its sequence."""
-        layouts = [forest(pack.lengths, pack.shared) for pack in self]
-        segments = np.concatenate([np.empty((0, 3), np.int32), *(layout.segments for layout, _ in layouts)])
-        leaves = np.concatenate([np.empty(0, np.int64), *(layout.segment_of[last] for layout, last in layouts)])
+        segments, segment_starts, leaves = self._segments()
         parts = [pa.array(segments[:, column], pa.int32()) for column in range(3)]
         structs = pa.StructArray.from_arrays(parts, names=["start", "length", "parent"])
         columns = {
@@ -177,7 +176,7 @@ class PackPlan(Sequence[Pack]):
             "row_ids": _lists(self.row_ids, self.pack_starts),
             "lengths": _lists(self.lengths, self.pack_starts),
             "shared": _lists(self.shared, self.pack_starts),
-            "segments": _lists(structs, np.cumsum([0, *(len(layout.segments) for layout, _ in layouts)])),
+            "segments": _lists(structs, segment_starts),
             "leaves": _lists(leaves.astype(np.int32), self.pack_starts),
             "tokens": _sums(self.lengths, self.pack_starts),
             "distinct_tokens": self.distinct_tokens,
@@ -185,6 +184,21 @@ class PackPlan(Sequence[Pack]):
         }
         known = {"strategy": self.strategy, "pack_length": str(self.pack_length), "ranks": str(self.ranks)}
         pq.write_table(pa.table(columns).replace_schema_metadata(known), path)
+
+    def _segments(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The segments of all packs one after the other, where each pack's begin among them, and the rows' leaves.
+
+        All packs are laid out as one long sequence, and counted from their own beginnings afterwards.
+        """
+        segments, last = segments_of(self.lengths, self.shared)
+        token_starts = np.append(0, np.cumsum(self.distinct_tokens))
+        segment_starts = np.searchsorted(segments[:, 0], token_starts)
+        leaves = np.searchsorted(segments[:, 0], last, side="right") - 1
+        leaves -= np.repeat(segment_starts[:-1], np.diff(self.pack_starts))
+        pack = np.repeat(np.arange(len(self)), np.diff(segment_starts))
+        segments[:, 0] -= token_starts[pack]
+        segments[:, 2] = np.where(segments[:, 2] >= 0, segments[:, 2] - segment_starts[pack], -1)
+        return segments, segment_starts, leaves
 
     @classmethod
     def read(cls, path: Path) -> PackPlan:
@@ -285,15 +299,12 @@ def _pack_batches(
     chosen = rows.prompt_order.order[places]
     lengths, targets = rows.lengths[chosen], rows.targets_per_row[chosen]
     shared = _shared(rows.prompt_order.common(places), starts, strategy)
-    totals = _sums(lengths - shared, starts)
     members: list[np.ndarray] = []
     packs_of_batch = []
-    for start, stop, total in zip(starts[:-1].tolist(), starts[1:].tolist(), totals.tolist(), strict=True):
+    for start, stop in pairwise(starts.tolist()):
         span = slice(start, stop)
         if strategy == "none":
             packs = list(np.arange(stop - start)[:, None])
-        elif ranks == 1 and total <= pack_length:
-            packs = [np.arange(stop - start)]
         else:
             packs = _pack(lengths[span], shared[span], targets[span], strategy, pack_length, ranks, cost)
         members += [start + pack for pack in packs]
@@ -318,12 +329,13 @@ def _pack(
         bins = best_fit_decreasing(np.minimum(lengths, capacity), capacity)
         return [np.sort(np.array(items, np.int64)) for items in bins]
 
-    packs = fill(pack_length)
+    total = int((lengths - shared).sum())
+    packs = [np.arange(len(lengths))] if total <= pack_length else fill(pack_length)
     wanted = -(-len(packs) // ranks) * ranks
     if len(packs) == wanted:
         return packs
     common = int(shared[1:].min(initial=pack_length)) if len(shared) > 1 else 0
-    share = (int((lengths - shared).sum()) - common) / wanted
+    share = (total - common) / wanted
     for slack in TIGHTER:
         even = fill(min(pack_length, max(int(lengths.max()), common + int(np.ceil(slack * share)))))
         if len(even) <= wanted:

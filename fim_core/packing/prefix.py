@@ -45,8 +45,9 @@ def pack_by_prefix(
     # What all rows have in common is in every pack once: groups compete for the rest of its tokens and of its budget. A
     # pack is full when one of the two is used up, and a group takes the larger of its shares.
     prefix_cost = float(cost.of_prefix(np.array(common)))
-    sizes = np.array([own_lengths[a:b].sum() + shared[a] - common for a, b in groups])
-    group_costs = np.array([own_costs[a:b].sum() + cost.of_prefix(shared[a]) - prefix_cost for a, b in groups])
+    first = np.array([start for start, _ in groups])
+    sizes = np.add.reduceat(own_lengths, first) + shared[first] - common
+    group_costs = np.add.reduceat(own_costs, first) + cost.of_prefix(shared[first]) - prefix_cost
     room = max(capacity - common, 1)
     share = np.maximum(sizes / room, group_costs / max(budget - prefix_cost, 1e-9))
     bins = best_fit_decreasing(np.ceil(np.minimum(share, 1) * room).astype(np.int64), room)

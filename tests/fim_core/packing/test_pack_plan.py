@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -170,13 +171,23 @@ def test_no_rows_make_no_packs():
 
 
 def test_a_plan_is_a_table_that_leads_back_to_row_ids(tmp_path: Path):
-    pairs = [([1, 2, 3, 4, answer], [IGNORE_INDEX] * 4 + [answer]) for answer in range(6)]
+    pairs = [([1, 2, 3, 4, answer], [IGNORE_INDEX] * 4 + [answer]) for answer in range(8)]
     rows = to_rows(pairs)
-    plan = plan_packs(rows, strategy="prefix_tree", pack_length=12, seed=4)
+    plan = plan_packs(rows, strategy="prefix_tree", pack_length=12, batch_rows=4, ranks=2, seed=4)
     plan.write(tmp_path / "packs.parquet")
     again = PackPlan.read(tmp_path / "packs.parquet")
     assert again.stats == plan.stats
-    assert (again.strategy, again.pack_length) == ("prefix_tree", 12)
+    assert (again.strategy, again.pack_length, again.ranks) == ("prefix_tree", 12, 2)
+    assert [[pack.row_ids for pack in again.batch(i)] for i in range(again.batches)] == [
+        [pack.row_ids for pack in plan.batch(i)] for i in range(plan.batches)
+    ]
+    table = pq.read_table(tmp_path / "packs.parquet")
+    assert table["batch"].to_pylist() == [0, 0, 1, 1]
+    for stored, pack in zip(table.to_pylist(), plan, strict=True):
+        assert [list(segment.values()) for segment in stored["segments"]] == pack.segments.tolist()
+        assert stored["leaves"] == pack.leaves.tolist()
+        assert (stored["tokens"], stored["distinct_tokens"]) == (pack.tokens, pack.distinct_tokens)
+        assert stored["cost"] == pack.cost
     for before, after in zip(plan, again, strict=True):
         assert after.row_ids == before.row_ids
         assert np.array_equal(after.rows, before.rows)
