@@ -119,19 +119,18 @@ def setup(job: Job, ranks: Ranks) -> Run:
     plans = Plans(work.packs)
     if ranks.is_first:
         remove_leftovers(work.states)
-        options = {
-            "strategy": packing,
-            "pack_length": experiment.data.pack_length,
-            "seed": experiment.seed,
-            "cost": cost,
-        }
+        plan = partial(
+            plan_packs,
+            strategy=packing,
+            pack_length=experiment.data.pack_length,
+            seed=experiment.seed,
+            cost=cost,
+        )
         epochs = -(-total_steps * batch_rows // len(train_rows))
         for epoch in range(start.position.epoch, epochs):
-            plan = partial(
-                plan_packs, train_rows, batch_rows=batch_rows, ranks=ranks.world_size, epoch=epoch, **options
-            )
-            plans.make(f"epoch-{epoch}", plan, ranks=ranks.world_size)
-        plans.make(EVAL_PLAN, partial(plan_packs, eval_rows, **options), ranks=1)
+            of_epoch = partial(plan, train_rows, batch_rows=batch_rows, ranks=ranks.world_size, epoch=epoch)
+            plans.make(f"epoch-{epoch}", of_epoch, ranks=ranks.world_size)
+        plans.make(EVAL_PLAN, partial(plan, eval_rows), ranks=1)
         work.heartbeat.touch()
     ranks.barrier()
 
