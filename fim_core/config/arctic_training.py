@@ -154,7 +154,9 @@ KEYS: dict[str, Key] = {
         "weights of `type: huggingface`; states of `type: deepspeed` stay in the run's own folder, where a retry finds them"
     ),
     "checkpoint[].enabled": _translated("`false` leaves the entry out"),
-    "checkpoint[].auto_resume": _no_effect("a stopped run always resumes, and ends as one that was never stopped", True),
+    "checkpoint[].auto_resume": _no_effect(
+        "a stopped run always resumes, and ends as one that was never stopped", True
+    ),
     "checkpoint[].save_every_n_steps": _translated("0 is off"),
     "checkpoint[].save_every_n_epochs": _translated("0 is off"),
     "checkpoint[].save_end_of_training": _same(),
@@ -279,8 +281,8 @@ def _list_entries(content: dict[str, Any]) -> None:
     """Give every source and checkpoint the form of a list of sections."""
     if isinstance(content.get("checkpoint"), dict):
         content["checkpoint"] = [content["checkpoint"]]
-    data = content.get("data")
-    for part in ("sources", "eval_sources") if isinstance(data, dict) else ():
+    data = _section(content, "data")
+    for part in ("sources", "eval_sources"):
         entries = data.get(part)
         if isinstance(entries, str | dict):
             entries = [entries]
@@ -422,8 +424,8 @@ def _source(done: Translation, source: dict[str, Any], at: Location, default_spl
         mapping = {}
     if (mapping or default_split != "train") and not source.get("split"):
         source["split"] = default_split
-    if isinstance(split := source.get("split"), str):
-        name, bracket, rest = split.partition("[")
+    if isinstance(whole := source.get("split"), str):
+        name, bracket, rest = whole.partition("[")
         if name not in mapping.values():
             source["split"] = str(mapping.get(name, name)) + bracket + rest
     is_chat = source.get("type") in (None, "auto", "huggingface_instruct")
@@ -433,8 +435,9 @@ def _source(done: Translation, source: dict[str, Any], at: Location, default_spl
 
 def _train_eval_split(done: Translation, data: dict[str, Any], shares: Any) -> None:
     at = ("data", "train_eval_split")
-    numbers = [_number(share) for share in shares] if isinstance(shares, list) else []
-    if len(numbers) != 2 or None in numbers or abs(sum(numbers) - 1) > 1e-9:
+    found = [_number(share) for share in shares] if isinstance(shares, list) else []
+    numbers = [number for number in found if number is not None]
+    if len(numbers) != 2 or len(found) != 2 or min(numbers) < 0 or abs(sum(numbers) - 1) > 1e-9:
         done.refuse(at, f"{_short(shares)} is not two shares, of training and of held-out rows, that add up to 1")
     elif numbers[1] and data.get("eval_sources"):
         done.refuse(at, "held-out rows come from eval_sources; leave one of them out")

@@ -22,7 +22,8 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _numbers_as_people_write_them(cls, value: Any, info: ValidationInfo) -> Any:
-        if not isinstance(value, str | list) or not takes_numbers(cls.model_fields[str(info.field_name)].annotation):
+        annotation: Any = cls.model_fields[str(info.field_name)].annotation
+        if not isinstance(value, str | list) or not takes_numbers(annotation):
             return value
         return parse_number(value) if isinstance(value, str) else parse_numbers_in(value)
 

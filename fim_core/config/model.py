@@ -8,7 +8,6 @@ from pydantic import Field, field_validator, model_validator
 
 from fim_core.config.base import Place, Section
 
-
 _SET_ELSEWHERE = {
     "dtype": "`model.dtype`",
     "torch_dtype": "`model.dtype`",

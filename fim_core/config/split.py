@@ -46,10 +46,12 @@ def parse_split(split: str) -> tuple[str, Slice | None]:
         return split, None
     match = _SLICED.fullmatch(split.replace(" ", ""))
     if match is None:
-        raise ValueError(f"{split!r} has a slice that cannot be read; slices are written like train[10:20] or train[:10%]")
+        raise ValueError(
+            f"{split!r} has a slice that cannot be read; slices are written like train[10:20] or train[:10%]"
+        )
     name, start, start_percent, stop, stop_percent = match.groups()
     percent = bool(start_percent or stop_percent)
-    bounds = [None if bound is None else int(bound) for bound in (start, stop)]
-    if percent and any(bound is not None and abs(bound) > 100 for bound in bounds):
+    first, last = (None if bound is None else int(bound) for bound in (start, stop))
+    if percent and any(bound is not None and abs(bound) > 100 for bound in (first, last)):
         raise ValueError(f"{split!r} has a bound beyond 100%")
-    return name, Slice(*bounds, percent)
+    return name, Slice(first, last, percent)

@@ -124,9 +124,13 @@ def pretrained_config(model: ModelConfig) -> PretrainedConfig:
         return config
     for option in options:
         if option in OLDER_OPTIONS:
-            raise FimError(f"model.hf_config_kwargs.{option}: transformers has this in `rope_parameters` now; use that.")
+            raise FimError(
+                f"model.hf_config_kwargs.{option}: transformers has this in `rope_parameters` now; use that."
+            )
         if not hasattr(config, option):
-            raise FimError(f"model.hf_config_kwargs.{option}: a model of the type {config.model_type} has no such option.")
+            raise FimError(
+                f"model.hf_config_kwargs.{option}: a model of the type {config.model_type} has no such option."
+            )
     layers = getattr(config, "num_hidden_layers", None)
     if (asked := options.get("num_hidden_layers", layers)) != layers:
         raise FimError(

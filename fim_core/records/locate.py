@@ -54,7 +54,9 @@ def locate(source: Source, cache_dir: str | None, warn: Callable[[str], None]) -
 
 def _refuse_arguments(source: Source) -> None:
     if source.kwargs:
-        raise FimError(f"{source.name_or_path} is on this machine: `kwargs` goes with a data set of a hub. Leave it out.")
+        raise FimError(
+            f"{source.name_or_path} is on this machine: `kwargs` goes with a data set of a hub. Leave it out."
+        )
 
 
 def is_export(name: str) -> bool:

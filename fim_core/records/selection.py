@@ -15,7 +15,9 @@ from fim_core.records.readers import Export
 
 def selects(source: Source) -> bool:
     """Whether a source asks for some of its rows only."""
-    return source.sample_ratio is not None or source.sample_count is not None or parse_split(source.split)[1] is not None
+    return (
+        source.sample_ratio is not None or source.sample_count is not None or parse_split(source.split)[1] is not None
+    )
 
 
 def selected_rows(source: Source, exports: Sequence[Export], warn: Callable[[str], None]) -> list[np.ndarray]:

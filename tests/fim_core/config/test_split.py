@@ -25,7 +25,10 @@ def test_a_split_without_a_slice_is_a_name() -> None:
     assert parse_split("train_sft") == ("train_sft", None)
 
 
-@pytest.mark.parametrize("split", ["train[", "train[5]", "train[a:b]", "[:5]", "train[:5]+test[:5]", "train[%:]", "train[:5%](pct1_dropremainder)"])
+@pytest.mark.parametrize(
+    "split",
+    ["train[", "train[5]", "train[a:b]", "[:5]", "train[:5]+test[:5]", "train[%:]", "train[:5%](pct1_dropremainder)"],
+)
 def test_a_slice_that_cannot_be_read_is_refused(split: str) -> None:
     with pytest.raises(ValueError, match=r"train\[10:20\]"):
         parse_split(split)

@@ -34,7 +34,9 @@ def export(path: Path, rows: range = range(ROWS)) -> Path:
 
 def read(folder: Path, *sources: dict[str, Any], **options: Any) -> tuple[list[dict[str, Any]], RawCounts]:
     folder.mkdir(exist_ok=True)
-    counts = write_raw_completions(DataConfig.model_validate({"sources": list(sources), **options}), folder / "raw.parquet")
+    counts = write_raw_completions(
+        DataConfig.model_validate({"sources": list(sources), **options}), folder / "raw.parquet"
+    )
     return pq.read_table(folder / "raw.parquet").to_pylist(), counts
 
 
@@ -75,14 +77,18 @@ def test_a_source_of_several_files_is_sampled_as_one(tmp_path: Path) -> None:
     (tmp_path / "many").mkdir()
     export(tmp_path / "many/a.csv", range(30))
     export(tmp_path / "many/b.parquet", range(30, ROWS))
-    rows, counts = read(tmp_path / "out", {"name_or_path": str(tmp_path / "many"), "split": "train[20:50]", "sample_count": 7})
+    rows, counts = read(
+        tmp_path / "out", {"name_or_path": str(tmp_path / "many"), "split": "train[20:50]", "sample_count": 7}
+    )
     assert [row["input"] for row in rows] == naive([f"p{number}" for number in range(ROWS)], 20, 50, 7, 42)
     assert counts.left_out == ROWS - 7
 
 
 def test_batches_are_cut_where_they_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fim_core.records.readers.BATCH_ROWS", 4)
-    rows, _ = read(tmp_path / "out", {"name_or_path": str(export(tmp_path / "d.csv")), "split": "train[3:50]", "sample_count": 20})
+    rows, _ = read(
+        tmp_path / "out", {"name_or_path": str(export(tmp_path / "d.csv")), "split": "train[3:50]", "sample_count": 20}
+    )
     assert [row["input"] for row in rows] == naive([f"p{number}" for number in range(ROWS)], 3, 50, 20, 42)
 
 
@@ -112,7 +118,9 @@ def test_nothing_left_is_refused(tmp_path: Path, options: dict[str, Any]) -> Non
         read(tmp_path / "out", {"name_or_path": str(export(tmp_path / "d.csv")), **options})
 
 
-@pytest.mark.parametrize("change", [{"sample_count": 5}, {"sample_ratio": 0.5}, {"split": "train[:5]"}, {"sample_seed": 1}])
+@pytest.mark.parametrize(
+    "change", [{"sample_count": 5}, {"sample_ratio": 0.5}, {"split": "train[:5]"}, {"sample_seed": 1}]
+)
 def test_the_version_knows_what_is_selected(tmp_path: Path, change: dict[str, Any]) -> None:
     source = {"name_or_path": str(export(tmp_path / "d.csv"))}
     digests = {digest_sources(DataConfig.model_validate({"sources": [each]})) for each in (source, source | change)}
