@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from fim_core.config.deepspeed import offloads_optimizer
 from fim_core.config.numbers import parse_number
 
 if TYPE_CHECKING:
@@ -626,13 +627,12 @@ def differences(done: Translation, experiment: Experiment) -> list[Difference]:
 
 def _deepspeed_rows(experiment: Experiment) -> Iterator[tuple[str, str, str]]:
     # The default of gradient_clipping is 1.0 there, and DeepSpeed's own, so here as well.
-    from fim_core.config.deepspeed import zero_stage
-
     zero = experiment.deepspeed.get("zero_optimization")
     if zero is None or "stage" not in zero:
         # Without the section ArcticTraining asks for stage 2; in a section without a stage DeepSpeed takes 0.
         there = "2" if zero is None else "0"
-        yield "deepspeed.zero_optimization.stage", there, _text(zero_stage(experiment.deepspeed))
+        here = "1" if offloads_optimizer(experiment.deepspeed) else "1; 0 for one rank in fp32"
+        yield "deepspeed.zero_optimization.stage", there, here
 
 
 def _saving_rows(done: Translation, experiment: Experiment) -> Iterator[tuple[str, str, str]]:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from fim_core.config.numbers import parse_number, parse_numbers_in, takes_numbers
 
@@ -30,6 +30,10 @@ class Section(BaseModel):
 
 Place = Annotated[str, AfterValidator(os.path.expanduser)]
 """A path, or the id of something on a hub; `~` stands for the home folder."""
+
+
+FolderName = Annotated[str, Field(pattern=r"^[^./\\][^/\\]*$", max_length=100)]
+"""A name that a folder gets as well, so it may lead nowhere else."""
 
 
 def closest(name: str, known: Sequence[str]) -> str:

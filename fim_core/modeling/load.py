@@ -173,8 +173,8 @@ def save_model(
 ) -> None:
     """Write a checkpoint that `AutoModelForCausalLM.from_pretrained` and `AutoTokenizer.from_pretrained` load.
 
-    Weights are in safetensors; adapters are merged into them. The end tokens stand in the generation config, so that
-    whoever serves the checkpoint stops where training ended a completion.
+    Weights are in safetensors; adapters are merged into them. The end tokens are `eos_token_id` of the generation
+    config, so that whoever serves the checkpoint stops wherever a completion ends.
 
     Args:
         model: as `build_model` made it.
