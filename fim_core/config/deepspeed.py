@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,12 +41,16 @@ _OWNERS = {
 }
 
 
+DEFAULT_CLIPPING = 1.0
+"""DeepSpeed's own default, made explicit: it clips although nobody asked it to."""
+
+
 def checked_section(section: dict[str, Any]) -> dict[str, Any]:
-    """The section, if DeepSpeed would heed every key of it.
+    """The section with `gradient_clipping` filled in, if DeepSpeed uses every key of it.
 
     Raises:
         ValueError: a key that belongs to another section, or that DeepSpeed or this engine would ignore; a stage of
-            ZeRO that does not exist, or that cannot do what is asked.
+            ZeRO that does not exist, or that cannot do what is asked; a norm to clip at that is no number from 0 on.
     """
     for key in section:
         if key in _OWNERS:
@@ -59,7 +64,10 @@ def checked_section(section: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"zero_optimization.stage is {zero_stage(section)}; the stages are 0, 1, 2 and 3")
     if offloads_optimizer(section) and zero_stage(section) == 0:
         raise ValueError("zero_optimization.offload_optimizer needs stage 1, 2 or 3")
-    return section
+    clipping = section.get("gradient_clipping", DEFAULT_CLIPPING)
+    if isinstance(clipping, bool) or not isinstance(clipping, int | float) or not 0 <= clipping < math.inf:
+        raise ValueError(f"gradient_clipping is {clipping!r}; give the largest norm of a gradient, or 0 for no clipping")
+    return section | {"gradient_clipping": float(clipping)}
 
 
 def zero_stage(section: Mapping[str, Any]) -> int:

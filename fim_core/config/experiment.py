@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from fim_core.config.base import Section, closest
 from fim_core.config.data import DataConfig
@@ -28,6 +28,9 @@ from fim_core.config.training import (
 from fim_core.config.workflow import CheckOverride, ExportsConfig, MetadataConfig, NotifyConfig, ScheduleConfig
 from fim_core.config.yaml_file import read_yaml
 from fim_core.errors import FimError
+
+DEFAULT_LEARNING_RATES = {"adapters": 2e-4, "pretrained": 2e-5, "scratch": 1e-3}
+"""By what is trained (`ModelConfig.trains`)."""
 
 ELSEWHERE = {
     "train_iters": "use max_steps",
@@ -69,7 +72,7 @@ class Experiment(Section):
     eval_interval: int | None = Field(
         None, ge=1, description="Optimizer steps between evaluations of the held-out loss."
     )
-    optimizer: OptimizerConfig = OptimizerConfig()
+    optimizer: OptimizerConfig = Field(OptimizerConfig(), validate_default=True)
     scheduler: SchedulerConfig = SchedulerConfig()
     loss: LossConfig = LossConfig()
     activation_checkpointing: bool = Field(
@@ -79,7 +82,9 @@ class Experiment(Section):
         False, description="Keep checkpointed activations in host memory; implies activation_checkpointing."
     )
     deepspeed: dict[str, Any] = Field(
-        default_factory=dict, description="Passed to DeepSpeed: zero_optimization, offload, gradient_clipping, …"
+        default_factory=dict,
+        validate_default=True,
+        description="Passed to DeepSpeed: zero_optimization, offload, gradient_clipping (default 1.0; 0 is off), …",
     )
     checkpoint: list[CheckpointConfig] = Field([CheckpointConfig()], description="What is saved, and when.")
     launcher: LauncherConfig = Field(LocalLauncher(), description="Where training processes run.")
@@ -105,6 +110,14 @@ class Experiment(Section):
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         return [value] if isinstance(value, dict) else value
+
+    @field_validator("optimizer")
+    @classmethod
+    def _rate_by_what_is_trained(cls, value: OptimizerConfig, info: ValidationInfo) -> OptimizerConfig:
+        model: ModelConfig | None = info.data.get("model")  # None: it has mistakes of its own
+        if value.lr is not None or model is None:
+            return value
+        return value.model_copy(update={"lr": DEFAULT_LEARNING_RATES[model.trains]})
 
     @field_validator("deepspeed")
     @classmethod
