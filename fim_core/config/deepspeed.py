@@ -66,7 +66,9 @@ def checked_section(section: dict[str, Any]) -> dict[str, Any]:
         raise ValueError("zero_optimization.offload_optimizer needs stage 1, 2 or 3")
     clipping = section.get("gradient_clipping", DEFAULT_CLIPPING)
     if isinstance(clipping, bool) or not isinstance(clipping, int | float) or not 0 <= clipping < math.inf:
-        raise ValueError(f"gradient_clipping is {clipping!r}; give the largest norm of a gradient, or 0 for no clipping")
+        raise ValueError(
+            f"gradient_clipping is {clipping!r}; give the largest norm of a gradient, or 0 for no clipping"
+        )
     return section | {"gradient_clipping": float(clipping)}
 
 

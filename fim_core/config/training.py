@@ -8,7 +8,6 @@ from pydantic import AliasChoices, Discriminator, Field, Tag, model_validator
 
 from fim_core.config.base import Place, Section
 
-
 DEFAULT_WARMUP_RATIO = 0.05
 
 
