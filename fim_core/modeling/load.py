@@ -49,7 +49,7 @@ def checkpoint_dtype(model: ModelConfig) -> torch.dtype | None:
     None where neither is stated: as it was trained.
     """
     config = scratch_config(model.config) if model.config is not None else _pretrained_config(str(model.name_or_path))
-    return config.dtype
+    return getattr(torch, config.dtype) if isinstance(config.dtype, str) else config.dtype
 
 
 def build_model(

@@ -9,7 +9,10 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
+from torch import nn
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+from fim_core.modeling.support import causal_model
 
 
 def save_model(
@@ -33,7 +36,7 @@ def save_model(
         dtype: of the saved weights, and the `dtype` of config.json; see `checkpoint_dtype`. None: that of the model.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    network = model.get_base_model() if isinstance(model, PeftModel) else model
+    network = causal_model(model)
     dtype = dtype or network.dtype
     weights = merged_weights(network) if isinstance(model, PeftModel) else network.state_dict()
     config, generation = copy.deepcopy(network.config), network.generation_config
@@ -59,11 +62,14 @@ def merged_weights(network: PreTrainedModel) -> dict[str, torch.Tensor]:
     Each adapted layer is merged by itself in float32, in main memory, so that neither a sum in half precision nor a copy
     of the whole network is made.
     """
-    layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, LoraLayer)}
+    layers: dict[str, nn.Module] = {
+        name: layer for name, layer in network.named_modules() if isinstance(layer, LoraLayer)
+    }
     adapted = tuple(f"{name}." for name in layers)
     weights = {name: weight for name, weight in network.state_dict().items() if not name.startswith(adapted)}
     for name, layer in layers.items():
         merged = copy.deepcopy(layer).to("cpu", torch.float32)
+        assert isinstance(merged, LoraLayer)
         merged.merge()
         weights |= {f"{name}.{part}": weight for part, weight in merged.get_base_layer().state_dict().items()}
     return weights
