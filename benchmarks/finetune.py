@@ -202,14 +202,13 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     )
     yield "| --- |" + " ---: |" * 9 + " --- | ---: |"
     figures = [(name, result["figures"]) for name, result in results.items() if result["figures"]]
-    shown = set()
+    shown: set[tuple[str, ...]] = set()
     for who, title in (("empty", "empty completion"), ("most_frequent", "most frequent completion"), ("base", "base")):
         for name, found in figures:
-            cells = " | ".join(figure_cells(found[who]))
-            if cells not in shown:
-                shown.add(cells)
+            exact, *rest = figure_cells(found[who])
+            if (who, exact, *rest) not in shown:
+                shown.add((who, exact, *rest))
                 of_case = f" (prompts of {name})" if who == "base" else ""
-                exact, *rest = cells.split(" | ")
                 yield f"| {title}{of_case} | {exact} | | | | {' | '.join(rest)} | | | |"
     for name, result in results.items():
         exact, *rest = figure_cells(result["figures"]["model"]) if result["figures"] else ["–"] * len(METRICS)
