@@ -20,6 +20,7 @@ def shown(artifact: Artifact, experiment: Experiment, store: Store) -> dict[str,
     events = list(_events(artifact.path / "metrics.jsonl"))
     steps = [event for event in events if event["event"] == "step"]
     evals = [event for event in events if event["event"] == "eval"]
+    trained_with = artifact.manifest["config"]
     seconds = max(counts["seconds"], 1e-9)
     return {
         "steps": counts["steps"],
@@ -27,6 +28,8 @@ def shown(artifact: Artifact, experiment: Experiment, store: Store) -> dict[str,
         "rows_per_step": _mean(counts, "rows"),
         "trained_tokens_per_step": _mean(counts, "trained_tokens"),
         "packs_per_step": _mean(counts, "packs"),
+        "learning_rate": trained_with["optimizer"]["lr"],
+        "gradient_clipping": trained_with["deepspeed"]["gradient_clipping"],
         "notices": "\n\n".join(counts["notices"]) or "none",
         "loss_before": _rounded(counts["loss_before"]),
         "loss_after": _rounded(counts["loss_after"]),

@@ -54,7 +54,7 @@ class FlatColumn:
         by_part = np.argsort(part_of, kind="stable")
         edges = np.searchsorted(part_of[by_part], np.arange(len(self.parts) + 1))
         for part, (first, last) in enumerate(pairwise(edges.tolist())):
-            if first < last:
+            if first < last and len(self.parts[part]):
                 chosen = by_part[first:last]
                 places = (starts[chosen] - self.starts[part])[:, None] + np.arange(width)
                 found[chosen] = self.parts[part][np.minimum(places, len(self.parts[part]) - 1)]

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 
 from fim_core.training.counters import Outcome, Progress
 from fim_core.training.metrics import peak_memory
+from fim_core.training.schedule import warmup_steps
 from fim_core.training.setup import Run
 from fim_core.training.steps import Step
 from fim_core.training.trackers import EventLog, open_trackers
+
+logger = logging.getLogger(__name__)
 
 
 def open_log(run: Run) -> EventLog | None:
@@ -30,6 +35,11 @@ def open_log(run: Run) -> EventLog | None:
         train_rows=len(run.train_rows),
         eval_rows=len(run.eval_rows),
         parameters=sum(getattr(param, "ds_numel", param.numel()) for param in run.engine.module.parameters()),
+        trains=run.experiment.model.trains,
+        lr=run.experiment.optimizer.lr,
+        schedule=run.experiment.scheduler.name,
+        warmup_steps=warmup_steps(run.experiment.scheduler, run.total_steps),
+        gradient_clipping=run.experiment.deepspeed["gradient_clipping"],
         packing=run.packing,
         batch_rows=run.batch_rows,
         peak_flops=run.peak.flops,
@@ -44,6 +54,9 @@ def log_step(log: EventLog | None, run: Run, step: Step, progress: Progress, out
     """Record one optimizer step. Rates are of all ranks together."""
     if log is None:
         return
+    number, interval = step.position.step, run.experiment.loss_log_interval
+    if interval and number % interval == 0:
+        logger.info("step %d of %d: loss %.4f", number, run.total_steps, outcome.loss)
     log.write(
         "step",
         step.position.step,

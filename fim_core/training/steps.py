@@ -89,9 +89,20 @@ def deal(packs: Sequence[Pack], ranks: int) -> list[list[Pack | None]]:
     return [of_rank + [None] * (rounds - len(of_rank)) for of_rank in dealt]
 
 
-def count_steps(rows: int, batch_rows: int, epochs: int, limit: int | None) -> int:
-    """Optimizer steps of a whole run over so many rows, at most `limit`."""
-    steps = epochs * -(-rows // batch_rows)
+def count_steps(
+    rows: int, batch_rows: int, epochs: int | None, limit: int | None = None, least: int | None = None
+) -> int:
+    """Optimizer steps of a whole run over so many rows.
+
+    Args:
+        epochs: passes over the rows; None for as many as `limit` needs.
+        limit: most steps.
+        least: fewest steps; beyond `epochs`, rows are passed over again until then.
+    """
+    if epochs is None:
+        assert limit is not None, "validated"
+        return limit
+    steps = max(epochs * -(-rows // batch_rows), least or 0)
     return steps if limit is None else min(steps, limit)
 
 

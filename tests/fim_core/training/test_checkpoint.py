@@ -110,15 +110,25 @@ def test_killed_five_times(
         (1, 2, 1, {"batch_rows": 6}),
         (2, 1, 2, {"batch_rows": 6}),
         (3, 2, 1, {"batch_rows": 6}),
+        # Without a stage, that of the state is kept.
+        (None, 2, 1, {"batch_rows": 6}),
+        (None, 1, 2, {"batch_rows": 6}),
         # Three rows on each of two ranks: one rank alone would take three by itself, but goes on with six.
         (1, 2, 1, {"batch_rows": None, "micro_batch_size": 3}),
     ],
 )
 def test_resume_on_another_number_of_ranks(
-    tmp_path: Path, dataset: Path, tokenizer_folder: Path, stage: int, before: int, after: int, batch: dict[str, Any]
+    tmp_path: Path,
+    dataset: Path,
+    tokenizer_folder: Path,
+    stage: int | None,
+    before: int,
+    after: int,
+    batch: dict[str, Any],
 ) -> None:
     """In the middle of an epoch: the steps take the same rows, so only the order of sums differs."""
-    options = {"deepspeed": {"zero_optimization": {"stage": stage}}, "epochs": 2, **batch}
+    deepspeed = {} if stage is None else {"zero_optimization": {"stage": stage}}
+    options = {"deepspeed": deepspeed, "epochs": 2, **batch}
     straight, moved = (job_in(tmp_path / name, dataset, tokenizer_folder, **options) for name in ("straight", "moved"))
     run_ranks(before, whole_run, straight, folder=straight.work.root)
     group = Ranks(before, whole_run, moved, folder=moved.work.root)

@@ -163,3 +163,22 @@ def test_a_rank_without_packs_runs_as_many_micro_batches() -> None:
     assert [len(packs) for packs in dealt] == [1, 1, 1, 1]
     assert dealt[3] == [None]
     assert deal([], ranks=2) == [[], []]
+
+
+@given(
+    rows=st.integers(1, 40),
+    batch_rows=st.integers(1, 12),
+    epochs=st.one_of(st.none(), st.integers(1, 3)),
+    limit=st.one_of(st.none(), st.integers(1, 30)),
+    least=st.one_of(st.none(), st.integers(1, 30)),
+)
+def test_the_number_of_steps(
+    rows: int, batch_rows: int, epochs: int | None, limit: int | None, least: int | None
+) -> None:
+    """Against batches that are taken one by one."""
+    if epochs is None and limit is None:
+        return
+    taken, of_epoch = 0, len(range(0, rows, batch_rows))
+    while (limit is None or taken < limit) and (epochs is None or taken < epochs * of_epoch or taken < (least or 0)):
+        taken += 1
+    assert count_steps(rows, batch_rows, epochs, limit, least) == taken
