@@ -20,10 +20,13 @@ def shown(artifact: Artifact, experiment: Experiment, store: Store) -> dict[str,
     events = list(_events(artifact.path / "metrics.jsonl"))
     steps = [event for event in events if event["event"] == "step"]
     evals = [event for event in events if event["event"] == "eval"]
+    trained_with = artifact.manifest["config"]
     seconds = max(counts["seconds"], 1e-9)
     return {
         "steps": counts["steps"],
         "epochs": counts["epochs"],
+        "learning_rate": trained_with["optimizer"]["lr"],
+        "gradient_clipping": trained_with["deepspeed"]["gradient_clipping"],
         "loss_before": _rounded(counts["loss_before"]),
         "loss_after": _rounded(counts["loss_after"]),
         "rows_per_second": round(counts["rows"] / seconds, 2),

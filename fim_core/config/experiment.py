@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from fim_core.config.arctic_training import Translation, report, translate
 from fim_core.config.base import Section, closest
@@ -31,6 +31,9 @@ from fim_core.config.training import (
 from fim_core.config.workflow import CheckOverride, ExportsConfig, MetadataConfig, NotifyConfig, ScheduleConfig
 from fim_core.config.yaml_file import read_yaml
 from fim_core.errors import FimError
+
+DEFAULT_LEARNING_RATES = {"adapters": 2e-4, "pretrained": 2e-5, "scratch": 1e-3}
+"""By what is trained (`ModelConfig.trains`)."""
 
 
 def default_storage() -> Path:
@@ -69,7 +72,7 @@ class Experiment(Section):
     loss_log_interval: int = Field(
         1, ge=0, description="Optimizer steps between lines with the loss in the log, at logger.level INFO; 0: none."
     )
-    optimizer: OptimizerConfig = OptimizerConfig()
+    optimizer: OptimizerConfig = Field(OptimizerConfig(), validate_default=True)
     scheduler: SchedulerConfig = SchedulerConfig()
     loss: LossConfig = LossConfig()
     activation_checkpointing: bool = Field(
@@ -80,7 +83,8 @@ class Experiment(Section):
     )
     deepspeed: dict[str, Any] = Field(
         default_factory=dict,
-        description="Passed to DeepSpeed: zero_optimization, offload, gradient_clipping, … "
+        validate_default=True,
+        description="Passed to DeepSpeed: zero_optimization, offload, gradient_clipping (default 1.0; 0 is off), … "
         "Without zero_optimization.stage: 0 for one rank in fp32, otherwise 1.",
     )
     checkpoint: list[CheckpointConfig] = Field([CheckpointConfig()], description="What is saved, and when.")
@@ -117,6 +121,14 @@ class Experiment(Section):
         if len(set(places)) < len(places):
             raise ValueError("two entries have the same output_dir, where each would remove what the other keeps")
         return value
+
+    @field_validator("optimizer")
+    @classmethod
+    def _rate_by_what_is_trained(cls, value: OptimizerConfig, info: ValidationInfo) -> OptimizerConfig:
+        model: ModelConfig | None = info.data.get("model")  # None: it has mistakes of its own
+        if value.lr is not None or model is None:
+            return value
+        return value.model_copy(update={"lr": DEFAULT_LEARNING_RATES[model.trains]})
 
     @field_validator("deepspeed")
     @classmethod

@@ -9,6 +9,7 @@ import torch
 
 from fim_core.training.counters import Outcome, Progress
 from fim_core.training.metrics import peak_memory
+from fim_core.training.schedule import warmup_steps
 from fim_core.training.setup import Run
 from fim_core.training.steps import Step
 from fim_core.training.trackers import EventLog, open_trackers
@@ -36,6 +37,11 @@ def open_log(run: Run) -> EventLog | None:
         train_rows=len(run.train_rows),
         eval_rows=len(run.eval_rows),
         parameters=sum(getattr(param, "ds_numel", param.numel()) for param in run.engine.module.parameters()),
+        trains=run.experiment.model.trains,
+        lr=run.experiment.optimizer.lr,
+        schedule=run.experiment.scheduler.name,
+        warmup_steps=warmup_steps(run.experiment.scheduler, run.total_steps),
+        gradient_clipping=run.experiment.deepspeed["gradient_clipping"],
         packing=run.packing,
         packs=asdict(stats),
         peak_flops=run.peak.flops,

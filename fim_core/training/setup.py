@@ -238,9 +238,11 @@ def fingerprint_of(experiment: Experiment, train_rows: Rows, eval_rows: Rows) ->
     """Digest of what must not change between attempts: options that decide the weights, and the rows."""
     sections = {"seed", "model", "epochs", "max_steps", "min_steps", "exit_iteration", "optimizer", "scheduler", "loss"}
     data = {"packing", "max_length", "sample_weighted_loss"}
+    clipping = experiment.deepspeed["gradient_clipping"]
     rows = {name: [len(rows), int(rows.offsets[-1])] for name, rows in (("train", train_rows), ("eval", eval_rows))}
     options = experiment.model_dump(mode="json", include=sections)
-    return digest({"options": options, "data": {key: getattr(experiment.data, key) for key in data}, "rows": rows})
+    options |= {"data": {key: getattr(experiment.data, key) for key in data}, "gradient_clipping": clipping}
+    return digest({"options": options, "rows": rows})
 
 
 def seed_everything(seed: int) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fim_core.config import load_experiment
+from fim_core.config import Experiment, load_experiment
 from fim_core.errors import FimError
 
 GUIDE = """
@@ -52,6 +52,41 @@ def test_a_file_of_the_guides_shape_loads_as_it_is(tmp_path: Path) -> None:
     assert experiment.data.packing == "prefix_tree"
     assert experiment.deepspeed["zero_optimization"]["stage"] == 3
     assert experiment.scheduler.scheduler_specific_kwargs.min_lr_rate == 0.1
+
+
+SCRATCH = "{config: {model_type: qwen3}, tokenizer: {vocab_size: 600}}"
+
+
+@pytest.mark.parametrize(
+    ("model", "rate"),
+    [
+        ("{name_or_path: m, peft_config: {}}", 2e-4),
+        ("{name_or_path: m}", 2e-5),
+        (SCRATCH, 1e-3),
+    ],
+)
+@pytest.mark.parametrize("given", ["", "optimizer: {eps: 1e-7}"])
+def test_learning_rate_follows_what_is_trained(tmp_path: Path, model: str, rate: float, given: str) -> None:
+    text = SMALL.replace("{name_or_path: m}", model) + given
+    assert load_experiment(write(tmp_path, text)).optimizer.lr == rate
+    stated = load_experiment(write(tmp_path, SMALL.replace("{name_or_path: m}", model) + "optimizer: {lr: 3e-3}"))
+    assert stated.optimizer.lr == 3e-3
+
+
+def test_defaults_that_are_filled_in_are_stated_and_read_back(tmp_path: Path) -> None:
+    experiment = load_experiment(write(tmp_path, SMALL + "scheduler: {name: constant}"))
+    stated = experiment.model_dump(mode="json")
+    assert stated["optimizer"]["lr"] == 2e-5
+    assert stated["deepspeed"] == {"gradient_clipping": 1.0}
+    assert stated["scheduler"]["warmup_ratio"] == 0
+    assert load_experiment(write(tmp_path, SMALL)).scheduler.warmup_ratio == 0.05
+    assert Experiment.model_validate(stated) == experiment
+
+
+@pytest.mark.parametrize("norm", ["-1", "true", ".inf", ".nan", "[1]"])
+def test_a_norm_that_cannot_be_clipped_at_is_refused(tmp_path: Path, norm: str) -> None:
+    with pytest.raises(FimError, match="gradient_clipping is"):
+        load_experiment(write(tmp_path, SMALL + f"deepspeed: {{gradient_clipping: {norm}}}"))
 
 
 @pytest.mark.parametrize("sources", ["d.csv", "[d.csv]", "{name_or_path: d.csv}"])

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from rank_functions import error_of_run, logged_lines, whole_run
+from rank_functions import error_of_run, logged_lines, norm_before_and_after_clipping, whole_run
+from safetensors.torch import load_file
 from training_helpers import MODEL, make_rows, run_ranks, save_rows, tiny_experiment
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast, Qwen3Config
 
 from fim_core.errors import FimError
-from fim_core.modeling.load import build_model
+from fim_core.modeling import build_model, save_model
 from fim_core.training.deepspeed_config import deepspeed_config
 from fim_core.training.job import Job, Work
 from fim_core.training.optimizer import decay_groups
@@ -158,6 +159,45 @@ def test_half_precision(tmp_path: Path, dataset: Path, tokenizer_folder: Path) -
     assert losses(half) == pytest.approx(losses(full), rel=0.02)
     assert losses(half) != losses(full)
     assert AutoModelForCausalLM.from_pretrained(job.work.model).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("adapters", [False, True])
+def test_a_tuned_model_keeps_the_numbers_of_its_base(
+    tmp_path: Path, dataset: Path, tokenizer_folder: Path, tokenizer: PreTrainedTokenizerFast, adapters: bool
+) -> None:
+    base = build_model(tiny_experiment().model, tokenizer, seed=1).to(torch.bfloat16)
+    save_model(base, tokenizer, [tokenizer.eos_token_id], tmp_path / "base")
+    model = {"name_or_path": str(tmp_path / "base")} | ({"peft_config": {"r": 4}} if adapters else {})
+    checkpoint = [{"save_every_n_steps": 1, "output_dir": str(tmp_path / "out")}]
+    job, _, events = train(tmp_path / "run", dataset, tokenizer_folder, model=model, max_steps=2, checkpoint=checkpoint)
+    start = events[0]
+    assert start["trains"] == ("adapters" if adapters else "pretrained")
+    assert (start["lr"], start["warmup_steps"], start["gradient_clipping"]) == (0.01, 2, 1.0)
+    card = (job.work.model / "README.md").read_text()
+    for line in ("learning rate, peak | 0.01", "schedule | cosine, 2 steps of warm-up", "clipped to a norm of | 1.0"):
+        assert line in card
+    for folder in (job.work.model, tmp_path / "out" / "step-1"):
+        assert json.loads((folder / "config.json").read_text())["dtype"] == "bfloat16"
+        weights = load_file(folder / "model.safetensors")
+        assert {weight.dtype for weight in weights.values()} == {torch.bfloat16}
+        assert any(not torch.equal(weight, base.state_dict()[name]) for name, weight in weights.items())
+
+
+@pytest.mark.parametrize("clipping", [None, 0.5, 0])
+@pytest.mark.parametrize("stage", [0, 1])
+def test_gradients_are_clipped_as_the_experiment_says(
+    tmp_path: Path, dataset: Path, tokenizer_folder: Path, clipping: float | None, stage: int
+) -> None:
+    """The first moment of Adam after one step is (1 - beta1) times the gradient that it was given."""
+    deepspeed: dict[str, Any] = {"zero_optimization": {"stage": stage}}
+    deepspeed |= {} if clipping is None else {"gradient_clipping": clipping}
+    experiment = tiny_experiment(deepspeed=deepspeed, loss={"z_loss": 1.0}, max_steps=1)
+    limit = 1.0 if clipping is None else float(clipping)
+    assert experiment.deepspeed["gradient_clipping"] == limit
+    job = Job(experiment, dataset, tokenizer_folder, Work(tmp_path), "test")
+    norm, clipped = run_ranks(1, norm_before_and_after_clipping, job, folder=tmp_path)[0]
+    assert norm > 1.5
+    assert clipped == pytest.approx(limit or norm, rel=1e-3)
 
 
 def test_steps_with_nothing_to_train_on(
