@@ -87,12 +87,12 @@ def rates(events: list[dict[str, Any]]) -> list[float]:
 def test_a_run_that_exits_early_follows_the_schedule_of_the_whole(
     tmp_path: Path, dataset: Path, tokenizer_folder: Path
 ) -> None:
-    whole = train(tmp_path / "whole", dataset, tokenizer_folder, epochs=2)[2]
-    early = train(tmp_path / "early", dataset, tokenizer_folder, epochs=2, exit_iteration=3)[2]
-    assert len(losses(whole)) > 3
-    assert (losses(early), rates(early)) == (losses(whole)[:3], rates(whole)[:3])
-    shorter = train(tmp_path / "shorter", dataset, tokenizer_folder, epochs=2, max_steps=3)[2]
-    assert rates(shorter) != rates(early)
+    whole = train(tmp_path / "whole", dataset, tokenizer_folder, epochs=3)[2]
+    early = train(tmp_path / "early", dataset, tokenizer_folder, epochs=3, exit_iteration=4)[2]
+    assert len(losses(whole)) > 4
+    assert (losses(early), rates(early)) == (losses(whole)[:4], rates(whole)[:4])
+    shorter = train(tmp_path / "shorter", dataset, tokenizer_folder, epochs=3, max_steps=4)[2]
+    assert rates(shorter)[3] < rates(early)[3]
 
 
 def test_rows_are_passed_over_again_until_there_are_enough_steps(
