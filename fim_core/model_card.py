@@ -18,11 +18,15 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData, metadata_load,
 
 from fim_core.config import Experiment
 from fim_core.config.data import DataConfig
+from fim_core.evaluation.names import BASE
 from fim_core.store import digest
 from fim_core.tokens import FimTokens
 from fim_core.training.job import TrainResult
+from fim_core.training.schedule import warmup_steps
 
 CARD = "README.md"
+
+_TRAINED = {"adapters": "LoRA adapters", "pretrained": "all weights", "scratch": "all weights, from scratch"}
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*")
 _CACHED = re.compile(r"models--([^/]+?)--([^/]+)/snapshots/")
@@ -137,17 +141,19 @@ def with_metrics(card: str, report: Mapping[str, Any]) -> str:
         )
         for title, (metric, figure, _) in figures.items()
     ]
+    of_base = report["others"].get(BASE, {}).get("metrics", {})
     lines = [
         f"| {title} | {unit} | {_number(figure['value'])} | {_number(figure['low'])} to {_number(figure['high'])} "
-        f"| {figure['n']:,} |"
-        for title, (_, figure, unit) in figures.items()
+        f"| {_number(of_base.get(metric, {}).get('value'))} | {figure['n']:,} |"
+        for title, (metric, figure, unit) in figures.items()
     ]
     counts = report["counts"]
     about = (
         f"Greedy completions of {counts['evaluated']:,} held-out rows in {counts['groups']:,} groups that training did "
         f"not see. Intervals: {percent}, bootstrap over groups."
     )
-    table = "\n".join([f"| Metric | Unit | Value | {percent} interval | Rows |", "|---|---|---|---|---|", *lines])
+    head = [f"| Metric | Unit | Value | {percent} interval | Before training | Rows |", "|---|---|---|---|---|---|"]
+    table = "\n".join([*head, *lines])
     text = content.text.rstrip()
     return f"---\n{content.data.to_yaml()}\n---\n\n{text.lstrip()}\n\n## Evaluation\n\n{about}\n\n{table}\n"
 
@@ -184,15 +190,16 @@ def _data(rows: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _training(experiment: Experiment, result: TrainResult) -> dict[str, Any]:
-    adapters = experiment.model.peft_config
     return {
-        "trained weights": f"LoRA adapters of rank {adapters.r}, merged" if adapters else "all",
+        "trained": _TRAINED[experiment.model.trains],
         "optimizer steps": f"{result.steps:,}",
-        "rows a step, on average": f"{result.rows / max(result.steps, 1):.1f}",
+        "rows of a step": result.batch_rows,
         "rows, counted once an epoch": f"{result.rows:,}",
         "tokens": f"{result.tokens:,}",
         "epochs": result.epochs,
-        "learning rate": f"{experiment.optimizer.lr:g}",
+        "learning rate, peak": f"{experiment.optimizer.lr:g}",
+        "schedule": f"{experiment.scheduler.name}, {warmup_steps(experiment.scheduler, result.steps)} steps of warm-up",
+        "gradients clipped to a norm of": experiment.deepspeed["gradient_clipping"] or "-",
         "loss": "each row counts once" if experiment.data.sample_weighted_loss else "each token counts once",
         "held-out loss before, after (nats)": f"{_number(result.loss_before)}, {_number(result.loss_after)}",
         "packing": result.packing,

@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import typer
 
-from fim_core.config import Experiment
+from fim_core.config import Experiment, read_experiment_file
 from fim_core.pipeline import StageResult, run
 
 INTERRUPTED = 130
 
 SECONDS_BETWEEN_LINES = 30.0
 """Of a training's steps, where no terminal shows a progress bar."""
+
+
+def open_experiment(path: Path) -> Experiment:
+    """The experiment of a file; what to know of a file of ArcticTraining is printed on standard error.
+
+    Raises:
+        FimError: as `read_experiment_file` does.
+    """
+    file = read_experiment_file(path)
+    if (notice := file.notice) is not None:
+        typer.echo(notice, err=True)
+    return file.experiment
 
 
 def run_pipeline(experiment: Experiment, *, until: str, force: bool = False) -> dict[str, StageResult]:
@@ -53,10 +66,18 @@ class _Teller:
                     typer.echo(
                         f"{asset}: check failed ({check.severity}): {found}. It asks: {check.description}", err=True
                     )
-            case {"event": "start", "resumed_from": step, "total_steps": total}:
+            case {"event": "start", "resumed_from": step, "total_steps": total, "gradient_clipping": clipping}:
                 self._training, self._resumes_from, self._total_steps = True, step, total
                 if step is not None:
                     typer.echo(f"Training resumes from step {step} of {total}.", err=True)
+                typer.echo(
+                    f"{total:,} optimizer steps of {event['batch_rows']:,} rows, schedule {event['schedule']}, peak learning rate "
+                    f"{event['lr']:g}, {event['warmup_steps']} steps of warm-up, "
+                    + (f"gradients clipped to norm {clipping:g}." if clipping else "gradients not clipped."),
+                    err=True,
+                )
+            case {"event": "warning", "message": message}:
+                typer.echo(f"Warning: {message}", err=True)
             case {"event": "eval", "step": step, "loss": loss} if not sys.stderr.isatty():
                 typer.echo(f"step {step} of {self._total_steps}: held-out loss {loss:.4f}", err=True)
             case {"event": "step"} if not sys.stderr.isatty() and time.monotonic() >= self._next_line:

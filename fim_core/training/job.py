@@ -109,10 +109,15 @@ class Job:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def run_name(self) -> str:
+        """Name of the run's own folder in places that the experiment names: `<experiment>-<version>`."""
+        return f"{self.experiment.name}-{self.work.root.name}"
+
+    @property
     def log_folder(self) -> Path:
         """Where ranks write their logs."""
         chosen = self.experiment.logger.output_dir
-        return Path(chosen).absolute() if chosen else self.work.logs
+        return Path(chosen).absolute() / self.run_name if chosen else self.work.logs
 
     def write(self) -> Path:
         """Store the job where the ranks find it; returns the path."""
@@ -152,8 +157,10 @@ class TrainResult:
         loss_before: held-out loss of the untrained model in nats, per token or per row as the experiment weighs;
             None without held-out rows. loss_after: of the trained one.
         train_loss_last: loss of the last optimizer step.
-        rows: rows trained on, counted once an epoch. tokens: their tokens. distinct_tokens: tokens that went through
-            the model, shared prefixes counted once.
+        batch_rows: rows of an optimizer step; the last of an epoch may have had fewer.
+        rows: rows trained on, counted once an epoch. packs: sequences that they were computed in. tokens: their tokens.
+            trained_tokens: those that were predicted. distinct_tokens: tokens that went through the model, shared
+            prefixes counted once.
         empty_steps: optimizer steps that had no position to train on.
         seconds: time spent in training steps, over all attempts.
         world_size: ranks of the last attempt.
@@ -167,8 +174,11 @@ class TrainResult:
     loss_before: float | None
     loss_after: float | None
     train_loss_last: float | None
+    batch_rows: int
     rows: int
+    packs: int
     tokens: int
+    trained_tokens: int
     distinct_tokens: int
     empty_steps: int
     seconds: float

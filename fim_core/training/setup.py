@@ -15,7 +15,7 @@ from peft import PeftModel
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from fim_core.config import Experiment
-from fim_core.config.deepspeed import offloads_optimizer, zero_stage
+from fim_core.config.deepspeed import offloads_optimizer
 from fim_core.errors import FimError
 from fim_core.modeling.flops import training_cost
 from fim_core.modeling.load import enable_activation_checkpointing, training_dtype
@@ -27,7 +27,7 @@ from fim_core.packing.plan import Strategy
 from fim_core.store import digest
 from fim_core.tokenization import load_rows
 from fim_core.tokens import load_tokenizer
-from fim_core.training.checkpoint import SavePlan, load_state, must_convert, newest_state, remove_leftovers
+from fim_core.training.checkpoint import SavePlan, State, load_state, must_convert, newest_state, remove_leftovers
 from fim_core.training.counters import Progress
 from fim_core.training.deepspeed_config import deepspeed_config
 from fim_core.training.distributed import Ranks
@@ -37,11 +37,15 @@ from fim_core.training.metrics import Peak, peak_of
 from fim_core.training.optimizer import build_optimizer
 from fim_core.training.plans import Plans
 from fim_core.training.schedule import build_scheduler
-from fim_core.training.steps import Sharding, count_steps
+from fim_core.training.step_exports import StepExports
+from fim_core.training.steps import count_steps
 
 logger = logging.getLogger(__name__)
 
 EVAL_PLAN = "eval"
+
+FEW_STEPS = 50
+"""Optimizer steps below which a run is warned about."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class Run:
     train_rows: Rows
     eval_rows: Rows
     plans: Plans
-    sharding: Sharding
+    batch_rows: int
     save_plan: SavePlan
     fingerprint: str
     total_steps: int
@@ -85,20 +89,27 @@ def setup(job: Job, ranks: Ranks) -> Run:
     """Load data and model, plan all packs, start DeepSpeed, and go to where the newest state stands.
 
     Raises:
-        FimError: nothing to train on; an option that cannot be honoured; a state of another experiment.
+        FimError: nothing to train on; an option that cannot be honoured; a state of another experiment; an
+            `output_dir` that holds what another run wrote.
     """
     experiment, work = job.experiment, job.work
     save_plan = SavePlan.of(experiment)
     dtype = training_dtype(experiment.model, ranks.device)
-    config = deepspeed_config(experiment, world_size=ranks.world_size, dtype=dtype)
 
     tokenizer = load_tokenizer(job.tokenizer)
     train_rows, eval_rows = load_rows(job.dataset, "train"), load_rows(job.dataset, "eval")
     if not train_rows.targets_per_row.any():
         raise FimError(f"The training split of {job.dataset} has no position to train on. Look at the rejected rows.")
 
+    fingerprint = fingerprint_of(experiment, train_rows, eval_rows)
+    state = newest_state(work.states, fingerprint)
+    start = Progress() if state is None else Progress.from_json(state.progress)
+    saved_stage = None if state is None else state.stage
+    config = deepspeed_config(experiment, world_size=ranks.world_size, dtype=dtype, saved_stage=saved_stage)
+    stage = config["zero_optimization"]["stage"]
+
     seed_everything(experiment.seed)
-    model = build_for(job, tokenizer, ranks.device, partition=config if zero_stage(experiment.deepspeed) == 3 else None)
+    model = build_for(job, tokenizer, ranks.device, partition=config if stage == 3 else None)
     packing, notices = choose_packing(experiment, model)
     notices += beyond_context(int(train_rows.lengths.max()), model.config)
     cost = training_cost(model)
@@ -107,23 +118,33 @@ def setup(job: Job, ranks: Ranks) -> Run:
         offload = experiment.activation_checkpoint_cpu_offload and ranks.device.type != "cpu"
         enable_activation_checkpointing(model, offload=offload)
 
-    fingerprint = fingerprint_of(experiment, train_rows, eval_rows)
-    state = newest_state(work.states, fingerprint)
-    start = Progress() if state is None else Progress.from_json(state.progress)
-    sharding = Sharding(
-        ranks.world_size, ranks.rank, experiment.gradient_accumulation_steps, experiment.micro_batch_size
+    batch_rows = batch_of_run(experiment, state, ranks.world_size)
+    total_steps = count_steps(
+        len(train_rows), batch_rows, experiment.epochs, experiment.max_steps, experiment.min_steps
     )
+    notices += few_steps(total_steps, len(train_rows), batch_rows, experiment)
     plans = Plans(work.packs)
     if ranks.is_first:
         remove_leftovers(work.states)
-        make_plans(plans, experiment, packing, cost, train_rows, eval_rows)
+        for entry in save_plan.exports:
+            StepExports(entry, job, fingerprint).require_own()
+        options = {
+            "strategy": packing,
+            "pack_length": experiment.data.pack_length,
+            "seed": experiment.seed,
+            "cost": cost,
+        }
+        steps_of_epoch = count_steps(len(train_rows), batch_rows, epochs=1)
+        for epoch in range(start.position.epoch, -(-total_steps // steps_of_epoch)):
+            plan = partial(
+                plan_packs, train_rows, batch_rows=batch_rows, ranks=ranks.world_size, epoch=epoch, **options
+            )
+            plans.make(f"epoch-{epoch}", plan, ranks=ranks.world_size)
+        plans.make(EVAL_PLAN, partial(plan_packs, eval_rows, **options), ranks=1)
         work.heartbeat.touch()
     ranks.barrier()
-    total_steps = count_steps(
-        lambda epoch: plans.packs(f"epoch-{epoch}"), sharding, start.position, experiment.epochs, experiment.max_steps
-    )
 
-    if state is not None and must_convert(state, ranks.world_size, zero_stage(experiment.deepspeed)):
+    if state is not None and must_convert(state, ranks.world_size, stage):
         config["checkpoint"] = {"load_universal": True}
     engine, *_ = deepspeed.initialize(
         model=PackedCausalLM(
@@ -131,12 +152,13 @@ def setup(job: Job, ranks: Ranks) -> Run:
             reduction="sample" if experiment.data.sample_weighted_loss else "token",
             label_smoothing=experiment.loss.label_smoothing,
             z_loss=experiment.loss.z_loss,
+            accumulate_in_place=True,
         ),
         optimizer=build_optimizer(experiment, model),
         lr_scheduler=lambda optimizer: build_scheduler(experiment.scheduler, optimizer, total_steps),
         config=config,
     )
-    if ranks.world_size == 1 and zero_stage(experiment.deepspeed) == 0:
+    if ranks.world_size == 1 and stage == 0:
         # DeepSpeed would copy all gradients into a buffer of their size, and back, to sum them over one rank.
         engine.enable_backward_allreduce = False
     peak = peak_of(ranks.device, dtype)
@@ -156,10 +178,10 @@ def setup(job: Job, ranks: Ranks) -> Run:
         train_rows=train_rows,
         eval_rows=eval_rows,
         plans=plans,
-        sharding=sharding,
+        batch_rows=batch_rows,
         save_plan=save_plan,
         fingerprint=fingerprint,
-        total_steps=total_steps,
+        total_steps=min(total_steps, experiment.exit_iteration or total_steps),
         start=start,
         resumed_from=None if state is None else state.position.step,
         cost=cost,
@@ -193,33 +215,53 @@ def choose_packing(experiment: Experiment, model: PreTrainedModel | PeftModel) -
     return "flat", (notice,)
 
 
-def make_plans(
-    plans: Plans, experiment: Experiment, packing: Strategy, cost: Cost, train_rows: Rows, eval_rows: Rows
-) -> None:
-    """Plan the packs of every epoch that the run reaches, and of the held-out rows."""
+def batch_of_run(experiment: Experiment, state: State | None, ranks: int) -> int:
+    """Rows of an optimizer step: what the run began with, or else what the experiment says.
 
-    def plan(rows: Rows, epoch: int) -> PackPlan:
-        return plan_packs(
-            rows,
-            strategy=packing,
-            max_length=experiment.data.max_length,
-            seed=experiment.seed,
-            epoch=epoch,
-            cost=cost,
+    Raises:
+        FimError: the run began with another batch_rows than the experiment has now.
+    """
+    asked = experiment.rows_per_step(ranks)
+    if state is None or state.batch_rows == asked:
+        return asked
+    if not experiment.batch_grows_with_ranks:
+        raise FimError(
+            f"{state.path} was saved with batch_rows {state.batch_rows}, and the experiment has {asked}. Set batch_rows to "
+            f"{state.batch_rows}, or remove {state.path.parent} to start from the beginning."
         )
+    logger.warning(
+        "The run began with %d rows an optimizer step and keeps them; micro_batch_size and gradient_accumulation_steps "
+        "on these %d ranks would make it %d.",
+        state.batch_rows,
+        ranks,
+        asked,
+    )
+    return state.batch_rows
 
-    for epoch in range(experiment.epochs):
-        plans.make(f"epoch-{epoch}", partial(plan, train_rows, epoch))
-    plans.make(EVAL_PLAN, lambda: plan(eval_rows, 0))
+
+def few_steps(steps: int, rows: int, batch_rows: int, experiment: Experiment) -> tuple[str, ...]:
+    """A warning of a run that has too few optimizer steps to learn much; nothing for other runs."""
+    if steps >= FEW_STEPS:
+        return ()
+    batch = "micro_batch_size or gradient_accumulation_steps" if experiment.batch_grows_with_ranks else "batch_rows"
+    longer = "max_steps" if steps == experiment.max_steps else "epochs"
+    notice = (
+        f"The run takes {steps} optimizer steps ({rows} rows, {batch_rows} a step, epochs: {experiment.epochs}); with "
+        f"fewer than {FEW_STEPS} a model learns little. Lower {batch}, or raise {longer}."
+    )
+    logger.warning("%s", notice)
+    return (notice,)
 
 
 def fingerprint_of(experiment: Experiment, train_rows: Rows, eval_rows: Rows) -> str:
     """Digest of what must not change between attempts: options that decide the weights, and the rows."""
-    sections = {"seed", "model", "epochs", "max_steps", "optimizer", "scheduler", "loss"}
-    data = {"packing", "max_length", "sample_weighted_loss"}
+    sections = {"seed", "model", "epochs", "max_steps", "min_steps", "exit_iteration", "optimizer", "scheduler", "loss"}
+    data = {"packing", "pack_length", "sample_weighted_loss"}
+    clipping = experiment.deepspeed["gradient_clipping"]
     rows = {name: [len(rows), int(rows.offsets[-1])] for name, rows in (("train", train_rows), ("eval", eval_rows))}
     options = experiment.model_dump(mode="json", include=sections)
-    return digest({"options": options, "data": {key: getattr(experiment.data, key) for key in data}, "rows": rows})
+    options |= {"data": {key: getattr(experiment.data, key) for key in data}, "gradient_clipping": clipping}
+    return digest({"options": options, "rows": rows})
 
 
 def seed_everything(seed: int) -> None:

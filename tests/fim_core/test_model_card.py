@@ -16,7 +16,9 @@ from fim_core.model_card import base_model, model_card, with_metrics
 from fim_core.tokens import resolve_fim_tokens
 from fim_core.training.job import TrainResult
 
-RESULT = TrainResult(Path("/secret/model"), 50, 2, 2.5, 1.25, 1.0, 1600, 9000, 5000, 0, 3.0, 1, None, "prefix_tree")
+RESULT = TrainResult(
+    Path("/secret/model"), 50, 2, 2.5, 1.25, 1.0, 32, 1600, 60, 9000, 3000, 5000, 0, 3.0, 1, None, "tree"
+)
 ROWS = {
     "rows_in": 1000,
     "rows_kept": 990,
@@ -98,8 +100,8 @@ def test_a_card_holds_what_hubs_and_people_look_for(tmp_path: Path) -> None:
     assert "Trained from scratch." in card
     assert "| rows | 1,000 |\n| kept | 988 |\n| rejected | 12 (invalid_json 7, control_token 3, too_long 2) |" in card
     assert "| for training | 800 |\n| held out | 188 |" in card
-    assert "| optimizer steps | 50 |\n| rows a step, on average | 32.0 |" in card
-    assert "| learning rate | 0.0002 |" in card
+    assert "| optimizer steps | 50 |\n| rows of a step | 32 |" in card
+    assert "| learning rate, peak | 0.0002 |" in card
     assert "| held-out loss before, after (nats) | 2.5000, 1.2500 |" in card
     assert "<|fim_prefix|>{text before the cursor}<|fim_suffix|>{text after it}<|fim_middle|>" in card
     assert "then `<|endoftext|>`" in card
@@ -125,6 +127,7 @@ def test_metrics_go_into_the_front_matter_and_a_table(tmp_path: Path) -> None:
         "experiment": "own-sql",
         "options": {"confidence": 0.95},
         "counts": {"evaluated": 240, "groups": 31},
+        "others": {"base": {"metrics": {"exact_match": figure | {"value": 0.008}}}},
         "metrics": {"exact_match": figure, "loss": {"value": None, "low": None, "high": None, "n": 240}},
         "definitions": {
             "exact_match": {"title": "Exact match", "unit": "share"},
@@ -138,7 +141,7 @@ def test_metrics_go_into_the_front_matter_and_a_table(tmp_path: Path) -> None:
     [result] = content.data.eval_results
     assert (result.metric_type, result.metric_value, result.task_type) == ("exact_match", 0.246, "text-generation")
     assert result.metric_name == "Exact match (95% interval 0.1900 to 0.3000)"
-    assert "| Exact match | share | 0.2460 | 0.1900 to 0.3000 | 240 |" in card
+    assert "| Exact match | share | 0.2460 | 0.1900 to 0.3000 | 0.0080 | 240 |" in card
     assert "240 held-out rows in 31 groups" in card
     front = front_of(card, tmp_path)
     assert {name: front[name] for name in front_of(plain, tmp_path)} == front_of(plain, tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from rank_functions import first_gradient, sums_of_gradients
-from training_helpers import data_options, make_rows, run_ranks, save_rows, tiny_experiment
+from rank_functions import first_gradient, stage_of_run, sums_of_gradients, whole_run
+from safetensors.torch import load_file
+from training_helpers import MODEL, data_options, make_rows, run_ranks, save_rows, tiny_experiment
 from transformers import PreTrainedTokenizerFast
 
 from fim_core.modeling.load import build_model
@@ -27,9 +29,11 @@ def few_rows(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedToke
     return save_rows(tmp_path_factory.mktemp("few"), rows, make_rows(2, len(tokenizer), seed=4))
 
 
-def separate_rows(dataset: Path, tokenizer: PreTrainedTokenizerFast, sample_mean: bool) -> tuple[float, dict[str, Any]]:
+def separate_rows(
+    dataset: Path, tokenizer: PreTrainedTokenizerFast, sample_mean: bool, **model: Any
+) -> tuple[float, dict[str, Any]]:
     """The slow, obvious way: one row at a time through the plain model, then one mean over all."""
-    experiment = tiny_experiment()
+    experiment = tiny_experiment(**model)
     model = build_model(experiment.model, tokenizer, seed=experiment.seed)
     model.set_attn_implementation("eager")
     terms, weights = [], []
@@ -47,16 +51,16 @@ def separate_rows(dataset: Path, tokenizer: PreTrainedTokenizerFast, sample_mean
 
 
 @pytest.mark.parametrize(
-    ("packing", "sample_mean", "ranks", "accumulation", "micro_batch_size", "stage"),
+    ("packing", "sample_mean", "ranks", "pack_length", "stage"),
     [
-        ("prefix_tree", False, 1, 1, 16, 0),
-        ("prefix_tree", False, 1, 4, 1, 1),
-        ("prefix_tree", False, 2, 4, 1, 1),
-        ("flat", True, 2, 1, 8, 2),
-        ("none", False, 2, 4, 2, 2),
-        ("none", True, 2, 4, 2, 3),
-        ("prefix_tree", False, 2, 1, 8, 3),
-        ("prefix_tree", True, 2, 4, 1, 0),
+        ("prefix_tree", False, 1, 1000, 0),
+        ("prefix_tree", False, 1, 64, 1),
+        ("prefix_tree", False, 2, 64, 1),
+        ("flat", True, 2, 1000, 2),
+        ("none", False, 2, 64, 2),
+        ("none", True, 2, 64, 3),
+        ("prefix_tree", False, 2, 1000, 3),
+        ("prefix_tree", True, 2, 16, 0),
     ],
 )
 def test_same_rows_same_gradient(
@@ -67,14 +71,12 @@ def test_same_rows_same_gradient(
     packing: str,
     sample_mean: bool,
     ranks: int,
-    accumulation: int,
-    micro_batch_size: int,
+    pack_length: int,
     stage: int,
 ) -> None:
     experiment = tiny_experiment(
-        data=data_options(pack_samples=packing, sample_weighted_loss=sample_mean),
-        gradient_accumulation_steps=accumulation,
-        micro_batch_size=micro_batch_size,
+        data=data_options(pack_samples=packing, sample_weighted_loss=sample_mean, pack_length=pack_length),
+        batch_rows=ROWS,
         deepspeed={"zero_optimization": {"stage": stage}},
     )
     job = Job(experiment, few_rows, tokenizer_folder, Work(tmp_path), "test")
@@ -87,10 +89,88 @@ def test_same_rows_same_gradient(
             np.testing.assert_allclose(gradient, expected[name], rtol=1e-5, atol=1e-5 * scale, err_msg=name)
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_gradients_of_the_vocabulary_are_added_up(
+    tmp_path: Path,
+    few_rows: Path,
+    tokenizer: PreTrainedTokenizerFast,
+    tokenizer_folder: Path,
+    stage: int,
+    ranks: int,
+) -> None:
+    """Output layer and embeddings, tied and not, over several micro-batches, with each way that DeepSpeed takes them."""
+    for tied in (True, False):
+        model = {"model": {"config": {**MODEL, "tie_word_embeddings": tied}, "tokenizer": "unused"}}
+        experiment = tiny_experiment(
+            **model,
+            data=data_options(pack_samples="none"),
+            batch_rows=ROWS,
+            deepspeed={"zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 0}},
+        )
+        job = Job(experiment, few_rows, tokenizer_folder, Work(tmp_path / str(tied)), "test")
+        _, expected = separate_rows(few_rows, tokenizer, False, **model)
+        for _, gradients in run_ranks(ranks, first_gradient, job, folder=tmp_path):
+            for name, gradient in gradients.items():
+                scale = np.abs(expected[name]).max()
+                np.testing.assert_allclose(gradient, expected[name], rtol=1e-5, atol=1e-6 * scale, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "options", "stage"),
+    [
+        (1, {}, 0),
+        (2, {}, 1),
+        (1, {"deepspeed": {"zero_optimization": {"stage": 2}}}, 2),
+        (1, {"model": {"config": MODEL, "tokenizer": "unused", "dtype": "bf16"}}, 1),
+    ],
+)
+def test_one_rank_alone_divides_nothing(
+    tmp_path: Path, few_rows: Path, tokenizer_folder: Path, ranks: int, options: dict[str, Any], stage: int
+) -> None:
+    job = Job(tiny_experiment(**options), few_rows, tokenizer_folder, Work(tmp_path), "test")
+    assert run_ranks(ranks, stage_of_run, job, folder=tmp_path) == [stage] * ranks
+
+
+@pytest.mark.parametrize("sample_mean", [False, True])
+def test_same_steps_and_weights_whatever_computes_them(
+    tmp_path: Path, dataset: Path, tokenizer_folder: Path, sample_mean: bool
+) -> None:
+    """Losses step by step and the trained weights, over two epochs whose last batches are smaller."""
+
+    def trained(packing: str, ranks: int, pack_length: int, stage: int) -> tuple[list[float], dict[str, torch.Tensor]]:
+        experiment = tiny_experiment(
+            data=data_options(pack_samples=packing, sample_weighted_loss=sample_mean, pack_length=pack_length),
+            batch_rows=12,
+            epochs=2,
+            deepspeed={"zero_optimization": {"stage": stage}},
+        )
+        work = Work(tmp_path / f"{packing}-{ranks}-{pack_length}-{stage}")
+        run_ranks(ranks, whole_run, Job(experiment, dataset, tokenizer_folder, work, "test"), folder=work.root)
+        events = [json.loads(line) for line in work.metrics.read_text().splitlines()]
+        losses = [event["loss"] for event in events if event["event"] == "step"]
+        return losses, load_file(work.model / "model.safetensors")
+
+    expected_losses, expected = trained("none", 1, 64, 0)
+    assert len(expected_losses) == 8
+    for packing, ranks, pack_length, stage in (
+        ("flat", 1, 64, 1),
+        ("prefix_tree", 1, 8192, 1),
+        ("prefix_tree", 2, 8192, 1),
+        ("flat", 2, 100, 2),
+        ("none", 2, 64, 3),
+        ("prefix_tree", 2, 40, 3),
+    ):
+        losses, weights = trained(packing, ranks, pack_length, stage)
+        assert losses == pytest.approx(expected_losses, rel=1e-5)
+        for name, weight in weights.items():
+            torch.testing.assert_close(weight, expected[name], rtol=1e-3, atol=1e-5, msg=f"{packing}, {ranks}: {name}")
+
+
 @pytest.mark.parametrize(("ranks", "sums"), [(1, [0]), (2, [1, 1])])
 def test_one_rank_alone_does_not_sum_its_gradients(
     tmp_path: Path, few_rows: Path, tokenizer_folder: Path, ranks: int, sums: list[int]
 ) -> None:
-    experiment = tiny_experiment(deepspeed={"zero_optimization": {"stage": 0}}, gradient_accumulation_steps=2)
+    experiment = tiny_experiment(deepspeed={"zero_optimization": {"stage": 0}}, data=data_options(pack_length=32))
     job = Job(experiment, few_rows, tokenizer_folder, Work(tmp_path), "test")
     assert run_ranks(ranks, sums_of_gradients, job, folder=tmp_path) == sums
