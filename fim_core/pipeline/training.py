@@ -13,7 +13,7 @@ from fim_core.config import Experiment
 from fim_core.pipeline.data import TEMPLATE, folder_digest
 from fim_core.pipeline.stage import Build, Stage
 from fim_core.store import Artifact, Store
-from fim_core.training.job import Work
+from fim_core.training.job import TrainResult, Work
 
 _OPTIONS = (
     "type",
@@ -75,9 +75,28 @@ def _build(build: Build) -> dict[str, Any]:
         shutil.copytree(trackers, build.output / trackers.name, ignore=_links)
     shutil.copyfile(prompts.path / TEMPLATE, build.output / TEMPLATE)
     _complete_recipe(build.output / "fim.json", granularity=dataset.counts["granularity"])
+    _write_card(build, result)
     counts = asdict(result)
     del counts["model"]
     return counts
+
+
+def _write_card(build: Build, result: TrainResult) -> None:
+    """Write the model card into the checkpoint."""
+    from fim_core.model_card import CARD, model_card
+    from fim_core.tokens import FimTokens
+
+    prompts, dataset = build.inputs["fim_prompts"], build.inputs["tokenized_dataset"]
+    rows = prompts.counts | {name: dataset.counts[name] for name in ("too_long", "train", "eval")}
+    tokens = FimTokens(**json.loads((prompts.path / "tokens.json").read_text(encoding="utf-8")))
+    card = model_card(
+        build.experiment,
+        result,
+        tokens,
+        rows=rows,
+        provenance={asset: artifact.version for asset, artifact in build.inputs.items()},
+    )
+    (build.output / CARD).write_text(card, encoding="utf-8")
 
 
 def _links(folder: str, names: list[str]) -> list[str]:
@@ -93,7 +112,7 @@ def _complete_recipe(recipe: Path, **known: str) -> None:
 trained_checkpoint = Stage(
     asset="trained_checkpoint",
     upstream=("fim_prompts", "tokenized_dataset"),
-    code=("training", "modeling", "packing"),
+    code=("training", "modeling", "packing", "model_card.py"),
     options=_options,
     outside=_pretrained,
     build=_build,

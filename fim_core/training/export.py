@@ -1,4 +1,4 @@
-"""The trained model as others load it: safetensors, tokenizer, generation config, model card."""
+"""The trained model as others load it: safetensors, tokenizer, generation config."""
 
 from __future__ import annotations
 
@@ -17,19 +17,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from fim_core.files import write_json
 from fim_core.modeling.load import build_model, checkpoint_dtype, training_dtype
 from fim_core.modeling.save import save_model
-from fim_core.store import digest
 from fim_core.tokens import FimTokens
 from fim_core.training.checkpoint import publish_folder
 from fim_core.training.distributed import Ranks
-from fim_core.training.job import Job, TrainResult
-from fim_core.training.schedule import warmup_steps
+from fim_core.training.job import Job
 from fim_core.training.step_exports import StepExports
 
 SERVING_SETTINGS = "fim.json"
 """What serving needs to build prompts as training did: the `data` and `model` sections, and the control tokens."""
-
-
-TRAINED = {"adapters": "LoRA adapters", "pretrained": "all weights", "scratch": "all weights, from scratch"}
 
 
 def fim_tokens_of(job: Job) -> FimTokens:
@@ -62,16 +57,13 @@ def build_for(
     )
 
 
-def export_model(
-    job: Job, engine: DeepSpeedEngine, tokenizer: PreTrainedTokenizerFast, ranks: Ranks, result: TrainResult
-) -> None:
-    """Write the final model with its card; to be called on all ranks."""
+def export_model(job: Job, engine: DeepSpeedEngine, tokenizer: PreTrainedTokenizerFast, ranks: Ranks) -> None:
+    """Write the final model; to be called on all ranks."""
     beside = job.work.model.with_name(f".{job.work.model.name}")
     if ranks.is_first and os.path.lexists(beside):
         shutil.rmtree(beside)
     _write_weights(job, engine, tokenizer, ranks, beside)
     if ranks.is_first:
-        (beside / "README.md").write_text(model_card(job, result), encoding="utf-8")
         publish_folder(beside, job.work.model)
 
 
@@ -120,69 +112,3 @@ def gather_weights(model: PreTrainedModel, ranks: Ranks) -> dict[str, torch.Tens
             if ranks.is_first:
                 weights[name] = tensor.detach().cpu().clone()
     return weights
-
-
-def model_card(job: Job, result: TrainResult) -> str:
-    """The model's README: what it is, what it was made of, how to load and prompt it."""
-    experiment, tokens = job.experiment, fim_tokens_of(job)
-    if experiment.data.fim_order == "psm":
-        markers = f"{tokens.prefix}{{text before the cursor}}{tokens.suffix}{{text after it}}{tokens.middle}"
-    else:
-        markers = f"{tokens.suffix}{{text after the cursor}}{tokens.prefix}{{text before it}}{tokens.middle}"
-    made_of = {
-        "experiment": experiment.name,
-        "experiment digest": digest(experiment.model_dump(mode="json")),
-        **job.provenance,
-        "base model": experiment.model.name_or_path or "none, trained from scratch",
-        "optimizer steps": result.steps,
-        "rows of a step": result.batch_rows,
-        "rows, counted once an epoch": result.rows,
-        "tokens": result.tokens,
-        "trained": TRAINED[experiment.model.trains],
-        "learning rate, peak": f"{experiment.optimizer.lr:g}",
-        "schedule": f"{experiment.scheduler.name}, {warmup_steps(experiment.scheduler, result.steps)} steps of warm-up",
-        "gradients clipped to a norm of": f"{experiment.deepspeed['gradient_clipping'] or '-'}",
-        "held-out loss before, after (nats)": f"{_number(result.loss_before)}, {_number(result.loss_after)}",
-        "packing": result.packing,
-        "seed": experiment.seed,
-    }
-    table = "\n".join(f"| {key} | {value} |" for key, value in made_of.items())
-    return f"""---
-library_name: transformers
-pipeline_tag: text-generation
-tags: [sql, fill-in-the-middle]
----
-
-# {experiment.name}
-
-Completes SQL at the cursor from the text before and after it, and from what the editor knows (history, tables, the open
-file).
-
-| | |
-|---|---|
-{table}
-
-## Load
-
-```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained("path/of/this/folder")
-model = AutoModelForCausalLM.from_pretrained("path/of/this/folder")
-```
-
-## Prompt
-
-Template `{experiment.data.template}`. Each prompt ends in
-
-```
-{markers}
-```
-
-and the model writes the missing text, then `{tokens.end}`, at which generation stops. `{SERVING_SETTINGS}` holds the
-settings that prompts were built with; `fim complete` and `fim serve` read it and build the same token ids.
-"""
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
