@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from fim_core.config import Experiment
-from fim_core.pipeline.data import TEMPLATE, folder_digest
+from fim_core.pipeline.data import folder_digest
 from fim_core.pipeline.stage import Build, Stage
+from fim_core.recipe import read_recipe, write_recipe
 from fim_core.store import Artifact, Store
 from fim_core.training.job import Work
 
@@ -65,8 +65,9 @@ def _build(build: Build) -> dict[str, Any]:
     if (trackers := Work(work).trackers).is_dir():
         # wandb's links to its latest run would lead nowhere.
         shutil.copytree(trackers, build.output / trackers.name, ignore=_links)
-    shutil.copyfile(prompts.path / TEMPLATE, build.output / TEMPLATE)
-    _complete_recipe(build.output / "fim.json", granularity=dataset.counts["granularity"])
+    # What the tokenizer encoded independently is known since tokenization; serving has to cut prompts likewise.
+    recipe = replace(read_recipe(build.output), granularity=dataset.counts["granularity"])
+    write_recipe(build.output, recipe)
     counts = asdict(result)
     del counts["model"]
     return counts
@@ -76,16 +77,10 @@ def _links(folder: str, names: list[str]) -> list[str]:
     return [name for name in names if Path(folder, name).is_symlink()]
 
 
-def _complete_recipe(recipe: Path, **known: str) -> None:
-    """Add what only the pipeline knows to what serving needs to build prompts."""
-    content = json.loads(recipe.read_text(encoding="utf-8")) | known
-    recipe.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
 trained_checkpoint = Stage(
     asset="trained_checkpoint",
     upstream=("fim_prompts", "tokenized_dataset"),
-    code=("training", "modeling", "packing"),
+    code=("training", "modeling", "packing", "recipe.py"),
     options=_options,
     outside=_pretrained,
     build=_build,

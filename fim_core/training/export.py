@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,22 +13,17 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from fim_core.config.training import CheckpointConfig
-from fim_core.files import write_json
 from fim_core.modeling.load import build_model, save_model, training_dtype
+from fim_core.recipe import RECIPE, Recipe, read_recipe, write_recipe
 from fim_core.store import digest
-from fim_core.tokens import FimTokens
 from fim_core.training.checkpoint import publish_folder
 from fim_core.training.distributed import Ranks
 from fim_core.training.job import Job, TrainResult
 
-SERVING_SETTINGS = "fim.json"
-"""What serving needs to build prompts as training did: the `data` and `model` sections, and the control tokens."""
 
-
-def fim_tokens_of(job: Job) -> FimTokens:
-    """The control tokens that the rows were made with, from the file beside the tokenizer's folder."""
-    content = json.loads((job.tokenizer.parent / "tokens.json").read_text(encoding="utf-8"))
-    return FimTokens(**{**content, "end_ids": tuple(content["end_ids"]), "added": tuple(content["added"])})
+def recipe_of(job: Job) -> Recipe:
+    """How the job's prompts were built, from the file next to the tokenizer's folder."""
+    return read_recipe(job.tokenizer.parent)
 
 
 def build_for(
@@ -44,7 +38,7 @@ def build_for(
         partition: see `build_model`.
     """
     config = job.experiment.model
-    new_ids = [tokenizer.get_vocab()[token] for token in fim_tokens_of(job).added]
+    new_ids = [tokenizer.get_vocab()[token] for token in recipe_of(job).fim_tokens.added]
     return build_model(
         config,
         tokenizer,
@@ -99,10 +93,9 @@ def _write_weights(
         model = build_for(job, tokenizer, torch.device("cpu"))
         model.load_state_dict(gathered)
     shutil.rmtree(folder, ignore_errors=True)
-    tokens = fim_tokens_of(job)
-    save_model(model, tokenizer, tokens.end_ids, folder)
-    sections = job.experiment.model_dump(mode="json", include={"data", "model"})
-    write_json(folder / SERVING_SETTINGS, {**sections, "fim_tokens": vars(tokens)})
+    recipe = recipe_of(job)
+    save_model(model, tokenizer, recipe.fim_tokens.end_ids, folder)
+    write_recipe(folder, recipe)
 
 
 def gather_weights(model: PreTrainedModel, ranks: Ranks) -> dict[str, torch.Tensor]:
@@ -118,8 +111,10 @@ def gather_weights(model: PreTrainedModel, ranks: Ranks) -> dict[str, torch.Tens
 
 def model_card(job: Job, result: TrainResult) -> str:
     """The model's README: what it is, what it was made of, how to load and prompt it."""
-    experiment, tokens = job.experiment, fim_tokens_of(job)
-    if experiment.data.fim_order == "psm":
+    experiment, recipe = job.experiment, recipe_of(job)
+    tokens = recipe.fim_tokens
+    template = f"Template `{recipe.template}`." if recipe.has_template else "The template is not known."
+    if recipe.fim_order == "psm":
         markers = f"{tokens.prefix}{{text before the cursor}}{tokens.suffix}{{text after it}}{tokens.middle}"
     else:
         markers = f"{tokens.suffix}{{text after the cursor}}{tokens.prefix}{{text before it}}{tokens.middle}"
@@ -162,14 +157,14 @@ model = AutoModelForCausalLM.from_pretrained("path/of/this/folder")
 
 ## Prompt
 
-Template `{experiment.data.template}`. Each prompt ends in
+{template} Each prompt ends in
 
 ```
 {markers}
 ```
 
-and the model writes the missing text, then `{tokens.end}`, at which generation stops. `{SERVING_SETTINGS}` holds the
-settings that prompts were built with; `fim complete` and `fim serve` read it and build the same token ids.
+and the model writes the missing text, then `{tokens.end}`, at which generation stops. `{RECIPE}` holds the recipe of
+the prompts; `fim complete` and `fim serve` read it and build the same token ids.
 """
 
 

@@ -21,6 +21,7 @@ from fim_core.evaluation.report import read_report
 from fim_core.evaluation.rows import load_eval_set, most_frequent_completions, sample
 from fim_core.evaluation.run import evaluate
 from fim_core.modeling.load import build_model
+from fim_core.recipe import read_recipe, write_recipe
 from tests.fim_core.evaluation.conftest import Evaluated, save_checkpoint
 
 
@@ -122,16 +123,17 @@ def test_which_checkpoints_read_the_same_prompts(evaluated: Evaluated, tmp_path:
     for place in places:
         shutil.copytree(evaluated.checkpoint, place)
     assert same_prompts(*places)
-    for name, content in (("template.tmpl", "{{.PREFIX}}"), ("chat_template.jinja", "{{ messages }}")):
-        (places[0] / name).write_text(content)
-        assert not same_prompts(*places)
-        (places[1] / name).write_text(content + " ")
-        assert not same_prompts(*places)
-        (places[1] / name).write_text(content)
-        assert same_prompts(*places)
-    recipe = json.loads((places[0] / "fim.json").read_text())
-    (places[0] / "fim.json").write_text(json.dumps(recipe | {"granularity": "whole"}))
+    chat_template = places[0] / "chat_template.jinja"
+    before = chat_template.read_text()
+    chat_template.write_text("{{ messages }}")
     assert not same_prompts(*places)
+    chat_template.write_text(before)
+    recipe = read_recipe(places[0])
+    for other in ({"template_text": recipe.template_text + " "}, {"granularity": "whole"}, {"fim_order": "spm"}):
+        write_recipe(places[0], replace(recipe, **other))
+        assert not same_prompts(*places), other
+    write_recipe(places[0], replace(recipe, template="of another name"))
+    assert same_prompts(*places)
 
 
 def test_vllm_loads_what_has_a_folder_and_nothing_else(

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 
 from fim_core.errors import FimError
 from fim_core.modeling.load import build_model
+from fim_core.recipe import read_recipe
 from fim_core.training.deepspeed_config import deepspeed_config
 from fim_core.training.job import Job, Work
 from fim_core.training.optimizer import decay_groups
@@ -73,9 +74,7 @@ def test_run_and_its_model(
     card = (job.work.model / "README.md").read_text()
     assert "abc123" in card
     assert "<|fim_prefix|>{text before the cursor}<|fim_suffix|>" in card
-    serving = json.loads((job.work.model / "fim.json").read_text())
-    assert serving["fim_tokens"]["middle"] == "<|fim_middle|>"
-    assert serving["model"]["config"] == MODEL
+    assert read_recipe(job.work.model) == read_recipe(tokenizer_folder.parent)
 
 
 def test_activation_checkpointing_changes_nothing(tmp_path: Path, dataset: Path, tokenizer_folder: Path) -> None:
