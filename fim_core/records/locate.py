@@ -23,7 +23,8 @@ def locate(source: Source, cache_dir: str | None, warn: Callable[[str], None]) -
     """The exports that a source (any but the demo) stands for, by name.
 
     In folders and globs, names that begin with `.` or `_` are passed over, as are files that are no data and the reports
-    of `fim convert`. Parquet files without a suffix are found by their own name or a glob, not in a folder.
+    of `fim convert`. In a folder, so are data sets saved there, and Parquet files without a suffix: by default `fim convert`
+    writes next to its export, whose rows would come twice.
 
     Raises:
         FimError: there is nothing of that name, or nothing in it that can be read.
@@ -35,8 +36,7 @@ def locate(source: Source, cache_dir: str | None, warn: Callable[[str], None]) -
             from fim_core.records.datasets_library import saved_dataset
 
             return [saved_dataset(path, source.split)]
-        files = (p for p in path.rglob("*") if is_export(p.relative_to(path).as_posix()) and p.is_file())
-        return _exports(path, files, source, warn)
+        return _exports(path, _files_below(path), source, warn)
     if path.is_file():
         is_data = _has_suffix(path.name) or is_parquet(path)
         return _exports(path.parent, [path] if is_data else [], source, warn)
@@ -59,6 +59,12 @@ def locate(source: Source, cache_dir: str | None, warn: Callable[[str], None]) -
 def is_export(name: str) -> bool:
     """Whether a file of a folder is read, by its name below the folder."""
     return not _HIDDEN.search(name) and _has_suffix(name) and not name.lower().endswith(_REPORTS_OF_CONVERT)
+
+
+def _files_below(folder: Path) -> list[Path]:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    saved = {path.parent for path in files if path.name in _SAVED_DATASET}
+    return [p for p in files if is_export(p.relative_to(folder).as_posix()) and saved.isdisjoint(p.parents)]
 
 
 def _has_suffix(name: str) -> bool:
