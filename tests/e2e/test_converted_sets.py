@@ -139,9 +139,8 @@ def in_order(prompt: str, order: str) -> str:
     return f"{lead}<|fim_suffix|>{suffix}<|fim_prefix|>{prefix}<|fim_middle|>"
 
 
-def original_states(export: Path) -> list[Completion]:
-    states = []
-    for batch in read_file(export, "export").batches(print):
-        states += [parse_input(text) for text in batch.column("INPUT").to_pylist()]
-    assert all(isinstance(state, Completion) for state in states), "the demo's rows are all whole"
-    return states  # type: ignore[return-value]
+def original_states(export: Path) -> dict[int, Completion]:
+    """The editor's states of an export by row number; the demo's damaged rows are left out."""
+    texts = [text for batch in read_file(export, "export").batches(print) for text in batch.column("INPUT").to_pylist()]
+    parsed = {number: parse_input(text) for number, text in enumerate(texts)}
+    return {number: state for number, state in parsed.items() if isinstance(state, Completion)}
