@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fim_core.config.base import closest
+from fim_core.config.numbers import parse_numbers_in
 
 # DeepSpeed ignores keys that it does not know, and several that it knows would break what this engine promises
 # (its own loss scale by batch, data order, parallelism over other axes). So only these pass.
@@ -36,17 +37,19 @@ _OWNERS = {
     "train_micro_batch_size_per_gpu": "micro_batch_size",
     "gradient_accumulation_steps": "gradient_accumulation_steps",
     "bf16": "model.dtype",
+    "bfloat16": "model.dtype",
     "fp16": "model.dtype",
 }
 
 
 def checked_section(section: dict[str, Any]) -> dict[str, Any]:
-    """The section, if DeepSpeed would heed every key of it.
+    """The section with its numbers read (`5e8` is text in YAML), if DeepSpeed would heed every key of it.
 
     Raises:
         ValueError: a key that belongs to another section, or that DeepSpeed or this engine would ignore; a stage of
             ZeRO that does not exist, or that cannot do what is asked.
     """
+    section = parse_numbers_in(section)
     for key in section:
         if key in _OWNERS:
             raise ValueError(f"`{key}` is set by `{_OWNERS[key]}` of the experiment, not here")
@@ -55,16 +58,28 @@ def checked_section(section: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(f"`{key}` is not passed to DeepSpeed{closest(key, known)} ({', '.join(known)} are)")
     if not isinstance(section.get("zero_optimization", {}), dict):
         raise ValueError("`zero_optimization` is a section, for example {stage: 2}")
-    if zero_stage(section) not in (0, 1, 2, 3):
-        raise ValueError(f"zero_optimization.stage is {zero_stage(section)}; the stages are 0, 1, 2 and 3")
-    if offloads_optimizer(section) and zero_stage(section) == 0:
+    stage = section.get("zero_optimization", {}).get("stage")
+    if stage not in (None, 0, 1, 2, 3):
+        raise ValueError(f"zero_optimization.stage is {stage}; the stages are 0, 1, 2 and 3")
+    if offloads_optimizer(section) and stage == 0:
         raise ValueError("zero_optimization.offload_optimizer needs stage 1, 2 or 3")
     return section
 
 
-def zero_stage(section: Mapping[str, Any]) -> int:
-    """The stage of ZeRO; 1 if the section does not say, as sharded optimizer states cost nothing."""
-    return section.get("zero_optimization", {}).get("stage", 1)
+def zero_stage(section: Mapping[str, Any], *, shards: bool, saved: int | None = None) -> int:
+    """The stage of ZeRO that a run uses: the section's, else that of the state that it resumes, else by its size.
+
+    Args:
+        shards: whether there is something to divide or to keep in other numbers: several ranks, or half precision. If
+            not, ZeRO would only copy all weights and gradients into buffers of its own.
+        saved: stage of the state; states of stage 0 and of others cannot be converted into each other.
+    """
+    asked = section.get("zero_optimization", {}).get("stage")
+    if asked is not None:
+        return int(asked)
+    if saved is not None:
+        return saved
+    return 1 if shards or offloads_optimizer(section) else 0
 
 
 def offloads_optimizer(section: Mapping[str, Any]) -> bool:

@@ -12,14 +12,15 @@ from transformers import PreTrainedTokenizerFast
 
 from fim_core.config import DataConfig, ModelConfig
 from fim_core.errors import FimError
+from fim_core.families import SUFFIX_FIRST
 from fim_core.prompts.guard import ControlTokenGuard
-from fim_core.prompts.markup import ChatMarkup
+from fim_core.prompts.markup import ChatMarkup, turn_end
 from fim_core.prompts.secrets import mask_secrets
 from fim_core.recipe import Recipe
 from fim_core.records.schema import Completion, Reason, Rejection
 from fim_core.template import FIELDS, SECTIONS, parse_template, read_template
 from fim_core.tokenization.encoder import TextEncoder
-from fim_core.tokens import SUFFIX_FIRST, control_tokens, resolve_fim_tokens, tokenizer_digest
+from fim_core.tokens import control_tokens, resolve_fim_tokens, tokenizer_digest
 
 _EXAMPLE_STATE = Completion("SELECT ", " FROM t")
 
@@ -79,6 +80,7 @@ class PromptBuilder:
     Args:
         recipe: of prompts that exist already, or that a checkpoint was trained on. It decides tokens, order, template
             and markup; `tokenizer` gets its chat template.
+        chat_rows: rows with chat markup come along, whatever the template; completions then end as a turn does.
 
     Attributes:
         tokens: the control tokens in use.
@@ -90,7 +92,13 @@ class PromptBuilder:
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerFast, model: ModelConfig, data: DataConfig, recipe: Recipe | None = None
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        model: ModelConfig,
+        data: DataConfig,
+        recipe: Recipe | None = None,
+        *,
+        chat_rows: bool = False,
     ) -> None:
         self._given = recipe
         named = model.end_token
@@ -98,16 +106,17 @@ class PromptBuilder:
             model, data = recipe.applied(model, data)
             _require_prompt_tokens(recipe, tokenizer)
             tokenizer.chat_template = recipe.chat_template or tokenizer.chat_template
-        self.tokens = resolve_fim_tokens(tokenizer, model)
+        self.template_name = template_in_use(data, tokenizer) if recipe is None else recipe.template
+        self.template_text = read_template(str(self.template_name)) if recipe is None else recipe.template_text
+        self.template = parse_template(self.template_text, name=f"the template {self.template_name or '(unknown)'}")
+        has_markup = bool(tokenizer.chat_template) if recipe is None else recipe.chat_template is not None
+        is_chat = has_markup and (self.template.is_chat or chat_rows)
+        self.tokens = resolve_fim_tokens(tokenizer, model, turn_end=turn_end(tokenizer) if is_chat else None)
         if self.tokens.family in SUFFIX_FIRST and data.fim_order == "psm":
             raise FimError(f"Models of the {self.tokens.family} family read the suffix first. Set data.fim_order: spm.")
         self.data = data
         self.tokenizer = tokenizer
         self.guard = ControlTokenGuard(control_tokens(tokenizer))
-        self.template_name = template_in_use(data, tokenizer) if recipe is None else recipe.template
-        self.template_text = read_template(str(self.template_name)) if recipe is None else recipe.template_text
-        self.template = parse_template(self.template_text, name=f"the template {self.template_name or '(unknown)'}")
-        has_markup = bool(tokenizer.chat_template) if recipe is None else recipe.chat_template is not None
         self.template.refuse_control_tokens(control_tokens(tokenizer))
         self._markup = (
             ChatMarkup(tokenizer, system="system" in self.template.sections)

@@ -13,10 +13,17 @@ from transformers import PreTrainedTokenizerFast
 from fim_core.config import DataConfig, ModelConfig
 from fim_core.config.model import FimTokenNames
 from fim_core.errors import FimError
-from fim_core.prompts.markup import render_chat
+from fim_core.families import FAMILIES
+from fim_core.prompts.markup import render_chat, turn_end
 from fim_core.recipe import Recipe
 from fim_core.template import BARE
-from fim_core.tokens import FAMILIES, FimTokens, control_pattern, control_tokens, resolve_fim_tokens
+from fim_core.tokens import FimTokens, control_pattern, control_tokens, resolve_fim_tokens
+
+FIM_TOKENS = tuple(
+    FimTokenNames(prefix=prefix, suffix=suffix, middle=middle)
+    for prefix, suffix, middle in dict.fromkeys(family.markers for family in FAMILIES.values())
+)
+"""The markers of all families; several families have the same."""
 
 Order = Literal["psm", "spm"]
 _ORDERS: tuple[Order, ...] = ("psm", "spm")
@@ -47,7 +54,7 @@ def context_of(prompt: str, recipe: Recipe) -> str:
 
 def is_fim_prompt(prompt: str) -> bool:
     """Whether a finished prompt ends in the FIM block of any family, in any order."""
-    return any(around_cursor(prompt, names, order) for names in FAMILIES.values() for order in _ORDERS)
+    return any(around_cursor(prompt, names, order) for names in FIM_TOKENS for order in _ORDERS)
 
 
 @dataclass(frozen=True)
@@ -58,12 +65,14 @@ class FoundForm:
         model, data: the experiment's sections, with the tokens and the order that were found.
         recipe: for serving; None where the experiment's own template holds, or nothing was found.
         notice: what was found, for people.
+        is_chat: they hold chat markup, so that completions end as a turn does.
     """
 
     model: ModelConfig
     data: DataConfig
     recipe: Recipe | None
     notice: str
+    is_chat: bool
 
 
 def find_form(
@@ -83,36 +92,34 @@ def find_form(
     Raises:
         FimError: the tokenizer has other FIM tokens, or the experiment asks for another order.
     """
-    candidates = {"configured": model.fim_tokens} if model.fim_tokens else FAMILIES
+    is_chat = holds_chat_markup(prompts, tokenizer)
+    candidates = {model.fim_tokens} if model.fim_tokens else FIM_TOKENS
     found = Counter(
-        (family, order)
+        (names, order)
         for prompt in prompts
-        for family, names in candidates.items()
+        for names in candidates
         for order in _ORDERS
         if around_cursor(prompt, names, order) is not None
     )
     if not found:
-        return FoundForm(
-            model,
-            data,
-            None,
+        notice = (
             "Finished prompts without known FIM tokens: they are trained on as they are. If they are questions without "
-            "markup, set `render: chat` for their source.",
+            "markup, set `render: chat` for their source."
         )
-    ((family, order), rows) = found.most_common(1)[0]
-    names = candidates[family]
+        return FoundForm(model, data, None, notice, is_chat)
+    ((names, order), rows) = found.most_common(1)[0]
     _require_order(data, order)
-    _require_tokens(tokenizer, family, names)
+    _require_tokens(tokenizer, names)
     model = model.model_copy(update={"fim_tokens": names})
     data = data.model_copy(update={"fim_order": order})
-    what = (
-        f"Finished prompts without a recipe: FIM tokens of the family {family}, {_ORDER_WORDS[order]}, "
-        f"in {rows:,} of {len(prompts):,} prompts looked at."
+    notice = (
+        f"Finished prompts without a recipe: FIM tokens {_listed(names)}, {_ORDER_WORDS[order]}, "
+        f"in {rows:,} of {len(prompts):,} prompts looked at{', with chat markup' if is_chat else ''}."
     )
     if has_template:
-        return FoundForm(model, data, None, f"{what} Serving uses the template {data.template}.")
+        return FoundForm(model, data, None, f"{notice} Serving uses the template {data.template}.", is_chat)
     recipe = Recipe(
-        fim_tokens=resolve_fim_tokens(tokenizer, model),
+        fim_tokens=resolve_fim_tokens(tokenizer, model, turn_end=turn_end(tokenizer) if is_chat else None),
         fim_order=order,
         template=None,
         template_text=BARE,
@@ -122,15 +129,11 @@ def find_form(
         prompt_tokens=(),
         tokenizer="",
     )
-    if holds_chat_markup(prompts, tokenizer):
-        what += " They hold chat markup."
-    return FoundForm(
-        model,
-        data,
-        recipe,
-        f"{what} Their template is not known: serving sends the text around the cursor alone, in this order, without "
-        "context. Set data.template to the template that they were made with, if there is one.",
+    notice += (
+        " Their template is not known: serving sends the text around the cursor alone, in this order, without context. "
+        "Set data.template to the template that they were made with, if there is one."
     )
+    return FoundForm(model, data, recipe, notice, is_chat)
 
 
 def holds_chat_markup(prompts: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> bool:
@@ -153,19 +156,20 @@ def _require_order(data: DataConfig, order: Order) -> None:
         )
 
 
-def _require_tokens(tokenizer: PreTrainedTokenizerFast, family: str, names: FimTokenNames) -> None:
-    """Refuse a tokenizer of another family, which would read the tokens as text. One without FIM tokens gets them."""
+def _require_tokens(tokenizer: PreTrainedTokenizerFast, names: FimTokenNames) -> None:
+    """Refuse a tokenizer with FIM tokens of its own that lacks these; one without any gets them."""
     known = control_tokens(tokenizer)
-    missing = [name for name in (names.prefix, names.suffix, names.middle) if name not in known]
-    others = [
-        other for other, its in FAMILIES.items() if its != names and {its.prefix, its.suffix, its.middle} <= known
-    ]
-    if missing and others:
+    own = [its for its in FIM_TOKENS if its != names and {its.prefix, its.suffix, its.middle} <= known]
+    if own and not {names.prefix, names.suffix, names.middle} <= known:
         raise FimError(
-            f"The finished prompts of the sources hold FIM tokens of the family {family} ({', '.join(missing)}), but the "
-            f"tokenizer has those of {others[0]} and would read them as text. Choose a model of the family {family}, or "
-            "convert the export with this tokenizer."
+            f"The finished prompts of the sources hold the FIM tokens {_listed(names)}, which the tokenizer would read as "
+            f"text: its own are {_listed(own[0])}. Choose a model that has the tokens of the prompts, or convert the "
+            "export with this tokenizer."
         )
+
+
+def _listed(names: FimTokenNames) -> str:
+    return f"{names.prefix}, {names.suffix}, {names.middle}"
 
 
 def _opening(prompts: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> str:

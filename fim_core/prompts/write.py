@@ -143,11 +143,12 @@ def write_fim_prompts(
         FimError: a mistake in the template or the options.
     """
     source = pq.ParquetFile(raw)
-    recipe, notice = recipe_of(source.schema_arrow, raw.name), ""
+    recipe, notice, chat_rows = recipe_of(source.schema_arrow, raw.name), "", _has_chat_rows(raw)
     if recipe is None:
         found = _find_form(source, tokenizer, model, data)
         model, data, recipe, notice = found.model, found.data, found.recipe, found.notice
-    builder = PromptBuilder(tokenizer, model, data, recipe)
+        chat_rows |= found.is_chat
+    builder = PromptBuilder(tokenizer, model, data, recipe, chat_rows=chat_rows)
     notice = " ".join(filter(None, [builder.notice, notice]))
     output.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(output / TOKENIZER)
@@ -166,7 +167,7 @@ def write_fim_prompts(
         make, arguments = (
             (lambda: renderer, ())
             if data.num_proc == 1
-            else (_make_renderer, (tokenizer, model, data, recipe, column, parts))
+            else (_make_renderer, (tokenizer, model, data, recipe, chat_rows, column, parts))
         )
         for result in ordered_map(make, arguments, batches, num_proc=data.num_proc):
             kept.write_batch(result.kept)
@@ -278,10 +279,11 @@ def _make_renderer(
     model: ModelConfig,
     data: DataConfig,
     recipe: Recipe | None,
+    chat_rows: bool,
     column: str | None,
     parts: Parts | None,
 ) -> _Renderer:
-    return _Renderer(PromptBuilder(tokenizer, model, data, recipe), column, parts)
+    return _Renderer(PromptBuilder(tokenizer, model, data, recipe, chat_rows=chat_rows), column, parts)
 
 
 def _find_form(
@@ -298,7 +300,7 @@ def _find_form(
             inputs = raw.read_row_group(group, columns=["input"]).column("input")
             prompts += inputs.filter(pc.equal(types, "prompt_response")).to_pylist()[: _LOOKED_AT - len(prompts)]
     if not prompts:
-        return FoundForm(model, data, None, "")
+        return FoundForm(model, data, None, "", is_chat=False)
     found = find_form(prompts, tokenizer, model, data, has_template=has_states or "template" in data.model_fields_set)
     logger.warning("%s", found.notice)
     return found
@@ -355,6 +357,12 @@ def _write_with_split(rendered: Path, output: Path, groups: np.ndarray, is_eval:
             names = pa.array([f"{group:016x}" for group in groups[position:end].tolist()], pa.string())
             writer.write(pa.record_batch([*batch.columns, split, names], schema=PROMPTS_SCHEMA))
             position = end
+
+
+def _has_chat_rows(raw: Path) -> bool:
+    """Whether some rows get chat markup whatever the template: conversations."""
+    types = pq.read_table(raw, columns=["source_type"], read_dictionary=["source_type"]).column("source_type")
+    return "messages" in types.unique().to_pylist()
 
 
 def _group_column(schema: pa.Schema, group_by: str) -> str | None:

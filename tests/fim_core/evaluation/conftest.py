@@ -79,10 +79,12 @@ MODEL = {
 }
 
 
-def save_checkpoint(folder: Path, experiment: Experiment, tokenizer: PreTrainedTokenizerFast, *, seed: int) -> None:
+def save_checkpoint(
+    folder: Path, experiment: Experiment, tokenizer: PreTrainedTokenizerFast, *, seed: int, chat_rows: bool = False
+) -> None:
     """A checkpoint as the pipeline writes it, with random weights."""
     model = build_model(experiment.model, tokenizer, seed=seed)
-    recipe = PromptBuilder(tokenizer, experiment.model, experiment.data).recipe
+    recipe = PromptBuilder(tokenizer, experiment.model, experiment.data, chat_rows=chat_rows).recipe
     save_model(model, tokenizer, recipe.fim_tokens.end_ids, folder)
     write_recipe(folder, recipe)
 

@@ -12,16 +12,21 @@ from hypothesis import strategies as st
 from small_tokenizers import CL100K, byte_level
 from transformers import PreTrainedTokenizerFast
 
+from fim_core.config.model import FimTokenNames
 from fim_core.errors import FimError
+from fim_core.families import FAMILIES
 from fim_core.prompts.finished import FoundForm, around_cursor, context_of, find_form, holds_chat_markup, is_fim_prompt
-from fim_core.tokens import FAMILIES
 
-QWEN, STARCODER = FAMILIES["qwen"], FAMILIES["starcoder"]
+NAMES = {
+    name: FimTokenNames(prefix=family.prefix, suffix=family.suffix, middle=family.middle)
+    for name, family in FAMILIES.items()
+}
+QWEN, STARCODER = NAMES["qwen"], NAMES["starcoder"]
 TEXT = st.text(max_size=20)
 
 
 def prompt_of(family: str, order: str, before: str = "a", after: str = "b", lead: str = "") -> str:
-    names = FAMILIES[family]
+    names = NAMES[family]
     left, right = names.prefix + before, names.suffix + after
     return lead + (left + right if order == "psm" else right + left) + names.middle
 
@@ -29,8 +34,8 @@ def prompt_of(family: str, order: str, before: str = "a", after: str = "b", lead
 @given(st.sampled_from(sorted(FAMILIES)), st.sampled_from(["psm", "spm"]), TEXT, TEXT, TEXT)
 def test_text_around_the_cursor(family: str, order: Any, before: str, after: str, lead: str) -> None:
     prompt = prompt_of(family, order, before, after, lead)
-    assert around_cursor(prompt, FAMILIES[family], order) == (before, after)
-    assert around_cursor(prompt, FAMILIES[family], "spm" if order == "psm" else "psm") is None
+    assert around_cursor(prompt, NAMES[family], order) == (before, after)
+    assert around_cursor(prompt, NAMES[family], "spm" if order == "psm" else "psm") is None
     assert is_fim_prompt(prompt)
 
 
@@ -77,7 +82,7 @@ def test_prompts_without_fim_tokens(tokenizer: PreTrainedTokenizerFast) -> None:
 
 
 def test_tokens_of_another_family_are_refused_and_new_ones_added(tokenizer: PreTrainedTokenizerFast) -> None:
-    with pytest.raises(FimError, match=r"family starcoder .*has those of qwen"):
+    with pytest.raises(FimError, match=r"<fim_prefix>, .* its own are <\|fim_prefix\|>"):
         find(tokenizer, [prompt_of("starcoder", "psm")])
     bare = byte_level(["<|end|>"], regex=CL100K, eos="<|end|>")
     found = find(bare, [prompt_of("starcoder", "psm")])
@@ -89,7 +94,12 @@ def test_chat_markup_is_seen(tokenizer: PreTrainedTokenizerFast) -> None:
     chat = prompt_of("qwen", "psm", lead="<|im_start|>user\nx<|im_end|>\n<|im_start|>assistant\n")
     assert holds_chat_markup([chat], tokenizer)
     assert not holds_chat_markup([prompt_of("qwen", "psm")], tokenizer)
-    assert "They hold chat markup" in find(tokenizer, [chat]).notice
+    native = prompt_of("qwen", "psm")
+    for prompt, is_chat, end in ((chat, True, "<|im_end|>"), (native, False, "<|endoftext|>")):
+        found = find(tokenizer, [prompt])
+        assert found.recipe is not None
+        assert (found.is_chat, found.recipe.fim_tokens.end) == (is_chat, end)
+        assert (", with chat markup" in found.notice) == is_chat
 
 
 def test_the_context_of_a_prompt(tokenizer: PreTrainedTokenizerFast) -> None:
