@@ -19,8 +19,8 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData, metadata_load,
 from fim_core.config import Experiment
 from fim_core.config.data import DataConfig
 from fim_core.evaluation.names import BASE
+from fim_core.recipe import RECIPE, Recipe
 from fim_core.store import digest
-from fim_core.tokens import FimTokens
 from fim_core.training.job import TrainResult
 from fim_core.training.schedule import warmup_steps
 
@@ -72,7 +72,7 @@ def base_model(place: str) -> BaseModel:
 def model_card(
     experiment: Experiment,
     result: TrainResult,
-    tokens: FimTokens,
+    recipe: Recipe,
     *,
     rows: Mapping[str, Any],
     provenance: Mapping[str, str],
@@ -82,7 +82,7 @@ def model_card(
     Args:
         experiment: what was trained.
         result: of training.
-        tokens: control tokens of the prompts.
+        recipe: of its prompts.
         rows: counts of data preparation: `rows_in`, `rows_kept`, `rejected` (by reason), `train`, `eval`, and
             `too_long`, rows left out for their length.
         provenance: version of each input, by asset.
@@ -104,7 +104,7 @@ def model_card(
         "Data": _table(_data(rows)),
         "Training": _table(_training(experiment, result)),
         "Load": _LOAD,
-        "Complete": _complete(experiment, tokens),
+        "Complete": _complete(experiment, recipe),
         "Limits": _LIMITS,
         "Made from": _table(
             {"experiment": experiment.name, "experiment digest": digest(experiment.model_dump(mode="json"))}
@@ -207,8 +207,10 @@ def _training(experiment: Experiment, result: TrainResult) -> dict[str, Any]:
     }
 
 
-def _complete(experiment: Experiment, tokens: FimTokens) -> str:
-    if experiment.data.fim_order == "psm":
+def _complete(experiment: Experiment, recipe: Recipe) -> str:
+    tokens = recipe.fim_tokens
+    template = f"Template `{recipe.template}`." if recipe.has_template else "The template is not known."
+    if recipe.fim_order == "psm":
         markers = f"{tokens.prefix}{{text before the cursor}}{tokens.suffix}{{text after it}}{tokens.middle}"
     else:
         markers = f"{tokens.suffix}{{text after the cursor}}{tokens.prefix}{{text before it}}{tokens.middle}"
@@ -217,14 +219,14 @@ echo 'SELECT order_id, <fillMe> FROM orders' | fim complete --checkpoint path/of
 vllm serve path/of/this/folder --served-model-name {experiment.name} --generation-config vllm
 ```
 
-Template `{Path(experiment.data.template).name}`. Each prompt ends in
+{template} Each prompt ends in
 
 ```
 {markers}
 ```
 
 and the model writes the missing text, then `{tokens.end}`. Generation stops there and at the other tokens of
-`eos_token_id` in generation_config.json. `fim.json` says how prompts were built; `fim complete` and `fim serve` read it
+`eos_token_id` in generation_config.json. `{RECIPE}` says how prompts were built; `fim complete` and `fim serve` read it
 and build the same token ids."""
 
 

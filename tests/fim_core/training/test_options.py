@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 
 from fim_core.errors import FimError
 from fim_core.modeling import build_model, save_model
+from fim_core.recipe import read_recipe
 from fim_core.training.deepspeed_config import deepspeed_config
 from fim_core.training.job import Job, Work
 from fim_core.training.optimizer import decay_groups
@@ -72,9 +73,7 @@ def test_run_and_its_model(
     last = AutoModelForCausalLM.from_pretrained(kept[-1])
     for name, weight in model.state_dict().items():
         assert torch.equal(weight, last.state_dict()[name]), name
-    serving = json.loads((job.work.model / "fim.json").read_text())
-    assert serving["fim_tokens"]["middle"] == "<|fim_middle|>"
-    assert serving["model"]["config"] == MODEL
+    assert read_recipe(job.work.model) == read_recipe(tokenizer_folder.parent)
 
 
 def rates(events: list[dict[str, Any]]) -> list[float]:
