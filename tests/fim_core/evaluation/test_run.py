@@ -25,7 +25,8 @@ from fim_core.evaluation.prompts import build_tokens, same_prompts
 from fim_core.evaluation.report import read_report
 from fim_core.evaluation.rows import MostFrequent, load_eval_set, most_frequent_in_training, sample
 from fim_core.evaluation.run import evaluate
-from fim_core.modeling.load import build_model, save_model
+from fim_core.modeling.load import build_model
+from fim_core.modeling.save import save_model
 from fim_core.parts import Parts
 from fim_core.tokens import control_ids, load_tokenizer, resolve_fim_tokens
 from tests.fim_core.evaluation.conftest import Evaluated, save_checkpoint
