@@ -13,6 +13,7 @@ from fim_core.config import Experiment
 from fim_core.config.evaluation import EvaluationConfig
 from fim_core.evaluation.html import write_page
 from fim_core.evaluation.predictors import Predictor, predict
+from fim_core.evaluation.progress import OnEvent, RowProgress
 from fim_core.evaluation.prompts import build_tokens, same_prompts
 from fim_core.evaluation.report import CHAMPION, MODEL, build_report, write_predictions, write_report
 from fim_core.evaluation.rows import EvalSet, load_eval_set, most_frequent_completions
@@ -29,6 +30,7 @@ def evaluate(
     output: Path,
     champion: Path | None = None,
     baseline_models: Mapping[str, PreTrainedModel] | None = None,
+    on_event: OnEvent = lambda event: None,
 ) -> dict[str, Any]:
     """Complete held-out rows with a checkpoint and write report.json, predictions.parquet and report.html.
 
@@ -44,6 +46,7 @@ def evaluate(
         output: existing folder that the files are written to.
         champion: HF folder of the champion.
         baseline_models: other models with the checkpoint's tokenizer, by name, such as one with its first weights.
+        on_event: gets the events of `RowProgress` for each model.
 
     Returns:
         Counts and headline figures: `rows`, `groups`, `metrics` (each `{value, low, high, n}`), `baselines` and
@@ -61,7 +64,7 @@ def evaluate(
     if champion is not None:
         predictors[CHAMPION] = Predictor.load(champion)
     predictions = constant_predictions(evaluated.rows, most_frequent_completions(prompts)) | {
-        name: _predictions(predictor, evaluated, checkpoint, experiment.evaluation)
+        name: _predictions(predictor, evaluated, checkpoint, experiment.evaluation, RowProgress(on_event, name))
         for name, predictor in predictors.items()
     }
     scores = score(evaluated.rows, predictions, dialect=experiment.evaluation.dialect)
@@ -105,10 +108,10 @@ def headline(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _predictions(
-    predictor: Predictor, evaluated: EvalSet, checkpoint: Path, options: EvaluationConfig
+    predictor: Predictor, evaluated: EvalSet, checkpoint: Path, options: EvaluationConfig, progress: RowProgress
 ) -> Sequence[Prediction | None]:
     """Predictions for the held-out rows, whose tokens are those of `checkpoint`; None where a champion cannot read one."""
     prompts, targets = evaluated.prompts, evaluated.targets
     if not same_prompts(predictor.folder, checkpoint):
         prompts, targets = build_tokens(predictor, evaluated.raw, [row.completion for row in evaluated.rows])
-    return predict(predictor, prompts, targets, options)
+    return predict(predictor, prompts, targets, options, progress)

@@ -52,6 +52,7 @@ def _build_report(build: Build) -> dict[str, Any]:
         output=build.output,
         champion=champion.path / "model" if champion else None,
         baseline_models=_untrained(build),
+        on_event=build.on_event,
     )
 
 
