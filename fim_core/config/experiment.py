@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from fim_core.config.arctic_training import Translation, report, translate
 from fim_core.config.base import Section, closest
 from fim_core.config.data import DataConfig
 from fim_core.config.deepspeed import checked_section, offloads_optimizer
@@ -24,27 +26,16 @@ from fim_core.config.training import (
     OptimizerConfig,
     SchedulerConfig,
     TrackerConfig,
+    WandbConfig,
 )
 from fim_core.config.workflow import CheckOverride, ExportsConfig, MetadataConfig, NotifyConfig, ScheduleConfig
 from fim_core.config.yaml_file import read_yaml
 from fim_core.errors import FimError
 
-ELSEWHERE = {
-    "train_iters": "use max_steps",
-    "exit_iteration": "use max_steps",
-    "min_iterations": "use epochs",
-    "eval_frequency": "use eval_interval",
-    "train_eval_split": "use data.eval_fraction",
-    "tokenizer": "use model.tokenizer",
-    "save_name": "use name",
-    "disable_activation_checkpoint": "use activation_checkpointing, which is off by default",
-    "save_every_n_epochs": "use save_every_n_steps",
-    "auto_resume": "a stopped run always resumes from its newest state",
-    "sequence_parallel_size": "a row is never split over ranks",
-    "tiled_mlp_compute": "use activation_checkpointing to save memory",
-    "code": "no code but the package's own is run",
-}
-"""What to say of options that files of ArcticTraining may hold and that are not done here, or are named otherwise."""
+
+def default_storage() -> Path:
+    """$FIM_STORAGE, or .fim in the current folder; an empty variable counts as unset."""
+    return Path(os.environ.get("FIM_STORAGE", "").strip() or ".fim").expanduser()
 
 
 class Experiment(Section):
@@ -54,7 +45,7 @@ class Experiment(Section):
     name: str = Field("experiment", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="Default: the file's name.")
     seed: int = Field(42, ge=0, description="Seed of everything random.")
     storage: Path = Field(
-        default_factory=lambda: Path(os.environ.get("FIM_STORAGE", ".fim")),
+        default_factory=default_storage,
         validate_default=True,
         description="Folder of all artifacts. Default: $FIM_STORAGE, or .fim in the current folder.",
     )
@@ -64,10 +55,19 @@ class Experiment(Section):
 
     micro_batch_size: int = Field(1, ge=1, description="Packs that one rank runs through the model at once.")
     gradient_accumulation_steps: int = Field(1, ge=1, description="Micro-batches of a rank in one optimizer step.")
-    epochs: int = Field(1, ge=1, description="Passes over the training rows.")
-    max_steps: int | None = Field(None, ge=1, description="Stop after so many optimizer steps.")
+    epochs: int | None = Field(1, ge=1, description="Passes over the training rows; null: as many as max_steps needs.")
+    max_steps: int | None = Field(None, ge=1, description="Most optimizer steps of the run; its schedule ends there.")
+    min_steps: int | None = Field(
+        None, ge=1, description="Least optimizer steps of the run: rows are passed over again until then."
+    )
+    exit_iteration: int | None = Field(
+        None, ge=1, description="Stop after so many optimizer steps, with the schedule of the whole run."
+    )
     eval_interval: int | None = Field(
         None, ge=1, description="Optimizer steps between evaluations of the held-out loss."
+    )
+    loss_log_interval: int = Field(
+        1, ge=0, description="Optimizer steps between lines with the loss in the log, at logger.level INFO; 0: none."
     )
     optimizer: OptimizerConfig = OptimizerConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
@@ -87,7 +87,7 @@ class Experiment(Section):
     launcher: LauncherConfig = Field(LocalLauncher(), description="Where training processes run.")
     logger: LoggerConfig = LoggerConfig()
     tensorboard: TrackerConfig | None = None
-    wandb: TrackerConfig | None = None
+    wandb: WandbConfig | None = None
     trackio: TrackerConfig | None = None
 
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -98,15 +98,25 @@ class Experiment(Section):
     notify: NotifyConfig = NotifyConfig()
     metadata: MetadataConfig = MetadataConfig()
 
-    @field_validator("storage")
+    @field_validator("storage", mode="before")
     @classmethod
-    def _at_home(cls, value: Path) -> Path:
-        return value.expanduser()
+    def _at_home(cls, value: Any) -> Any:
+        if isinstance(value, str) and not value.strip():
+            raise ValueError("an empty name is no folder; leave storage out for $FIM_STORAGE, or .fim")
+        return os.path.expanduser(value) if isinstance(value, str) else value
 
     @field_validator("checkpoint", mode="before")
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         return [value] if isinstance(value, dict) else value
+
+    @field_validator("checkpoint")
+    @classmethod
+    def _places_of_their_own(cls, value: list[CheckpointConfig]) -> list[CheckpointConfig]:
+        places = [os.path.realpath(entry.output_dir) for entry in value if entry.output_dir]
+        if len(set(places)) < len(places):
+            raise ValueError("two entries have the same output_dir, where each would remove what the other keeps")
+        return value
 
     @field_validator("deepspeed")
     @classmethod
@@ -133,19 +143,45 @@ class Experiment(Section):
         return self
 
     @model_validator(mode="after")
+    def _run_has_an_end(self) -> Experiment:
+        if self.epochs is None and self.max_steps is None:
+            raise ValueError("`epochs: null` needs max_steps")
+        if self.max_steps is not None and self.min_steps is not None and self.min_steps > self.max_steps:
+            raise ValueError(f"min_steps {self.min_steps} is more than max_steps {self.max_steps}")
+        return self
+
+    @model_validator(mode="after")
     def _eval_needs_rows(self) -> Experiment:
         if self.eval_interval and not self.data.eval_sources and self.data.eval_fraction == 0:
             raise ValueError("eval_interval is set, but there are no held-out rows: give eval_sources or eval_fraction")
         return self
 
 
+@dataclass(frozen=True)
+class ExperimentFile:
+    """An experiment with what was translated in its file."""
+
+    experiment: Experiment
+    translation: Translation
+
+    @property
+    def notice(self) -> str | None:
+        """What to tell whoever loads a file of ArcticTraining; None for a file of our own."""
+        return report(self.translation, self.experiment)
+
+
 def load_experiment(path: str | Path) -> Experiment:
-    """Read and validate an experiment file.
+    """Read and validate an experiment file, as `read_experiment_file` does."""
+    return read_experiment_file(path).experiment
+
+
+def read_experiment_file(path: str | Path) -> ExperimentFile:
+    """Read and validate an experiment file, ours or one of ArcticTraining.
 
     Relative paths inside it are taken from the current folder, as in the tools whose files this format follows.
 
     Raises:
-        FimError: no such file, not YAML, an unknown key or a bad value; the message names each key.
+        FimError: no such file, not YAML, an unknown key or a bad value; the message names each key as the file has it.
     """
     path = Path(path)
     if not path.is_file():
@@ -156,12 +192,19 @@ def load_experiment(path: str | Path) -> Experiment:
         raise FimError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise FimError(f"{path} holds no options. It needs at least `model` and `data`; see configs/demo.yaml.")
+    translation = translate(content)
     if "name" not in content:
-        content["name"] = _name_of(path)
-    try:
-        return Experiment.model_validate(content)
-    except ValidationError as error:
-        raise FimError(f"{path} has options that cannot be used:\n{_explain(error)}") from error
+        translation.content["name"] = _name_of(path)
+    problems = list(translation.refused)
+    experiment = None
+    if translation.content.get("type", "sft") == "sft":
+        try:
+            experiment = Experiment.model_validate(translation.content)
+        except ValidationError as error:
+            problems += _explain(error, translation)
+    if problems or experiment is None:
+        raise FimError("\n  ".join([f"{path} has options that cannot be used:", *problems]))
+    return ExperimentFile(experiment, translation)
 
 
 def _name_of(path: Path) -> str:
@@ -176,23 +219,21 @@ def _name_of(path: Path) -> str:
     return name
 
 
-def _explain(error: ValidationError) -> str:
+def _explain(error: ValidationError, translation: Translation) -> list[str]:
     lines = []
     for problem in error.errors(include_url=False):
-        key = ".".join(str(part) for part in problem["loc"]) or "(file)"
+        key = translation.name_of(problem["loc"]) or "(file)"
         if problem["type"] == "extra_forbidden":
-            lines.append(f"  {key}: no such option{_instead(problem['loc'])}")
+            lines.append(f"{key}: no such option{_instead(problem['loc'])}")
         elif problem["type"] == "missing":
-            lines.append(f"  {key}: missing")
+            lines.append(f"{key}: missing")
         else:
-            lines.append(f"  {key}: {problem['msg'].removeprefix('Value error, ')}")
-    return "\n".join(lines)
+            lines.append(f"{key}: {problem['msg'].removeprefix('Value error, ')}")
+    return lines
 
 
 def _instead(location: tuple[int | str, ...]) -> str:
-    """What stands in an unknown option's place, or a hint at the one that was probably meant, or nothing."""
-    if location[-1] in ELSEWHERE:
-        return f"; {ELSEWHERE[str(location[-1])]}"
+    """A hint at the option that was probably meant, or nothing."""
     known = _option_names(Experiment)
     return " here" if location[-1] in known else closest(str(location[-1]), sorted(known))
 

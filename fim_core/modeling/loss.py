@@ -40,12 +40,14 @@ class LossSums(NamedTuple):
         row_totals: float32 [rows of the batch], the sum of each row's cross entropies, unweighted, detached; for
             metrics and to name the rows of a loss that is not finite.
         row_targets: int64 [rows of the batch], predicted tokens of each row.
+        losses: float32 [n], the cross entropy of each predicted token, in the order of the batch's targets, detached.
     """
 
     total: torch.Tensor
     weight: torch.Tensor
     row_totals: torch.Tensor
     row_targets: torch.Tensor
+    losses: torch.Tensor
 
 
 class PackedCausalLM(nn.Module):
@@ -138,7 +140,7 @@ def batch_loss(
     shape = LossShape(scale, softcap, label_smoothing, z_loss, tile_logits, accumulate_in_place)
     total, losses = TiledCrossEntropy.apply(*operands, batch.targets, position_weights, shape)
     row_totals = torch.zeros(rows, device=losses.device, dtype=losses.dtype).index_add_(0, batch.target_rows, losses)
-    return LossSums(total, weight, row_totals, row_targets)
+    return LossSums(total, weight, row_totals, row_targets, losses)
 
 
 def run_body(causal: PreTrainedModel, batch: PackedBatch) -> torch.Tensor:

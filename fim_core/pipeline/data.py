@@ -22,11 +22,16 @@ TEMPLATE = "template.tmpl"
 _SOURCE_OPTIONS = (
     "type",
     "split",
+    "sample_ratio",
+    "sample_count",
+    "sample_seed",
+    "kwargs",
     "input_col",
     "output_col",
     "type_col",
     "columns",
     "role_mapping",
+    "content_key",
     "sql",
     "rows",
     "seed",
@@ -147,6 +152,7 @@ fim_prompts = Stage(
         "template.py",
         "templates",
         "tokens.py",
+        "families.py",
         "records/schema.py",
         "records/parse.py",
         "records/repair.py",
@@ -183,7 +189,7 @@ def _build_tokens(build: Build) -> dict[str, Any]:
 tokenized_dataset = Stage(
     asset="tokenized_dataset",
     upstream=("fim_prompts",),
-    code=("tokenization", "packing", "tokens.py", "parallel.py", "batches.py", "parts.py"),
+    code=("tokenization", "packing", "tokens.py", "families.py", "parallel.py", "batches.py", "parts.py"),
     options=_token_options,
     build=_build_tokens,
 )

@@ -6,6 +6,7 @@ import torch
 from transformers import get_scheduler
 
 from fim_core.config.training import SchedulerConfig
+from fim_core.errors import FimError
 
 
 def warmup_steps(config: SchedulerConfig, total_steps: int) -> int:
@@ -20,11 +21,23 @@ def build_scheduler(
 
     Args:
         total_steps: optimizer steps of the whole run, at whose end linear and cosine reach their floor.
+
+    Raises:
+        FimError: warm-up and decay of warmup_stable_decay are longer than the run.
     """
+    arguments = config.scheduler_specific_kwargs.model_dump(exclude_none=True)
+    if config.name == "cosine_with_restarts" and "num_cycles" in arguments:
+        arguments["num_cycles"] = int(arguments["num_cycles"])
+    warmup, decay = warmup_steps(config, total_steps), arguments.get("num_decay_steps", 0)
+    if decay and warmup + decay > total_steps:
+        raise FimError(
+            f"scheduler: num_decay_steps {decay} and the warm-up of {warmup} steps are more than the run's {total_steps}. "
+            "Lower them, or train longer."
+        )
     return get_scheduler(
         config.name,
         optimizer,
-        num_warmup_steps=warmup_steps(config, total_steps),
+        num_warmup_steps=warmup,
         num_training_steps=total_steps,
-        scheduler_specific_kwargs=config.scheduler_specific_kwargs.model_dump(exclude_none=True) or None,
+        scheduler_specific_kwargs=arguments or None,
     )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any
 
 import pytest
 import torch
+from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
 
-from fim_core.config.training import SchedulerConfig
+from fim_core.config.training import SCHEDULES, SchedulerArgs, SchedulerConfig
+from fim_core.errors import FimError
 from fim_core.training.schedule import build_scheduler
 
 PEAK, WARMUP, TOTAL = 3e-4, 5, 40
@@ -39,6 +42,22 @@ def half_cosine(step: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * decay(step)))
 
 
+def test_every_schedule_that_follows_the_step_is_known_with_what_it_takes() -> None:
+    common = {"optimizer", "num_warmup_steps", "num_training_steps", "last_epoch"}
+    theirs = {
+        kind.value: set(inspect.signature(function).parameters) - common
+        for kind, function in TYPE_TO_SCHEDULER_FUNCTION.items()
+        if kind.value not in ("reduce_lr_on_plateau", "greedy")
+    }
+    assert theirs == SCHEDULES
+    assert set().union(*SCHEDULES.values()) == set(SchedulerArgs.model_fields)
+
+
+def test_a_decay_that_is_longer_than_the_run_is_refused() -> None:
+    with pytest.raises(FimError, match="num_decay_steps 36 and the warm-up of 5 steps are more than the run's 40"):
+        rates(name="warmup_stable_decay", warmup_steps=WARMUP, scheduler_specific_kwargs={"num_decay_steps": 36})
+
+
 @pytest.mark.parametrize(
     ("options", "formula"),
     [
@@ -57,6 +76,42 @@ def half_cosine(step: int) -> float:
         (
             {"name": "cosine_with_min_lr", "warmup_steps": WARMUP, "scheduler_specific_kwargs": {"min_lr": PEAK / 5}},
             lambda step: warm(step, PEAK * (0.2 + 0.8 * half_cosine(step))),
+        ),
+        (
+            {
+                "name": "polynomial",
+                "warmup_steps": WARMUP,
+                "scheduler_specific_kwargs": {"power": 2.0, "lr_end": PEAK / 10},
+            },
+            lambda step: warm(step, PEAK / 10 + 0.9 * PEAK * (1 - decay(step)) ** 2),
+        ),
+        (
+            {"name": "inverse_sqrt", "warmup_steps": WARMUP, "scheduler_specific_kwargs": {"timescale": 9}},
+            lambda step: warm(step, PEAK / math.sqrt((step + 9 - WARMUP) / 9)),
+        ),
+        (
+            {"name": "cosine_with_restarts", "warmup_steps": WARMUP, "scheduler_specific_kwargs": {"num_cycles": 3}},
+            lambda step: warm(step, PEAK * 0.5 * (1 + math.cos(math.pi * (3 * decay(step) % 1)))),
+        ),
+        (
+            {
+                "name": "cosine_warmup_with_min_lr",
+                "warmup_steps": WARMUP,
+                "scheduler_specific_kwargs": {"min_lr_rate": 0.1, "warmup_lr_rate": 0.5},
+            },
+            lambda step: (
+                PEAK * (0.5 + 0.5 * step / (WARMUP - 1))
+                if step < WARMUP
+                else PEAK * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * (step - WARMUP + 1) / (TOTAL - WARMUP))))
+            ),
+        ),
+        (
+            {
+                "name": "warmup_stable_decay",
+                "warmup_steps": WARMUP,
+                "scheduler_specific_kwargs": {"num_decay_steps": 10, "decay_type": "linear", "min_lr_ratio": 0.2},
+            },
+            lambda step: PEAK * (0.2 + 0.8 * min(step / WARMUP, 1, (TOTAL - step) / 10)),
         ),
     ],
 )
