@@ -68,10 +68,18 @@ class _Teller:
                     typer.echo(
                         f"{asset}: check failed ({check.severity}): {found}. It asks: {check.description}", err=True
                     )
-            case {"event": "start", "resumed_from": step, "total_steps": total}:
+            case {"event": "start", "resumed_from": step, "total_steps": total, "gradient_clipping": clipping}:
                 self._training, self._resumes_from, self._total_steps = True, step, total
                 if step is not None:
                     typer.echo(f"Training resumes from step {step} of {total}.", err=True)
+                typer.echo(
+                    f"{total:,} optimizer steps of {event['batch_rows']:,} rows, schedule {event['schedule']}, peak learning rate "
+                    f"{event['lr']:g}, {event['warmup_steps']} steps of warm-up, "
+                    + (f"gradients clipped to norm {clipping:g}." if clipping else "gradients not clipped."),
+                    err=True,
+                )
+            case {"event": "warning", "message": message}:
+                typer.echo(f"Warning: {message}", err=True)
             case {"event": "eval", "step": step, "loss": loss} if not sys.stderr.isatty():
                 typer.echo(f"step {step} of {self._total_steps}: held-out loss {loss:.4f}", err=True)
             case {"event": "step"} if self._line_is_due():

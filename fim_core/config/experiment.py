@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from fim_core.config.arctic_training import Translation, report, translate
 from fim_core.config.base import Section, closest
@@ -32,10 +32,16 @@ from fim_core.config.workflow import CheckOverride, ExportsConfig, MetadataConfi
 from fim_core.config.yaml_file import read_yaml
 from fim_core.errors import FimError
 
+DEFAULT_LEARNING_RATES = {"adapters": 2e-4, "pretrained": 2e-5, "scratch": 1e-3}
+"""By what is trained (`ModelConfig.trains`)."""
+
 
 def default_storage() -> Path:
     """$FIM_STORAGE, or .fim in the current folder; an empty variable counts as unset."""
     return Path(os.environ.get("FIM_STORAGE", "").strip() or ".fim").expanduser()
+
+
+DEFAULT_BATCH_ROWS = 16
 
 
 class Experiment(Section):
@@ -53,8 +59,18 @@ class Experiment(Section):
     model: ModelConfig
     data: DataConfig
 
-    micro_batch_size: int = Field(1, ge=1, description="Packs that one rank runs through the model at once.")
-    gradient_accumulation_steps: int = Field(1, ge=1, description="Micro-batches of a rank in one optimizer step.")
+    batch_rows: int | None = Field(
+        None,
+        ge=1,
+        description=f"Rows of one optimizer step, over all ranks, micro-batches and packs. Default: {DEFAULT_BATCH_ROWS}, "
+        "or micro_batch_size x gradient_accumulation_steps x ranks if either is given.",
+    )
+    micro_batch_size: int | None = Field(
+        None, ge=1, description="Rows of a micro-batch on one rank; only as a factor of batch_rows."
+    )
+    gradient_accumulation_steps: int | None = Field(
+        None, ge=1, description="Micro-batches of a rank in one optimizer step; only as a factor of batch_rows."
+    )
     epochs: int | None = Field(1, ge=1, description="Passes over the training rows; null: as many as max_steps needs.")
     max_steps: int | None = Field(None, ge=1, description="Most optimizer steps of the run; its schedule ends there.")
     min_steps: int | None = Field(
@@ -69,7 +85,7 @@ class Experiment(Section):
     loss_log_interval: int = Field(
         1, ge=0, description="Optimizer steps between lines with the loss in the log, at logger.level INFO; 0: none."
     )
-    optimizer: OptimizerConfig = OptimizerConfig()
+    optimizer: OptimizerConfig = Field(OptimizerConfig(), validate_default=True)
     scheduler: SchedulerConfig = SchedulerConfig()
     loss: LossConfig = LossConfig()
     activation_checkpointing: bool = Field(
@@ -80,7 +96,8 @@ class Experiment(Section):
     )
     deepspeed: dict[str, Any] = Field(
         default_factory=dict,
-        description="Passed to DeepSpeed: zero_optimization, offload, gradient_clipping, … "
+        validate_default=True,
+        description="Passed to DeepSpeed: zero_optimization, offload, gradient_clipping (default 1.0; 0 is off), … "
         "Without zero_optimization.stage: 0 for one rank in fp32, otherwise 1.",
     )
     checkpoint: list[CheckpointConfig] = Field([CheckpointConfig()], description="What is saved, and when.")
@@ -118,6 +135,14 @@ class Experiment(Section):
             raise ValueError("two entries have the same output_dir, where each would remove what the other keeps")
         return value
 
+    @field_validator("optimizer")
+    @classmethod
+    def _rate_by_what_is_trained(cls, value: OptimizerConfig, info: ValidationInfo) -> OptimizerConfig:
+        model: ModelConfig | None = info.data.get("model")  # None: it has mistakes of its own
+        if value.lr is not None or model is None:
+            return value
+        return value.model_copy(update={"lr": DEFAULT_LEARNING_RATES[model.trains]})
+
     @field_validator("deepspeed")
     @classmethod
     def _passed_to_deepspeed(cls, value: dict[str, Any]) -> dict[str, Any]:
@@ -133,6 +158,27 @@ class Experiment(Section):
         if unknown := [f"{name}{closest(name, known)}" for name in value if name not in known]:
             raise ValueError(f"no such check: {', '.join(unknown)} (there are {', '.join(known)})")
         return value
+
+    @model_validator(mode="after")
+    def _one_batch(self) -> Experiment:
+        given = [key for key in ("micro_batch_size", "gradient_accumulation_steps") if getattr(self, key) is not None]
+        if given and self.batch_rows is not None:
+            raise ValueError(
+                f"batch_rows and {' and '.join(given)} both say how many rows an optimizer step takes. Give batch_rows, "
+                "or micro_batch_size and gradient_accumulation_steps, whose product times the ranks it is"
+            )
+        return self
+
+    @property
+    def batch_grows_with_ranks(self) -> bool:
+        """Whether the batch is given by micro_batch_size and gradient_accumulation_steps, so for each rank."""
+        return self.micro_batch_size is not None or self.gradient_accumulation_steps is not None
+
+    def rows_per_step(self, ranks: int) -> int:
+        """Rows of one optimizer step on so many ranks."""
+        if self.batch_grows_with_ranks:
+            return (self.micro_batch_size or 1) * (self.gradient_accumulation_steps or 1) * ranks
+        return self.batch_rows or DEFAULT_BATCH_ROWS
 
     @model_validator(mode="after")
     def _cpu_adam_needs_offload(self) -> Experiment:

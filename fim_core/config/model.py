@@ -85,6 +85,13 @@ class ModelConfig(Section):
             raise ValueError(f"`{option}` is set by {_SET_ELSEWHERE[option]}, not here")
         return value
 
+    @property
+    def trains(self) -> Literal["adapters", "pretrained", "scratch"]:
+        """What is trained: LoRA adapters, all weights of a pretrained model, or a model from scratch."""
+        if self.peft_config is not None:
+            return "adapters"
+        return "scratch" if self.name_or_path is None else "pretrained"
+
     @model_validator(mode="after")
     def _one_origin(self) -> ModelConfig:
         if (self.name_or_path is None) == (self.config is None):

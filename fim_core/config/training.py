@@ -8,15 +8,21 @@ from pydantic import AliasChoices, Discriminator, Field, Tag, field_validator, m
 
 from fim_core.config.base import FolderName, Place, Section, closest
 
+DEFAULT_WARMUP_RATIO = 0.05
+
 
 class OptimizerConfig(Section):
-    """`optimizer`: AdamW and its numbers."""
+    """`optimizer`: AdamW and its numbers. `lr` is never None in a validated experiment, which fills in its default."""
 
     type: Literal["adamw", "cpu_adam"] = Field(
         "adamw", description="adamw; cpu_adam keeps its state in host memory (needs DeepSpeed's optimizer offload)."
     )
-    lr: float = Field(
-        2e-5, gt=0, validation_alias=AliasChoices("lr", "learning_rate"), description="Peak learning rate."
+    lr: float | None = Field(
+        None,
+        gt=0,
+        validation_alias=AliasChoices("lr", "learning_rate"),
+        description="Peak learning rate. Default, by what is trained: 2e-4 for LoRA adapters, 2e-5 for all weights of a "
+        "pretrained model, 1e-3 for a model from scratch.",
     )
     weight_decay: float = Field(0.1, ge=0, description="Decoupled weight decay; not applied to biases and norms.")
     betas: tuple[float, float] = Field((0.9, 0.999), description="Decay of the first and second moment.")
@@ -66,12 +72,17 @@ class SchedulerConfig(Section):
 
     type: Literal["huggingface"] = Field("huggingface", description="Whose names for schedules are used.")
     name: str = Field("cosine", description=f"Shape of the schedule: {', '.join(SCHEDULES)}.")
-    warmup_ratio: float = Field(0.0, ge=0, le=1, description="Warm-up as a share of all optimizer steps.")
+    warmup_ratio: float = Field(
+        default_factory=lambda section: 0.0 if section.get("name") == "constant" else DEFAULT_WARMUP_RATIO,
+        ge=0,
+        le=1,
+        description="Warm-up as a share of all optimizer steps. Default: 0.05, or 0 for the schedule `constant`.",
+    )
     warmup_steps: int | None = Field(
         None,
         ge=0,
         validation_alias=AliasChoices("warmup_steps", "num_warmup_steps"),
-        description="Warm-up in optimizer steps; instead of warmup_ratio.",
+        description="Warm-up in optimizer steps, instead of warmup_ratio.",
     )
     scheduler_specific_kwargs: SchedulerArgs = Field(SchedulerArgs(), description="What the schedule takes.")
 

@@ -1,8 +1,7 @@
-"""Models: made from scratch or loaded, prepared for packs, and saved for others to load."""
+"""Models: made from scratch or loaded, and prepared for packs."""
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,6 @@ from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
-    GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -43,6 +41,15 @@ def training_dtype(model: ModelConfig, device: torch.device | str) -> torch.dtyp
     if model.dtype == "auto":
         return torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
     return DTYPES[model.dtype]
+
+
+def checkpoint_dtype(model: ModelConfig) -> torch.dtype | None:
+    """What a checkpoint is saved in: the numbers of the pretrained model, or `model.config.dtype`.
+
+    None where neither is stated: as it was trained.
+    """
+    config = scratch_config(model.config) if model.config is not None else _pretrained_config(str(model.name_or_path))
+    return getattr(torch, config.dtype) if isinstance(config.dtype, str) else config.dtype
 
 
 def build_model(
@@ -161,47 +168,6 @@ def scratch_config(options: Mapping[str, Any]) -> PretrainedConfig:
         return AutoConfig.for_model(kind, **options)
     except (StrictDataclassError, TypeError, ValueError, KeyError, AttributeError) as error:
         raise FimError(f"model.config cannot be used: {error}") from error
-
-
-def save_model(
-    model: PreTrainedModel | PeftModel,
-    tokenizer: PreTrainedTokenizerFast,
-    end_token_ids: Sequence[int],
-    folder: Path,
-    *,
-    state_dict: Mapping[str, torch.Tensor] | None = None,
-) -> None:
-    """Write a checkpoint that `AutoModelForCausalLM.from_pretrained` and `AutoTokenizer.from_pretrained` load.
-
-    Weights are in safetensors; adapters are merged into them. The end tokens are `eos_token_id` of the generation
-    config, so that whoever serves the checkpoint stops wherever a completion ends.
-
-    Args:
-        model: as `build_model` made it.
-        tokenizer: saved beside it.
-        end_token_ids: every id that ends a completion, the trained one first.
-        folder: made if need be.
-        state_dict: the weights under the model's own names, where its parameters are partitioned among ranks.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    if isinstance(model, PeftModel):
-        model = copy.deepcopy(model)
-        if state_dict is not None:
-            model.load_state_dict(state_dict)
-            state_dict = None
-        model = model.merge_and_unload()
-    config = copy.deepcopy(model.config)
-    model.config.use_cache = True
-    model.config.eos_token_id = end_token_ids[0]
-    model.generation_config = GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=list(end_token_ids),
-        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end_token_ids[0],
-        do_sample=False,
-    )
-    model.save_pretrained(str(folder), state_dict=None if state_dict is None else dict(state_dict))
-    model.config = config
-    tokenizer.save_pretrained(folder)
 
 
 def enable_activation_checkpointing(model: PreTrainedModel | PeftModel, *, offload: bool = False) -> None:

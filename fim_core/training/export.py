@@ -15,16 +15,21 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from fim_core.files import write_json
-from fim_core.modeling.load import build_model, save_model, training_dtype
+from fim_core.modeling.load import build_model, checkpoint_dtype, training_dtype
+from fim_core.modeling.save import save_model
 from fim_core.store import digest
 from fim_core.tokens import FimTokens
 from fim_core.training.checkpoint import publish_folder
 from fim_core.training.distributed import Ranks
 from fim_core.training.job import Job, TrainResult
+from fim_core.training.schedule import warmup_steps
 from fim_core.training.step_exports import StepExports
 
 SERVING_SETTINGS = "fim.json"
 """What serving needs to build prompts as training did: the `data` and `model` sections, and the control tokens."""
+
+
+TRAINED = {"adapters": "LoRA adapters", "pretrained": "all weights", "scratch": "all weights, from scratch"}
 
 
 def fim_tokens_of(job: Job) -> FimTokens:
@@ -101,7 +106,7 @@ def _write_weights(
         model = build_for(job, tokenizer, torch.device("cpu"))
         model.load_state_dict(gathered)
     tokens = fim_tokens_of(job)
-    save_model(model, tokenizer, tokens.end_ids, folder)
+    save_model(model, tokenizer, tokens.end_ids, folder, dtype=checkpoint_dtype(job.experiment.model))
     sections = job.experiment.model_dump(mode="json", include={"data", "model"})
     write_json(folder / SERVING_SETTINGS, {**sections, "fim_tokens": vars(tokens)})
 
@@ -130,8 +135,13 @@ def model_card(job: Job, result: TrainResult) -> str:
         **job.provenance,
         "base model": experiment.model.name_or_path or "none, trained from scratch",
         "optimizer steps": result.steps,
+        "rows of a step": result.batch_rows,
         "rows, counted once an epoch": result.rows,
         "tokens": result.tokens,
+        "trained": TRAINED[experiment.model.trains],
+        "learning rate, peak": f"{experiment.optimizer.lr:g}",
+        "schedule": f"{experiment.scheduler.name}, {warmup_steps(experiment.scheduler, result.steps)} steps of warm-up",
+        "gradients clipped to a norm of": f"{experiment.deepspeed['gradient_clipping'] or '-'}",
         "held-out loss before, after (nats)": f"{_number(result.loss_before)}, {_number(result.loss_after)}",
         "packing": result.packing,
         "seed": experiment.seed,

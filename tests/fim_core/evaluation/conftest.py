@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from fim_core.config import Experiment
 from fim_core.evaluation.metrics.execution import Sandbox
-from fim_core.modeling.load import build_model, save_model
+from fim_core.modeling import build_model, save_model
 from fim_core.prompts import PromptBuilder, write_fim_prompts
 from fim_core.records.sources import write_raw_completions
 from fim_core.tokenization import tokenize_prompts

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from fim_core.tokens import load_tokenizer
 from fim_core.training.deepspeed_config import deepspeed_config
 from fim_core.training.distributed import Ranks, join_ranks
-from fim_core.training.engine import accumulate, fit, next_steps
+from fim_core.training.engine import accumulate, fit, next_steps, train_step
 from fim_core.training.export import build_for
 from fim_core.training.job import Job
 from fim_core.training.setup import setup
@@ -96,6 +96,16 @@ def differences(jobs: list[Job], reference: Path) -> list[tuple[float, float, fl
 def whole_run(job: Job) -> dict[str, object]:
     """Train to the end; returns the result's fields."""
     return vars(fit(setup(job, join_ranks())))
+
+
+def norm_before_and_after_clipping(job: Job) -> tuple[float, float]:
+    """Train one step; returns the norm of its gradient, and of the gradient that Adam was given."""
+    run = setup(job, join_ranks())
+    beta = job.experiment.optimizer.betas[0]
+    outcome = train_step(run, next(next_steps(run)))
+    adam = getattr(run.engine.optimizer, "optimizer", run.engine.optimizer)  # ZeRO wraps it
+    moments = [state["exp_avg"] for state in adam.state.values()]
+    return outcome.grad_norm, float(torch.nn.utils.get_total_norm(moments)) / (1 - beta)
 
 
 def error_of_run(job: Job) -> tuple[str, str]:

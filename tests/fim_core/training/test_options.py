@@ -10,16 +10,17 @@ from typing import Any
 
 import pytest
 import torch
-from rank_functions import error_of_run, logged_lines, whole_run
+from rank_functions import error_of_run, logged_lines, norm_before_and_after_clipping, whole_run
+from safetensors.torch import load_file
 from training_helpers import MODEL, make_rows, run_ranks, save_rows, tiny_experiment
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast, Qwen3Config
 
 from fim_core.errors import FimError
-from fim_core.modeling.load import build_model
+from fim_core.modeling import build_model, save_model
 from fim_core.training.deepspeed_config import deepspeed_config
 from fim_core.training.job import Job, Work
 from fim_core.training.optimizer import decay_groups
-from fim_core.training.setup import beyond_context
+from fim_core.training.setup import beyond_context, few_steps
 from fim_core.training.trackers import open_trackers
 
 LORA = {"config": MODEL, "tokenizer": "unused", "peft_config": {"r": 4, "target_modules": ["q_proj", "v_proj"]}}
@@ -160,6 +161,45 @@ def test_half_precision(tmp_path: Path, dataset: Path, tokenizer_folder: Path) -
     assert AutoModelForCausalLM.from_pretrained(job.work.model).dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("adapters", [False, True])
+def test_a_tuned_model_keeps_the_numbers_of_its_base(
+    tmp_path: Path, dataset: Path, tokenizer_folder: Path, tokenizer: PreTrainedTokenizerFast, adapters: bool
+) -> None:
+    base = build_model(tiny_experiment().model, tokenizer, seed=1).to(torch.bfloat16)
+    save_model(base, tokenizer, [tokenizer.eos_token_id], tmp_path / "base")
+    model = {"name_or_path": str(tmp_path / "base")} | ({"peft_config": {"r": 4}} if adapters else {})
+    checkpoint = [{"save_every_n_steps": 1, "output_dir": str(tmp_path / "out")}]
+    job, _, events = train(tmp_path / "run", dataset, tokenizer_folder, model=model, max_steps=2, checkpoint=checkpoint)
+    start = events[0]
+    assert start["trains"] == ("adapters" if adapters else "pretrained")
+    assert (start["lr"], start["warmup_steps"], start["gradient_clipping"]) == (0.01, 2, 1.0)
+    card = (job.work.model / "README.md").read_text()
+    for line in ("learning rate, peak | 0.01", "schedule | cosine, 2 steps of warm-up", "clipped to a norm of | 1.0"):
+        assert line in card
+    for folder in (job.work.model, tmp_path / "out" / "step-1"):
+        assert json.loads((folder / "config.json").read_text())["dtype"] == "bfloat16"
+        weights = load_file(folder / "model.safetensors")
+        assert {weight.dtype for weight in weights.values()} == {torch.bfloat16}
+        assert any(not torch.equal(weight, base.state_dict()[name]) for name, weight in weights.items())
+
+
+@pytest.mark.parametrize("clipping", [None, 0.5, 0])
+@pytest.mark.parametrize("stage", [0, 1])
+def test_gradients_are_clipped_as_the_experiment_says(
+    tmp_path: Path, dataset: Path, tokenizer_folder: Path, clipping: float | None, stage: int
+) -> None:
+    """The first moment of Adam after one step is (1 - beta1) times the gradient that it was given."""
+    deepspeed: dict[str, Any] = {"zero_optimization": {"stage": stage}}
+    deepspeed |= {} if clipping is None else {"gradient_clipping": clipping}
+    experiment = tiny_experiment(deepspeed=deepspeed, loss={"z_loss": 1.0}, max_steps=1)
+    limit = 1.0 if clipping is None else float(clipping)
+    assert experiment.deepspeed["gradient_clipping"] == limit
+    job = Job(experiment, dataset, tokenizer_folder, Work(tmp_path), "test")
+    norm, clipped = run_ranks(1, norm_before_and_after_clipping, job, folder=tmp_path)[0]
+    assert norm > 1.5
+    assert clipped == pytest.approx(limit or norm, rel=1e-3)
+
+
 def test_steps_with_nothing_to_train_on(
     tmp_path: Path, tokenizer_folder: Path, tokenizer: PreTrainedTokenizerFast
 ) -> None:
@@ -169,10 +209,8 @@ def test_steps_with_nothing_to_train_on(
         rows["labels"][row] = [-100] * len(rows["labels"][row])
     folder = save_rows(tmp_path / "rows", rows, make_rows(2, len(tokenizer), seed=6))
     data = {"sources": [{"type": "demo"}], "max_length": 64, "pack_samples": "none"}
-    _, result, events = train(
-        tmp_path / "run", folder, tokenizer_folder, ranks=2, data=data, gradient_accumulation_steps=1, epochs=2
-    )
-    empty = [event for event in events if event["event"] == "step" and event["targets"] == 0]
+    _, result, events = train(tmp_path / "run", folder, tokenizer_folder, ranks=2, data=data, batch_rows=2, epochs=2)
+    empty = [event for event in events if event["event"] == "step" and event["trained_tokens"] == 0]
     assert result["steps"] == 8
     assert result["empty_steps"] == len(empty) >= 4
     assert all(event["loss"] == 0 for event in empty)
@@ -198,11 +236,10 @@ def test_nothing_to_train_on_at_all(tmp_path: Path, tokenizer_folder: Path, toke
 
 def test_deepspeed_section_is_passed_on() -> None:
     section = {"gradient_clipping": 0.5, "zero_optimization": {"stage": 2, "reduce_bucket_size": 1000}}
-    experiment = tiny_experiment(deepspeed=section, micro_batch_size=3, gradient_accumulation_steps=4)
+    experiment = tiny_experiment(deepspeed=section)
     config = deepspeed_config(experiment, world_size=2, dtype=torch.bfloat16)
     assert config["gradient_clipping"] == 0.5
     assert config["zero_optimization"] == {"stage": 2, "reduce_bucket_size": 1000}
-    assert config["train_batch_size"] == 24
     assert config["bf16"]["enabled"]
     assert not config["fp16"]["enabled"]
 
@@ -213,6 +250,33 @@ def test_tracker_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(FimError, match=f"pip install {package}"):
         open_trackers(tiny_experiment(**{package: {}}), Work(tmp_path), 0)
     assert open_trackers(tiny_experiment(**{package: {"enable": False}}), Work(tmp_path), 0) == []
+
+
+def test_a_run_of_few_steps_is_warned_about(
+    tmp_path: Path, dataset: Path, tokenizer_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert few_steps(50, 800, 16, tiny_experiment()) == ()
+    [notice] = few_steps(5, 40, 8, tiny_experiment())
+    assert "takes 5 optimizer steps (40 rows, 8 a step, epochs: 1)" in notice
+    assert "Lower batch_rows, or raise epochs." in notice
+    assert caplog.messages == [notice]
+    assert "raise max_steps" in few_steps(3, 40, 8, tiny_experiment(max_steps=3))[0]
+    assert "Lower micro_batch_size" in few_steps(5, 40, 8, tiny_experiment(batch_rows=None, micro_batch_size=8))[0]
+    _, result, events = train(tmp_path, dataset, tokenizer_folder)
+    assert result["notices"] == (notice,)
+    assert [event["message"] for event in events if event["event"] == "warning"] == [notice]
+
+
+def test_a_run_says_what_its_steps_hold(tmp_path: Path, dataset: Path, tokenizer_folder: Path) -> None:
+    data = {"sources": [{"type": "demo"}], "pack_samples": "flat", "pack_length": 64}
+    _, result, events = train(tmp_path, dataset, tokenizer_folder, data=data, batch_rows=7)
+    steps = [event for event in events if event["event"] == "step"]
+    assert [event["rows"] for event in steps] == [7, 7, 7, 7, 7, 5]
+    assert result["steps"] == 6
+    assert result["batch_rows"] == 7
+    for key in ("rows", "packs", "tokens", "trained_tokens", "distinct_tokens"):
+        assert result[key] == sum(event[key] for event in steps) > 0
+    assert all(event["tokens"] / 64 < event["packs"] <= event["rows"] for event in steps)
 
 
 def test_wandb_gets_the_entity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Learning rates against the formulas written out."""
+"""Learning rates against the formulas written out, and against transformers'."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import get_scheduler
 from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
 
 from fim_core.config.training import SCHEDULES, SchedulerArgs, SchedulerConfig
@@ -17,20 +18,25 @@ from fim_core.training.schedule import build_scheduler
 PEAK, WARMUP, TOTAL = 3e-4, 5, 40
 
 
-def rates(**options: Any) -> list[float]:
-    """The learning rate of each optimizer step of a run."""
-    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=PEAK)
-    scheduler = build_scheduler(SchedulerConfig(**options), optimizer, TOTAL)
+def optimizer() -> torch.optim.Optimizer:
+    return torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=PEAK)
+
+
+def rates(total: int = TOTAL, **options: Any) -> list[float]:
+    """The learning rate that each optimizer step of a run takes."""
+    stepped = optimizer()
+    scheduler = build_scheduler(SchedulerConfig(**options), stepped, total)
     seen = []
-    for _ in range(TOTAL):
+    for _ in range(total):
+        assert scheduler.get_last_lr() == [stepped.param_groups[0]["lr"]]
         seen.append(scheduler.get_last_lr()[0])
-        optimizer.step()
+        stepped.step()
         scheduler.step()
     return seen
 
 
 def warm(step: int, after: float) -> float:
-    return PEAK * step / WARMUP if step < WARMUP else after
+    return PEAK * (step + 1) / (WARMUP + 1) if step < WARMUP else after
 
 
 def decay(step: int) -> float:
@@ -100,7 +106,7 @@ def test_a_decay_that_is_longer_than_the_run_is_refused() -> None:
                 "scheduler_specific_kwargs": {"min_lr_rate": 0.1, "warmup_lr_rate": 0.5},
             },
             lambda step: (
-                PEAK * (0.5 + 0.5 * step / (WARMUP - 1))
+                PEAK * (0.5 + 0.5 * (step + 1) / WARMUP)
                 if step < WARMUP
                 else PEAK * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * (step - WARMUP + 1) / (TOTAL - WARMUP))))
             ),
@@ -111,9 +117,39 @@ def test_a_decay_that_is_longer_than_the_run_is_refused() -> None:
                 "warmup_steps": WARMUP,
                 "scheduler_specific_kwargs": {"num_decay_steps": 10, "decay_type": "linear", "min_lr_ratio": 0.2},
             },
-            lambda step: PEAK * (0.2 + 0.8 * min(step / WARMUP, 1, (TOTAL - step) / 10)),
+            lambda step: PEAK * (0.2 + 0.8 * min((step + 1) / (WARMUP + 1), 1, (TOTAL - step) / 10)),
         ),
     ],
 )
 def test_rates_follow_the_formula(options: dict[str, Any], formula: Any) -> None:
     assert rates(**options) == pytest.approx([formula(step) for step in range(TOTAL)], rel=1e-9, abs=1e-15)
+
+
+@pytest.mark.parametrize("name", ["constant", "linear", "cosine"])
+def test_rates_after_the_warm_up_are_those_of_transformers(name: str) -> None:
+    warmup = {} if name == "constant" else {"warmup_steps": WARMUP}
+    theirs = get_scheduler(name, optimizer(), num_warmup_steps=WARMUP, num_training_steps=TOTAL).lr_lambdas[0]
+    assert rates(name=name, **warmup)[WARMUP:] == pytest.approx([PEAK * theirs(step) for step in range(WARMUP, TOTAL)])
+
+
+@pytest.mark.parametrize(
+    ("name", "total", "table"),
+    [
+        ("linear", 1, [1]),
+        ("linear", 4, [1, 3 / 4, 1 / 2, 1 / 4]),
+        ("cosine", 2, [1, 1 / 2]),
+        # 5% of 20 steps is one step of warm-up, at half the peak.
+        ("linear", 20, [1 / 2, *(1 - step / 19 for step in range(19))]),
+        ("constant", 20, [1] * 20),
+        ("constant_with_warmup", 40, [1 / 3, 2 / 3, *[1] * 38]),
+    ],
+)
+def test_default_warm_up(name: str, total: int, table: list[float]) -> None:
+    assert rates(total, name=name) == pytest.approx([PEAK * share for share in table])
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine", "constant_with_warmup"])
+@pytest.mark.parametrize("total", [1, 2, 3, 10, 100])
+@pytest.mark.parametrize("warmup", [0, 1, 2, 100])
+def test_no_step_is_wasted_at_rate_zero(name: str, total: int, warmup: int) -> None:
+    assert min(rates(total, name=name, warmup_steps=warmup)) > 0
