@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 EXPERIMENT ?= configs/demo.yaml
+DOTENV := DAGSTER_HOME=$${DAGSTER_HOME:-$(CURDIR)/.dagster_home}
 
 export DAGSTER_HOME ?= $(CURDIR)/.dagster_home
 export FIM_EXPERIMENT ?= $(EXPERIMENT)
@@ -66,7 +67,10 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .fim .dagster_home .env
+	rm -rf $(VENV)
+	if test -e .fim/fim-store.json; then rm -rf .fim; fi
+	if test "$$(readlink .dagster_home/dagster.yaml)" = ../dagster.yaml; then rm -rf .dagster_home; fi
+	if grep -qsxF '$(DOTENV)' .env && test "$$(wc -l < .env)" = 1; then rm .env; fi
 
 # Dagster reads .env, so that its own commands find the same home as make does; a DAGSTER_HOME that is set wins.
 $(READY): pyproject.toml constraints.txt
@@ -74,6 +78,6 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	mkdir -p .dagster_home
-	ln -sf ../dagster.yaml .dagster_home/dagster.yaml
-	test -e .env || echo 'DAGSTER_HOME=$${DAGSTER_HOME:-$(CURDIR)/.dagster_home}' > .env
+	test -e .dagster_home/dagster.yaml || ln -s ../dagster.yaml .dagster_home/dagster.yaml
+	test -e .env || echo '$(DOTENV)' > .env
 	touch $@

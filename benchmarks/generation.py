@@ -97,7 +97,7 @@ def _prepare(
     write_raw_completions(data, raw)
     if checkpoint is not None:
         model, tokenizer = load_for_inference(checkpoint)
-        stop_ids = stop_ids_of(model)
+        stop_ids = stop_ids_of(model, tokenizer)
     else:
         wanted = experiment.model.tokenizer
         if isinstance(wanted, TrainedTokenizer):

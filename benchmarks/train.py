@@ -2,6 +2,7 @@
 
     python -m benchmarks.train [--case a b] [--rows N] [--steps N] [--max-length N] [--threads N]
                                [--export FILE] [--tokenizer FOLDER] [--methods NAME …] [--grouping]
+    python -m benchmarks.train --model FOLDER [--lora] --export FILE [--rows N] [--steps N] …
 
 The same rows, weights, precision (float32), optimizer and clipping for all: our three packings through the engine that
 `fim train` runs, transformers' Trainer with padding, and TRL's SFTTrainer in each setting that runs on a CPU. Every
@@ -13,8 +14,11 @@ The share of the machine's rate counts what the rows need (each shared prefix on
 where something is predicted) against the best matrix product of the same run; padding and logits that are thrown away
 do not count.
 
-Where activations are recomputed memory is what counts, so that process also has glibc give freed blocks of 4 MiB and
+Where activations are recomputed memory is what counts, so such a process also has glibc give freed blocks of 4 MiB and
 more back at once (MALLOC_MMAP_THRESHOLD_), which `fim train` takes from its environment as well.
+
+--model trains a pretrained model, all of its weights or with --lora adapters, in place of the cases. Page faults are those
+of the whole process, loading included.
 
 Without --export the rows are the demo's; without --tokenizer one is trained on them. --grouping shows what it costs to
 have similar rows in one step (`benchmarks.train_grouping`).
@@ -29,11 +33,14 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from benchmarks.train_cases import Case
 
 OURS = "ours, "
 TREE = "ours, prefix_tree"
-RECOMPUTED = "ours, prefix_tree, activations recomputed"
+RECOMPUTED = ", activations recomputed"
 LEAN_MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(4 * 2**20)}
 
 
@@ -47,11 +54,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--export", type=Path, help="train on this export instead of the demo's rows")
     parser.add_argument("--tokenizer", help="folder or hub id, for case (a)")
+    parser.add_argument("--model", help="folder of a pretrained model, instead of the cases")
+    parser.add_argument("--lora", action="store_true", help="train adapters on --model")
     parser.add_argument("--methods", nargs="+", help="only these")
     parser.add_argument("--grouping", action="store_true", help="held-out loss after equal rows, tree against none")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.model:
+        options.case, options.tokenizer = ["model"], options.tokenizer or options.model
     if options.grouping:
         from benchmarks.train_grouping import compare
 
@@ -60,7 +71,11 @@ def main() -> None:
         from benchmarks.train_methods import measure
 
         result = measure(
-            options.case[0], options.measure, options.work, steps=options.steps, max_length=options.max_length
+            _case(options.case[0], options),
+            options.measure,
+            options.work,
+            steps=options.steps,
+            max_length=options.max_length,
         )
         print(json.dumps(result))
     else:
@@ -69,13 +84,21 @@ def main() -> None:
                 _compare(case, options, Path(folder))
 
 
+def _case(name: str, options: argparse.Namespace) -> Case:
+    from benchmarks.train_cases import CASES, pretrained_case
+
+    return pretrained_case(options.model, lora=options.lora) if options.model else CASES[name]
+
+
 def _compare(case: str, options: argparse.Namespace, folder: Path) -> None:
-    from benchmarks.train_cases import CASES, draw_sample, tokenize_export
+    from benchmarks.train_cases import draw_sample, tokenize_export
     from benchmarks.train_methods import METHODS
 
-    chosen = CASES[case]
+    chosen = _case(case, options)
     tokenizer = options.tokenizer if chosen.own_tokenizer else None
-    tokenize_export(folder, export=options.export, tokenizer=tokenizer, max_length=options.max_length)
+    tokenize_export(
+        folder, export=options.export, tokenizer=tokenizer, pretrained=options.model, max_length=options.max_length
+    )
     sample = draw_sample(folder, rows=options.rows, max_length=options.max_length)
     flops = _child(case, "matmul", options, folder)["flops"]
     print(f"\n({case}) {chosen.title}: {_shape(chosen.options)}, vocabulary {chosen.vocabulary:,}")
@@ -84,8 +107,10 @@ def _compare(case: str, options: argparse.Namespace, folder: Path) -> None:
         f"{sample.distinct_tokens:,} distinct ({sample.tokens / sample.distinct_tokens:.2f} times less; "
         f"whole export {sample.sharing:.2f}); matrix product {flops / 1e9:.0f} Gflop/s with {options.threads} threads\n"
     )
-    print("| method | rows/s | rows/CPU s | peak MiB | positions computed | share of rate | loss of each step |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: | --- |")
+    print(
+        "| method | rows/s | rows/CPU s | peak MiB | page faults | positions computed | share of rate | loss of each step |"
+    )
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |")
     results: dict[str, dict[str, Any]] = {}
     for method in options.methods or METHODS:
         result = results[method] = _child(case, method, options, folder)
@@ -95,6 +120,7 @@ def _compare(case: str, options: argparse.Namespace, folder: Path) -> None:
             f"{sample.rows / best:.2f}",
             f"{sample.rows / cpu:.2f}",
             f"{result['peak_mib']:,.0f}",
+            f"{result['page_faults']:,}",
             f"{result['computed']:,}",
             f"{result['operations'] / best / flops:.0%}",
             ", ".join(f"{loss:.5f}" for loss in result["losses"]),
@@ -126,11 +152,13 @@ def _shape(options: dict[str, Any]) -> str:
 
 
 def _child(case: str, method: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.train", "--measure", method, "--case", case, "--work", str(folder)]
+    command = [sys.executable, "-m", "benchmarks.train", "--measure", method, "--work", str(folder)]
     command += ["--steps", str(options.steps), "--max-length", str(options.max_length)]
+    command += ["--model", options.model] if options.model else ["--case", case]
+    command += ["--lora"] if options.lora else []
     environment = os.environ | {"OMP_NUM_THREADS": str(options.threads), "TOKENIZERS_PARALLELISM": "false"}
     environment |= {"HF_DATASETS_CACHE": str(folder / "cache"), "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
-    environment |= LEAN_MALLOC if method == RECOMPUTED else {}
+    environment |= LEAN_MALLOC if method.endswith(RECOMPUTED) else {}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{method} failed:\n{done.stderr}")

@@ -9,6 +9,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+from transformers import AutoConfig
 
 from fim_core.config import DataConfig, Experiment, ModelConfig
 from fim_core.packing import plan_packs
@@ -30,15 +31,34 @@ class Case:
 
     Attributes:
         title: for the table.
-        options: of `model.config`, without the vocabulary's size.
+        options: of `model.config`, without the vocabulary's size; for a pretrained model what the table shows of it.
         vocabulary: entries of the output layer; the tokenizer may have fewer.
         own_tokenizer: whether a tokenizer that is given takes the place of the trained one.
+        pretrained: folder of a pretrained model; None for random weights.
+        lora: train adapters instead of all weights.
     """
 
     title: str
     options: dict[str, Any]
     vocabulary: int
     own_tokenizer: bool
+    pretrained: str | None = None
+    lora: bool = False
+
+    @property
+    def lr(self) -> float:
+        """A rate that these weights bear."""
+        if self.pretrained is None:
+            return 1e-3
+        return 2e-4 if self.lora else 2e-5
+
+    def model_section(self, tokenizer: str) -> dict[str, Any]:
+        """The `model` section of an experiment that trains this case with a tokenizer."""
+        adapters = {"peft_config": {"peft_type": "LORA"}} if self.lora else {}
+        if self.pretrained is not None:
+            return {"name_or_path": self.pretrained, "tokenizer": tokenizer, "dtype": "fp32", **adapters}
+        config = {"model_type": "qwen3", "tie_word_embeddings": True, "vocab_size": self.vocabulary, **self.options}
+        return {"config": config, "tokenizer": tokenizer, "dtype": "fp32", **adapters}
 
 
 CASES = {
@@ -71,6 +91,14 @@ CASES = {
 }
 
 
+def pretrained_case(folder: str, *, lora: bool) -> Case:
+    """A pretrained model, all of its weights or adapters."""
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    title = f"{Path(folder).name}, {'LoRA' if lora else 'all weights'}"
+    shape = {name: getattr(config, name) for name in ("num_hidden_layers", "hidden_size")}
+    return Case(title, shape, config.vocab_size, True, pretrained=folder, lora=lora)
+
+
 @dataclass(frozen=True)
 class Sample:
     """The rows of a measurement: whole packs, drawn at random from the plan of the whole export.
@@ -96,19 +124,17 @@ def experiment_of(
     case: Case, folder: Path, *, packing: Strategy, rows: int, steps: int, max_length: int, recompute: bool = False
 ) -> Experiment:
     """An experiment that takes all rows of the sample in each optimizer step."""
-    config = {"model_type": "qwen3", "tie_word_embeddings": True, "vocab_size": case.vocabulary, **case.options}
     return Experiment.model_validate(
         {
             "seed": SEED,
-            "model": {"config": config, "tokenizer": str(folder / "prompts" / "tokenizer"), "dtype": "fp32"},
+            "model": case.model_section(str(folder / "prompts" / "tokenizer")),
             "data": {"sources": [{"type": "demo"}], "pack_samples": packing, "max_length": max_length},
             "gradient_accumulation_steps": rows,
             "epochs": steps,
             "activation_checkpointing": recompute,
-            "optimizer": {"lr": 1e-3, "weight_decay": 0.0},
+            "optimizer": {"lr": case.lr, "weight_decay": 0.0},
             "scheduler": {"name": "constant"},
-            # One process has nothing to shard.
-            "deepspeed": {"gradient_clipping": 1.0, "zero_optimization": {"stage": 0}},
+            "deepspeed": {"gradient_clipping": 1.0},
         }
     )
 
@@ -125,6 +151,7 @@ def tokenize_export(
     max_length: int,
     export: Path | None = None,
     tokenizer: str | None = None,
+    pretrained: str | None = None,
     vocabulary: int = TRAINED_VOCABULARY,
     demo_rows: int = DEMO_ROWS,
     eval_fraction: float = 0.0,
@@ -134,14 +161,18 @@ def tokenize_export(
     Args:
         export: a file; None for so many rows of the demo.
         tokenizer: a folder or hub id; None trains one of that vocabulary on the rows.
+        pretrained: a base model's folder; its prompts have no chat markup.
     """
     source = {"type": "demo", "rows": demo_rows}
     if export is not None:
         source = {"type": "fim_completions", "name_or_path": str(export)}
-    data = DataConfig.model_validate({"sources": [source], "max_length": max_length, "eval_fraction": eval_fraction})
+    options = {"sources": [source], "max_length": max_length, "eval_fraction": eval_fraction}
+    data = DataConfig.model_validate(options | ({} if pretrained is None else {"template": "plain"}))
     raw = folder / "raw.parquet"
     write_raw_completions(data, raw)
     model = ModelConfig(config={"model_type": "qwen3"}, tokenizer="given")
+    if pretrained is not None:
+        model = ModelConfig(name_or_path=pretrained)
     if tokenizer is None:
         chosen = train_tokenizer_on(raw, data=data, model=model, vocab_size=vocabulary, seed=SEED)
     else:

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from benchmarks.train import RECOMPUTED
-from benchmarks.train_cases import CASES, Case, job_of, read_sample
+from benchmarks.train_cases import Case, job_of, read_sample
 from fim_core.modeling.flops import training_cost
 from fim_core.modeling.support import causal_model
 from fim_core.packing.plan import Strategy
@@ -49,18 +49,19 @@ class Clock:
         self._began = now
 
 
-def measure(case: str, method: str, folder: Path, *, steps: int, max_length: int) -> Result:
+def measure(case: Case, method: str, folder: Path, *, steps: int, max_length: int) -> Result:
     """Train on the sample in `folder` and say what it took.
 
     Returns:
         seconds, cpu_seconds, losses: of each optimizer step; computed: positions that went through the body in a step;
         operations: floating-point operations
-        that a step's rows need; peak_mib.
+        that a step's rows need; peak_mib; page_faults.
     """
     if method == "matmul":
         return {"flops": max(measure_matmul(torch.device("cpu"), torch.float32, 50) for _ in range(5))}
-    result = METHODS[method](CASES[case], folder, steps, max_length)
-    return result | {"peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    result = METHODS[method](case, folder, steps, max_length)
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return result | {"peak_mib": used.ru_maxrss / 1024, "page_faults": used.ru_minflt}
 
 
 def _ours(
@@ -131,7 +132,9 @@ class Counted:
         return batch
 
 
-def _shared_options(folder: Path, rows: int, steps: int, batch_size: int) -> dict[str, Any]:
+def _shared_options(
+    case: Case, folder: Path, rows: int, steps: int, batch_size: int, *, recompute: bool = False
+) -> dict[str, Any]:
     """What both other trainers are told, so that they do the same work as ours.
 
     One optimizer step takes all rows: more accumulation than an epoch has batches ends with the epoch.
@@ -143,7 +146,7 @@ def _shared_options(folder: Path, rows: int, steps: int, batch_size: int) -> dic
         "per_device_train_batch_size": batch_size,
         "gradient_accumulation_steps": rows,
         "num_train_epochs": steps,
-        "learning_rate": 1e-3,
+        "learning_rate": case.lr,
         "lr_scheduler_type": "constant",
         "weight_decay": 0.0,
         "max_grad_norm": 1.0,
@@ -152,7 +155,7 @@ def _shared_options(folder: Path, rows: int, steps: int, batch_size: int) -> dic
         "report_to": [],
         "disable_tqdm": True,
         "dataloader_pin_memory": False,
-        "gradient_checkpointing": False,
+        "gradient_checkpointing": recompute,
         "seed": 0,
     }
 
@@ -180,12 +183,14 @@ def _run(trainer: Trainer, recorder: Recorder, folder: Path, steps: int) -> Resu
     }
 
 
-def _trainer(batch_size: int, case: Case, folder: Path, steps: int, max_length: int) -> Result:
+def _trainer(
+    batch_size: int, case: Case, folder: Path, steps: int, max_length: int, *, recompute: bool = False
+) -> Result:
     """transformers' Trainer with padding, rows of similar length together."""
     sample = read_sample(folder)
     model, tokenizer = _model(case, folder, sample.rows, max_length)
     table = datasets.load_from_disk(str(folder / "sample" / "dataset"))["train"]
-    options = _shared_options(folder, sample.rows, steps, batch_size)
+    options = _shared_options(case, folder, sample.rows, steps, batch_size, recompute=recompute)
     recorder = Recorder()
     trainer = Trainer(
         model=model,
@@ -210,7 +215,7 @@ def _trl(settings: dict[str, Any], case: Case, folder: Path, steps: int, max_len
     }
     chosen = {"max_length": max_length, **settings}
     batch_size = chosen.pop("batch_size")
-    options = _shared_options(folder, sample.rows, steps, batch_size)
+    options = _shared_options(case, folder, sample.rows, steps, batch_size)
     recorder = Recorder()
     trainer = SFTTrainer(
         model=model,
@@ -224,10 +229,11 @@ def _trl(settings: dict[str, Any], case: Case, folder: Path, steps: int, max_len
 
 METHODS: dict[str, Callable[[Case, Path, int, int], Result]] = {
     "ours, prefix_tree": partial(_ours, "prefix_tree"),
-    RECOMPUTED: partial(_ours, "prefix_tree", recompute=True),
+    f"ours, prefix_tree{RECOMPUTED}": partial(_ours, "prefix_tree", recompute=True),
     "ours, flat": partial(_ours, "flat"),
     "ours, none": partial(_ours, "none"),
     "Trainer, 1 row a batch": partial(_trainer, 1),
+    f"Trainer, 1 row a batch{RECOMPUTED}": partial(_trainer, 1, recompute=True),
     "Trainer, 4 rows padded": partial(_trainer, 4),
     "TRL, 1 row a batch": partial(_trl, {"batch_size": 1}),
     "TRL, 4 rows padded": partial(_trl, {"batch_size": 4, "train_sampling_strategy": "group_by_length"}),

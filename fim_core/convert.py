@@ -48,20 +48,20 @@ def convert(
     Args:
         source: CSV, Parquet or JSON-lines file, or a folder of them.
         output: folder for `disk` (loads with `datasets.load_from_disk`), file for `parquet`. Default: beside the
-            export, its name without extension and `_hf_fim_dataset`. Replaced if an earlier call wrote it.
+            export, its name without extension and `_hf_fim_dataset`. Replaced if an earlier call wrote it, and it
+            still holds what that call wrote.
         tokenizer: folder or hub id; its chat markup and control tokens are used.
 
     Returns:
         the output, and the summary: rows_in, rows_kept, repaired, rejected (rows by reason; the counts add up), and
-        `markup`, which markup the prompts have.
+        `markup`, which markup the prompts have; `files`, what was written, with its size in bytes.
 
     Raises:
         FimError: the export, the tokenizer or the template cannot be used, or `output` holds something else.
     """
     output = output or default_output(source)
     summary_path, rejected_path = _beside(output, ".summary.json"), _beside(output, ".rejected.parquet")
-    if output.exists() and not summary_path.is_file():
-        raise FimError(f"{output} exists and was not written by `fim convert`. Name another output, or remove it.")
+    _require_own(output)
     data = DataConfig(
         sources=[Source(type="fim_completions", name_or_path=str(source), input_col=input_col, output_col=output_col)],
         template=template,
@@ -88,8 +88,13 @@ def convert(
             "repaired": counts.repaired,
             "rejected": counts.rejected,
             "markup": counts.notice,
+            "files": {
+                **{f"{output.name}{name}": size for name, size in _sizes(ready).items()},
+                rejected_path.name: (scratch / "rejected.parquet").stat().st_size,
+            },
         }
         (scratch / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        _require_own(output)
         # The summary vouches for the output, so it goes first and comes last.
         summary_path.unlink(missing_ok=True)
         if output.exists():
@@ -112,6 +117,49 @@ def default_output(source: Path) -> Path:
 
 def _beside(output: Path, suffix: str) -> Path:
     return output.with_name(output.name + suffix)
+
+
+def _require_own(output: Path) -> None:
+    """Go on if the places of a conversion are free, or hold nothing but what an earlier one wrote there.
+
+    Raises:
+        FimError: one of them holds something else.
+    """
+    summary, rejected = _beside(output, ".summary.json"), _beside(output, ".rejected.parquet")
+    taken = [place for place in (output, rejected, summary) if os.path.lexists(place)]
+    if not taken:
+        return
+    found = {f"{output.name}{name}": size for name, size in _sizes(output).items()}
+    found |= {f"{rejected.name}{name}": size for name, size in _sizes(rejected).items()}
+    vouched = _files_in(summary)
+    if vouched is None or any(map(Path.is_symlink, taken)) or not found.items() <= vouched.items():
+        raise FimError(
+            f"{taken[0]} exists and was not written by `fim convert`, or was changed since. Name another output, or "
+            "remove it."
+        )
+
+
+def _files_in(summary: Path) -> dict[str, int] | None:
+    """The files that a summary vouches for; None if it is none of ours."""
+    try:
+        return dict(json.loads(summary.read_text(encoding="utf-8"))["files"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _sizes(place: Path) -> dict[str, int]:
+    """Sizes of the files and folders in a folder by `/name`, or of a file by an empty name; links count as -1 bytes."""
+    paths = [place, *place.rglob("*")] if place.is_dir() else [place] if os.path.lexists(place) else []
+    sizes = {}
+    for path in paths:
+        name = str(path)[len(str(place)) :]
+        if path.is_symlink():
+            sizes[name] = -1
+        elif not path.is_dir():
+            sizes[name] = path.stat().st_size
+        elif path != place:
+            sizes[name] = 0
+    return sizes
 
 
 def _write_texts(prompts: Path, output: Path, format: Format) -> None:

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from fim_core.errors import FimError
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -25,6 +27,17 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(scratch, path)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def require_free(*places: Path) -> None:
+    """Go on if nothing is at any of these places, not even a link that leads nowhere.
+
+    Raises:
+        FimError: something is; it is never replaced.
+    """
+    for place in places:
+        if os.path.lexists(place):
+            raise FimError(f"{place} exists already and is not replaced. Name another place, or remove it.")
 
 
 def write_json(path: Path, content: Any) -> None:

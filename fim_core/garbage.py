@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fim_core.parts import PARTS, unused_since
 from fim_core.pipeline.evaluation import withdrawn_file
-from fim_core.store import Artifact, Store
+from fim_core.store import ASSETS, Artifact, Store
 
 _HOUR_SECONDS = 60 * 60
 _DAY_SECONDS = 24 * _HOUR_SECONDS
@@ -48,18 +48,22 @@ def find_garbage(
         work_days: days after which the work folder of an attempt that was never finished can go, and what was kept of
             batches of rows that no build has used since.
         fresh_minutes: versions made so recently stay, as the run that made them may be about to use them.
+
+    Raises:
+        FimError: the folder is not marked as a store.
     """
+    store.require_mark()
     kept = _referenced(store, keep_checkpoints, keep_champions, forget)
     garbage = [
         Garbage(artifact.path, f"no checkpoint, champion or run refers to this {asset}", _size(artifact.path))
-        for asset in _assets(store)
+        for asset in ASSETS
         for artifact in store.versions(asset)
         if (asset, artifact.version) not in kept
         and (_age_seconds(artifact) >= fresh_minutes * 60 or artifact.manifest["experiment"] in forget)
     ]
     for name in forget:
         chosen = [link for link in store.links_by_experiment() if link.name == name]
-        chosen += [file for file in [withdrawn_file(store, name)] if file.exists()]
+        chosen += [file for file in [withdrawn_file(store, name)] if store.may_remove(file)]
         if chosen:
             garbage.append(Garbage(store.root, f"what experiment {name} uses: {len(chosen)} links", 0, tuple(chosen)))
     garbage += [
@@ -70,37 +74,36 @@ def find_garbage(
     oldest = time.time() - work_days * _DAY_SECONDS
     garbage += [
         Garbage(path, f"unfinished for more than {work_days:g} days", _size(path))
-        for path in sorted((store.root / "work").glob("*/*"))
+        for path in store.work_folders()
         if _last_touched(path) < oldest and not store.is_being_made(path.parent.name, path.name)
     ]
     for folder in sorted((store.root / PARTS).glob("*")):
-        if unused := unused_since(folder, oldest):
+        if unused := [part for part in unused_since(folder, oldest) if store.may_remove(part)]:
             reason = f"{len(unused):,} parts that no build has used for {work_days:g} days"
             garbage.append(Garbage(folder, reason, sum(path.stat().st_size for path in unused), tuple(unused)))
     return garbage
 
 
 def remove(store: Store, garbage: list[Garbage]) -> None:
-    """Delete what `find_garbage` found."""
+    """Delete what `find_garbage` found.
+
+    Raises:
+        FimError: the folder is not marked as a store.
+    """
     for entry in garbage:
         for file in entry.files:
-            file.unlink(missing_ok=True)
+            store.remove_file(file)
         if not entry.files:
             store.remove(entry.path)
             if entry.path.parents[1] == store.root:
                 store.forget_checks(entry.path.parent.name, entry.path.name)
-    store.mend_current()
+    store.repair_current()
 
 
 def experiments_in(store: Store) -> set[str]:
     """Names of the experiments that a store holds anything of."""
-    made = {artifact.manifest["experiment"] for asset in _assets(store) for artifact in store.versions(asset)}
+    made = {artifact.manifest["experiment"] for asset in ASSETS for artifact in store.versions(asset)}
     return made | {link.name for link in store.links_by_experiment()}
-
-
-def _assets(store: Store) -> list[str]:
-    inner = ("tmp", "work", "checks", "locks", PARTS)
-    return sorted(folder.name for folder in store.root.iterdir() if folder.name not in inner)
 
 
 def _referenced(

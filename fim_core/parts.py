@@ -79,4 +79,5 @@ def _write(path: Path, batch: pa.RecordBatch) -> None:
 
 def unused_since(folder: Path, oldest: float) -> list[Path]:
     """Parts in `folder` that no build has used after `oldest` (seconds since the epoch), and drafts left by a kill."""
-    return sorted(path for path in folder.iterdir() if path.stat().st_mtime < oldest)
+    files = (path for path in folder.glob("*") if path.is_file() and not path.is_symlink())
+    return sorted(path for path in files if path.stat().st_mtime < oldest)

@@ -1,5 +1,6 @@
 """Where artifacts lie: content-addressed, immutable, published whole or not at all.
 
+    .fim/fim-store.json                 marks the folder as a store; without it nothing is collected
     .fim/<asset>/<version>/…            what the stage wrote, and manifest.json
     .fim/<asset>/current                link to the newest version
     .fim/<asset>/by_experiment/<name>   link to the version that this experiment uses
@@ -10,6 +11,9 @@
 
 A version is the hash of everything that decides the content (inputs' versions, options, code), so that the same work
 is never done twice and a checkpoint names every byte it came from.
+
+The root may be any folder, also one that holds other files. So nothing is replaced or deleted unless its place is one
+that the store uses itself (`_PLACES`) and no symbolic link leads there.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -35,12 +40,45 @@ from pathlib import Path
 from typing import Any
 
 from fim_core.errors import FimError
-from fim_core.files import flush, flush_tree, replacing
+from fim_core.files import flush, flush_tree, replacing, write_json
 
 _log = logging.getLogger(__name__)
 
+MARKER = "fim-store.json"
 MANIFEST = "manifest.json"
 LEASE = "lease.json"
+
+ASSETS = (
+    "raw_completions",
+    "fim_prompts",
+    "tokenized_dataset",
+    "trained_checkpoint",
+    "evaluation_report",
+    "champion_model",
+)
+"""Every asset that a store holds."""
+
+_MARK = {"fim_store": 1}
+"""Content of the marker; the number counts changes of the layout."""
+
+_ASSET = f"(?:{'|'.join(ASSETS)})"
+_VERSION = "[0-9a-f]{16}"
+_SCRATCH = r"-\d+-[0-9a-f]{8}"
+_EXPERIMENT = "[A-Za-z0-9][A-Za-z0-9_.-]*"
+_PLACES = {
+    "version": rf"{_ASSET}/{_VERSION}",
+    "link": rf"{_ASSET}/(?:current|by_experiment/{_EXPERIMENT})",
+    "withdrawn": rf"champion_model/withdrawn/{_EXPERIMENT}\.json",
+    "draft": rf"tmp/(?:{_ASSET}-{_VERSION}{_SCRATCH}|removed-[0-9a-f]{{16}})",
+    "work": rf"work/{_ASSET}/{_VERSION}",
+    "part": rf"parts/{_ASSET}/(?:[0-9a-f]{{64}}\.arrow|\.[0-9a-f]{{64}}\.arrow{_SCRATCH})",
+    "lock": rf"locks/{_ASSET}-{_VERSION}",
+    "check": rf"checks/{_ASSET}/{_VERSION}-{_VERSION}\.json",
+    "marker": rf"{re.escape(MARKER)}|\.{re.escape(MARKER)}{_SCRATCH}",
+}
+"""The places of a store, by what lies there, as patterns of paths below its root."""
+
+_FOLDERS = rf"{_ASSET}(?:/by_experiment|/withdrawn)?|tmp|locks|(?:work|parts|checks)(?:/{_ASSET})?"
 RECORDED_LIBRARIES = ("torch", "transformers", "tokenizers", "deepspeed", "datasets", "duckdb", "pyarrow", "sqlglot")
 
 
@@ -92,7 +130,78 @@ class Store:
 
     def find(self, asset: str, version: str) -> Artifact | None:
         """The published artifact, or None."""
-        return _read(asset, self.root / asset / version)
+        artifact = _read(asset, self.root / asset / version)
+        return artifact if artifact is not None and artifact.version == version else None
+
+    def has_mark(self) -> bool:
+        """Whether the folder is marked as a store."""
+        try:
+            return json.loads((self.root / MARKER).read_text(encoding="utf-8")) == _MARK
+        except (OSError, ValueError):
+            return False
+
+    def require_mark(self) -> None:
+        """Go on in a folder that is marked as a store, from which things may be deleted.
+
+        Raises:
+            FimError: it is not.
+        """
+        if not self.has_mark():
+            raise FimError(
+                f"{self.root} has no valid {MARKER}, which marks a folder of artifacts, so nothing in it is deleted. "
+                "Name the folder of the artifacts with --storage, --experiment or FIM_STORAGE. If it is this one, move "
+                f"all that is not an artifact out of it, or the artifacts ({', '.join(ASSETS)}) into a new folder; the "
+                "next run of the pipeline there writes the file."
+            )
+
+    def owns(self, path: Path, kind: str | None = None) -> bool:
+        """Whether a path is a place that the store itself uses, reached through no symbolic link.
+
+        Args:
+            kind: which kind of place, a key of `_PLACES`; None for any.
+        """
+        if not path.is_relative_to(self.root):
+            return False
+        below = path.relative_to(self.root).as_posix()
+        patterns = _PLACES.values() if kind is None else (_PLACES[kind],)
+        parents = path.parents[: len(path.relative_to(self.root).parts) - 1]
+        return any(re.fullmatch(pattern, below) for pattern in patterns) and not any(map(Path.is_symlink, parents))
+
+    def folder(self, *names: str) -> Path:
+        """A folder of the store, made if need be; the root of a new store gets its marker.
+
+        Raises:
+            FimError: a symbolic link is in its place.
+            OSError: it cannot be made.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        if not os.path.lexists(self.root / MARKER) and all(map(self._is_own, self._contents())):
+            write_json(self.root / MARKER, _MARK)
+            flush(self.root)
+        place = self.root
+        for name in names:
+            place = place / name
+            if place.is_symlink():
+                raise FimError(f"{place} is a symbolic link, and a store holds its folders itself. Remove the link.")
+            place.mkdir(exist_ok=True)
+        return place
+
+    def _contents(self) -> Iterator[Path]:
+        """All that is in the root, without what is inside versions, drafts and work folders."""
+        pending = [self.root]
+        while pending:
+            for path in pending.pop().iterdir():
+                yield path
+                if self._is_folder(path):
+                    pending.append(path)
+
+    def _is_own(self, path: Path) -> bool:
+        # ext4 makes lost+found in the root of every volume.
+        return self._is_folder(path) or self.owns(path) or path == self.root / "lost+found"
+
+    def _is_folder(self, path: Path) -> bool:
+        below = path.relative_to(self.root).as_posix()
+        return re.fullmatch(_FOLDERS, below) is not None and path.is_dir() and not path.is_symlink()
 
     def current(self, asset: str, experiment: str | None = None) -> Artifact:
         """The newest artifact of an asset, or the one that an experiment uses.
@@ -108,16 +217,19 @@ class Store:
 
     def versions(self, asset: str) -> list[Artifact]:
         """Every published version of an asset, oldest first."""
-        folder = self.root / asset
-        entries = folder.iterdir() if folder.is_dir() else ()
-        found = [a for entry in entries if entry.is_dir() and not entry.is_symlink() and (a := _read(asset, entry))]
+        entries = sorted(self.root.glob(f"{asset}/*"))
+        found = [a for entry in entries if self._is_version(entry) and (a := _read(asset, entry))]
         return sorted(found, key=lambda artifact: artifact.manifest["created"])
 
     def use(self, artifact: Artifact, experiment: str) -> None:
         """Point `current` and the experiment's own link at an artifact."""
-        with self.full_disk_told(artifact.asset):
-            for link in (self._link(artifact.asset, None), self._link(artifact.asset, experiment)):
-                link.parent.mkdir(parents=True, exist_ok=True)
+        with self._writable(artifact.asset):
+            self.folder(artifact.asset, "by_experiment")
+            links = (self._link(artifact.asset, None), self._link(artifact.asset, experiment))
+            for link in links:
+                if os.path.lexists(link) and not self._is_link(link):
+                    raise FimError(f"{link} is not a link of this store, so it is not replaced. Move it away.")
+            for link in links:
                 _replace_link(link, os.path.relpath(artifact.path, link.parent))
 
     @contextmanager
@@ -137,18 +249,22 @@ class Store:
         version that exists already is swapped for the new one.
 
         Raises:
-            FimError: the folder cannot be written, or the disk is full.
+            FimError: the folder cannot be written, the disk is full, or something else is in the version's place.
+            ValueError: no such asset.
         """
+        if asset not in ASSETS:
+            raise ValueError(f"a store holds no asset {asset}")
         version = version_of(inputs, config, code)
-        final = self.root / asset / version
-        folder = self.root / "tmp" / f"{asset}-{version}-{os.getpid()}-{secrets.token_hex(4)}"
+        with self._writable(asset):
+            final = self.folder(asset) / version
+            self._require_version(final)
+            folder = self.folder("tmp") / f"{asset}-{version}-{os.getpid()}-{secrets.token_hex(4)}"
+            folder.mkdir()
         new = folder / "new"
         try:
             with self._writable(asset):
-                folder.mkdir(parents=True)
                 self._lease(folder, inputs)
                 new.mkdir()
-                final.parent.mkdir(parents=True, exist_ok=True)
             with self.full_disk_told(asset):
                 draft = Draft(new, {})
                 yield draft
@@ -169,11 +285,12 @@ class Store:
                 content = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
                 (new / MANIFEST).write_text(content, encoding="utf-8")
                 flush_tree(new)
-                if replace and final.exists():
+                self._require_version(final)
+                if not final.exists():
+                    _move_into_place(new, final)
+                elif replace:
                     _exchange(new, final)
                     self.forget_checks(asset, version)
-                else:
-                    _move_into_place(new, final)
         finally:
             self._discard(folder)
 
@@ -202,10 +319,9 @@ class Store:
         Raises:
             FimError: the folder cannot be written, or the disk is full.
         """
-        lock = self._lock(asset, version)
         with self._writable(asset):
-            lock.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+            self.folder("locks")
+            descriptor = os.open(self._lock(asset, version), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
             if not _locked(descriptor):
                 _log.warning("Another run makes %s %s; waiting for it.", asset, version)
@@ -217,9 +333,12 @@ class Store:
     def is_being_made(self, asset: str, version: str) -> bool:
         """Whether some process on this machine holds the lock of a version."""
         try:
-            descriptor = os.open(self._lock(asset, version), os.O_RDWR)
+            descriptor = os.open(self._lock(asset, version), os.O_RDWR | os.O_NOFOLLOW)
         except FileNotFoundError:
             return False
+        except OSError:
+            # It cannot be asked, so nobody may take the version for abandoned.
+            return True
         try:
             return not _locked(descriptor)
         finally:
@@ -229,37 +348,99 @@ class Store:
         """Every artifact that an experiment's link points at, or `current` as what an experiment made; save for those of
         experiments to forget."""
         used = [_read(link.parts[-3], link) for link in self.links_by_experiment() if link.name not in forget]
-        latest = [_read(link.parent.name, link) for link in self.root.glob("*/current")]
+        latest = [_read(link.parent.name, link) for link in self.root.glob("*/current") if self._is_link(link)]
         return [a for a in used if a] + [a for a in latest if a and a.manifest["experiment"] not in forget]
 
     def links_by_experiment(self) -> list[Path]:
         """The link of every experiment to what it uses of every asset."""
-        return sorted(link for link in self.root.glob("*/by_experiment/*") if not link.name.startswith("."))
+        return [link for link in sorted(self.root.glob("*/by_experiment/*")) if self._is_link(link)]
 
-    def mend_current(self) -> None:
+    def repair_current(self) -> None:
         """Point each `current` whose version is gone at the newest version that an experiment uses, if there is one."""
-        for folder in self.root.iterdir():
-            current = folder / "current"
-            if current.is_symlink() and not current.exists():
-                links = (link for link in self.links_by_experiment() if link.parts[-3] == folder.name)
-                used = [artifact for link in links if (artifact := _read(folder.name, link.resolve()))]
+        for asset in ASSETS:
+            current = self._link(asset, None)
+            if self._is_link(current) and not current.exists():
+                links = (link for link in self.links_by_experiment() if link.parts[-3] == asset)
+                used = [artifact for link in links if (artifact := _read(asset, link.resolve()))]
                 if used:
                     newest = max(used, key=lambda artifact: artifact.manifest["created"])
-                    _replace_link(current, os.path.relpath(newest.path, folder))
+                    _replace_link(current, os.path.relpath(newest.path, current.parent))
                 else:
                     current.unlink()
 
     def drafts(self) -> list[tuple[Path, dict[str, Any] | None]]:
         """Folders of unfinished versions, each with its lease: pid, host, inputs. None where it cannot be read, in the
         moment in which a draft begins or ends or something is removed, or after a kill in that moment."""
-        return [(folder, _read_lease(folder)) for folder in (self.root / "tmp").glob("*")]
+        return [(folder, _read_lease(folder)) for folder in self._folders("draft")]
+
+    def work_folders(self) -> list[Path]:
+        """Folders of unfinished attempts; the names are those of `work_folder`."""
+        return self._folders("work")
+
+    def _folders(self, kind: str) -> list[Path]:
+        depth = {"draft": "tmp/*", "work": "work/*/*"}[kind]
+        found = sorted(self.root.glob(depth))
+        return [path for path in found if self.owns(path, kind) and path.is_dir() and not path.is_symlink()]
 
     def remove(self, folder: Path) -> None:
-        """Delete a folder of the store, which is gone at once for readers, whatever happens while its files go."""
-        grave = self.root / "tmp" / f"removed-{secrets.token_hex(8)}"
-        grave.parent.mkdir(parents=True, exist_ok=True)
+        """Delete a version, a draft or a work folder, which is gone at once for readers, whatever happens while its
+        files go.
+
+        Raises:
+            FimError: the store is not marked as one.
+            ValueError: the folder is none of the store's own.
+        """
+        self.require_mark()
+        if not (self._is_version(folder) or folder in self._folders("draft") or folder in self._folders("work")):
+            raise ValueError(f"{folder} is not a folder of {self.root}")
+        grave = self.folder("tmp") / f"removed-{secrets.token_hex(8)}"
         os.rename(folder, grave)
         shutil.rmtree(grave)
+
+    def remove_file(self, file: Path) -> None:
+        """Delete a link of an experiment, its list of withdrawn checkpoints, or a part.
+
+        Raises:
+            FimError: the store is not marked as one.
+            ValueError: the file is none of the store's own.
+        """
+        self.require_mark()
+        if not self.may_remove(file):
+            raise ValueError(f"{file} is not a file of {self.root}")
+        file.unlink()
+
+    def may_remove(self, file: Path) -> bool:
+        """Whether `remove_file` deletes a file: a link that `use` made, or a file of the store under its own name."""
+        if file.is_symlink():
+            return self._is_link(file)
+        return file.is_file() and (self.owns(file, "withdrawn") or self.owns(file, "part"))
+
+    def _is_version(self, path: Path) -> bool:
+        """Whether a path is a published version: a folder, named and described as `publish` does."""
+        return (
+            self.owns(path, "version")
+            and not path.is_symlink()
+            and (found := _read(path.parent.name, path)) is not None
+            and found.version == path.name
+        )
+
+    def _require_version(self, final: Path) -> None:
+        """Go on if the place of a version is free, or holds that version.
+
+        Raises:
+            FimError: it holds something else.
+        """
+        if os.path.lexists(final) and not self._is_version(final):
+            raise FimError(
+                f"{final} exists and holds no artifact, or its {MANIFEST} is damaged, so it is not replaced. Move it "
+                "away, and run again."
+            )
+
+    def _is_link(self, path: Path) -> bool:
+        """Whether a path is a link that `use` made: to a version of the same asset."""
+        if not (self.owns(path, "link") and path.is_symlink()):
+            return False
+        return re.fullmatch(rf"(?:\.\./)?{_VERSION}", os.readlink(path)) is not None
 
     @staticmethod
     def _lease(folder: Path, inputs: Mapping[str, str]) -> None:
@@ -275,7 +456,8 @@ class Store:
     def forget_checks(self, asset: str, version: str) -> None:
         """Remove what checks found in a version that has been replaced or removed."""
         for found in (self.root / "checks" / asset).glob(f"{version}-*"):
-            found.unlink(missing_ok=True)
+            if self.owns(found, "check") and not found.is_symlink():
+                found.unlink(missing_ok=True)
 
     @contextmanager
     def _writable(self, asset: str) -> Iterator[None]:
@@ -292,23 +474,41 @@ class Store:
         return self.root / "locks" / f"{asset}-{version}"
 
     def work_folder(self, asset: str, version: str) -> Path:
-        """A folder that outlives failed attempts at a version, for what a retry resumes from."""
-        folder = self.root / "work" / asset / version
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
+        """A folder that outlives failed attempts at a version, for what a retry resumes from.
+
+        Raises:
+            FimError: the folder cannot be written, or the disk is full.
+        """
+        with self._writable(asset):
+            return self.folder("work", asset, version)
 
     def clear_work(self, asset: str, version: str) -> None:
         """Remove a version's work folder, once the version is published."""
-        shutil.rmtree(self.root / "work" / asset / version, ignore_errors=True)
+        folder = self.root / "work" / asset / version
+        if folder in self._folders("work"):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _link(self, asset: str, experiment: str | None) -> Path:
         return self.root / asset / (f"by_experiment/{experiment}" if experiment else "current")
 
 
+_DESCRIBED = {"asset": str, "version": str, "experiment": str, "inputs": dict, "counts": dict, "created": str}
+"""What every manifest says at least, with its type."""
+
+
 def _read(asset: str, folder: Path) -> Artifact | None:
+    """What a folder holds of an asset; None where it holds no artifact, or one whose manifest is damaged."""
+    place = folder / MANIFEST
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = json.loads(place.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        _log.warning("%s cannot be read, so this version is not used: %s", place, error)
+        return None
+    known = isinstance(manifest, dict) and all(isinstance(manifest.get(k), kind) for k, kind in _DESCRIBED.items())
+    if not known or manifest["asset"] != asset:
+        _log.warning("%s does not describe a version of %s, so this folder is not used.", place, asset)
         return None
     return Artifact(asset, manifest["version"], folder, manifest)
 
@@ -316,7 +516,7 @@ def _read(asset: str, folder: Path) -> Artifact | None:
 def _read_lease(scratch: Path) -> dict[str, Any] | None:
     try:
         return json.loads((scratch / LEASE).read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (OSError, ValueError):
         return None
 
 

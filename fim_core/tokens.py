@@ -11,25 +11,12 @@ from pathlib import Path
 from tokenizers import AddedToken, Tokenizer
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 
-from fim_core.config.model import FimTokenNames, ModelConfig
+from fim_core.config.model import ModelConfig
 from fim_core.errors import FimError
+from fim_core.families import FAMILIES
 from fim_core.hub import require_place
 
 logger = logging.getLogger(__name__)
-
-FAMILIES: dict[str, FimTokenNames] = {
-    "qwen": FimTokenNames(prefix="<|fim_prefix|>", suffix="<|fim_suffix|>", middle="<|fim_middle|>"),
-    "starcoder": FimTokenNames(prefix="<fim_prefix>", suffix="<fim_suffix>", middle="<fim_middle>"),
-    "santacoder": FimTokenNames(prefix="<fim-prefix>", suffix="<fim-suffix>", middle="<fim-middle>"),
-    # DeepSeek names the cursor's place "hole"; it stands between prefix and suffix, so it marks the suffix.
-    "deepseek": FimTokenNames(prefix="<｜fim▁begin｜>", suffix="<｜fim▁hole｜>", middle="<｜fim▁end｜>"),
-    "codellama": FimTokenNames(prefix="▁<PRE>", suffix="▁<SUF>", middle="▁<MID>"),
-    "codestral": FimTokenNames(prefix="[PREFIX]", suffix="[SUFFIX]", middle="[MIDDLE]"),
-}
-"""Names by model family. Qwen's are also CodeGemma's, StarCoder's also Granite's. A family is told by its first two."""
-
-SUFFIX_FIRST = frozenset({"codestral"})
-"""Families that were trained with the suffix before the prefix only."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +25,9 @@ class FimTokens:
 
     Attributes:
         prefix, suffix, middle: fill-in-the-middle markers; a prompt ends in `middle`.
-        end: what a completion is trained to end with, and what the model stops at.
-        end_ids: every id that stops this model when it serves, `end_id` first.
+        end: what a completion is trained to end with.
+        end_ids: every id of this tokenizer that ends a completion when the model serves, `end_id` first; they become
+            `eos_token_id` of the checkpoint's generation config.
         family: a key of FAMILIES; `configured`; or `added`.
         added: tokens that were new to the tokenizer, so that the embeddings have to grow.
     """
@@ -105,44 +93,67 @@ def control_pattern(tokens: Collection[str]) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or r"(?!)")
 
 
-def resolve_fim_tokens(tokenizer: PreTrainedTokenizerFast, model: ModelConfig) -> FimTokens:
+def control_ids(tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:
+    """The ids of `control_tokens`."""
+    return frozenset(token_id(tokenizer.backend_tokenizer, text) for text in control_tokens(tokenizer))
+
+
+def resolve_fim_tokens(
+    tokenizer: PreTrainedTokenizerFast, model: ModelConfig, *, turn_end: str | None = None
+) -> FimTokens:
     """Find the control tokens of a model; what is missing is added to `tokenizer`, in place.
 
-    The FIM markers: what the experiment names, else the family that the tokenizer holds, else Qwen's names. The end
-    token: what the experiment names, else what the model's own generation config stops at, else the tokenizer's
-    end-of-sequence token (of a chat tokenizer that is the end of the turn).
+    The FIM markers: what the experiment names, else the family that the tokenizer holds, else Qwen's names.
+
+    The end token, which training writes: what the experiment names; else, for prompts with chat markup, what ends a
+    turn; else the family's own; else, where the tokenizer has no FIM tokens of its own, what the model's generation
+    config stops at, preferably the tokenizer's end-of-sequence token, else that token.
+
+    A middle also ends, when the model serves, at the other tokens of the family, the FIM markers, the tokenizer's
+    end-of-sequence token and what the model's generation config stops at.
+
+    Args:
+        turn_end: for prompts with chat markup, the control token that closes the assistant's turn; None: the prompts
+            have no chat markup, or their turns are not closed by one.
 
     Raises:
-        FimError: no end token can be told, or the one that is named does not exist.
+        FimError: there is no end token, or the one that is named does not exist.
     """
     id_of = tokenizer.backend_tokenizer.token_to_id
-    known = {
-        family: names
-        for family, names in FAMILIES.items()
-        if id_of(names.prefix) is not None and id_of(names.suffix) is not None
-    }
-    family, names = next(iter(known.items()), ("added", FAMILIES["qwen"]))
+    known = [
+        name
+        for name, family in FAMILIES.items()
+        if all(id_of(text) is not None for text in (family.prefix, family.suffix, family.mark) if text)
+    ]
+    name, texts = (known[0], FAMILIES[known[0]].markers) if known else ("added", FAMILIES["qwen"].markers)
     if model.fim_tokens is not None:
-        family = next((name for name, tokens in known.items() if tokens == model.fim_tokens), "configured")
-        names = model.fim_tokens
-    texts = (names.prefix, names.suffix, names.middle)
+        texts = (model.fim_tokens.prefix, model.fim_tokens.suffix, model.fim_tokens.middle)
+        name = next((name for name in known if FAMILIES[name].markers == texts), "configured")
     if len(set(texts)) != 3 or not all(texts):
         raise FimError("model.fim_tokens needs three different tokens: prefix, suffix and middle.")
-    already = control_tokens(tokenizer)
+    family = FAMILIES.get(name)
+    own = [text for text in (family.end, *family.stops) if id_of(text) is not None] if family else []
     added = tuple(text for text in texts if id_of(text) is None)
     # A name that is only an entry of the vocabulary is not matched as a whole until it is an added token as well.
-    tokenizer.add_tokens([AddedToken(text, special=True, normalized=False) for text in texts if text not in already])
-    end_ids = _end_ids(tokenizer, model)
-    prefix_id, suffix_id, middle_id = (token_id(tokenizer.backend_tokenizer, text) for text in texts)
+    already = control_tokens(tokenizer)
+    tokenizer.add_tokens(
+        [AddedToken(text, special=True, normalized=False) for text in (*texts, *own) if text not in already]
+    )
+    prefix_id, suffix_id, middle_id = markers = [token_id(tokenizer.backend_tokenizer, text) for text in texts]
+    served = _generation_end_ids(tokenizer, model)
+    end = turn_end or (family.end if family and family.end in own else None)
+    end_id = _end_id(tokenizer, model, end, served)
+    eos = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    stops = [token_id(tokenizer.backend_tokenizer, text) for text in own]
     return FimTokens(
         *texts,
-        end=str(tokenizer.convert_ids_to_tokens(end_ids[0])),
+        end=str(tokenizer.convert_ids_to_tokens(end_id)),
         prefix_id=prefix_id,
         suffix_id=suffix_id,
         middle_id=middle_id,
-        end_id=end_ids[0],
-        end_ids=end_ids,
-        family=family,
+        end_id=end_id,
+        end_ids=tuple(dict.fromkeys([end_id, *served, *eos, *stops, *markers])),
+        family=name,
         added=added,
     )
 
@@ -152,43 +163,51 @@ def _is_markup(text: str) -> bool:
     return len(core) >= 3 and (core[0], core[-1]) in {("<", ">"), ("[", "]")}
 
 
-def _end_ids(tokenizer: PreTrainedTokenizerFast, model: ModelConfig) -> tuple[int, ...]:
-    served = _generation_end_ids(model)
+def _end_id(tokenizer: PreTrainedTokenizerFast, model: ModelConfig, end: str | None, served: tuple[int, ...]) -> int:
+    """The id of the token that training writes.
+
+    Args:
+        end: the token that the prompts' markup or the family asks for, if there is one.
+        served: what the model's generation config stops at.
+    """
     eos = tokenizer.eos_token_id
     if model.end_token is not None:
-        end = tokenizer.backend_tokenizer.token_to_id(model.end_token)
-        if end is None:
+        named = tokenizer.backend_tokenizer.token_to_id(model.end_token)
+        if named is None:
             raise FimError(
                 f"model.end_token {model.end_token} is no token of this tokenizer. Name one that it has, "
-                f"for example {tokenizer.eos_token}, or leave the key out."
+                f"for example {end or tokenizer.eos_token}, or leave the key out."
             )
-    elif served:
-        end = eos if eos in served else served[0]
-    elif eos is not None:
-        end = eos
-    else:
+        return named
+    if end is not None:
+        return token_id(tokenizer.backend_tokenizer, end)
+    if served:
+        return eos if eos in served else served[0]
+    if eos is None:
         raise FimError(
             "Neither the model's generation config nor its tokenizer says which token ends a text. Set model.end_token."
         )
-    outside = [token for token in served if tokenizer.convert_ids_to_tokens(token) is None]
+    return eos
+
+
+def _generation_end_ids(tokenizer: PreTrainedTokenizerFast, model: ModelConfig) -> tuple[int, ...]:
+    """What the pretrained model's own generation config stops at; nothing for a model from scratch or without one.
+
+    Raises:
+        FimError: a token that the tokenizer does not have.
+    """
+    if model.name_or_path is None:
+        return ()
+    try:
+        ends = GenerationConfig.from_pretrained(model.name_or_path).eos_token_id
+    except OSError:
+        logger.info("%s has no generation config.", model.name_or_path)
+        return ()
+    ids = () if ends is None else (ends,) if isinstance(ends, int) else tuple(ends)
+    outside = [token for token in ids if tokenizer.convert_ids_to_tokens(token) is None]
     if outside:
         raise FimError(
             f"The generation config of {model.name_or_path} stops at token {outside[0]}, which its tokenizer does not "
             "have. Check that model.tokenizer belongs to the model, or set model.end_token."
         )
-    return (end, *(token for token in served if token != end))
-
-
-def _generation_end_ids(model: ModelConfig) -> tuple[int, ...]:
-    """What the pretrained model's own generation config stops at; nothing for a model from scratch or without one."""
-    if model.name_or_path is None:
-        return ()
-    try:
-        generation = GenerationConfig.from_pretrained(model.name_or_path)
-    except OSError:
-        logger.info("%s has no generation config; its tokenizer says where a text ends.", model.name_or_path)
-        return ()
-    ends = generation.eos_token_id
-    if ends is None:
-        return ()
-    return (ends,) if isinstance(ends, int) else tuple(ends)
+    return ids

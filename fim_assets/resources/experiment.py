@@ -20,7 +20,7 @@ DEFAULT_EXPERIMENT = "configs/demo.yaml"
 
 def default_experiment_path() -> str:
     """$FIM_EXPERIMENT, or the demo."""
-    return os.environ.get("FIM_EXPERIMENT", DEFAULT_EXPERIMENT)
+    return os.environ.get("FIM_EXPERIMENT") or DEFAULT_EXPERIMENT
 
 
 @dataclass(frozen=True)

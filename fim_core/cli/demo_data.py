@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from fim_core.demo.export import write_export
+from fim_core.files import require_free
 
 
 def demo_data(
@@ -15,7 +16,8 @@ def demo_data(
     rows: Annotated[int, typer.Option(min=1, help="Rows to generate.")] = 6000,
     seed: Annotated[int, typer.Option(help="The same seed gives the same file.")] = 7,
 ) -> None:
-    """Write a synthetic export, as a SQL editor with a completion model would log it."""
+    """Write a synthetic export, as a SQL editor with a completion model would log it. Replaces no file."""
+    require_free(output)
     write_export(output, rows=rows, seed=seed)
     typer.echo(f"{rows:,} rows in {output}")
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from fim_core.cli.model import OfExperiment
-from fim_core.config import load_experiment
+from fim_core.config import default_storage, load_experiment
 from fim_core.errors import FimError
 from fim_core.garbage import experiments_in, find_garbage, remove
 from fim_core.store import Store
@@ -46,7 +46,7 @@ def collect(
 ) -> None:
     """Remove versions that no checkpoint, champion or running run refers to. A dry run unless --delete is given."""
     if storage is None:
-        storage = load_experiment(experiment).storage if experiment else Path(os.environ.get("FIM_STORAGE", ".fim"))
+        storage = load_experiment(experiment).storage if experiment else default_storage()
     if not storage.is_dir():
         raise FimError(
             f"There is no folder {storage}. Name the folder of the artifacts with --storage, --experiment or FIM_STORAGE."

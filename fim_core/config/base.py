@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 
 class Section(BaseModel):
@@ -17,6 +17,10 @@ class Section(BaseModel):
 
 Place = Annotated[str, AfterValidator(os.path.expanduser)]
 """A path, or the id of something on a hub; `~` stands for the home folder."""
+
+
+FolderName = Annotated[str, Field(pattern=r"^[^./\\][^/\\]*$", max_length=100)]
+"""A name that a folder gets as well, so it may lead nowhere else."""
 
 
 def closest(name: str, known: Sequence[str]) -> str:

@@ -60,9 +60,10 @@ def checked_section(section: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(f"`{key}` is not passed to DeepSpeed{closest(key, known)} ({', '.join(known)} are)")
     if not isinstance(section.get("zero_optimization", {}), dict):
         raise ValueError("`zero_optimization` is a section, for example {stage: 2}")
-    if zero_stage(section) not in (0, 1, 2, 3):
-        raise ValueError(f"zero_optimization.stage is {zero_stage(section)}; the stages are 0, 1, 2 and 3")
-    if offloads_optimizer(section) and zero_stage(section) == 0:
+    stage = section.get("zero_optimization", {}).get("stage")
+    if stage not in (None, 0, 1, 2, 3):
+        raise ValueError(f"zero_optimization.stage is {stage}; the stages are 0, 1, 2 and 3")
+    if offloads_optimizer(section) and stage == 0:
         raise ValueError("zero_optimization.offload_optimizer needs stage 1, 2 or 3")
     clipping = section.get("gradient_clipping", DEFAULT_CLIPPING)
     if isinstance(clipping, bool) or not isinstance(clipping, int | float) or not 0 <= clipping < math.inf:
@@ -72,9 +73,20 @@ def checked_section(section: dict[str, Any]) -> dict[str, Any]:
     return section | {"gradient_clipping": float(clipping)}
 
 
-def zero_stage(section: Mapping[str, Any]) -> int:
-    """The stage of ZeRO; 1 if the section does not say, as sharded optimizer states cost nothing."""
-    return section.get("zero_optimization", {}).get("stage", 1)
+def zero_stage(section: Mapping[str, Any], *, shards: bool, saved: int | None = None) -> int:
+    """The stage of ZeRO that a run uses: the section's, else that of the state that it resumes, else by its size.
+
+    Args:
+        shards: whether there is something to divide or to keep in other numbers: several ranks, or half precision. If
+            not, ZeRO would only copy all weights and gradients into buffers of its own.
+        saved: stage of the state; states of stage 0 and of others cannot be converted into each other.
+    """
+    asked = section.get("zero_optimization", {}).get("stage")
+    if asked is not None:
+        return int(asked)
+    if saved is not None:
+        return saved
+    return 1 if shards or offloads_optimizer(section) else 0
 
 
 def offloads_optimizer(section: Mapping[str, Any]) -> bool:

@@ -50,6 +50,11 @@ ELSEWHERE = {
 """What to say of options that files of ArcticTraining may hold and that are not done here, or are named otherwise."""
 
 
+def default_storage() -> Path:
+    """$FIM_STORAGE, or .fim in the current folder; an empty variable counts as unset."""
+    return Path(os.environ.get("FIM_STORAGE", "").strip() or ".fim").expanduser()
+
+
 class Experiment(Section):
     """Everything that decides what is trained, on what, and how."""
 
@@ -57,7 +62,7 @@ class Experiment(Section):
     name: str = Field("experiment", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="Default: the file's name.")
     seed: int = Field(42, ge=0, description="Seed of everything random.")
     storage: Path = Field(
-        default_factory=lambda: Path(os.environ.get("FIM_STORAGE", ".fim")),
+        default_factory=default_storage,
         validate_default=True,
         description="Folder of all artifacts. Default: $FIM_STORAGE, or .fim in the current folder.",
     )
@@ -84,7 +89,8 @@ class Experiment(Section):
     deepspeed: dict[str, Any] = Field(
         default_factory=dict,
         validate_default=True,
-        description="Passed to DeepSpeed: zero_optimization, offload, gradient_clipping (default 1.0; 0 is off), …",
+        description="Passed to DeepSpeed: zero_optimization, offload, gradient_clipping (default 1.0; 0 is off), … "
+        "Without zero_optimization.stage: 0 for one rank in fp32, otherwise 1.",
     )
     checkpoint: list[CheckpointConfig] = Field([CheckpointConfig()], description="What is saved, and when.")
     launcher: LauncherConfig = Field(LocalLauncher(), description="Where training processes run.")
@@ -101,10 +107,12 @@ class Experiment(Section):
     notify: NotifyConfig = NotifyConfig()
     metadata: MetadataConfig = MetadataConfig()
 
-    @field_validator("storage")
+    @field_validator("storage", mode="before")
     @classmethod
-    def _at_home(cls, value: Path) -> Path:
-        return value.expanduser()
+    def _at_home(cls, value: Any) -> Any:
+        if isinstance(value, str) and not value.strip():
+            raise ValueError("an empty name is no folder; leave storage out for $FIM_STORAGE, or .fim")
+        return os.path.expanduser(value) if isinstance(value, str) else value
 
     @field_validator("checkpoint", mode="before")
     @classmethod
@@ -118,6 +126,14 @@ class Experiment(Section):
         if value.lr is not None or model is None:
             return value
         return value.model_copy(update={"lr": DEFAULT_LEARNING_RATES[model.trains]})
+
+    @field_validator("checkpoint")
+    @classmethod
+    def _places_of_their_own(cls, value: list[CheckpointConfig]) -> list[CheckpointConfig]:
+        places = [os.path.realpath(entry.output_dir) for entry in value if entry.output_dir]
+        if len(set(places)) < len(places):
+            raise ValueError("two entries have the same output_dir, where each would remove what the other keeps")
+        return value
 
     @field_validator("deepspeed")
     @classmethod

@@ -50,7 +50,9 @@ class ModelConfig(Section):
         None, description="FIM control tokens. Default: the family that the tokenizer holds; if none, they are added."
     )
     end_token: str | None = Field(
-        None, description="Token that ends a completion. Default: what the model's generation config stops at."
+        None,
+        description="Token that training writes at the end of a completion. Default: with chat markup what ends a turn, "
+        "else what the model's family ends a middle with.",
     )
     attn_implementation: Literal["auto", "flash_attention_2", "flash_attention_3", "flex_attention", "sdpa"] = Field(
         "auto", description="Attention kernel. What this machine lacks is replaced by the best it has, with a message."

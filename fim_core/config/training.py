@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, Discriminator, Field, Tag, model_validator
 
-from fim_core.config.base import Place, Section
+from fim_core.config.base import FolderName, Place, Section
 
 DEFAULT_WARMUP_RATIO = 0.05
 
@@ -84,9 +84,9 @@ class CheckpointConfig(Section):
     save_every_n_steps: int | None = Field(None, ge=1, description="Optimizer steps between two saves.")
     save_end_of_training: bool = Field(True, description="Save after the last step.")
     output_dir: Place | None = Field(
-        None, description="For huggingface: also put the weights here, in `step-N` folders."
+        None, description="For huggingface: also put the weights here, into `<experiment>-<version>/step-N`."
     )
-    keep: int = Field(2, ge=1, description="How many of the newest are kept.")
+    keep: int = Field(2, ge=1, description="How many of the newest that the run has saved are kept.")
 
     @model_validator(mode="after")
     def _saves_something(self) -> CheckpointConfig:
@@ -118,15 +118,17 @@ class TrackerConfig(Section):
     """
 
     enable: bool = Field(True, description="Send metrics there.")
-    project: str = Field("fim", description="Project that the run is filed under.")
-    name: str | None = Field(None, description="Name of the run. Default: the experiment's.")
+    project: FolderName = Field("fim", description="Project that the run is filed under.")
+    name: FolderName | None = Field(None, description="Name of the run. Default: the experiment's.")
 
 
 class LoggerConfig(Section):
     """`logger`: what training processes write beside their metrics."""
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("WARNING", description="Lowest level that is written.")
-    output_dir: Place | None = Field(None, description="Folder for one log file a rank. Default: the run's own folder.")
+    output_dir: Place | None = Field(
+        None, description="Folder for the logs: `<experiment>-<version>/rank-N.log`. Default: the run's own folder."
+    )
     print_output_ranks: list[int] | Literal["all"] = Field(
         "all", description="Ranks whose log also reaches the console and the logs of the Dagster run."
     )

@@ -15,7 +15,7 @@ from fim_core.errors import FimError
 from fim_core.evaluation.prefix_cache import PrefixCache, greedy_tokens, why_not_shared
 from fim_core.evaluation.shared_decoding import DecodedRow, decode
 from fim_core.evaluation.vllm_backend import decode_with_vllm
-from fim_core.tokens import load_tokenizer
+from fim_core.tokens import control_ids, load_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -106,22 +106,29 @@ def load_for_inference(checkpoint: Path) -> tuple[PreTrainedModel, PreTrainedTok
     return model.eval(), load_tokenizer(checkpoint)
 
 
-def stop_ids_of(model: PreTrainedModel) -> set[int]:
-    """The tokens that end a completion of this model: those of its generation config.
+def stop_ids_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> set[int]:
+    """The tokens that end a completion of this model: those of its generation config, and every control token.
+
+    A control token is never text at the cursor, so what a model writes after one is not part of the completion.
 
     Raises:
-        FimError: it names none.
+        FimError: the generation config names no end token.
     """
     end = model.generation_config.eos_token_id if model.generation_config else None
     if end is None:
         raise FimError(
             f"{model.name_or_path or 'The model'} names no end token: set eos_token_id in its generation_config.json."
         )
-    return set(end) if isinstance(end, list) else {end}
+    return {*(end if isinstance(end, list) else [end]), *control_ids(tokenizer)}
 
 
 def completion_text(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
-    """The text of a completion: special tokens left out, white space as generated."""
+    """The text of a completion, white space as generated.
+
+    Args:
+        tokenizer: the model's.
+        token_ids: what was generated before the stop token; among these are no control tokens.
+    """
     return str(tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -44,7 +45,7 @@ class Predictor:
         """The model of a checkpoint, ready to generate."""
         model, tokenizer = load_for_inference(folder)
         assert isinstance(tokenizer, PreTrainedTokenizerFast), "load_tokenizer refuses others"
-        return cls(model, tokenizer, stop_ids_of(model), folder, weights=folder)
+        return cls(model, tokenizer, stop_ids_of(model, tokenizer), folder, weights=folder)
 
 
 def predict(
@@ -75,24 +76,39 @@ def predict(
         place: Prediction(
             completion_text(predictor.tokenizer, generation.token_ids),
             generation.stopped,
-            nats if math.isfinite(nats) else math.inf,
-            tokens,
+            loss.nats if math.isfinite(loss.nats) else math.inf,
+            loss.tokens,
+            loss.end_nats if math.isfinite(loss.end_nats) else math.inf,
         )
-        for place, generation, (nats, tokens) in zip(usable, generations, losses, strict=True)
+        for place, generation, loss in zip(usable, generations, losses, strict=True)
     }
     return [made.get(place) for place in range(rows)]
 
 
+class RowLoss(NamedTuple):
+    """The cross entropy of one row's target, in nats.
+
+    Attributes:
+        nats: sum over the target's tokens, the end token included.
+        tokens: how many these are.
+        end_nats: of the end token alone.
+    """
+
+    nats: float
+    tokens: int
+    end_nats: float
+
+
 def cross_entropies(
     model: PreTrainedModel, prompts: Sequence[TokenIds], targets: Sequence[TokenIds], *, max_length: int = 8192
-) -> list[tuple[float, int]]:
-    """Summed cross entropy (nats) of each row's targets after its prompt, and their number.
+) -> list[RowLoss]:
+    """The cross entropy of each row's target after its prompt.
 
     The loss of training, over packs that share prompt prefixes.
 
     Args:
         model: a causal language model.
-        prompts, targets: token ids; no prompt is empty.
+        prompts, targets: token ids; no prompt is empty, and each target ends in the end token.
         max_length: tokens of a pack; a longer row is a pack of its own.
     """
     tokens = [prompt + target for prompt, target in zip(prompts, targets, strict=True)]
@@ -101,15 +117,16 @@ def cross_entropies(
     shares, _ = supports_prefix_tree(model.config)
     longest = max([max_length, *map(len, tokens)])
     plan = plan_packs(rows, strategy="prefix_tree" if shares else "none", max_length=longest, seed=0, epoch=0)
-    results = [(math.nan, 0)] * len(rows)
+    results = [RowLoss(math.nan, 0, math.nan)] * len(rows)
     model.requires_grad_(False)
     with _pack_attention(model, shares), torch.no_grad():
         for pack in plan:
             sums = batch_loss(model, collate([pack], rows).to(model.device))
-            for row, nats, count in zip(
-                pack.rows.tolist(), sums.row_totals.tolist(), sums.row_targets.tolist(), strict=True
-            ):
-                results[row] = (nats, count)
+            # Targets are in the order of the rows, so each row's last one is its end token.
+            end_losses = sums.losses[sums.row_targets.cumsum(0) - 1]
+            figures = (sums.row_totals, sums.row_targets, end_losses)
+            for row, *of_row in zip(pack.rows.tolist(), *(values.tolist() for values in figures), strict=True):
+                results[row] = RowLoss(*of_row)
     return results
 
 

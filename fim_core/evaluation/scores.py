@@ -54,12 +54,14 @@ class Prediction:
         nats: summed cross entropy of the gold completion and its end token, infinite if it is no number; None from
             predictors without a model.
         tokens: how many tokens that sum is over.
+        end_nats: the part of `nats` at the end token.
     """
 
     text: str
     stopped: bool = True
     nats: float | None = None
     tokens: int | None = None
+    end_nats: float | None = None
 
 
 @dataclass
@@ -129,7 +131,17 @@ def _text_measures(row: EvalRow, prediction: Prediction) -> dict[str, Value]:
         "loss_nats": prediction.nats,
         "loss_bits": None if prediction.nats is None else prediction.nats / math.log(2),
         "loss_tokens": prediction.tokens,
+        **_loss_parts(prediction),
     }
+
+
+def _loss_parts(prediction: Prediction) -> dict[str, Value]:
+    """The loss at the end token, and over the completion's own tokens."""
+    nats, end, tokens = prediction.nats, prediction.end_nats, prediction.tokens
+    if nats is None or end is None or tokens is None:
+        return {"loss_end_nats": None, "loss_text_nats": None, "loss_text_tokens": None}
+    text = 0.0 if tokens == 1 else math.inf if math.isinf(nats) else nats - end
+    return {"loss_end_nats": end, "loss_text_nats": text, "loss_text_tokens": tokens - 1}
 
 
 def _sql_measures(gold: CompletedSql, predicted: CompletedSql, ddl: str) -> dict[str, Value]:

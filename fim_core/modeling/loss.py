@@ -12,6 +12,12 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from fim_core.errors import FimError
+from fim_core.modeling.accumulation import (
+    accumulates_in_place,
+    add_product,
+    add_scaled,
+    make_embedding_gradient_sparse,
+)
 from fim_core.modeling.attention import attends_over_packs
 from fim_core.modeling.support import causal_model
 from fim_core.packing import PackedBatch
@@ -34,12 +40,14 @@ class LossSums(NamedTuple):
         row_totals: float32 [rows of the batch], the sum of each row's cross entropies, unweighted, detached; for
             metrics and to name the rows of a loss that is not finite.
         row_targets: int64 [rows of the batch], predicted tokens of each row.
+        losses: float32 [n], the cross entropy of each predicted token, in the order of the batch's targets, detached.
     """
 
     total: torch.Tensor
     weight: torch.Tensor
     row_totals: torch.Tensor
     row_targets: torch.Tensor
+    losses: torch.Tensor
 
 
 class PackedCausalLM(nn.Module):
@@ -50,6 +58,8 @@ class PackedCausalLM(nn.Module):
     Args:
         model: what `build_model` returned.
         reduction, label_smoothing, z_loss, tile_logits: see `batch_loss`.
+        accumulate_in_place: see `batch_loss`; the embeddings hand over sparse gradients then, which autograd adds to
+            their `.grad` in place.
     """
 
     def __init__(
@@ -60,6 +70,7 @@ class PackedCausalLM(nn.Module):
         label_smoothing: float = 0.0,
         z_loss: float = 0.0,
         tile_logits: int = TILE_LOGITS,
+        accumulate_in_place: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
@@ -67,6 +78,9 @@ class PackedCausalLM(nn.Module):
         self.label_smoothing = label_smoothing
         self.z_loss = z_loss
         self.tile_logits = tile_logits
+        self.accumulate_in_place = accumulate_in_place
+        if accumulate_in_place:
+            make_embedding_gradient_sparse(causal_model(model).get_input_embeddings())
 
     def forward(self, batch: PackedBatch) -> LossSums:
         return batch_loss(
@@ -76,6 +90,7 @@ class PackedCausalLM(nn.Module):
             label_smoothing=self.label_smoothing,
             z_loss=self.z_loss,
             tile_logits=self.tile_logits,
+            accumulate_in_place=self.accumulate_in_place,
         )
 
 
@@ -87,6 +102,7 @@ def batch_loss(
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
     tile_logits: int = TILE_LOGITS,
+    accumulate_in_place: bool = False,
 ) -> LossSums:
     """Cross entropy of a packed batch, for training and evaluation alike.
 
@@ -99,6 +115,8 @@ def batch_loss(
         z_loss: weight of log(Z)^2 for each prediction, with Z the softmax's denominator (Chowdhery et al., 2022,
             "PaLM", section 5).
         tile_logits: logits to compute at a time.
+        accumulate_in_place: the backward pass adds the output layer's gradient to its weight's `.grad` directly
+            (`fim_core.modeling.accumulation`), for `backward`; `torch.autograd.grad` would not find it.
 
     Raises:
         FimError: the batch shares prefixes and the model does not attend over packs.
@@ -118,10 +136,11 @@ def batch_loss(
     operands: tuple[torch.Tensor | None, ...] = (hidden, head.weight, head.bias)
     if not torch.is_grad_enabled():  # an autograd function cannot see that, and would compute gradients
         operands = tuple(None if tensor is None else tensor.detach() for tensor in operands)
-    shape = LossShape(logit_scale(causal.config), logit_softcap(causal.config), label_smoothing, z_loss, tile_logits)
+    scale, softcap = logit_scale(causal.config), logit_softcap(causal.config)
+    shape = LossShape(scale, softcap, label_smoothing, z_loss, tile_logits, accumulate_in_place)
     total, losses = TiledCrossEntropy.apply(*operands, batch.targets, position_weights, shape)
     row_totals = torch.zeros(rows, device=losses.device, dtype=losses.dtype).index_add_(0, batch.target_rows, losses)
-    return LossSums(total, weight, row_totals, row_targets)
+    return LossSums(total, weight, row_totals, row_targets, losses)
 
 
 def run_body(causal: PreTrainedModel, batch: PackedBatch) -> torch.Tensor:
@@ -196,7 +215,7 @@ class LossShape(NamedTuple):
 
     Attributes:
         scale, softcap: see `logit_scale` and `logit_softcap`.
-        label_smoothing, z_loss, tile_logits: see `batch_loss`.
+        label_smoothing, z_loss, tile_logits, accumulate_in_place: see `batch_loss`.
     """
 
     scale: float
@@ -204,15 +223,18 @@ class LossShape(NamedTuple):
     label_smoothing: float
     z_loss: float
     tile_logits: int
+    accumulate_in_place: bool = False
 
 
 class TiledCrossEntropy(torch.autograd.Function):
     """Linear output layer and weighted cross entropy in one, a tile of positions at a time.
 
     Each tile's gradients are computed while its logits are at hand, since they only have to be multiplied by the
-    gradient of the sum later on: no logits are kept and none are computed twice. Memory does not grow with
-    positions x vocabulary. (Hsu et al., 2024, "Liger Kernel", section 3.2, do the same on GPUs.)
-    Logits, losses and the sums of gradients are in float32 (float64 for float64 models).
+    gradient of the sum later on: no logits are computed twice. (Hsu et al., 2024, "Liger Kernel", section 3.2, do the
+    same on GPUs.) Logits, losses and sums of gradients are in float32 (float64 for float64 models).
+
+    The gradient of `weight` is a product, (gradient of the logits)^T @ hidden. Until the backward pass either its
+    factors are kept or the product, whichever is smaller, so that memory does not grow with positions x vocabulary.
     """
 
     @staticmethod
@@ -225,16 +247,20 @@ class TiledCrossEntropy(torch.autograd.Function):
         position_weights: torch.Tensor,  # [n]
         shape: LossShape,
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        of_hidden, of_weight, of_bias = ctx.needs_input_grad[:3]
         precise = torch.promote_types(hidden.dtype, torch.float32)
-        losses = torch.zeros(len(targets), device=hidden.device, dtype=precise)
+        (n, size), vocabulary = hidden.shape, weight.shape[0]
+        losses = torch.zeros(n, device=hidden.device, dtype=precise)
         total = torch.zeros((), device=hidden.device, dtype=precise)
-        operands = (hidden, weight, bias)
-        gradients = [
-            torch.zeros(tensor.shape, dtype=precise, device=tensor.device) if needed and tensor is not None else None
-            for needed, tensor in zip(ctx.needs_input_grad[:3], operands, strict=True)
-        ]
-        tile = max(1, shape.tile_logits // weight.shape[0])
-        for begin in range(0, len(targets), tile):
+        grad_hidden = torch.empty(n, size, device=hidden.device, dtype=precise) if of_hidden else None
+        grad_bias = torch.zeros(vocabulary, device=hidden.device, dtype=precise) if of_bias else None
+        grad_weight = grad_logits = None
+        if of_weight and n < size:
+            grad_logits = hidden.new_empty(n, vocabulary)
+        elif of_weight:
+            grad_weight = torch.zeros(weight.shape, device=hidden.device, dtype=precise)
+        tile = max(1, shape.tile_logits // vocabulary)
+        for begin in range(0, n, tile):
             here = slice(begin, begin + tile)
             states = hidden[here]
             logits = nn.functional.linear(states, weight, bias).to(precise)
@@ -243,25 +269,54 @@ class TiledCrossEntropy(torch.autograd.Function):
                 logits, targets[here, None], of_position, shape, with_gradient=any(ctx.needs_input_grad)
             )
             total += tile_total
-            if gradients[2] is not None:
-                gradients[2] += grad.sum(dim=0)
+            if grad_bias is not None:
+                grad_bias += grad.sum(dim=0)
             grad = grad.to(weight.dtype)
-            if gradients[0] is not None:
-                gradients[0][here] = grad @ weight
-            if gradients[1] is not None:
-                gradients[1].addmm_(grad.T, states) if precise == weight.dtype else gradients[1].add_(grad.T @ states)
-        ctx.save_for_backward(*gradients)
-        ctx.dtypes = [None if tensor is None else tensor.dtype for tensor in operands]
+            if grad_hidden is not None:
+                grad_hidden[here] = grad @ weight
+            if grad_logits is not None:
+                grad_logits[here] = grad
+            elif grad_weight is not None:
+                grad_weight.addmm_(grad.T, states) if precise == weight.dtype else grad_weight.add_(grad.T @ states)
+        ctx.save_for_backward(grad_hidden, grad_bias, grad_logits, hidden if grad_logits is not None else None)
+        # The product is overwritten in the backward pass, so it is kept where it can be taken away.
+        ctx.grad_weight, ctx.weight, ctx.in_place = grad_weight, weight, shape.accumulate_in_place
+        ctx.dtypes = hidden.dtype, weight.dtype, None if bias is None else bias.dtype
         ctx.mark_non_differentiable(losses)
         return total, losses
 
     @staticmethod
     def backward(ctx: Any, grad_total: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        scaled = [
-            None if gradient is None else gradient.mul_(grad_total).to(dtype)
-            for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
-        ]
-        return (*scaled, None, None, None)
+        grad_hidden, grad_bias, grad_logits, hidden = ctx.saved_tensors
+        of_hidden, of_weight, of_bias = ctx.needs_input_grad[:3]
+        results: list[torch.Tensor | None] = [None, None, None]
+        if of_hidden:
+            results[0] = (grad_hidden * grad_total).to(ctx.dtypes[0])
+        if of_weight:
+            results[1] = _grad_weight(ctx, grad_logits, hidden, grad_total)
+        if of_bias:
+            results[2] = (grad_bias * grad_total).to(ctx.dtypes[2])
+        return (*results, None, None, None)
+
+
+def _grad_weight(
+    ctx: Any, grad_logits: torch.Tensor | None, hidden: torch.Tensor | None, grad_total: torch.Tensor
+) -> torch.Tensor:
+    """The gradient of the output layer's weight, from its factors if they were kept, or added to `.grad` already."""
+    weight: torch.Tensor = ctx.weight
+    in_place = ctx.in_place and accumulates_in_place(weight)
+    if grad_logits is not None:
+        assert hidden is not None
+        if in_place:
+            return add_product(weight, grad_logits.T, hidden, grad_total)
+        product = (grad_logits.T @ hidden).to(grad_total.dtype)
+    else:
+        product, ctx.grad_weight = ctx.grad_weight, None
+        if product is None:
+            raise RuntimeError("The output layer's gradient can be computed once: retain_graph is not supported here.")
+        if in_place:
+            return add_scaled(weight, product, grad_total)
+    return product.mul_(grad_total).to(ctx.dtypes[1])
 
 
 def _tile_loss(

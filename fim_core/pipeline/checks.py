@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +16,8 @@ from fim_core.pipeline.code import code_version
 from fim_core.quality.run import CheckResult, run_checks
 from fim_core.store import Artifact, Store, digest
 
+_log = logging.getLogger(__name__)
+
 
 def run_artifact_checks(artifact: Artifact, experiment: Experiment, store: Store) -> list[CheckResult]:
     """The results of an artifact's checks under an experiment's thresholds.
@@ -25,17 +28,30 @@ def run_artifact_checks(artifact: Artifact, experiment: Experiment, store: Store
     overrides = {name: override.model_dump(mode="json") for name, override in sorted(experiment.checks.items())}
     key = digest({"overrides": overrides, "code": code_version("quality")})
     remembered = store.root / "checks" / artifact.asset / f"{artifact.version}-{key}.json"
-    if remembered.is_file():
-        return [CheckResult(**entry) for entry in json.loads(remembered.read_text(encoding="utf-8"))]
+    if (results := _remembered(remembered)) is not None:
+        return results
     results = run_checks(artifact.asset, tables_of(artifact, store), _parameters(artifact, store), experiment.checks)
     _remember(results, remembered, artifact, store)
     return results
 
 
+def _remembered(place: Path) -> list[CheckResult] | None:
+    """What was kept in a file; None where there is none, or where it is damaged and the checks have to run again."""
+    try:
+        return [CheckResult(**entry) for entry in json.loads(place.read_text(encoding="utf-8"))]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError) as error:
+        _log.warning("%s is damaged, so the checks run again: %s", place, error)
+        return None
+
+
 def _remember(results: Sequence[CheckResult], place: Path, artifact: Artifact, store: Store) -> None:
-    with store.full_disk_told(artifact.asset), replacing(place) as scratch:
-        scratch.write_text(json.dumps([asdict(result) for result in results]), encoding="utf-8")
-        flush(scratch)
+    with store.full_disk_told(artifact.asset):
+        store.folder("checks", artifact.asset)
+        with replacing(place) as scratch:
+            scratch.write_text(json.dumps([asdict(result) for result in results]), encoding="utf-8")
+            flush(scratch)
 
 
 def blocking_failures(results: Sequence[CheckResult]) -> list[CheckResult]:
@@ -92,7 +108,7 @@ def _parameters(artifact: Artifact, store: Store) -> dict[str, Any]:
     if artifact.asset == "tokenized_dataset":
         prompts = _input(artifact, store, "fim_prompts")
         return {
-            "end_ids": _tokens(prompts)["end_ids"],
+            "end_id": _tokens(prompts)["end_id"],
             "vocab_size": prompts.counts["vocab_size"],
             "max_length": config["data"]["max_length"],
             "mask_inputs": config["data"]["mask_inputs"],

@@ -147,6 +147,7 @@ fim_prompts = Stage(
         "template.py",
         "templates",
         "tokens.py",
+        "families.py",
         "records/schema.py",
         "records/parse.py",
         "records/repair.py",
@@ -183,7 +184,7 @@ def _build_tokens(build: Build) -> dict[str, Any]:
 tokenized_dataset = Stage(
     asset="tokenized_dataset",
     upstream=("fim_prompts",),
-    code=("tokenization", "packing", "tokens.py", "parallel.py", "batches.py", "parts.py"),
+    code=("tokenization", "packing", "tokens.py", "families.py", "parallel.py", "batches.py", "parts.py"),
     options=_token_options,
     build=_build_tokens,
 )

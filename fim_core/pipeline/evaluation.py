@@ -71,7 +71,7 @@ def _untrained(build: Build) -> dict[str, PreTrainedModel]:
 evaluation_report = Stage(
     asset="evaluation_report",
     upstream=("raw_completions", "fim_prompts", "tokenized_dataset", "trained_checkpoint"),
-    code=("evaluation",),
+    code=("evaluation", "tokens.py", "families.py"),
     options=_report_options,
     outside=_champion_input,
     build=_build_report,
@@ -178,6 +178,7 @@ def withdrawn(store: Store, experiment: str) -> set[str]:
 
 
 def _write_withdrawn(store: Store, experiment: str, checkpoints: set[str]) -> None:
+    store.folder("champion_model", _WITHDRAWN)
     write_json(withdrawn_file(store, experiment), sorted(checkpoints))
 
 

@@ -133,7 +133,7 @@ def run_stage(
                 draft.path,
                 lambda: store.work_folder(stage.asset, version),
                 on_event,
-                Parts(store.root / PARTS / stage.asset, digest({**identity, "inputs": outside}), renew=force),
+                Parts(store.folder(PARTS, stage.asset), digest({**identity, "inputs": outside}), renew=force),
                 start,
             )
             draft.counts.update(stage.build(build))

@@ -11,13 +11,14 @@ from transformers import PreTrainedTokenizerFast
 
 from fim_core.config import DataConfig, ModelConfig
 from fim_core.errors import FimError
+from fim_core.families import SUFFIX_FIRST
 from fim_core.prompts.guard import ControlTokenGuard
-from fim_core.prompts.markup import ChatMarkup
+from fim_core.prompts.markup import ChatMarkup, turn_end
 from fim_core.prompts.secrets import mask_secrets
 from fim_core.records.schema import Completion, Reason, Rejection
 from fim_core.template import FIELDS, SECTIONS, load_template
 from fim_core.tokenization.encoder import TextEncoder
-from fim_core.tokens import SUFFIX_FIRST, control_tokens, resolve_fim_tokens
+from fim_core.tokens import control_tokens, resolve_fim_tokens
 
 _TEXTS = tuple(field.name for field in fields(Completion) if field.name.upper() in FIELDS)
 
@@ -72,6 +73,9 @@ class PromptBuilder:
 
     Tokens that the model's family lacks are added to `tokenizer`.
 
+    Args:
+        chat_rows: rows with chat markup come along, whatever the template; completions then end as a turn does.
+
     Attributes:
         tokens: the control tokens in use.
         notice: which markup is used, in one sentence.
@@ -80,15 +84,18 @@ class PromptBuilder:
         FimError: the template has a mistake or names control tokens, or the options do not fit the tokenizer.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, model: ModelConfig, data: DataConfig) -> None:
-        self.tokens = resolve_fim_tokens(tokenizer, model)
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerFast, model: ModelConfig, data: DataConfig, *, chat_rows: bool = False
+    ) -> None:
+        self.template = load_template(template_in_use(data, tokenizer))
+        has_markup = bool(tokenizer.chat_template)
+        is_chat = has_markup and (self.template.is_chat or chat_rows)
+        self.tokens = resolve_fim_tokens(tokenizer, model, turn_end=turn_end(tokenizer) if is_chat else None)
         if self.tokens.family in SUFFIX_FIRST and data.fim_order == "psm":
             raise FimError(f"Models of the {self.tokens.family} family read the suffix first. Set data.fim_order: spm.")
         self.data = data
         self.tokenizer = tokenizer
         self.guard = ControlTokenGuard(control_tokens(tokenizer))
-        self.template = load_template(template_in_use(data, tokenizer))
-        has_markup = bool(tokenizer.chat_template)
         self.template.refuse_control_tokens(control_tokens(tokenizer))
         self._markup = (
             ChatMarkup(tokenizer, system="system" in self.template.sections)

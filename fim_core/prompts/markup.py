@@ -13,12 +13,13 @@ from transformers import PreTrainedTokenizerFast
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from fim_core.errors import FimError
+from fim_core.tokens import control_pattern, control_tokens
 
 # Some chat templates write today's date when nobody gives one. A fixed one keeps training and serving the same.
 _DATE = "01 Jan 2025"
 
-# What stands for a turn's text while the constant parts are found: nothing that a template would look for.
-_SYSTEM, _USER = "\ufdd0system\ufdd1", "\ufdd0user\ufdd1"
+# The text of a turn while the markup around it is looked for: nothing that a template would look for.
+_SYSTEM, _USER, _ASSISTANT = "\ufdd0system\ufdd1", "\ufdd0user\ufdd1", "\ufdd0assistant\ufdd1"
 
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
@@ -61,6 +62,20 @@ def assistant_spans(
     # Annotated as text, but a pair: the rendered conversations, and the spans of each.
     rendered: Any = render_jinja_template([list(messages)], None, None, template, True, **variables)
     return [(int(start), int(end)) for start, end in rendered[1][0]]
+
+
+def turn_end(tokenizer: PreTrainedTokenizerFast) -> str | None:
+    """The control token that closes the assistant's turn in the tokenizer's chat markup.
+
+    The tokenizer's end-of-sequence token where the template shows none; None where there is neither.
+    """
+    turns = [{"role": "user", "content": _USER}, {"role": "assistant", "content": _ASSISTANT}]
+    try:
+        _, _, after = render_chat(tokenizer, turns, open_turn=False).rpartition(_ASSISTANT)
+    except TemplateError:
+        after = ""
+    closing = control_pattern(control_tokens(tokenizer)).search(after)
+    return closing[0] if closing else tokenizer.eos_token
 
 
 @dataclass(frozen=True)

@@ -135,7 +135,7 @@ def write_fim_prompts(
     Raises:
         FimError: a mistake in the template or the options.
     """
-    builder = PromptBuilder(tokenizer, model, data)
+    builder = PromptBuilder(tokenizer, model, data, chat_rows=_has_chat_rows(raw))
     output.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(output / TOKENIZER)
     (output / TOKENS).write_text(
@@ -318,6 +318,12 @@ def _write_with_split(rendered: Path, output: Path, groups: np.ndarray, is_eval:
             names = pa.array([f"{group:016x}" for group in groups[position:end].tolist()], pa.string())
             writer.write(pa.record_batch([*batch.columns, split, names], schema=PROMPTS_SCHEMA))
             position = end
+
+
+def _has_chat_rows(raw: Path) -> bool:
+    """Whether some rows get chat markup whatever the template: conversations and questions."""
+    types = pq.read_table(raw, columns=["source_type"], read_dictionary=["source_type"]).column("source_type")
+    return not {"messages", "prompt_response"}.isdisjoint(types.unique().to_pylist())
 
 
 def _group_column(schema: pa.Schema, group_by: str) -> str | None:

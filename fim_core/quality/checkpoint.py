@@ -93,7 +93,7 @@ def loss_fell(evidence: Evidence) -> Finding:
 
 
 def has_end_token(evidence: Evidence) -> Finding:
-    """Whether generation stops at the token that rows end in."""
+    """Whether generation stops at every token that ends a completion."""
     path = evidence.tables["checkpoint"] / "generation_config.json"
     if not path.is_file():
         return Finding(1, 1, note="There is no generation_config.json.")
@@ -112,5 +112,5 @@ CHECKS = (
     _check("finite_weights", "No weight is NaN or infinite.", finite_weights),
     _check("loads", "AutoModelForCausalLM loads the checkpoint with every tensor in its place.", loads),
     _check("loss_fell", "The held-out loss is lower after training than before.", loss_fell),
-    _check("has_end_token", "Generation stops at the token that training rows end in.", has_end_token),
+    _check("has_end_token", "Generation stops at every token that ends a completion.", has_end_token),
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Literal, Self
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from fim_core.config import Experiment
+from fim_core.config import Experiment, default_storage
 from fim_core.errors import FimError
 from fim_core.evaluation.generate import load_for_inference, stop_ids_of
 from fim_core.evaluation.prefix_cache import PrefixCache, greedy_tokens
@@ -46,7 +45,7 @@ class Completer:
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, builder: PromptBuilder) -> None:
         self._tokenizer = tokenizer
         self._builder = builder
-        self._stop_ids = stop_ids_of(model)
+        self._stop_ids = stop_ids_of(model, tokenizer)
         self._cache = PrefixCache(model)
         self.context_length: int | None = getattr(model.config, "max_position_embeddings", None)
         """Tokens of the longest prompt and completion together; None: no limit known."""
@@ -121,7 +120,7 @@ def default_checkpoint(experiment: Experiment | None = None) -> Path:
     if experiment is not None:
         store, name = Store(experiment.storage), experiment.name
     else:
-        store, name = Store(os.environ.get("FIM_STORAGE", ".fim")), None
+        store, name = Store(default_storage()), None
         names = {checkpoint.manifest["experiment"] for checkpoint in store.versions("trained_checkpoint")}
         if not names:
             raise FimError(

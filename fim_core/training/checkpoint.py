@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import random
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -37,6 +38,9 @@ logger = logging.getLogger(__name__)
 
 MARKER = "state.json"
 DEEPSPEED_TAG = "deepspeed"
+
+_STATE = re.compile(r"step-\d+")
+_LEFTOVER = re.compile(r"\.step-\d+-(?:unfinished|universal)")
 
 # What DeepSpeed pickles into its states beside tensors and plain values. Nothing else is loaded: the ranks run with
 # TORCH_FORCE_WEIGHTS_ONLY_LOAD, see main.py.
@@ -77,11 +81,11 @@ def newest_state(folder: Path, fingerprint: str) -> State | None:
     states = _states(folder)
     if not states:
         return None
-    content = json.loads((states[-1] / MARKER).read_text(encoding="utf-8"))
-    state = State(path=states[-1], **content)
-    if state.fingerprint != fingerprint:
-        raise FimError(f"{state.path} was saved with other options or other data. Remove {folder} to start anew.")
-    return state
+    if states[-1].fingerprint != fingerprint:
+        raise FimError(
+            f"{states[-1].path} was saved with other options or other data. Remove {folder} to start from the beginning."
+        )
+    return states[-1]
 
 
 def save_state(
@@ -91,12 +95,22 @@ def save_state(
 
     Args:
         progress: of the run, JSON-serialisable, with its `position`.
-        keep: older states beyond so many are removed.
+        keep: older states of the run beyond so many are removed.
+
+    Raises:
+        FimError: something that is not a state of this run is in its place.
     """
-    position = Position(**progress["position"])
-    final, beside = folder / f"step-{position.step}", folder / f".step-{position.step}"
+    step = Position(**progress["position"]).step
+    final, beside = folder / f"step-{step}", folder / f".step-{step}-unfinished"
     if ranks.is_first:
-        shutil.rmtree(beside, ignore_errors=True)
+        own = [state.path for state in _states(folder) if state.fingerprint == fingerprint]
+        if os.path.lexists(final) and final not in own:
+            raise FimError(
+                f"{final} is not a state that this run has saved, so it is not replaced. Move it away; training resumes "
+                "from the newest state."
+            )
+        if os.path.lexists(beside):
+            shutil.rmtree(beside)
         beside.mkdir(parents=True)
     ranks.barrier()
     engine.save_checkpoint(str(beside), tag=DEEPSPEED_TAG, save_latest=False)
@@ -107,7 +121,7 @@ def save_state(
         state = State(beside, fingerprint, ranks.world_size, stage, threads, progress)
         write_json(beside / MARKER, {key: value for key, value in asdict(state).items() if key != "path"})
         publish_folder(beside, final)
-        for old in _states(folder)[:-keep]:
+        for old in _outdated(folder, fingerprint, step, keep):
             shutil.rmtree(old)
     ranks.barrier()
     return final
@@ -198,21 +212,50 @@ def _load(engine: DeepSpeedEngine, folder: Path) -> None:
 def remove_leftovers(folder: Path) -> None:
     """Remove what a kill left half written."""
     for leftover in folder.glob(".step-*"):
-        shutil.rmtree(leftover)
+        if _LEFTOVER.fullmatch(leftover.name) and leftover.is_dir() and not leftover.is_symlink():
+            shutil.rmtree(leftover)
 
 
 def publish_folder(beside: Path, final: Path) -> None:
-    """Flush a folder to disk and rename it into place, where it replaces an older one."""
+    """Flush a folder to disk and rename it into place, where it replaces an older one.
+
+    Args:
+        final: free, or known to hold what the caller has put there before.
+    """
     flush_tree(beside)
-    if final.exists():
+    if os.path.lexists(final):
         shutil.rmtree(final)
     os.rename(beside, final)
     flush(final.parent)
 
 
-def _states(folder: Path) -> list[Path]:
-    whole = [path for path in folder.glob("step-*") if (path / MARKER).is_file()]
-    return sorted(whole, key=lambda path: int(path.name.removeprefix("step-")))
+def _states(folder: Path) -> list[State]:
+    """The states in a folder, in the order of their steps. Whatever else is there is passed over."""
+    found = [state for path in folder.glob("step-*") if (state := _read_state(path)) is not None]
+    return sorted(found, key=lambda state: state.position.step)
+
+
+def _read_state(folder: Path) -> State | None:
+    """The state in a folder; None where there is none, or its marker is damaged."""
+    place = folder / MARKER
+    if not _STATE.fullmatch(folder.name) or folder.is_symlink() or not place.is_file():
+        return None
+    try:
+        state = State(path=folder, **json.loads(place.read_text(encoding="utf-8")))
+        step = state.position.step
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        logger.warning("%s is damaged, so this state is not used: %s", place, error)
+        return None
+    return state if folder.name == f"step-{step}" else None
+
+
+def _outdated(folder: Path, fingerprint: str, step: int, keep: int) -> list[Path]:
+    """The states of a run that go once `step` is saved: those beyond the newest `keep`, and those after `step`, which an
+    attempt saved that did not go on from there."""
+    own = [state for state in _states(folder) if state.fingerprint == fingerprint]
+    before = [state for state in own if state.position.step <= step]
+    after = [state for state in own if state.position.step > step]
+    return [state.path for state in before[:-keep] + after]
 
 
 def _random_state(device: torch.device) -> dict[str, Any]:

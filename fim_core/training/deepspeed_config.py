@@ -12,18 +12,21 @@ from fim_core.config.deepspeed import zero_stage
 from fim_core.errors import FimError
 
 
-def deepspeed_config(experiment: Experiment, *, world_size: int, dtype: torch.dtype) -> dict[str, Any]:
+def deepspeed_config(
+    experiment: Experiment, *, world_size: int, dtype: torch.dtype, saved_stage: int | None = None
+) -> dict[str, Any]:
     """The whole configuration for deepspeed.initialize.
 
     Args:
         world_size: ranks over all machines.
         dtype: what the model computes in.
+        saved_stage: ZeRO stage of the state that is resumed, None without one.
 
     Raises:
         FimError: numbers that the device cannot compute in.
     """
     section = experiment.deepspeed
-    stage = zero_stage(section)
+    stage = zero_stage(section, shards=world_size > 1 or dtype != torch.float32, saved=saved_stage)
     if dtype == torch.float16 and not get_accelerator().is_fp16_supported():
         raise FimError("model.dtype is fp16, which this device cannot train in. Use fp32, or bf16 on a GPU.")
     accumulation = experiment.gradient_accumulation_steps

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from deepspeed import DeepSpeedEngine
 
+from fim_core.config.training import CheckpointConfig
 from fim_core.errors import FimError
 from fim_core.modeling.flops import batch_operations
 from fim_core.modeling.loss import LossSums
@@ -21,6 +22,7 @@ from fim_core.training.events import log_eval, log_step, open_log
 from fim_core.training.export import export_model, export_step
 from fim_core.training.job import TrainResult
 from fim_core.training.setup import EVAL_PLAN, Run
+from fim_core.training.step_exports import StepExports
 from fim_core.training.steps import Step, micro_batches, row_weights, steps
 from fim_core.training.trackers import EventLog
 
@@ -183,7 +185,7 @@ def save(run: Run, step: Step, progress: Progress, log: EventLog | None, *, last
     """Save what is due after this step."""
     run.beat()
     if run.save_plan.state_due(step, last):
-        path = save_state(
+        save_state(
             run.job.work.states,
             run.engine,
             run.ranks,
@@ -192,12 +194,25 @@ def save(run: Run, step: Step, progress: Progress, log: EventLog | None, *, last
             keep=run.save_plan.keep,
         )
         if log is not None:
-            log.write("checkpoint", step.position.step, type="deepspeed", path=str(path))
+            log.write("checkpoint", step.position.step, type="deepspeed")
     for entry in run.save_plan.exports_due(step, last):
-        path = export_step(run.job, run.engine, run.tokenizer, run.ranks, entry, step.position.step)
-        if log is not None:
-            log.write("checkpoint", step.position.step, type="huggingface", path=str(path))
+        save_export(run, entry, step.position.step, log)
     run.beat()
+
+
+def save_export(run: Run, entry: CheckpointConfig, step: int, log: EventLog | None) -> None:
+    """Put the weights of a step into an entry's `output_dir`, and remove those that are too many there.
+
+    The log names each export by its path below `output_dir`, and says that one goes before it does.
+    """
+    exports = StepExports(entry, run.job, run.fingerprint)
+    export_step(run.job, run.engine, run.tokenizer, run.ranks, exports, step)
+    if log is None:
+        return
+    log.write("checkpoint", step, type="huggingface", path=f"{run.job.run_name}/step-{step}")
+    for old in exports.surplus():
+        log.write("removed", step, path=f"{run.job.run_name}/{old.name}")
+        exports.remove(old)
 
 
 def finish(run: Run, progress: Progress) -> TrainResult:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,6 @@ from deepspeed import DeepSpeedEngine, zero
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from fim_core.config.training import CheckpointConfig
 from fim_core.files import write_json
 from fim_core.modeling.load import build_model, checkpoint_dtype, training_dtype
 from fim_core.modeling.save import save_model
@@ -23,6 +23,7 @@ from fim_core.training.checkpoint import publish_folder
 from fim_core.training.distributed import Ranks
 from fim_core.training.job import Job, TrainResult
 from fim_core.training.schedule import warmup_steps
+from fim_core.training.step_exports import StepExports
 
 SERVING_SETTINGS = "fim.json"
 """What serving needs to build prompts as training did: the `data` and `model` sections, and the control tokens."""
@@ -66,6 +67,8 @@ def export_model(
 ) -> None:
     """Write the final model with its card; to be called on all ranks."""
     beside = job.work.model.with_name(f".{job.work.model.name}")
+    if ranks.is_first and os.path.lexists(beside):
+        shutil.rmtree(beside)
     _write_weights(job, engine, tokenizer, ranks, beside)
     if ranks.is_first:
         (beside / "README.md").write_text(model_card(job, result), encoding="utf-8")
@@ -77,19 +80,18 @@ def export_step(
     engine: DeepSpeedEngine,
     tokenizer: PreTrainedTokenizerFast,
     ranks: Ranks,
-    entry: CheckpointConfig,
+    exports: StepExports,
     step: int,
-) -> Path:
-    """Write the weights of a step into the `output_dir` of a `checkpoint` entry; to be called on all ranks."""
-    folder = Path(str(entry.output_dir)).absolute()
-    final, beside = folder / f"step-{step}", folder / f".step-{step}"
-    _write_weights(job, engine, tokenizer, ranks, beside)
+) -> None:
+    """Write the weights of a step into the `output_dir` of a `checkpoint` entry; to be called on all ranks.
+
+    Raises:
+        FimError: something else is in their place.
+    """
+    scratch = exports.begin(step) if ranks.is_first else exports.folder
+    _write_weights(job, engine, tokenizer, ranks, scratch)
     if ranks.is_first:
-        publish_folder(beside, final)
-        kept = sorted(folder.glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
-        for old in kept[: -entry.keep]:
-            shutil.rmtree(old)
-    return final
+        exports.publish(step)
 
 
 def _write_weights(
@@ -103,7 +105,6 @@ def _write_weights(
         # Partitioned parameters are hollow; a model of its own takes their place.
         model = build_for(job, tokenizer, torch.device("cpu"))
         model.load_state_dict(gathered)
-    shutil.rmtree(folder, ignore_errors=True)
     tokens = fim_tokens_of(job)
     save_model(model, tokenizer, tokens.end_ids, folder, dtype=checkpoint_dtype(job.experiment.model))
     sections = job.experiment.model_dump(mode="json", include={"data", "model"})

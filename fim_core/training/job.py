@@ -109,10 +109,15 @@ class Job:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def run_name(self) -> str:
+        """Name of the run's own folder in places that the experiment names: `<experiment>-<version>`."""
+        return f"{self.experiment.name}-{self.work.root.name}"
+
+    @property
     def log_folder(self) -> Path:
         """Where ranks write their logs."""
         chosen = self.experiment.logger.output_dir
-        return Path(chosen).absolute() if chosen else self.work.logs
+        return Path(chosen).absolute() / self.run_name if chosen else self.work.logs
 
     def write(self) -> Path:
         """Store the job where the ranks find it; returns the path."""

@@ -22,6 +22,7 @@ from fim_core.training.progress import progress_bar
 from fim_core.training.ranks import HostfileRanks, LocalRanks, RunningRanks, Start
 from fim_core.training.watch import POLL_SECONDS, OnEvent, follow
 
+LOCK = "lock"
 LOCK_SECONDS = 20.0
 MASTER_PORT = 29500
 BACKEND_PROGRAMS = {"pdsh": "pdsh", "slurm": "sinfo", "openmpi": "ompi_info"}
@@ -53,9 +54,10 @@ def launch(
         start: starts the ranks where the experiment's `launcher` says. Default: `start_ranks`.
 
     Raises:
-        FimError: the mistake that a rank found, in its words.
+        FimError: the mistake that a rank found, in its words; or `work` holds something else.
         TrainingFailed: a rank broke down, was killed, hung, or ran out of time.
     """
+    require_work_folder(work)
     with exclusive(Work(work.absolute())) as lock:
         job = prepare_job(experiment, dataset, tokenizer, work, provenance)
         with progress_bar(experiment.name) as show:
@@ -71,6 +73,22 @@ def launch(
             finally:
                 ranks.end()
         return TrainResult.read(job.work.result)
+
+
+def require_work_folder(folder: Path) -> None:
+    """Go on if a folder is free, or that of a training run.
+
+    Raises:
+        FimError: it holds something else.
+    """
+    work = Work(folder)
+    holds = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    # A kill may have left a job file half written.
+    foreign = [name for name in holds if name != LOCK and not name.startswith(f".{work.job.name}-")]
+    if foreign and not work.job.is_file():
+        raise FimError(
+            f"{folder} holds files, but no training run: {work.job.name} is missing. Give training a folder of its own."
+        )
 
 
 def start_ranks(job: Job, lock: int) -> RunningRanks:
@@ -202,7 +220,7 @@ def _cores() -> int:
 
 
 @contextmanager
-def exclusive(work: Work, name: str = "lock", seconds: float | None = None) -> Iterator[int]:
+def exclusive(work: Work, name: str = LOCK, seconds: float | None = None) -> Iterator[int]:
     """Hold a lock of the work folder; yields its descriptor. The ranks inherit it, so that it is free only once the
     last rank of an earlier attempt is gone, whatever became of that attempt's launcher.
 

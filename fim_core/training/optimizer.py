@@ -13,6 +13,9 @@ from torch import nn
 from fim_core.config import Experiment
 from fim_core.config.deepspeed import offloads_optimizer
 
+_BUILDS = "fim_assets"
+"""Folder below torch's for extensions in which this package compiles."""
+
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Trainable parameters in two groups: matrices, which decay, and norms and biases, which do not."""
@@ -41,14 +44,19 @@ def compile_cpu_adam() -> None:
     """Compile DeepSpeed's CPU Adam if this machine has not yet; takes about a minute.
 
     torch marks a compilation under way by a file, which stays behind when a process is killed and would be waited for
-    forever. All ranks compile under a lock that the kernel frees, so a mark that is found under the lock is stale.
+    forever. All ranks compile in a folder of this package's own, under a lock that the kernel frees, so a mark that is
+    found under the lock is stale.
     """
     from deepspeed.ops.op_builder import CPUAdamBuilder
     from torch.utils.cpp_extension import get_default_build_root
 
     root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
+    if root.name != _BUILDS:
+        root = root / _BUILDS
     root.mkdir(parents=True, exist_ok=True)
-    with (root / f"{CPUAdamBuilder.NAME}.fim-lock").open("w") as lock:
+    # DeepSpeed asks for the operator again when the optimizer is made, and has to find it in the same place.
+    os.environ["TORCH_EXTENSIONS_DIR"] = str(root)
+    with (root / "compiling").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for mark in (*root.glob(f"{CPUAdamBuilder.NAME}/lock"), *root.glob(f"*/{CPUAdamBuilder.NAME}/lock")):
             mark.unlink()

@@ -15,7 +15,7 @@ from peft import PeftModel
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from fim_core.config import Experiment
-from fim_core.config.deepspeed import offloads_optimizer, zero_stage
+from fim_core.config.deepspeed import offloads_optimizer
 from fim_core.errors import FimError
 from fim_core.modeling.flops import training_cost
 from fim_core.modeling.load import enable_activation_checkpointing, training_dtype
@@ -37,6 +37,7 @@ from fim_core.training.metrics import Peak, peak_of
 from fim_core.training.optimizer import build_optimizer
 from fim_core.training.plans import Plans
 from fim_core.training.schedule import build_scheduler
+from fim_core.training.step_exports import StepExports
 from fim_core.training.steps import Sharding, count_steps
 
 logger = logging.getLogger(__name__)
@@ -85,20 +86,27 @@ def setup(job: Job, ranks: Ranks) -> Run:
     """Load data and model, plan all packs, start DeepSpeed, and go to where the newest state stands.
 
     Raises:
-        FimError: nothing to train on; an option that cannot be honoured; a state of another experiment.
+        FimError: nothing to train on; an option that cannot be honoured; a state of another experiment; an
+            `output_dir` that holds what another run wrote.
     """
     experiment, work = job.experiment, job.work
     save_plan = SavePlan.of(experiment)
     dtype = training_dtype(experiment.model, ranks.device)
-    config = deepspeed_config(experiment, world_size=ranks.world_size, dtype=dtype)
 
     tokenizer = load_tokenizer(job.tokenizer)
     train_rows, eval_rows = load_rows(job.dataset, "train"), load_rows(job.dataset, "eval")
     if not train_rows.targets_per_row.any():
         raise FimError(f"The training split of {job.dataset} has no position to train on. Look at the rejected rows.")
 
+    fingerprint = fingerprint_of(experiment, train_rows, eval_rows)
+    state = newest_state(work.states, fingerprint)
+    start = Progress() if state is None else Progress.from_json(state.progress)
+    saved_stage = None if state is None else state.stage
+    config = deepspeed_config(experiment, world_size=ranks.world_size, dtype=dtype, saved_stage=saved_stage)
+    stage = config["zero_optimization"]["stage"]
+
     seed_everything(experiment.seed)
-    model = build_for(job, tokenizer, ranks.device, partition=config if zero_stage(experiment.deepspeed) == 3 else None)
+    model = build_for(job, tokenizer, ranks.device, partition=config if stage == 3 else None)
     packing, notices = choose_packing(experiment, model)
     notices += beyond_context(int(train_rows.lengths.max()), model.config)
     cost = training_cost(model)
@@ -107,15 +115,14 @@ def setup(job: Job, ranks: Ranks) -> Run:
         offload = experiment.activation_checkpoint_cpu_offload and ranks.device.type != "cpu"
         enable_activation_checkpointing(model, offload=offload)
 
-    fingerprint = fingerprint_of(experiment, train_rows, eval_rows)
-    state = newest_state(work.states, fingerprint)
-    start = Progress() if state is None else Progress.from_json(state.progress)
     sharding = Sharding(
         ranks.world_size, ranks.rank, experiment.gradient_accumulation_steps, experiment.micro_batch_size
     )
     plans = Plans(work.packs)
     if ranks.is_first:
         remove_leftovers(work.states)
+        for entry in save_plan.exports:
+            StepExports(entry, job, fingerprint).require_own()
         make_plans(plans, experiment, packing, cost, train_rows, eval_rows)
         work.heartbeat.touch()
     ranks.barrier()
@@ -123,7 +130,7 @@ def setup(job: Job, ranks: Ranks) -> Run:
         lambda epoch: plans.packs(f"epoch-{epoch}"), sharding, start.position, experiment.epochs, experiment.max_steps
     )
 
-    if state is not None and must_convert(state, ranks.world_size, zero_stage(experiment.deepspeed)):
+    if state is not None and must_convert(state, ranks.world_size, stage):
         config["checkpoint"] = {"load_universal": True}
     engine, *_ = deepspeed.initialize(
         model=PackedCausalLM(
@@ -131,12 +138,13 @@ def setup(job: Job, ranks: Ranks) -> Run:
             reduction="sample" if experiment.data.sample_weighted_loss else "token",
             label_smoothing=experiment.loss.label_smoothing,
             z_loss=experiment.loss.z_loss,
+            accumulate_in_place=True,
         ),
         optimizer=build_optimizer(experiment, model),
         lr_scheduler=lambda optimizer: build_scheduler(experiment.scheduler, optimizer, total_steps),
         config=config,
     )
-    if ranks.world_size == 1 and zero_stage(experiment.deepspeed) == 0:
+    if ranks.world_size == 1 and stage == 0:
         # DeepSpeed would copy all gradients into a buffer of their size, and back, to sum them over one rank.
         engine.enable_backward_allreduce = False
     peak = peak_of(ranks.device, dtype)

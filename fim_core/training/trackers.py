@@ -133,4 +133,9 @@ def _up_to(path: Path, step: int) -> list[str]:
         return []
     # A kill may have left half a line at the end.
     lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-    return [line for line in lines if (event := json.loads(line))["step"] <= step and event["event"] != "end"]
+    # What was removed after that step is gone all the same.
+    return [
+        line
+        for line in lines
+        if (event := json.loads(line))["event"] == "removed" or (event["step"] <= step and event["event"] != "end")
+    ]

@@ -140,13 +140,13 @@ def test_what_checks_found_in_a_version_goes_with_it(store: Store) -> None:
     old, new = generation(store, 0), generation(store, 1)
     store.use(new[1], "demo")
     for artifact in (*old, *new):
-        write_json(store.root / "checks" / artifact.asset / f"{artifact.version}-1.json", [])
+        write_json(store.root / "checks" / artifact.asset / f"{artifact.version}-{16 * '1'}.json", [])
     # An abandoned attempt at making a version again is no version.
     os.utime(store.work_folder(new[1].asset, new[1].version), (0, 0))
     remove(store, find_garbage(store, keep_checkpoints=1, fresh_minutes=0))
     assert not (store.root / "work" / new[1].asset / new[1].version).exists()
     kept = {file.name for file in (store.root / "checks").rglob("*.json")}
-    assert kept == {f"{artifact.version}-1.json" for artifact in new}
+    assert kept == {f"{artifact.version}-{16 * '1'}.json" for artifact in new}
 
 
 def test_the_command_names_an_experiment_that_it_does_not_know(store: Store) -> None:
@@ -175,8 +175,8 @@ def test_what_a_dead_run_left_goes_and_a_recent_attempt_stays(store: Store) -> N
         os._exit(0)
     os.waitpid(child, 0)
     lease.write_text(lease.read_text().replace(str(os.getpid()), str(child)))
-    recent, old = store.work_folder("trained_checkpoint", "recent"), store.work_folder("trained_checkpoint", "old")
-    training = store.work_folder("trained_checkpoint", "training for weeks")
+    recent, old = (store.work_folder("trained_checkpoint", 16 * digit) for digit in "01")
+    training = store.work_folder("trained_checkpoint", 16 * "2")
     (training / "progress").touch()
     month_ago = time.time() - 30 * 24 * 3600
     for folder in (old, training):
@@ -186,8 +186,8 @@ def test_what_a_dead_run_left_goes_and_a_recent_attempt_stays(store: Store) -> N
 
 
 def test_an_attempt_that_somebody_works_on_stays_however_old(store: Store) -> None:
-    folder = store.work_folder("trained_checkpoint", "abc")
-    with store.making("trained_checkpoint", "abc"):
+    folder = store.work_folder("trained_checkpoint", 16 * "a")
+    with store.making("trained_checkpoint", folder.name):
         assert find_garbage(store, work_days=0) == []
     assert [entry.path for entry in find_garbage(store, work_days=0)] == [folder]
 
@@ -247,9 +247,9 @@ def test_the_command_finds_the_storage_of_an_experiment(store: Store, tmp_path: 
 
 
 def test_parts_that_no_build_used_go(store: Store) -> None:
-    folder = store.root / "parts" / "fim_prompts"
-    folder.mkdir(parents=True)
-    for name, days in (("old.arrow", 20), ("new.arrow", 1), (".old.arrow-1-ab", 20)):
+    folder = store.folder("parts", "fim_prompts")
+    old, new = (f"{64 * digit}.arrow" for digit in "01")
+    for name, days in ((old, 20), (new, 1), (f".{old}-1-{8 * 'a'}", 20)):
         (folder / name).write_text("x" * 10)
         used = time.time() - days * 24 * 60 * 60
         os.utime(folder / name, (used, used))
@@ -257,5 +257,5 @@ def test_parts_that_no_build_used_go(store: Store) -> None:
     assert (entry.path, entry.bytes) == (folder, 20)
     assert "2 parts that no build has used for 14 days" in entry.reason
     remove(store, [entry])
-    assert [path.name for path in folder.iterdir()] == ["new.arrow"]
+    assert [path.name for path in folder.iterdir()] == [new]
     assert find_garbage(store, work_days=14) == []

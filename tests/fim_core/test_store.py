@@ -87,7 +87,7 @@ def test_a_replaced_version_is_swapped_and_its_checks_forgotten(tmp_path: Path) 
     version = publish(store, "first").version
     checks = tmp_path / "checks" / "raw_completions"
     checks.mkdir(parents=True)
-    found, others = checks / f"{version}-abc.json", checks / "other-abc.json"
+    found, others = checks / f"{version}-{16 * 'a'}.json", checks / f"{16 * '0'}-{16 * 'a'}.json"
     found.touch()
     others.touch()
     assert (publish(store, "second", replace=True).path / "rows.txt").read_text() == "second"
@@ -167,7 +167,7 @@ def test_a_kill_at_any_moment_leaves_whole_versions_only(tmp_path: Path) -> None
         from fim_core.store import Store
         store = Store(sys.argv[1])
         for number in range(10_000):
-            with store.publish("a", experiment="e", inputs={}, config={"n": number}, code="1") as draft:
+            with store.publish("raw_completions", experiment="e", inputs={}, config={"n": number}, code="1") as draft:
                 for name in range(20):
                     (draft.path / str(name)).write_text(str(number))
             print(number, flush=True)
@@ -179,7 +179,7 @@ def test_a_kill_at_any_moment_leaves_whole_versions_only(tmp_path: Path) -> None
     time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    artifacts = Store(tmp_path).versions("a")
+    artifacts = Store(tmp_path).versions("raw_completions")
     assert artifacts
     for artifact in artifacts:
         names = {str(name) for name in range(20)}

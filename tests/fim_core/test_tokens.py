@@ -6,14 +6,16 @@ import json
 from pathlib import Path
 
 import pytest
-from small_tokenizers import byte_level, sentencepiece_like
-from tokenizers import AddedToken
+from small_tokenizers import byte_level, like_model, sentencepiece_like
+from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from fim_core.config import ModelConfig
+from fim_core.config import DataConfig, ModelConfig, Source
 from fim_core.demo.tokenizer import CODE_TOKENS, SPECIAL_TOKENS, train_tokenizer
 from fim_core.errors import FimError
-from fim_core.tokens import FAMILIES, control_pattern, control_tokens, load_tokenizer, resolve_fim_tokens
+from fim_core.families import FAMILIES
+from fim_core.prompts import PromptBuilder
+from fim_core.tokens import control_pattern, control_tokens, load_tokenizer, resolve_fim_tokens
 
 SCRATCH = ModelConfig(config={"model_type": "qwen3"}, tokenizer="given")
 
@@ -21,7 +23,8 @@ SCRATCH = ModelConfig(config={"model_type": "qwen3"}, tokenizer="given")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_families_are_told_by_what_the_tokenizer_has(family: str) -> None:
     names = FAMILIES[family]
-    tokenizer = byte_level(["<|end|>", names.middle, names.suffix, names.prefix], eos="<|end|>")
+    marks = [names.mark] if names.mark else []
+    tokenizer = byte_level(["<|end|>", names.middle, names.suffix, names.prefix, *marks], eos="<|end|>")
     before = len(tokenizer)
     tokens = resolve_fim_tokens(tokenizer, SCRATCH)
     assert (tokens.family, tokens.prefix, tokens.suffix, tokens.middle) == (
@@ -77,13 +80,13 @@ def _names(**names: str) -> object:
     ("stops", "named", "expected"),
     [
         ([1, 2], None, [2, 1]),  # the tokenizer's own end is among them
-        ([1, 0], None, [1, 0]),
-        (1, None, [1]),
+        ([1, 0], None, [1, 0, 2]),
+        (1, None, [1, 2]),
         (None, None, [2]),
         ([1, 2], "<c>", [3, 1, 2]),
     ],
 )
-def test_the_end_token_is_what_stops_the_model(
+def test_without_fim_tokens_of_its_own_a_model_ends_where_it_stops(
     tmp_path: Path, stops: list[int] | int | None, named: str | None, expected: list[int]
 ) -> None:
     names = ["<z>", "<a>", "<b>", "<c>"]
@@ -93,9 +96,84 @@ def test_the_end_token_is_what_stops_the_model(
     if stops is not None:
         (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": place(stops)}))
     tokens = resolve_fim_tokens(tokenizer, ModelConfig(name_or_path=str(tmp_path), end_token=named))
-    assert list(tokens.end_ids) == place(expected)
+    markers = [tokens.prefix_id, tokens.suffix_id, tokens.middle_id]
+    assert list(tokens.end_ids) == place(expected) + markers
     assert tokens.end_id == tokens.end_ids[0]
     assert tokens.end == names[expected[0]]
+
+
+PLAIN, CHAT = "plain", "chat"
+
+
+@pytest.mark.parametrize(
+    ("model", "template", "end", "stops"),
+    [
+        ("qwen", PLAIN, "<|endoftext|>", {"<|fim_pad|>", "<|file_sep|>", "<|repo_name|>", "<|im_end|>"}),
+        ("qwen", CHAT, "<|im_end|>", {"<|fim_pad|>", "<|file_sep|>", "<|repo_name|>", "<|endoftext|>"}),
+        ("starcoder", PLAIN, "<|endoftext|>", {"<fim_pad>", "<filename>", "<reponame>", "<gh_stars>"}),
+        ("starcoder2", PLAIN, "<|endoftext|>", {"<fim_pad>", "<file_sep>", "<repo_name>"}),
+        ("santacoder", PLAIN, "<|endoftext|>", {"<fim-pad>"}),
+        ("granite4", PLAIN, "<|end_of_text|>", {"<|fim_pad|>", "<|filename|>", "<|reponame|>"}),
+        ("granite4", CHAT, "<|end_of_text|>", {"<|fim_pad|>", "<|filename|>", "<|reponame|>"}),
+        ("codegemma", PLAIN, "<|file_separator|>", {"<eos>", "<end_of_turn>"}),
+        ("codegemma", CHAT, "<end_of_turn>", {"<eos>", "<|file_separator|>"}),
+        ("codellama", PLAIN, "▁<EOT>", {"</s>"}),
+        ("codellama", CHAT, "</s>", {"▁<EOT>"}),
+        ("deepseek", PLAIN, "<｜end▁of▁sentence｜>", {"<|EOT|>"}),
+        ("deepseek", CHAT, "<|EOT|>", {"<｜end▁of▁sentence｜>"}),
+        ("codestral", PLAIN, "</s>", set()),
+        ("codestral", CHAT, "</s>", set()),
+        ("gemma3", PLAIN, "<eos>", set()),
+        ("gemma3", CHAT, "<end_of_turn>", {"<eos>"}),
+    ],
+)
+def test_what_ends_a_middle(model: str, template: str, end: str, stops: set[str]) -> None:
+    tokenizer = like_model(model, chat=template == CHAT)
+    order = "spm" if model == "codestral" else "psm"
+    data = DataConfig(sources=[Source(type="demo")], template=template, fim_order=order)
+    tokens = PromptBuilder(tokenizer, SCRATCH, data).tokens
+    assert tokens.end == end
+    assert tokenizer.convert_ids_to_tokens(tokens.end_id) == end
+    assert tokens.end_ids[0] == tokens.end_id
+    markers = {tokens.prefix, tokens.suffix, tokens.middle}
+    assert set(tokenizer.convert_ids_to_tokens(list(tokens.end_ids))) == {end} | stops | markers
+    assert len(set(tokens.end_ids)) == len(tokens.end_ids)
+    assert {end} | stops | markers <= control_tokens(tokenizer)
+    assert tokens.added == (() if model != "gemma3" else ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"))
+
+
+def test_the_chat_template_decides_only_where_prompts_use_it() -> None:
+    tokenizer = like_model("qwen", chat=True)
+    for template, rows, expected in (
+        ("plain", False, "<|endoftext|>"),
+        ("plain", True, "<|im_end|>"),
+        ("chat", False, "<|im_end|>"),
+    ):
+        data = DataConfig(sources=[Source(type="demo")], template=template)
+        assert PromptBuilder(tokenizer, SCRATCH, data, chat_rows=rows).tokens.end == expected
+    named = SCRATCH.model_copy(update={"end_token": "<|file_sep|>"})
+    data = DataConfig(sources=[Source(type="demo")], template="chat")
+    tokens = PromptBuilder(tokenizer, named, data).tokens
+    assert tokens.end == "<|file_sep|>"
+    assert {"<|im_end|>", "<|endoftext|>"} <= set(tokenizer.convert_ids_to_tokens(list(tokens.end_ids)))
+
+
+def test_a_family_without_its_end_token_falls_back() -> None:
+    names = FAMILIES["qwen"].markers
+    assert resolve_fim_tokens(byte_level([*names, "<eos>"], eos="<eos>"), SCRATCH).end == "<eos>"
+
+
+def test_an_end_token_that_is_only_in_the_vocabulary_becomes_a_control_token() -> None:
+    """So that text that spells it is found, as it is with the markers."""
+    content = json.loads(sentencepiece_like().backend_tokenizer.to_str())
+    content["added_tokens"] = [token for token in content["added_tokens"] if "▁" not in token["content"]]
+    backend = Tokenizer.from_str(json.dumps(content))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    size, end_id = len(tokenizer), tokenizer.convert_tokens_to_ids("▁<EOT>")
+    assert "▁<EOT>" not in control_tokens(tokenizer)
+    tokens = resolve_fim_tokens(tokenizer, SCRATCH)
+    assert (tokens.end, tokens.end_id, tokens.added, len(tokenizer)) == ("▁<EOT>", end_id, (), size)
+    assert "▁<EOT>" in control_tokens(tokenizer)
 
 
 def test_end_tokens_that_cannot_be(tmp_path: Path) -> None:
@@ -125,7 +203,7 @@ def test_the_pattern_takes_the_longest_where_several_begin() -> None:
 
 def test_codellama_marks_begin_with_its_sign_for_a_space() -> None:
     tokens = resolve_fim_tokens(sentencepiece_like(), SCRATCH)
-    assert (tokens.family, tokens.prefix, tokens.end) == ("codellama", "▁<PRE>", "</s>")
+    assert (tokens.family, tokens.prefix, tokens.end) == ("codellama", "▁<PRE>", "▁<EOT>")
 
 
 @pytest.mark.parametrize("place", ["/nowhere/at/all", "not a hub id", "nobody/has-this-tokenizer"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -41,6 +41,81 @@ def byte_level(
             [token if isinstance(token, AddedToken) else AddedToken(token, special=True, normalized=False)]
         )
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, chat_template=chat_template, eos_token=eos)
+
+
+class ModelTokens(NamedTuple):
+    """Control tokens of a published model, its end-of-sequence token, and what ends a turn if it has chat markup."""
+
+    tokens: tuple[str, ...]
+    eos: str
+    turn_end: str = ""
+
+
+MODEL_TOKENS = {
+    "qwen": ModelTokens(
+        (
+            *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>"),
+            *("<|fim_pad|>", "<|repo_name|>", "<|file_sep|>", "<tool_call>"),
+        ),
+        "<|endoftext|>",
+        "<|im_end|>",
+    ),
+    "starcoder": ModelTokens(
+        (
+            *("<|endoftext|>", "<fim_prefix>", "<fim_middle>", "<fim_suffix>", "<fim_pad>"),
+            *("<filename>", "<gh_stars>", "<reponame>"),
+        ),
+        "<|endoftext|>",
+    ),
+    "starcoder2": ModelTokens(
+        (
+            *("<|endoftext|>", "<fim_prefix>", "<fim_middle>", "<fim_suffix>", "<fim_pad>"),
+            *("<repo_name>", "<file_sep>"),
+        ),
+        "<|endoftext|>",
+    ),
+    "santacoder": ModelTokens(
+        ("<|endoftext|>", "<fim-prefix>", "<fim-middle>", "<fim-suffix>", "<fim-pad>"), "<|endoftext|>"
+    ),
+    "granite4": ModelTokens(
+        (
+            *("<|pad|>", "<|end_of_text|>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>"),
+            *("<|filename|>", "<|reponame|>", "<|start_of_role|>", "<|end_of_role|>"),
+        ),
+        "<|end_of_text|>",
+        "<|end_of_text|>",
+    ),
+    "codegemma": ModelTokens(
+        (
+            *("<pad>", "<eos>", "<bos>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|file_separator|>"),
+            *("<start_of_turn>", "<end_of_turn>"),
+        ),
+        "<eos>",
+        "<end_of_turn>",
+    ),
+    "codellama": ModelTokens(("<unk>", "<s>", "</s>", "▁<PRE>", "▁<MID>", "▁<SUF>", "▁<EOT>"), "</s>", "</s>"),
+    "deepseek": ModelTokens(
+        (
+            *("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"),
+            *("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>", "<|EOT|>"),
+        ),
+        "<｜end▁of▁sentence｜>",
+        "<|EOT|>",
+    ),
+    "codestral": ModelTokens(("<unk>", "<s>", "</s>", "[PREFIX]", "[MIDDLE]", "[SUFFIX]"), "</s>", "</s>"),
+    "gemma3": ModelTokens(("<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>"), "<eos>", "<end_of_turn>"),
+}
+"""By model: those with native FIM, and one without."""
+
+
+def like_model(name: str, *, chat: bool) -> PreTrainedTokenizerFast:
+    """A tokenizer with the control tokens of a published model, with or without chat markup."""
+    model = MODEL_TOKENS[name]
+    template = (
+        "{% for m in messages %}{{ m.role + ': ' + m.content + '" + model.turn_end + "\\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    return byte_level(list(model.tokens), eos=model.eos, chat_template=template if chat else None)
 
 
 def sentencepiece_like(*, scheme: str = "first") -> PreTrainedTokenizerFast:

@@ -17,6 +17,7 @@ from fim_core.evaluation.benchmark.schemas import SCHEMAS, Schema
 from fim_core.evaluation.metrics.completed import CompletedSql
 from fim_core.evaluation.metrics.execution import Database, Sandbox, execution_match
 from fim_core.evaluation.scores import EvalRow
+from fim_core.files import require_free
 
 DIALECT = "snowflake"
 ITEMS = "items.jsonl"
@@ -39,7 +40,11 @@ def build_benchmark(output: Path, *, items_per_kind: int, seed: int) -> dict[str
 
     Returns:
         Items by kind.
+
+    Raises:
+        FimError: the folder holds such files already, or more items are asked for than the queries give.
     """
+    require_free(output / ITEMS, output / SETTINGS)
     output.mkdir(parents=True, exist_ok=True)
     items = make_items(items_per_kind, seed)
     lines = [json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in items]

@@ -11,12 +11,21 @@ from fim_core.config.evaluation import EvaluationConfig
 from fim_core.errors import FimError
 from fim_core.evaluation.benchmark.build import make_databases, read_benchmark
 from fim_core.evaluation.benchmark.contamination import find_contamination
-from fim_core.evaluation.html import write_page
+from fim_core.evaluation.html import PAGE, write_page
 from fim_core.evaluation.predictors import Predictor, predict
 from fim_core.evaluation.prompts import build_tokens
-from fim_core.evaluation.report import CHAMPION, MODEL, build_report, write_predictions, write_report
+from fim_core.evaluation.report import (
+    CHAMPION,
+    MODEL,
+    PREDICTIONS,
+    REPORT,
+    build_report,
+    write_predictions,
+    write_report,
+)
 from fim_core.evaluation.run import constant_predictions
 from fim_core.evaluation.scores import EvalRow, score
+from fim_core.files import require_free
 from fim_core.records.schema import Completion
 
 
@@ -43,8 +52,10 @@ def run_benchmark(
         The report; its `counts` also hold `contaminated`.
 
     Raises:
-        FimError: no benchmark, no usable checkpoint, or nothing left that the training set does not hold.
+        FimError: no benchmark, no usable checkpoint, nothing left that the training set does not hold, or `output`
+            holds a report already.
     """
+    require_free(*(output / name for name in (REPORT, PREDICTIONS, PAGE)))
     items, settings = read_benchmark(folder)
     options = EvaluationConfig(max_rows=None, max_new_tokens=max_new_tokens, dialect=settings["dialect"])
     known = {found.row_id for found in find_contamination(items, training, options.dialect) if found.contaminated}

@@ -66,6 +66,10 @@ METRICS = (
            higher_is_better=False),
     Metric("loss", "Held-out loss", "mean cross entropy of the accepted text's tokens and its end", "nats/token",
            "loss_nats", "loss_tokens", higher_is_better=False, headline=True),
+    Metric("loss_text", "Held-out loss, text", "the loss at the accepted text's own tokens", "nats/token",
+           "loss_text_nats", "loss_text_tokens", higher_is_better=False),
+    Metric("loss_end", "Held-out loss, end", "the loss at the end token: low where the model knows when to stop",
+           "nats/token", "loss_end_nats", higher_is_better=False),
     Metric("bits_per_byte", "Bits per byte", "the same loss over the UTF-8 bytes of the text, whatever the tokenizer",
            "bits/byte", "loss_bits", "gold_bytes", higher_is_better=False),
 )  # fmt: skip
@@ -75,7 +79,8 @@ METRICS = (
   places where nothing was missing, those left empty. Empty means nothing but white space.
 - `runaway`: generation did not end by itself within `max_new_tokens`.
 - `loss`: mean cross entropy of the tokens of held-out completions and their end token, in nats. It depends on the
-  tokenizer; `bits_per_byte` (the same sum in bits, over the UTF-8 bytes of the completions) compares between them.
+  tokenizer. `loss_text` and `loss_end` are its two parts: the completions' own tokens, and the end tokens alone.
+  `bits_per_byte` (the same sum in bits, over the UTF-8 bytes of the completions) compares between them.
 """
 
 BY_NAME = {metric.name: metric for metric in METRICS}

@@ -14,10 +14,9 @@ from transformers import PreTrainedTokenizerFast
 from fim_core.config import Experiment
 from fim_core.evaluation.metrics.execution import Sandbox
 from fim_core.modeling import build_model, save_model
-from fim_core.prompts import write_fim_prompts
+from fim_core.prompts import PromptBuilder, write_fim_prompts
 from fim_core.records.sources import write_raw_completions
 from fim_core.tokenization import tokenize_prompts
-from fim_core.tokens import resolve_fim_tokens
 
 DDL = "CREATE TABLE shop.orders (id NUMBER, city VARCHAR, total NUMBER(12, 2), placed TIMESTAMP_NTZ);"
 CITIES = ("rome", "oslo", "graz", "bern", "lyon", "kiel", "bari", "porto")
@@ -79,10 +78,12 @@ MODEL = {
 }
 
 
-def save_checkpoint(folder: Path, experiment: Experiment, tokenizer: PreTrainedTokenizerFast, *, seed: int) -> None:
+def save_checkpoint(
+    folder: Path, experiment: Experiment, tokenizer: PreTrainedTokenizerFast, *, seed: int, chat_rows: bool = False
+) -> None:
     """A checkpoint as the pipeline writes it, with random weights."""
     model = build_model(experiment.model, tokenizer, seed=seed)
-    tokens = resolve_fim_tokens(tokenizer, experiment.model)
+    tokens = PromptBuilder(tokenizer, experiment.model, experiment.data, chat_rows=chat_rows).tokens
     save_model(model, tokenizer, tokens.end_ids, folder)
     recipe = {
         "data": experiment.data.model_dump(mode="json"),

@@ -28,6 +28,7 @@ from transformers import (
 from fim_core.errors import FimError
 from fim_core.evaluation.generate import Generation, completion_text, generate, load_for_inference, stop_ids_of
 from fim_core.evaluation.prefix_cache import PrefixCache, common_prefix, greedy_tokens, why_not_shared
+from fim_core.tokens import control_ids
 
 VOCABULARY = 40
 STOP = {3, 4}
@@ -205,7 +206,7 @@ def test_load_for_inference(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) 
     tokenizer.save_pretrained(tmp_path)
     loaded, loaded_tokenizer = load_for_inference(tmp_path)
     assert not loaded.training
-    assert stop_ids_of(loaded) == {3, 4}
+    assert stop_ids_of(loaded, loaded_tokenizer) == {3, 4, *control_ids(tokenizer)}
     text = "SELECT  1 ,\n 'ü'"
     assert completion_text(loaded_tokenizer, [*tokenizer.encode(text), tokenizer.eos_token_id]) == text
     assert generate(tmp_path, [[1, 2]], stop_ids=STOP, max_new_tokens=4, batch_size=1) == generate(
@@ -223,10 +224,10 @@ def test_load_for_inference_refuses_pickles_and_nothing(tmp_path: Path, tokenize
         load_for_inference(tmp_path)
 
 
-def test_stop_ids_need_an_end_token() -> None:
+def test_stop_ids_need_an_end_token(tokenizer: PreTrainedTokenizerFast) -> None:
     model = build("qwen3", torch.float32)
     model.generation_config.eos_token_id = 7
-    assert stop_ids_of(model) == {7}
+    assert stop_ids_of(model, tokenizer) == {7, *control_ids(tokenizer)}
     model.generation_config.eos_token_id = None
     with pytest.raises(FimError, match="eos_token_id"):
-        stop_ids_of(model)
+        stop_ids_of(model, tokenizer)

@@ -84,7 +84,8 @@ EVAL_SOURCES = {"eval_sources": [{"type": "demo"}], "eval_fraction": 0}
 
 
 def predictor(folder: Path, tokenizer: PreTrainedTokenizerFast, **data: Any) -> Predictor:
-    save_checkpoint(folder, experiment_of(**data), tokenizer, seed=1)
+    """Of a checkpoint that was trained on conversations."""
+    save_checkpoint(folder, experiment_of(**data), tokenizer, seed=1, chat_rows=True)
     return Predictor.load(folder)
 
 

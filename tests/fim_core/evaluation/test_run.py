@@ -225,5 +225,26 @@ def test_a_loss_that_is_no_number_is_not_finite_in_the_report(
     assert json.loads((tmp_path / "out" / "report.json").read_text())["baselines"]["broken"]["loss"]["value"] is None
 
 
+def test_the_loss_and_its_part_at_the_end_token(evaluated: Evaluated, report: Path) -> None:
+    """Against plain transformers, one row at a time."""
+    model = AutoModelForCausalLM.from_pretrained(evaluated.checkpoint, dtype=torch.float32).eval()
+    held_out = load_eval_set(evaluated.raw, evaluated.prompts, evaluated.dataset, max_rows=12)
+    assert min(map(len, held_out.targets)) == 1, "one row has an empty completion"
+    text, ends, tokens = 0.0, 0.0, 0
+    found = cross_entropies(model, held_out.prompts, held_out.targets)
+    for row, prompt, target in zip(found, held_out.prompts, held_out.targets, strict=True):
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + target])).logits[0, len(prompt) - 1 : -1]
+        losses = torch.nn.functional.cross_entropy(logits, torch.tensor(target), reduction="none").tolist()
+        assert row.nats == pytest.approx(sum(losses), rel=1e-4)
+        assert row.end_nats == pytest.approx(losses[-1], rel=1e-4)
+        assert row.tokens == len(target)
+        text, ends, tokens = text + sum(losses[:-1]), ends + losses[-1], tokens + len(target)
+    figures = read_report(report)["metrics"]
+    assert figures["loss"]["value"] == pytest.approx((text + ends) / tokens, rel=1e-4)
+    assert figures["loss_end"]["value"] == pytest.approx(ends / 12, rel=1e-4)
+    assert figures["loss_text"]["value"] == pytest.approx(text / (tokens - 12), rel=1e-4)
+
+
 def test_cross_entropies_of_no_rows(evaluated: Evaluated) -> None:
     assert cross_entropies(Predictor.load(evaluated.checkpoint).model, [], []) == []

@@ -62,7 +62,7 @@ def test_null_is_an_answer() -> None:
 
 def test_measures_of_a_row_by_hand() -> None:
     row = EvalRow("r", "kind", "g", "SELECT ", "\nFROM t", "a, x", DDL)
-    made = Prediction("a, x\nFROM t", stopped=False, nats=2.0, tokens=4)
+    made = Prediction("a, x\nFROM t", stopped=False, nats=2.0, tokens=4, end_nats=0.5)
     found = {n: v[0] for n, v in score([row], {"model": [made]}, dialect="snowflake").columns["model"].items()}
     assert found == {
         "exact_match": 0,
@@ -86,7 +86,20 @@ def test_measures_of_a_row_by_hand() -> None:
         "loss_nats": 2.0,
         "loss_bits": pytest.approx(2.0 / math.log(2)),
         "loss_tokens": 4,
+        "loss_end_nats": 0.5,
+        "loss_text_nats": 1.5,
+        "loss_text_tokens": 3,
     }
+
+
+@pytest.mark.parametrize(
+    ("nats", "end", "tokens", "text"), [(0.5, 0.5, 1, 0.0), (math.inf, math.inf, 1, 0.0), (math.inf, 0.5, 2, math.inf)]
+)
+def test_the_text_part_of_a_loss(nats: float, end: float, tokens: int, text: float) -> None:
+    made = Prediction("", nats=nats, tokens=tokens, end_nats=end)
+    columns = score([EvalRow("r", "kind", "g", "SELECT ", "", "a")], {"model": [made]}, dialect="snowflake").columns
+    assert columns["model"]["loss_text_nats"] == [text]
+    assert columns["model"]["loss_end_nats"] == [end]
 
 
 def test_rows_without_an_execution_match_are_counted_by_reason() -> None:

@@ -32,6 +32,24 @@ def test_prompts_follow_the_models_generation_config_beside_another_tokenizer(tm
     assert outside(tmp_path, **places)["tokenizer"] != before["tokenizer"]
 
 
+def test_prompts_follow_what_decides_the_end_token(tmp_path: Path) -> None:
+    def options(template: str = "chat", **model: Any) -> dict[str, Any]:
+        content = {
+            "model": {"config": {"model_type": "qwen3"}, "tokenizer": str(tmp_path), **model},
+            "data": {"sources": [{"type": "demo"}], "template": template},
+        }
+        return data.fim_prompts.options(Experiment.model_validate(content))
+
+    assert options() == options()
+    assert options() != options(template="plain")
+    assert options() != options(end_token="<|file_sep|>")
+    (tmp_path / "tokenizer.json").write_text("{}")
+    config = {"model_type": "qwen3"}
+    before = outside(tmp_path, config=config, tokenizer=str(tmp_path))
+    (tmp_path / "chat_template.jinja").write_text("{{ messages }}")
+    assert outside(tmp_path, config=config, tokenizer=str(tmp_path)) != before
+
+
 def test_prompts_do_not_follow_weights_of_another_folder(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     config = {"model_type": "qwen3"}

@@ -8,10 +8,10 @@ from typing import Any
 
 import chat_templates as templates
 import pytest
-from data_path import DataPath, run_data_path
+from data_path import DataPath, completion, run_data_path
 from hypothesis import given
 from hypothesis import strategies as st
-from small_tokenizers import CL100K, byte_level, long_run, sentencepiece_like
+from small_tokenizers import CL100K, byte_level, like_model, long_run, sentencepiece_like
 from transformers import PreTrainedTokenizerFast
 
 from fim_core.config import ModelConfig
@@ -99,8 +99,8 @@ def test_the_checks_accept_conversations(tmp_path: Path) -> None:
         "too_long": tmp_path / "tokens" / "rejected.parquet",
         "fim_prompts": tmp_path / "prompts" / "prompts.parquet",
     }
-    end = [tokenizer.convert_tokens_to_ids("<|im_end|>")]
-    parameters = {"end_ids": end, "vocab_size": len(tokenizer), "max_length": 8192, "mask_inputs": True}
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    parameters = {"end_id": end, "vocab_size": len(tokenizer), "max_length": 8192, "mask_inputs": True}
     results = run_checks("tokenized_dataset", tables, parameters, {})
     assert [result.name for result in results if not result.passed and result.severity == "error"] == []
 
@@ -242,3 +242,16 @@ def test_neutralised_conversations(tmp_path: Path) -> None:
 def test_chat_rows_need_a_chat_template(tmp_path: Path) -> None:
     with pytest.raises(FimError, match="chat template"):
         run(tmp_path, byte_level(MARKS, eos="<|im_end|>"))
+
+
+@pytest.mark.parametrize(("template", "row", "end"), [
+    ("plain", completion("select ", " from t", "a"), "<|endoftext|>"),
+    ("chat", completion("select ", " from t", "a"), "<|im_end|>"),
+    ("plain", chat_row(CHAT), "<|im_end|>"),
+])  # fmt: skip
+def test_rows_with_chat_markup_end_as_a_turn_does(tmp_path: Path, template: str, row: Any, end: str) -> None:
+    tokenizer = like_model("qwen", chat=True)
+    tokenizer.chat_template = templates.VERBATIM
+    done = run_data_path(tmp_path, [row], tokenizer, template=template, eval_fraction=0)
+    assert tokenizer.decode(done.rows[0]["labels"][-1]) == end
+    assert json.loads((tmp_path / "prompts" / "tokens.json").read_text())["end"] == end

@@ -27,7 +27,7 @@ PARAMETERS = {
     "mask_inputs": True,
     "vocab_size": 100,
     "max_length": 8,
-    "end_ids": [9],
+    "end_id": 9,
 }
 TYPES = ("fillMe_line", "fillMe_expr", "fillMe_empty")
 FEATURES = Features(

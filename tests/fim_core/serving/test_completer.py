@@ -22,7 +22,7 @@ def test_serves_what_evaluation_measures(completer: Completer, checkpoint: Path,
     model, tokenizer = load_for_inference(checkpoint)
     completion = Completion(prefix, suffix)
     prompt = completer.prompt_ids(completion)
-    measured = generate(model, [prompt], stop_ids=stop_ids_of(model), max_new_tokens=12, batch_size=1)[0]
+    measured = generate(model, [prompt], stop_ids=stop_ids_of(model, tokenizer), max_new_tokens=12, batch_size=1)[0]
     deltas = list(completer.deltas(prompt, max_tokens=12))
     assert "".join(delta.text for delta in deltas) == completion_text(tokenizer, measured.token_ids)
     assert [delta.tokens for delta in deltas] == list(range(1, len(deltas) + 1))

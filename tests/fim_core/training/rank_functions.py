@@ -52,6 +52,12 @@ def sums_of_gradients(job: Job) -> int:
     return calls
 
 
+def stage_of_run(job: Job) -> int:
+    """The ZeRO stage that a run starts with."""
+    stage: int = setup(job, join_ranks()).engine.zero_optimization_stage()
+    return stage
+
+
 def differences(jobs: list[Job], reference: Path) -> list[tuple[float, float, float]]:
     """How far each job's first gradient is from a stored one.
 

@@ -9,8 +9,8 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from rank_functions import first_gradient, sums_of_gradients
-from training_helpers import data_options, make_rows, run_ranks, save_rows, tiny_experiment
+from rank_functions import first_gradient, stage_of_run, sums_of_gradients
+from training_helpers import MODEL, data_options, make_rows, run_ranks, save_rows, tiny_experiment
 from transformers import PreTrainedTokenizerFast
 
 from fim_core.modeling.load import build_model
@@ -27,9 +27,11 @@ def few_rows(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedToke
     return save_rows(tmp_path_factory.mktemp("few"), rows, make_rows(2, len(tokenizer), seed=4))
 
 
-def separate_rows(dataset: Path, tokenizer: PreTrainedTokenizerFast, sample_mean: bool) -> tuple[float, dict[str, Any]]:
+def separate_rows(
+    dataset: Path, tokenizer: PreTrainedTokenizerFast, sample_mean: bool, **model: Any
+) -> tuple[float, dict[str, Any]]:
     """The slow, obvious way: one row at a time through the plain model, then one mean over all."""
-    experiment = tiny_experiment()
+    experiment = tiny_experiment(**model)
     model = build_model(experiment.model, tokenizer, seed=experiment.seed)
     model.set_attn_implementation("eager")
     terms, weights = [], []
@@ -85,6 +87,50 @@ def test_same_rows_same_gradient(
         for name, gradient in gradients.items():
             scale = np.abs(expected[name]).max()
             np.testing.assert_allclose(gradient, expected[name], rtol=1e-5, atol=1e-5 * scale, err_msg=name)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_gradients_of_the_vocabulary_are_added_up(
+    tmp_path: Path,
+    few_rows: Path,
+    tokenizer: PreTrainedTokenizerFast,
+    tokenizer_folder: Path,
+    stage: int,
+    ranks: int,
+) -> None:
+    """Output layer and embeddings, tied and not, over several micro-batches, with each way that DeepSpeed takes them."""
+    for tied in (True, False):
+        model = {"model": {"config": {**MODEL, "tie_word_embeddings": tied}, "tokenizer": "unused"}}
+        experiment = tiny_experiment(
+            **model,
+            data=data_options(pack_samples="none"),
+            micro_batch_size=2,
+            gradient_accumulation_steps=ROWS // 2 // ranks,
+            deepspeed={"zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 0}},
+        )
+        job = Job(experiment, few_rows, tokenizer_folder, Work(tmp_path / str(tied)), "test")
+        _, expected = separate_rows(few_rows, tokenizer, False, **model)
+        for _, gradients in run_ranks(ranks, first_gradient, job, folder=tmp_path):
+            for name, gradient in gradients.items():
+                scale = np.abs(expected[name]).max()
+                np.testing.assert_allclose(gradient, expected[name], rtol=1e-5, atol=1e-6 * scale, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "options", "stage"),
+    [
+        (1, {}, 0),
+        (2, {}, 1),
+        (1, {"deepspeed": {"zero_optimization": {"stage": 2}}}, 2),
+        (1, {"model": {"config": MODEL, "tokenizer": "unused", "dtype": "bf16"}}, 1),
+    ],
+)
+def test_one_rank_alone_divides_nothing(
+    tmp_path: Path, few_rows: Path, tokenizer_folder: Path, ranks: int, options: dict[str, Any], stage: int
+) -> None:
+    job = Job(tiny_experiment(**options), few_rows, tokenizer_folder, Work(tmp_path), "test")
+    assert run_ranks(ranks, stage_of_run, job, folder=tmp_path) == [stage] * ranks
 
 
 @pytest.mark.parametrize(("ranks", "sums"), [(1, [0]), (2, [1, 1])])

@@ -1,0 +1,127 @@
+"""Somebody else's files, under every name that this package might take for its own, and a look whether they changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+ASSETS = (
+    "raw_completions",
+    "fim_prompts",
+    "tokenized_dataset",
+    "trained_checkpoint",
+    "evaluation_report",
+    "champion_model",
+)
+VERSION = "0123456789abcdef"
+MONTH_SECONDS = 30 * 24 * 3600
+
+_FOLDERS = [
+    *("tmp", "tmp/notes", "tmp/removed-notes", "tmp/raw_completions-1", "tmp/new", ".tmp"),
+    *("work", "work/uni/thesis", "work/trained_checkpoint/thesis", "work/trained_checkpoint/step-7", "work/step-7"),
+    *("parts", "parts/engine/piston", "parts/fim_prompts/old", "parts/fim_prompts/old.arrow"),
+    *("locks", "checks", "checks/raw_completions", "checks/uni", "state", "state/step-7", "logs", "packs", "trackers"),
+    *("model", ".model", "failures", "step-7", "step-1000", "step-abc", ".step-7", ".step-abc", "step-7/deepspeed"),
+    *("thesis/0123456789abcdef", "withdrawn", "by_experiment", "dataset", "tokenizer", "output", "output/dataset"),
+    *(f"{asset}/{VERSION}" for asset in ASSETS),
+    *(f"{asset}/by_experiment" for asset in ASSETS if asset != "evaluation_report"),
+    *(f"{asset}/notes" for asset in ASSETS),
+    "champion_model/withdrawn",
+]
+_FILES = [
+    *("current", "tmp/lease.json", "tmp/readme", "work/readme", "parts/readme", "parts/fim_prompts/readme.arrow"),
+    *("locks/notes", f"locks/{VERSION}", "checks/readme.json", f"checks/raw_completions/{VERSION}-notes.json"),
+    *("manifest.json", "lease.json", "metrics.jsonl", "result.json", "progress", "lease", "rank-0.log", "launcher.log"),
+    *("items.jsonl", "benchmark.json", "report.json", "report.html", "predictions.parquet", "exports.json", "fim.json"),
+    *("model.safetensors", "config.json", "README.md", "demo.csv", "demo.parquet", "prompts.parquet", "state.json"),
+    *("output.summary.json", "output.rejected.parquet", "bare.summary.json", "lone.rejected.parquet"),
+    *("fim_prompts/current", "champion_model/withdrawn/notes", "trained_checkpoint/readme", ".step-8", "step-9"),
+]
+
+
+def fill(folder: Path, outside: Path) -> None:
+    """Put foreign files, folders and links into `folder`; the links lead to files and folders made in `outside`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in _FOLDERS:
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        _write(folder / name / "thesis.txt", f"what is in {name}")
+    for name in _FILES:
+        _write(folder / name, f"{name} of somebody else")
+    _write_links(folder, outside)
+    long_ago = time.time() - 2 * MONTH_SECONDS
+    for place in (folder, outside):
+        for path in [*place.rglob("*"), place]:
+            os.utime(path, (long_ago, long_ago), follow_symlinks=False)
+
+
+def _write_links(folder: Path, outside: Path) -> None:
+    """Links under names of the store, the last of them to folders that look as if the store had made them."""
+    outside.mkdir(parents=True)
+    _write(outside / "elsewhere" / "photo.jpg", "a photo")
+    _write(outside / "file.json", "[]")
+    manifest = {
+        "asset": "fim_prompts",
+        "version": 16 * "f",
+        "experiment": "demo",
+        "inputs": {},
+        "counts": {},
+        "config": {},
+        "created": "2020-01-01T00:00:00+00:00",
+    }
+    _write(outside / "version" / "manifest.json", json.dumps(manifest))
+    _write(outside / "versions" / (16 * "e") / "manifest.json", json.dumps(manifest | {"version": 16 * "e"}))
+    draft = f"fim_prompts-{16 * 'f'}-1-{8 * 'f'}"
+    for name, target in {
+        f"tmp/{draft}": "elsewhere",
+        f"tmp/removed-{16 * 'f'}": "elsewhere",
+        "tmp/link": "elsewhere",
+        f"work/trained_checkpoint/{16 * 'f'}": "elsewhere",
+        "work/fim_prompts": "elsewhere",
+        f"parts/fim_prompts/{64 * 'f'}.arrow": "file.json",
+        "parts/tokenized_dataset": "elsewhere",
+        f"fim_prompts/{16 * 'f'}": "version",
+        "raw_completions/current": "elsewhere",
+        "fim_prompts/by_experiment/demo": "version",
+        "raw_completions/by_experiment/demo": "version",
+        "checks/fim_prompts": "elsewhere",
+        f"locks/raw_completions-{VERSION}": "nothing",
+        "champion_model/withdrawn/demo.json": "file.json",
+        "step-70": "elsewhere",
+        "step-71": "nothing",
+        ".step-72": "elsewhere",
+        "state/step-70": "elsewhere",
+        "linked": "elsewhere",
+        "linked.summary.json": "file.json",
+    }.items():
+        (folder / name).symlink_to(outside / target)
+    for child in sorted((folder / "evaluation_report").rglob("*"), reverse=True):
+        child.rmdir() if child.is_dir() else child.unlink()
+    (folder / "evaluation_report").rmdir()
+    (folder / "evaluation_report").symlink_to(outside / "versions")
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def snapshot(*folders: Path) -> dict[str, str | bytes]:
+    """Every path below the folders: the target of a link, the bytes of a file, "folder"."""
+    found: dict[str, str | bytes] = {}
+    for folder in folders:
+        for path in folder.rglob("*"):
+            if path.is_symlink():
+                found[str(path)] = f"link to {os.readlink(path)}"
+            elif path.is_dir():
+                found[str(path)] = "folder"
+            else:
+                found[str(path)] = path.read_bytes()
+    return found
+
+
+def changed(before: dict[str, str | bytes], *folders: Path) -> list[str]:
+    """The paths of a snapshot that are gone or other than they were; what has come since does not count."""
+    now = snapshot(*folders)
+    return sorted(path for path, content in before.items() if now.get(path) != content)
