@@ -21,6 +21,8 @@ def trained_checkpoint(
     context: dg.AssetExecutionContext, experiment: ExperimentResource, launcher: dg.ResourceParam[Launcher]
 ) -> dg.MaterializeResult:
     """A checkpoint that loads with transformers, trained by DeepSpeed; a retry resumes at the exact step."""
+    if (notice := experiment.notice()) is not None:
+        context.log.info(notice)
     return materialize(
         context,
         experiment,

@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import typer
 
-from fim_core.config import Experiment
+from fim_core.config import Experiment, read_experiment_file
 from fim_core.pipeline import StageResult, run
 
 INTERRUPTED = 130
 
 SECONDS_BETWEEN_LINES = 30.0
 """Of a training's steps, where no terminal shows a progress bar."""
+
+
+def open_experiment(path: Path) -> Experiment:
+    """The experiment of a file; what to know of a file of ArcticTraining is printed on standard error.
+
+    Raises:
+        FimError: as `read_experiment_file` does.
+    """
+    file = read_experiment_file(path)
+    if (notice := file.notice) is not None:
+        typer.echo(notice, err=True)
+    return file.experiment
 
 
 def run_pipeline(experiment: Experiment, *, until: str, force: bool = False) -> dict[str, StageResult]:

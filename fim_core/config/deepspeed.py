@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fim_core.config.base import closest
+from fim_core.config.numbers import parse_numbers_in
 
 # DeepSpeed ignores keys that it does not know, and several that it knows would break what this engine promises
 # (its own loss scale by batch, data order, parallelism over other axes). So only these pass.
@@ -37,6 +38,7 @@ _OWNERS = {
     "train_micro_batch_size_per_gpu": "micro_batch_size",
     "gradient_accumulation_steps": "gradient_accumulation_steps",
     "bf16": "model.dtype",
+    "bfloat16": "model.dtype",
     "fp16": "model.dtype",
 }
 
@@ -46,12 +48,13 @@ DEFAULT_CLIPPING = 1.0
 
 
 def checked_section(section: dict[str, Any]) -> dict[str, Any]:
-    """The section with `gradient_clipping` filled in, if DeepSpeed uses every key of it.
+    """The section, with its numbers read (`5e8` is text in YAML) and `gradient_clipping` filled in.
 
     Raises:
         ValueError: a key that belongs to another section, or that DeepSpeed or this engine would ignore; a stage of
             ZeRO that does not exist, or that cannot do what is asked; a norm to clip at that is no number from 0 on.
     """
+    section = parse_numbers_in(section)
     for key in section:
         if key in _OWNERS:
             raise ValueError(f"`{key}` is set by `{_OWNERS[key]}` of the experiment, not here")

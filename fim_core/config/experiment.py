@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from fim_core.config.arctic_training import Translation, report, translate
 from fim_core.config.base import Section, closest
 from fim_core.config.data import DataConfig
 from fim_core.config.deepspeed import checked_section, offloads_optimizer
@@ -24,6 +26,7 @@ from fim_core.config.training import (
     OptimizerConfig,
     SchedulerConfig,
     TrackerConfig,
+    WandbConfig,
 )
 from fim_core.config.workflow import CheckOverride, ExportsConfig, MetadataConfig, NotifyConfig, ScheduleConfig
 from fim_core.config.yaml_file import read_yaml
@@ -31,23 +34,6 @@ from fim_core.errors import FimError
 
 DEFAULT_LEARNING_RATES = {"adapters": 2e-4, "pretrained": 2e-5, "scratch": 1e-3}
 """By what is trained (`ModelConfig.trains`)."""
-
-ELSEWHERE = {
-    "train_iters": "use max_steps",
-    "exit_iteration": "use max_steps",
-    "min_iterations": "use epochs",
-    "eval_frequency": "use eval_interval",
-    "train_eval_split": "use data.eval_fraction",
-    "tokenizer": "use model.tokenizer",
-    "save_name": "use name",
-    "disable_activation_checkpoint": "use activation_checkpointing, which is off by default",
-    "save_every_n_epochs": "use save_every_n_steps",
-    "auto_resume": "a stopped run always resumes from its newest state",
-    "sequence_parallel_size": "a row is never split over ranks",
-    "tiled_mlp_compute": "use activation_checkpointing to save memory",
-    "code": "no code but the package's own is run",
-}
-"""What to say of options that files of ArcticTraining may hold and that are not done here, or are named otherwise."""
 
 
 def default_storage() -> Path:
@@ -72,10 +58,19 @@ class Experiment(Section):
 
     micro_batch_size: int = Field(1, ge=1, description="Packs that one rank runs through the model at once.")
     gradient_accumulation_steps: int = Field(1, ge=1, description="Micro-batches of a rank in one optimizer step.")
-    epochs: int = Field(1, ge=1, description="Passes over the training rows.")
-    max_steps: int | None = Field(None, ge=1, description="Stop after so many optimizer steps.")
+    epochs: int | None = Field(1, ge=1, description="Passes over the training rows; null: as many as max_steps needs.")
+    max_steps: int | None = Field(None, ge=1, description="Most optimizer steps of the run; its schedule ends there.")
+    min_steps: int | None = Field(
+        None, ge=1, description="Least optimizer steps of the run: rows are passed over again until then."
+    )
+    exit_iteration: int | None = Field(
+        None, ge=1, description="Stop after so many optimizer steps, with the schedule of the whole run."
+    )
     eval_interval: int | None = Field(
         None, ge=1, description="Optimizer steps between evaluations of the held-out loss."
+    )
+    loss_log_interval: int = Field(
+        1, ge=0, description="Optimizer steps between lines with the loss in the log, at logger.level INFO; 0: none."
     )
     optimizer: OptimizerConfig = Field(OptimizerConfig(), validate_default=True)
     scheduler: SchedulerConfig = SchedulerConfig()
@@ -96,7 +91,7 @@ class Experiment(Section):
     launcher: LauncherConfig = Field(LocalLauncher(), description="Where training processes run.")
     logger: LoggerConfig = LoggerConfig()
     tensorboard: TrackerConfig | None = None
-    wandb: TrackerConfig | None = None
+    wandb: WandbConfig | None = None
     trackio: TrackerConfig | None = None
 
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -160,19 +155,45 @@ class Experiment(Section):
         return self
 
     @model_validator(mode="after")
+    def _run_has_an_end(self) -> Experiment:
+        if self.epochs is None and self.max_steps is None:
+            raise ValueError("`epochs: null` needs max_steps")
+        if self.max_steps is not None and self.min_steps is not None and self.min_steps > self.max_steps:
+            raise ValueError(f"min_steps {self.min_steps} is more than max_steps {self.max_steps}")
+        return self
+
+    @model_validator(mode="after")
     def _eval_needs_rows(self) -> Experiment:
         if self.eval_interval and not self.data.eval_sources and self.data.eval_fraction == 0:
             raise ValueError("eval_interval is set, but there are no held-out rows: give eval_sources or eval_fraction")
         return self
 
 
+@dataclass(frozen=True)
+class ExperimentFile:
+    """An experiment with what was translated in its file."""
+
+    experiment: Experiment
+    translation: Translation
+
+    @property
+    def notice(self) -> str | None:
+        """What to tell whoever loads a file of ArcticTraining; None for a file of our own."""
+        return report(self.translation, self.experiment)
+
+
 def load_experiment(path: str | Path) -> Experiment:
-    """Read and validate an experiment file.
+    """Read and validate an experiment file, as `read_experiment_file` does."""
+    return read_experiment_file(path).experiment
+
+
+def read_experiment_file(path: str | Path) -> ExperimentFile:
+    """Read and validate an experiment file, ours or one of ArcticTraining.
 
     Relative paths inside it are taken from the current folder, as in the tools whose files this format follows.
 
     Raises:
-        FimError: no such file, not YAML, an unknown key or a bad value; the message names each key.
+        FimError: no such file, not YAML, an unknown key or a bad value; the message names each key as the file has it.
     """
     path = Path(path)
     if not path.is_file():
@@ -183,12 +204,19 @@ def load_experiment(path: str | Path) -> Experiment:
         raise FimError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise FimError(f"{path} holds no options. It needs at least `model` and `data`; see configs/demo.yaml.")
+    translation = translate(content)
     if "name" not in content:
-        content["name"] = _name_of(path)
-    try:
-        return Experiment.model_validate(content)
-    except ValidationError as error:
-        raise FimError(f"{path} has options that cannot be used:\n{_explain(error)}") from error
+        translation.content["name"] = _name_of(path)
+    problems = list(translation.refused)
+    experiment = None
+    if translation.content.get("type", "sft") == "sft":
+        try:
+            experiment = Experiment.model_validate(translation.content)
+        except ValidationError as error:
+            problems += _explain(error, translation)
+    if problems or experiment is None:
+        raise FimError("\n  ".join([f"{path} has options that cannot be used:", *problems]))
+    return ExperimentFile(experiment, translation)
 
 
 def _name_of(path: Path) -> str:
@@ -203,23 +231,21 @@ def _name_of(path: Path) -> str:
     return name
 
 
-def _explain(error: ValidationError) -> str:
+def _explain(error: ValidationError, translation: Translation) -> list[str]:
     lines = []
     for problem in error.errors(include_url=False):
-        key = ".".join(str(part) for part in problem["loc"]) or "(file)"
+        key = translation.name_of(problem["loc"]) or "(file)"
         if problem["type"] == "extra_forbidden":
-            lines.append(f"  {key}: no such option{_instead(problem['loc'])}")
+            lines.append(f"{key}: no such option{_instead(problem['loc'])}")
         elif problem["type"] == "missing":
-            lines.append(f"  {key}: missing")
+            lines.append(f"{key}: missing")
         else:
-            lines.append(f"  {key}: {problem['msg'].removeprefix('Value error, ')}")
-    return "\n".join(lines)
+            lines.append(f"{key}: {problem['msg'].removeprefix('Value error, ')}")
+    return lines
 
 
 def _instead(location: tuple[int | str, ...]) -> str:
-    """What stands in an unknown option's place, or a hint at the one that was probably meant, or nothing."""
-    if location[-1] in ELSEWHERE:
-        return f"; {ELSEWHERE[str(location[-1])]}"
+    """A hint at the option that was probably meant, or nothing."""
     known = _option_names(Experiment)
     return " here" if location[-1] in known else closest(str(location[-1]), sorted(known))
 

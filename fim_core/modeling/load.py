@@ -104,7 +104,7 @@ def network_config(model: ModelConfig, tokenizer: PreTrainedTokenizerFast) -> Pr
         FimError: it cannot be found or used.
     """
     if model.config is None:
-        return _pretrained_config(str(model.name_or_path))
+        return pretrained_config(model)
     if (given := model.config.get("vocab_size", len(tokenizer))) < len(tokenizer):
         raise FimError(
             f"model.config.vocab_size {given} is less than the tokenizer's {len(tokenizer)}. "
@@ -118,6 +118,36 @@ def network_config(model: ModelConfig, tokenizer: PreTrainedTokenizerFast) -> Pr
         "pad_token_id": None,
     }
     return scratch_config(of_tokenizer | model.config)
+
+
+def pretrained_config(model: ModelConfig) -> PretrainedConfig:
+    """The transformers configuration of a pretrained model, with `hf_config_kwargs` in it.
+
+    Raises:
+        FimError: it cannot be found; it has no such option, cannot use the value, or would not use all its weights.
+    """
+    config, options = _pretrained_config(str(model.name_or_path)), model.hf_config_kwargs
+    if not options:
+        return config
+    for option in options:
+        if option in OLDER_OPTIONS:
+            raise FimError(
+                f"model.hf_config_kwargs.{option}: transformers has this in `rope_parameters` now; use that."
+            )
+        if not hasattr(config, option):
+            raise FimError(
+                f"model.hf_config_kwargs.{option}: a model of the type {config.model_type} has no such option."
+            )
+    layers = getattr(config, "num_hidden_layers", None)
+    if (asked := options.get("num_hidden_layers", layers)) != layers:
+        raise FimError(
+            f"model.hf_config_kwargs.num_hidden_layers is {asked}, but the model has {layers}, and ArcticTraining would "
+            "begin with random weights. Give such a model as `model.config`, from scratch."
+        )
+    try:
+        return type(config).from_dict({**config.to_dict(), **options})
+    except (StrictDataclassError, TypeError, ValueError, KeyError, AttributeError) as error:
+        raise FimError(f"model.hf_config_kwargs cannot be used: {_first_line(error)}") from error
 
 
 def scratch_config(options: Mapping[str, Any]) -> PretrainedConfig:
@@ -191,7 +221,7 @@ def _pretrained(place: str, config: PretrainedConfig, dtype: torch.dtype, attent
             use_safetensors=True,
             trust_remote_code=False,
         )
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise FimError(
             f"The weights of {place} cannot be loaded: {_first_line(error)} Weights must be in safetensors, and their "
             "model one that transformers has itself."

@@ -22,6 +22,8 @@ _OPTIONS = (
     "gradient_accumulation_steps",
     "epochs",
     "max_steps",
+    "min_steps",
+    "exit_iteration",
     "eval_interval",
     "optimizer",
     "scheduler",

@@ -54,7 +54,7 @@ def layout_of(columns: Sequence[str], source: Source, name: str) -> Layout:
         return found
 
     shape, notice = _shape_of(columns, source, name)
-    chat = tuple(chat_columns(source.role_mapping or {}))
+    chat = tuple(chat_columns(source.role_mapping or _user_and_assistant(columns, source, name), source.content_key))
     inputs = tuple(position(column.name) for column in chat) or (position(_input_name(shape, source)),)
     output_name = _output_name(shape, source)
     output = position(output_name) if output_name else None
@@ -75,6 +75,14 @@ def find_column(columns: Sequence[str], wanted: str, name: str) -> int | None:
         if found:
             return found[0]
     return None
+
+
+def _user_and_assistant(columns: Sequence[str], source: Source, name: str) -> Mapping[str, str]:
+    """The roles of chat rows that name none and have no `messages`: the columns `user` and `assistant`."""
+    if source.type != "huggingface_instruct" or source.columns or find_column(columns, "messages", name) is not None:
+        return {}
+    roles = ("user", "assistant")
+    return {role: role for role in roles} if all(find_column(columns, role, name) is not None for role in roles) else {}
 
 
 def _shape_of(columns: Sequence[str], source: Source, name: str) -> tuple[Shape, str | None]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pyarrow as pa
@@ -37,18 +38,21 @@ def saved_dataset(path: Path, split: str) -> Export:
     return _export(loaded, path.name, split)
 
 
-def hub_dataset(name: str, split: str, cache_dir: str | None) -> Export:
+def hub_dataset(name: str, split: str, cache_dir: str | None, arguments: Mapping[str, Any]) -> Export:
     """A data set of the hub, downloaded once; code that comes with a data set is never run.
+
+    Args:
+        arguments: more arguments of `datasets.load_dataset`.
 
     Raises:
         FimError: it cannot be had, or has no such split.
     """
     try:
-        loaded = datasets.load_dataset(name, split=split, cache_dir=cache_dir)
+        loaded = datasets.load_dataset(name, split=split, cache_dir=cache_dir, **arguments)
     except Exception as error:  # the library raises errors of its own, the hub client's, the network's and Arrow's
         raise FimError(
             f"{name} is no file or folder here, and no data set that could be loaded ({type(error).__name__}). "
-            "Check `name_or_path` and `split`, and whether this machine may reach the hub."
+            "Check `name_or_path`, `split` and `kwargs`, and whether this machine may reach the hub."
         ) from error
     return _export(loaded, name, split)
 

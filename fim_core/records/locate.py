@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from fim_core.config.data import Source, SqlFileOptions
+from fim_core.config.split import parse_split
 from fim_core.errors import FimError
 from fim_core.records.readers import DATA_SUFFIXES, Export, read_file
 
@@ -27,11 +28,13 @@ def locate(source: Source, cache_dir: str | None, warn: Callable[[str], None]) -
     """
     place = source.name_or_path or ""
     path = Path(place).expanduser()
+    split, _ = parse_split(source.split)
     if path.is_dir():
         if source.type != "sql_files" and any((path / mark).is_file() for mark in _SAVED_DATASET):
             from fim_core.records.datasets_library import saved_dataset
 
-            return [saved_dataset(path, source.split)]
+            _refuse_arguments(source)
+            return [saved_dataset(path, split)]
         return _exports(path, (p for p in path.rglob("*") if p.is_file()), source, warn)
     if path.is_file():
         return _exports(path.parent, [path], source, warn)
@@ -46,7 +49,14 @@ def locate(source: Source, cache_dir: str | None, warn: Callable[[str], None]) -
         raise FimError(f"There is no file or folder {place}. Check `name_or_path`; it is relative to {Path.cwd()}.")
     from fim_core.records.datasets_library import hub_dataset
 
-    return [hub_dataset(place, source.split, cache_dir)]
+    return [hub_dataset(place, split, cache_dir, source.kwargs)]
+
+
+def _refuse_arguments(source: Source) -> None:
+    if source.kwargs:
+        raise FimError(
+            f"{source.name_or_path} is on this machine: `kwargs` goes with a data set of a hub. Leave it out."
+        )
 
 
 def is_export(name: str) -> bool:
@@ -55,6 +65,7 @@ def is_export(name: str) -> bool:
 
 
 def _exports(root: Path, paths: Iterable[Path], source: Source, warn: Callable[[str], None]) -> list[Export]:
+    _refuse_arguments(source)
     names = {path.relative_to(root).as_posix(): path for path in paths}
     seen = {name: path for name, path in sorted(names.items()) if is_export(name)}
     data = {name: path for name, path in seen.items() if name.lower().endswith(DATA_SUFFIXES)}

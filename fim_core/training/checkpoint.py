@@ -302,16 +302,20 @@ class SavePlan:
 
     def state_due(self, step: Step, last: bool) -> bool:
         """Whether a resumable state is saved after this step: where an entry asks, otherwise where an epoch ends."""
-        asked = [entry for entry in self.states if entry.save_every_n_steps]
+        asked = [entry for entry in self.states if entry.save_every_n_steps or entry.save_every_n_epochs]
         if not asked and step.ends_epoch and all(entry.type == "huggingface" for entry in self.states):
             return True
-        return any(_due(entry, step.position.step, last) for entry in self.states)
+        return any(_due(entry, step, last) for entry in self.states)
 
     def exports_due(self, step: Step, last: bool) -> list[CheckpointConfig]:
         """The entries whose `output_dir` gets the weights of this step."""
-        return [entry for entry in self.exports if _due(entry, step.position.step, last)]
+        return [entry for entry in self.exports if _due(entry, step, last)]
 
 
-def _due(entry: CheckpointConfig, step: int, last: bool) -> bool:
-    every = entry.save_every_n_steps
-    return (last and entry.save_end_of_training) or (every is not None and step % every == 0)
+def _due(entry: CheckpointConfig, step: Step, last: bool) -> bool:
+    by_steps, by_epochs = entry.save_every_n_steps, entry.save_every_n_epochs
+    return (
+        (last and entry.save_end_of_training)
+        or (by_steps is not None and step.position.step % by_steps == 0)
+        or (by_epochs is not None and step.ends_epoch and step.position.epoch % by_epochs == 0)
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict
 
 import torch
@@ -12,6 +13,8 @@ from fim_core.training.schedule import warmup_steps
 from fim_core.training.setup import Run
 from fim_core.training.steps import Step
 from fim_core.training.trackers import EventLog, open_trackers
+
+logger = logging.getLogger(__name__)
 
 
 def open_log(run: Run) -> EventLog | None:
@@ -52,6 +55,9 @@ def log_step(log: EventLog | None, run: Run, step: Step, progress: Progress, out
     """Record one optimizer step. Rates are of all ranks together."""
     if log is None:
         return
+    number, interval = step.position.step, run.experiment.loss_log_interval
+    if interval and number % interval == 0:
+        logger.info("step %d of %d: loss %.4f", number, run.total_steps, outcome.loss)
     log.write(
         "step",
         step.position.step,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -38,7 +39,7 @@ from fim_core.training.optimizer import build_optimizer
 from fim_core.training.plans import Plans
 from fim_core.training.schedule import build_scheduler
 from fim_core.training.step_exports import StepExports
-from fim_core.training.steps import Sharding, count_steps
+from fim_core.training.steps import Position, Sharding, count_steps
 
 logger = logging.getLogger(__name__)
 
@@ -123,12 +124,10 @@ def setup(job: Job, ranks: Ranks) -> Run:
         remove_leftovers(work.states)
         for entry in save_plan.exports:
             StepExports(entry, job, fingerprint).require_own()
-        make_plans(plans, experiment, packing, cost, train_rows, eval_rows)
+        make_plans(plans, experiment, packing, cost, sharding, train_rows, eval_rows)
         work.heartbeat.touch()
     ranks.barrier()
-    total_steps = count_steps(
-        lambda epoch: plans.packs(f"epoch-{epoch}"), sharding, start.position, experiment.epochs, experiment.max_steps
-    )
+    total_steps = steps_of(experiment, lambda epoch: plans.packs(f"epoch-{epoch}"), sharding, start.position)
 
     if state is not None and must_convert(state, ranks.world_size, stage):
         config["checkpoint"] = {"load_universal": True}
@@ -167,7 +166,7 @@ def setup(job: Job, ranks: Ranks) -> Run:
         sharding=sharding,
         save_plan=save_plan,
         fingerprint=fingerprint,
-        total_steps=total_steps,
+        total_steps=min(total_steps, experiment.exit_iteration or total_steps),
         start=start,
         resumed_from=None if state is None else state.position.step,
         cost=cost,
@@ -202,7 +201,13 @@ def choose_packing(experiment: Experiment, model: PreTrainedModel | PeftModel) -
 
 
 def make_plans(
-    plans: Plans, experiment: Experiment, packing: Strategy, cost: Cost, train_rows: Rows, eval_rows: Rows
+    plans: Plans,
+    experiment: Experiment,
+    packing: Strategy,
+    cost: Cost,
+    sharding: Sharding,
+    train_rows: Rows,
+    eval_rows: Rows,
 ) -> None:
     """Plan the packs of every epoch that the run reaches, and of the held-out rows."""
 
@@ -216,14 +221,22 @@ def make_plans(
             cost=cost,
         )
 
-    for epoch in range(experiment.epochs):
+    def packs_of(epoch: int) -> int:
         plans.make(f"epoch-{epoch}", partial(plan, train_rows, epoch))
+        return plans.packs(f"epoch-{epoch}")
+
+    steps_of(experiment, packs_of, sharding, Position())
     plans.make(EVAL_PLAN, lambda: plan(eval_rows, 0))
+
+
+def steps_of(experiment: Experiment, packs_of: Callable[[int], int], sharding: Sharding, start: Position) -> int:
+    """Optimizer steps that the experiment asks for; see `count_steps`."""
+    return count_steps(packs_of, sharding, start, experiment.epochs, experiment.max_steps, experiment.min_steps)
 
 
 def fingerprint_of(experiment: Experiment, train_rows: Rows, eval_rows: Rows) -> str:
     """Digest of what must not change between attempts: options that decide the weights, and the rows."""
-    sections = {"seed", "model", "epochs", "max_steps", "optimizer", "scheduler", "loss"}
+    sections = {"seed", "model", "epochs", "max_steps", "min_steps", "exit_iteration", "optimizer", "scheduler", "loss"}
     data = {"packing", "max_length", "sample_weighted_loss"}
     clipping = experiment.deepspeed["gradient_clipping"]
     rows = {name: [len(rows), int(rows.offsets[-1])] for name, rows in (("train", train_rows), ("eval", eval_rows))}

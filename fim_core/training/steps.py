@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import count
 from typing import Literal
 
 import numpy as np
@@ -79,20 +80,29 @@ def micro_batches(packs: list[Pack], sharding: Sharding) -> list[list[Pack]]:
 
 
 def count_steps(
-    packs_of: Callable[[int], int], sharding: Sharding, start: Position, epochs: int, limit: int | None
+    packs_of: Callable[[int], int],
+    sharding: Sharding,
+    start: Position,
+    epochs: int | None,
+    limit: int | None,
+    least: int | None = None,
 ) -> int:
     """Optimizer steps of the whole run, those before `start` included.
 
     Args:
         packs_of: how many packs an epoch has; asked only for epochs that are reached.
+        epochs: passes over the rows; None for as many as `limit` needs.
         limit: most steps.
+        least: fewest steps; beyond `epochs`, rows are passed over again until then.
     """
     steps = start.step
-    for epoch in range(start.epoch, epochs):
-        if limit is not None and steps >= limit:
+    for epoch in count(start.epoch):
+        is_asked = epochs is None or epoch < epochs
+        if (limit is not None and steps >= limit) or not (is_asked or steps < (least or 0)):
             break
         left = packs_of(epoch) - (start.pack if epoch == start.epoch else 0)
-        steps += -(-left // sharding.packs_per_step)
+        in_epoch = -(-left // sharding.packs_per_step)
+        steps = steps + in_epoch if is_asked else min(steps + in_epoch, least or 0)
     return steps if limit is None else min(steps, limit)
 
 

@@ -119,8 +119,6 @@ def test_a_file_whose_name_holds_no_letter_needs_a_name(tmp_path: Path) -> None:
     ("change", "named"),
     [
         ("epoch: 3", "epoch: no such option; did you mean epochs?"),
-        ("sequence_parallel_size: 4", "sequence_parallel_size: no such option; a row is never split over ranks"),
-        ("exit_iteration: 10", "exit_iteration: no such option; use max_steps"),
         ("epochs: 0", "epochs: "),
         ("deepspeed: {optimizer: {type: Adam}}", "is set by `optimizer`"),
         ("eval_interval: 10\nloss: {label_smoothing: 1.5}", "loss.label_smoothing"),
@@ -142,7 +140,6 @@ def test_a_file_whose_name_holds_no_letter_needs_a_name(tmp_path: Path) -> None:
         ("deepspeed: {zero_optimization: {stage: 4}}", "zero_optimization.stage is 4"),
         ("deepspeed: {zero_optimization: {stage: 0, offload_optimizer: {device: cpu}}}", "needs stage 1, 2 or 3"),
         ("optimizer: {type: cpu_adam}", "offload_optimizer"),
-        ("checkpoint: {type: deepspeed, output_dir: x}", "output_dir"),
         ("checkpoint: {type: deepspeed, save_end_of_training: false}", "saves nothing"),
         ("checkpoint: {save_every_n_steps: 5, save_end_of_training: false}", "always kept"),
         ("launcher: {type: hostfile}", "launcher.hostfile.hostfile: missing"),

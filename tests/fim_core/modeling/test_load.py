@@ -86,6 +86,44 @@ def test_a_missing_unknown_or_unsafe_model_is_named(tokenizer, tmp_path):
         build_model(ModelConfig(name_or_path=str(pickled)), tokenizer, seed=0)
 
 
+def test_options_of_a_pretrained_model_are_replaced(tokenizer, tmp_path):
+    small = tiny_model("llama", tie_word_embeddings=True)
+    small.save_pretrained(tmp_path / "base")
+    place, layers = str(tmp_path / "base"), small.config.num_hidden_layers
+    options = {"attention_dropout": 0.25, "rms_norm_eps": 0.5, "num_hidden_layers": layers}
+    plain = build_model(ModelConfig(name_or_path=place), tokenizer, seed=0)
+    changed = build_model(ModelConfig(name_or_path=place, hf_config_kwargs=options), tokenizer, seed=0)
+    assert (changed.config.attention_dropout, changed.config.rms_norm_eps) == (0.25, 0.5)
+    for name, weight in plain.state_dict().items():
+        assert torch.equal(weight, changed.state_dict()[name]), name
+    plain.config.attention_dropout = 0.25
+    for norm in (module for name, module in plain.named_modules() if name.endswith("norm")):
+        norm.variance_epsilon = 0.5
+    ids = torch.randint(0, VOCABULARY, (1, 20))
+    for model in (plain, changed):
+        model.eval().set_attn_implementation("sdpa")
+    with torch.no_grad():
+        assert torch.equal(plain(ids).logits, changed(ids).logits)
+    save_model(changed, tokenizer, [tokenizer.eos_token_id], tmp_path / "saved")
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "saved").config.rms_norm_eps == 0.5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_hidden_layers": 1}, "num_hidden_layers is 1, but the model has"),
+        ({"rms_norm_epsilon": 1e-5}, "a model of the type llama has no such option"),
+        ({"rope_theta": 5e4}, "in `rope_parameters` now"),
+        ({"hidden_size": "wide"}, "hf_config_kwargs cannot be used"),
+        ({"intermediate_size": 17}, "cannot be loaded"),
+    ],
+)
+def test_options_that_cannot_be_replaced_are_named(tokenizer, tmp_path, options, message):
+    tiny_model("llama").save_pretrained(tmp_path)
+    with pytest.raises(FimError, match=message):
+        build_model(ModelConfig(name_or_path=str(tmp_path), hf_config_kwargs=options), tokenizer, seed=0)
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_embeddings_grow_by_their_mean(tokenizer, tmp_path, tied):
     small = tiny_model("llama", tie_word_embeddings=tied)

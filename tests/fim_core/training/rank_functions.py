@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,18 @@ from fim_core.training.setup import setup
 def first_gradient(job: Job) -> tuple[float, dict[str, np.ndarray]]:
     """Loss and full gradient of a run's first optimizer step, as a rank has them ready for the optimizer."""
     return gradient_of(job, join_ranks())
+
+
+def logged_lines(job: Job) -> list[str]:
+    """What a run logs at level INFO about its steps."""
+    records: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = records.append  # type: ignore[method-assign]
+    events = logging.getLogger("fim_core.training.events")
+    events.addHandler(handler)
+    events.setLevel(logging.INFO)
+    fit(setup(job, join_ranks()))
+    return [record.getMessage() for record in records]
 
 
 def gradient_of(job: Job, ranks: Ranks) -> tuple[float, dict[str, np.ndarray]]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
-from rank_functions import error_of_run, norm_before_and_after_clipping, whole_run
+from rank_functions import error_of_run, logged_lines, norm_before_and_after_clipping, whole_run
 from safetensors.torch import load_file
 from training_helpers import MODEL, make_rows, run_ranks, save_rows, tiny_experiment
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast, Qwen3Config
@@ -78,6 +79,56 @@ def test_run_and_its_model(
     serving = json.loads((job.work.model / "fim.json").read_text())
     assert serving["fim_tokens"]["middle"] == "<|fim_middle|>"
     assert serving["model"]["config"] == MODEL
+
+
+def rates(events: list[dict[str, Any]]) -> list[float]:
+    return [event["lr"] for event in events if event["event"] == "step"]
+
+
+def test_a_run_that_exits_early_follows_the_schedule_of_the_whole(
+    tmp_path: Path, dataset: Path, tokenizer_folder: Path
+) -> None:
+    whole = train(tmp_path / "whole", dataset, tokenizer_folder, epochs=2)[2]
+    early = train(tmp_path / "early", dataset, tokenizer_folder, epochs=2, exit_iteration=3)[2]
+    assert len(losses(whole)) > 3
+    assert (losses(early), rates(early)) == (losses(whole)[:3], rates(whole)[:3])
+    shorter = train(tmp_path / "shorter", dataset, tokenizer_folder, epochs=2, max_steps=3)[2]
+    assert rates(shorter) != rates(early)
+
+
+def test_rows_are_passed_over_again_until_there_are_enough_steps(
+    tmp_path: Path, dataset: Path, tokenizer_folder: Path
+) -> None:
+    once = train(tmp_path / "once", dataset, tokenizer_folder)[2]
+    wanted = 2 * len(losses(once)) + 1
+    least = train(tmp_path / "least", dataset, tokenizer_folder, min_steps=wanted)[2]
+    exact = train(tmp_path / "exact", dataset, tokenizer_folder, epochs=None, max_steps=wanted)[2]
+    assert len(losses(least)) == wanted
+    assert losses(least) == losses(exact)
+    assert [event["epoch"] for event in least if event["event"] == "step"][-1] == 2
+
+
+def test_states_and_weights_are_saved_by_epoch(tmp_path: Path, dataset: Path, tokenizer_folder: Path) -> None:
+    entries = [
+        {"type": "deepspeed", "save_every_n_epochs": 1, "save_end_of_training": False, "keep": 9},
+        {"save_every_n_epochs": 2, "output_dir": str(tmp_path / "out"), "keep": 9},
+    ]
+    _, result, events = train(tmp_path / "run", dataset, tokenizer_folder, epochs=4, checkpoint=entries)
+    saved = {kind: [e["step"] for e in events if e["event"] == "checkpoint" and e["type"] == kind] for kind in
+             ("deepspeed", "huggingface")}  # fmt: skip
+    ends = [result["steps"] * (epoch + 1) // 4 for epoch in range(4)]
+    assert saved == {"deepspeed": ends, "huggingface": ends[1::2]}
+
+
+@pytest.mark.parametrize(("interval", "shown"), [(0, []), (2, [2, 4]), (1, [1, 2, 3, 4])])
+def test_the_loss_is_logged_at_its_interval(
+    tmp_path: Path, dataset: Path, tokenizer_folder: Path, interval: int, shown: list[int]
+) -> None:
+    job = Job(
+        tiny_experiment(max_steps=4, loss_log_interval=interval), dataset, tokenizer_folder, Work(tmp_path), "test"
+    )
+    (lines,) = run_ranks(1, logged_lines, job, folder=tmp_path)
+    assert [int(line.split()[1]) for line in lines if line.startswith("step ")] == shown
 
 
 def test_activation_checkpointing_changes_nothing(tmp_path: Path, dataset: Path, tokenizer_folder: Path) -> None:
@@ -203,6 +254,17 @@ def test_tracker_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(FimError, match=f"pip install {package}"):
         open_trackers(tiny_experiment(**{package: {}}), Work(tmp_path), 0)
     assert open_trackers(tiny_experiment(**{package: {"enable": False}}), Work(tmp_path), 0) == []
+
+
+def test_wandb_gets_the_entity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+    package = ModuleType("wandb")
+    package.init = lambda **options: asked.append(options)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "wandb", package)
+    for section in ({"entity": "us", "project": "p"}, {"project": "p"}):
+        open_trackers(tiny_experiment(wandb=section), Work(tmp_path), 0)
+    assert [options.get("entity", "none") for options in asked] == ["us", "none"]
+    assert [options["project"] for options in asked] == ["p", "p"]
 
 
 def test_rows_beyond_the_models_context_are_told(caplog: pytest.LogCaptureFixture) -> None:

@@ -99,3 +99,36 @@ def test_a_rank_without_packs_runs_as_many_micro_batches() -> None:
     dealt = [micro_batches(packs, Sharding(4, rank, 2, 1)) for rank in range(4)]
     assert [len(batches) for batches in dealt] == [1, 1, 1, 1]
     assert dealt[3] == [[]]
+
+
+@settings(deadline=None)
+@given(
+    packs=st.lists(st.integers(1, 9), min_size=12, max_size=12),
+    per_step=st.integers(1, 4),
+    epochs=st.one_of(st.none(), st.integers(1, 3)),
+    limit=st.one_of(st.none(), st.integers(1, 12)),
+    least=st.one_of(st.none(), st.integers(1, 12)),
+)
+def test_the_number_of_steps(
+    packs: list[int], per_step: int, epochs: int | None, limit: int | None, least: int | None
+) -> None:
+    """Against the steps of whole epochs listed one by one, then lengthened and cut."""
+    if epochs is None and limit is None:
+        return
+    in_epochs = [-(-count // per_step) for count in packs]
+    wanted = sum(in_epochs[:epochs]) if epochs is not None else limit
+    wanted = max(wanted or 0, least or 0)
+    wanted = wanted if limit is None else min(wanted, limit)
+    asked: list[int] = []
+
+    def packs_of(epoch: int) -> int:
+        asked.append(epoch)
+        return packs[epoch]
+
+    sharding = Sharding(1, 0, per_step, 1)
+    assert count_steps(packs_of, sharding, START, epochs, limit, least) == wanted
+    assert sum(in_epochs[: len(asked)]) >= wanted > sum(in_epochs[: len(asked) - 1])
+    # From the end of any epoch that the run reaches, the same.
+    for epoch in range(1, len(asked)):
+        start = Position(sum(in_epochs[:epoch]), epoch, 0)
+        assert count_steps(packs_of, sharding, start, epochs, limit, least) == wanted
