@@ -12,9 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fim_core.evaluation.html import NAMES, by_predictor, show_figure
+from fim_core.evaluation.html import by_predictor
 from fim_core.evaluation.metrics.registry import METRICS
+from fim_core.evaluation.names import TITLES
 from fim_core.evaluation.report import read_report
+from fim_core.evaluation.words import show_figure
 
 
 def main() -> None:
@@ -23,7 +25,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     report = read_report(parser.parse_args().folder)
     predictors = by_predictor(report)
-    head = ["", *(NAMES.get(name, name.replace("_", " ")) for name in predictors), "rows"]
+    head = ["", *(TITLES[name] for name in predictors), "rows"]
     lines = [head, ["---"] + ["---:"] * (len(head) - 1)]
     for metric in METRICS:
         if metric.headline and metric.name in report["metrics"]:

@@ -9,5 +9,5 @@ from fim_core.pipeline import evaluation
 
 @dg.asset(**asset_options(evaluation.evaluation_report), kinds={"duckdb", "html"}, pool="gpu")
 def evaluation_report(context: dg.AssetExecutionContext, experiment: ExperimentResource) -> dg.MaterializeResult:
-    """Metrics with confidence intervals beside baselines and the champion, and every prediction."""
+    """Metrics with confidence intervals, compared with the base model, constants and the champion; every prediction."""
     return materialize(context, experiment, evaluation.evaluation_report)

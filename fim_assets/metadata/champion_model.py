@@ -13,7 +13,7 @@ from fim_core.config import Experiment
 from fim_core.pipeline.evaluation import DECISION
 from fim_core.store import Artifact, Store
 
-_HOLDS = {True: "holds", False: "fails", None: "nothing to compare with"}
+_HOLDS = {True: "passed", False: "failed", None: "not applicable"}
 
 
 def shown(artifact: Artifact, experiment: Experiment, store: Store) -> dict[str, Any]:
@@ -28,5 +28,6 @@ def shown(artifact: Artifact, experiment: Experiment, store: Store) -> dict[str,
         "candidate": decision["candidate"],
         "champion_before": decision["champion_before"] or "none",
         "gate": table(dict.fromkeys(("result", "reason", "rule", "metric"), "string"), rules),
+        "smallest_visible_gain": decision["power"]["sentence"],
         **({"load": dg.MetadataValue.md(how_to_load(artifact.path / "model"))} if decision["promote"] else {}),
     }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import pyarrow.parquet as pq
@@ -12,6 +13,9 @@ from fim_assets.metadata.tables import COLUMN_LINEAGE, COLUMN_SCHEMA, Source, co
 from fim_core.config import Experiment
 from fim_core.store import Artifact, Store
 
+if TYPE_CHECKING:
+    from fim_core.evaluation.metrics.registry import Metric
+
 _COLUMNS = {
     "row_id": "As in raw_completions.",
     "type": "The export's TYPE.",
@@ -19,6 +23,7 @@ _COLUMNS = {
     "split": "eval: only held-out rows are judged.",
     "completion": "What the user accepted.",
     "prediction": "What the model wrote.",
+    "base_prediction": "What the model before training wrote.",
     "champion_prediction": "What the champion wrote; null where its prompts cannot hold the row.",
 }
 _LINEAGE: dict[str, list[Source]] = {
@@ -33,13 +38,14 @@ _MEASURED: list[Source] = [*_LINEAGE["completion"], *_LINEAGE["prediction"]]
 
 
 def shown(artifact: Artifact, experiment: Experiment, store: Store) -> dict[str, Any]:
-    """Every figure with its interval beside those of baselines and champion."""
+    """Every figure with its interval, next to those of the others, and in words whether the model is better."""
     from fim_core.evaluation.metrics.registry import METRICS
+    from fim_core.evaluation.report import read_report
+    from fim_core.evaluation.words import sentences
 
-    counts = artifact.counts
-    figures = counts["metrics"]
+    report = read_report(artifact.path)
+    figures = report["metrics"]
     measured = [metric for metric in METRICS if figures.get(metric.name, {}).get("value") is not None]
-    compared = counts["baselines"] | ({"champion": counts["champion"]} if counts["champion"] else {})
     shares = {
         metric.title: tuple(figures[metric.name][key] for key in ("value", "low", "high"))
         for metric in measured
@@ -49,25 +55,55 @@ def shown(artifact: Artifact, experiment: Experiment, store: Store) -> dict[str,
     return {
         COLUMN_SCHEMA: column_schema(schema, _COLUMNS | {metric.name: metric.title for metric in METRICS}),
         COLUMN_LINEAGE: column_lineage({name: _LINEAGE.get(name, _MEASURED) for name in schema.names}),
-        "rows": counts["rows"],
-        "groups": counts["groups"],
+        "rows": artifact.counts["rows"],
+        "groups": artifact.counts["groups"],
         **{metric.name: round(figures[metric.name]["value"], 4) for metric in measured if metric.headline},
-        "figures": _figures_table(measured, figures, compared),
+        "is_it_better": dg.MetadataValue.md("\n".join(f"- {sentence}" for sentence in sentences(report))),
+        "smallest_visible_gain": report["power"]["sentence"],
+        "figures": _figures_table(measured, report),
+        "differences": _differences_table(measured, report),
         "intervals": plots.intervals(shares, title="share of held-out rows, with confidence intervals"),
         "report": dg.MetadataValue.path(str(artifact.path / "report.html")),
     }
 
 
-def _figures_table(measured: list[Any], figures: dict[str, Any], compared: dict[str, dict[str, Any]]) -> Any:
-    columns = ("value", "low", "high", *compared)
+def _figures_table(measured: Sequence[Metric], report: Mapping[str, Any]) -> dg.MetadataValue:
+    """Of the model with its interval, and of the others, which are named as in the report."""
+    from fim_core.evaluation.words import show_figure
+
+    bounds = ("value", "low", "high")
     rows = [
         {"metric": metric.title, "unit": metric.unit}
-        | {key: _rounded(figures[metric.name][key]) for key in ("value", "low", "high")}
-        | {name: _rounded(values.get(metric.name)) for name, values in compared.items()}
+        | {key: show_figure(report["metrics"][metric.name][key], metric.unit) for key in bounds}
+        | {
+            name: show_figure(figure["value"], metric.unit) if (figure := other["metrics"].get(metric.name)) else ""
+            for name, other in report["others"].items()
+        }
         for metric in measured
     ]
-    return table({"metric": "string", "unit": "string"} | dict.fromkeys(columns, "float"), rows)
+    return table(dict.fromkeys(("metric", "unit", *bounds, *report["others"]), "string"), rows)
 
 
-def _rounded(value: float | None) -> float | str:
-    return "" if value is None else round(value, 4)
+def _differences_table(measured: Sequence[Metric], report: Mapping[str, Any]) -> dg.MetadataValue:
+    """The model minus each of the others, with intervals; better or worse where that is not chance."""
+    rows = [
+        {"metric": metric.title}
+        | {
+            f"minus {name}": _difference(metric, other["differences"].get(metric.name), report["options"]["confidence"])
+            for name, other in report["others"].items()
+        }
+        for metric in measured
+    ]
+    return table(dict.fromkeys(("metric", *(f"minus {name}" for name in report["others"])), "string"), rows)
+
+
+def _difference(metric: Metric, difference: Mapping[str, Any] | None, confidence: float) -> str:
+    from fim_core.evaluation.words import show_difference, standing
+
+    if difference is None or difference["value"] is None:
+        return ""
+    value, low, high = (
+        show_difference(difference[key], metric.unit, name_unit=key == "value") for key in ("value", "low", "high")
+    )
+    found = standing(metric, difference, confidence)
+    return f"{value} ({low} to {high})" + (f": {found}" if found in ("better", "worse") else "")

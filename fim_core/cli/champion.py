@@ -88,9 +88,16 @@ def rollback(
 
 
 def _print_reasons(decided: Artifact) -> None:
-    for result in json.loads((decided.path / DECISION).read_text(encoding="utf-8"))["results"]:
-        mark = {True: "+", False: "-", None: " "}[result["holds"]]
-        typer.echo(f"{mark} {result['reason']}")
+    for line in reasons(decided):
+        typer.echo(line)
+
+
+def reasons(decided: Artifact) -> list[str]:
+    """What every rule of the gate found, a line each, and a warning where the report cannot see small gains."""
+    content = json.loads((decided.path / DECISION).read_text(encoding="utf-8"))
+    marks = {True: "+", False: "-", None: " "}
+    lines = [f"{marks[result['holds']]} {result['reason']}" for result in content["results"]]
+    return lines + ([] if content["power"]["enough"] else [f"! {content['power']['sentence']}"])
 
 
 def _open(config: Path) -> tuple[Experiment, Store]:

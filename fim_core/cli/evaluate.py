@@ -35,24 +35,28 @@ def evaluate(
 
 
 def print_figures(report: Mapping[str, Any]) -> None:
-    """Print the headline figures of a report beside those of its baselines."""
-    from fim_core.evaluation.html import NAMES, by_predictor, show_figure
+    """Print the headline figures of a report next to those of the others, and in words whether the model is better."""
+    from fim_core.evaluation.html import by_predictor
     from fim_core.evaluation.metrics.registry import METRICS
+    from fim_core.evaluation.names import TITLES
+    from fim_core.evaluation.words import sentences, show_figure
 
     predictors = by_predictor(report)
     counts = report["counts"]
     table = Table(title=f"{report['experiment']}: {counts['evaluated']} held-out rows in {counts['groups']} groups")
     table.add_column("Metric")
     for name in predictors:
-        table.add_column(NAMES.get(name, name.replace("_", " ")), justify="right")
+        table.add_column(TITLES[name], justify="right")
     for metric in METRICS:
         if metric.headline and metric.name in report["metrics"]:
-            cells = []
-            for figures in predictors.values():
-                figure = figures.get(metric.name)
-                cells.append("–" if figure is None else show_figure(figure["value"], metric.unit))
-                if figure and figure["value"] is not None:
-                    low, high = (show_figure(figure[bound], metric.unit) for bound in ("low", "high"))
-                    cells[-1] += f"\n{low} – {high}"
+            own = report["metrics"][metric.name]
+            cells = [
+                "–" if (figure := figures.get(metric.name)) is None else show_figure(figure["value"], metric.unit)
+                for figures in predictors.values()
+            ]
+            if own["value"] is not None:
+                cells[0] += "\n" + " – ".join(show_figure(own[bound], metric.unit) for bound in ("low", "high"))
             table.add_row(metric.title, *cells)
     Console().print(table)
+    for sentence in (*sentences(report), report["power"]["sentence"]):
+        typer.echo(sentence)

@@ -8,9 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
+from fim_core.cli.champion import reasons
 from fim_core.config import load_experiment
 from fim_core.errors import FimError
 from fim_core.pipeline import STAGES
+from fim_core.pipeline.evaluation import decisions
 from fim_core.store import Artifact, Store
 
 _HEADLINE = {
@@ -42,6 +44,7 @@ def summary(config: Config) -> None:
     for label, value in _lines(artifacts):
         table.add_row(label, value)
     table.add_row("champion", _champion(store, experiment.name, artifacts["trained_checkpoint"]))
+    table.add_row("gate", _gate(store, experiment.name, artifacts["trained_checkpoint"]))
     console = Console()
     console.print(table)
     for artifact in artifacts.values():
@@ -68,14 +71,15 @@ def _lines(artifacts: dict[str, Artifact]) -> Iterator[tuple[str, str]]:
 
 
 def _headline(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    others = report["baselines"] | ({"champion": report["champion"]} if report["champion"] else {})
+    from fim_core.evaluation.names import TITLES
+
     for metric, title in _HEADLINE.items():
         figure = report["metrics"].get(metric)
         if figure is None or figure["value"] is None:
             continue
         beside = ", ".join(
-            f"{name.replace('_', ' ')} {values[metric]:.1%}"
-            for name, values in others.items()
+            f"{TITLES[name]} {values[metric]:.1%}"
+            for name, values in report["others"].items()
             if values.get(metric) is not None
         )
         interval = f"{figure['low']:.1%} to {figure['high']:.1%}"
@@ -90,6 +94,12 @@ def _champion(store: Store, experiment: str, checkpoint: Artifact) -> str:
     if champion.manifest["inputs"]["trained_checkpoint"] == checkpoint.version:
         return "this model"
     return "an earlier model; `fim champion show` tells why"
+
+
+def _gate(store: Store, experiment: str, checkpoint: Artifact) -> str:
+    """What the gate found about a checkpoint when it was last decided on."""
+    about = [found for found in decisions(store, experiment) if found.counts["candidate"] == checkpoint.version]
+    return "\n".join(reasons(about[-1])) if about else "not decided yet"
 
 
 def _number(value: float | None) -> str:

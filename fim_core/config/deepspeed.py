@@ -48,7 +48,8 @@ DEFAULT_CLIPPING = 1.0
 
 
 def checked_section(section: dict[str, Any]) -> dict[str, Any]:
-    """The section, with its numbers read (`5e8` is text in YAML) and `gradient_clipping` filled in.
+    """The section with its numbers read (`5e8` is text in YAML) and `gradient_clipping` filled in, if DeepSpeed uses
+    every key of it.
 
     Raises:
         ValueError: a key that belongs to another section, or that DeepSpeed or this engine would ignore; a stage of

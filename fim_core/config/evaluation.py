@@ -29,10 +29,13 @@ class GateRule(Section):
     """One condition that a candidate must meet to become champion."""
 
     metric: str = Field(description="Metric of the report, for example exact_match_sql.")
-    rule: Literal["not_worse", "better", "at_least", "at_most", "beats_baselines", "finite"] = Field(
-        description="not_worse, better: against the champion, beyond the confidence interval of the paired "
-        "difference, on the rows that it can read; at_least, at_most: against `value`; beats_baselines: lower bound "
-        "above every baseline's upper bound."
+    rule: Literal[
+        "finite", "better_than_base", "better_than_constants", "not_worse", "better", "at_least", "at_most"
+    ] = Field(
+        description="better_than_base: than the model before training; better_than_constants: than always completing "
+        "nothing, and than always the most frequent completion of the training rows; better, not_worse: than the "
+        "champion, on the rows that it can read. All of these by the paired difference on the same rows, beyond its "
+        "confidence interval. at_least, at_most: against `value`. finite: it is a number."
     )
     value: float | None = Field(
         None, description="Bound of at_least and at_most; for not_worse the slack that is allowed."
@@ -56,7 +59,11 @@ class GateRule(Section):
 
 DEFAULT_GATE = [
     GateRule(metric="loss", rule="finite"),
-    GateRule(metric="exact_match_sql", rule="beats_baselines"),
+    GateRule(metric="exact_match_sql", rule="better_than_base"),
+    # A model that has only learnt how completions look gains over a base that does not know the format, but not here.
+    GateRule(metric="exact_match_sql", rule="better_than_constants"),
+    # Nor does it tell the accepted texts from others any better than the base does.
+    GateRule(metric="loss", rule="better_than_base"),
     GateRule(metric="exact_match_sql", rule="not_worse"),
     GateRule(metric="binds", rule="not_worse"),
     GateRule(metric="abstention_precision", rule="not_worse"),

@@ -114,14 +114,6 @@ class Experiment(Section):
     def _one_or_many(cls, value: Any) -> Any:
         return [value] if isinstance(value, dict) else value
 
-    @field_validator("optimizer")
-    @classmethod
-    def _rate_by_what_is_trained(cls, value: OptimizerConfig, info: ValidationInfo) -> OptimizerConfig:
-        model: ModelConfig | None = info.data.get("model")  # None: it has mistakes of its own
-        if value.lr is not None or model is None:
-            return value
-        return value.model_copy(update={"lr": DEFAULT_LEARNING_RATES[model.trains]})
-
     @field_validator("checkpoint")
     @classmethod
     def _places_of_their_own(cls, value: list[CheckpointConfig]) -> list[CheckpointConfig]:
@@ -129,6 +121,14 @@ class Experiment(Section):
         if len(set(places)) < len(places):
             raise ValueError("two entries have the same output_dir, where each would remove what the other keeps")
         return value
+
+    @field_validator("optimizer")
+    @classmethod
+    def _rate_by_what_is_trained(cls, value: OptimizerConfig, info: ValidationInfo) -> OptimizerConfig:
+        model: ModelConfig | None = info.data.get("model")  # None: it has mistakes of its own
+        if value.lr is not None or model is None:
+            return value
+        return value.model_copy(update={"lr": DEFAULT_LEARNING_RATES[model.trains]})
 
     @field_validator("deepspeed")
     @classmethod

@@ -78,19 +78,19 @@ class ModelConfig(Section):
     )
     peft_config: PeftConfig | None = Field(None, description="Train LoRA adapters instead of all weights.")
 
-    @property
-    def trains(self) -> Literal["adapters", "pretrained", "scratch"]:
-        """What is trained: LoRA adapters, all weights of a pretrained model, or a model from scratch."""
-        if self.peft_config is not None:
-            return "adapters"
-        return "scratch" if self.name_or_path is None else "pretrained"
-
     @field_validator("hf_config_kwargs")
     @classmethod
     def _set_nowhere_else(cls, value: dict[str, Any]) -> dict[str, Any]:
         for option in value.keys() & _SET_ELSEWHERE.keys():
             raise ValueError(f"`{option}` is set by {_SET_ELSEWHERE[option]}, not here")
         return value
+
+    @property
+    def trains(self) -> Literal["adapters", "pretrained", "scratch"]:
+        """What is trained: LoRA adapters, all weights of a pretrained model, or a model from scratch."""
+        if self.peft_config is not None:
+            return "adapters"
+        return "scratch" if self.name_or_path is None else "pretrained"
 
     @model_validator(mode="after")
     def _one_origin(self) -> ModelConfig:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fim_core.evaluation.metrics.registry import METRICS, Metric
+from fim_core.evaluation.power import detectable_gain, detectable_share, fewest_groups
 from fim_core.evaluation.scores import Columns
 
 _CELLS_AT_ONCE = 4_000_000
@@ -18,12 +19,24 @@ LENGTH_BUCKETS = ((0, "0 characters"), (10, "1–10"), (40, "11–40"), (160, "4
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A figure with its confidence interval, and the number of rows that it is about. None: not a finite number."""
+    """A figure with its confidence interval, and the rows and groups that it is about. None: not a finite number."""
 
     value: float | None
     low: float | None
     high: float | None
     n: int
+    groups: int
+
+
+@dataclass(frozen=True, slots=True)
+class Difference(Estimate):
+    """The paired difference of two figures.
+
+    Attributes:
+        detectable: the smallest true difference that would be told from chance (see power.py); None if none would.
+    """
+
+    detectable: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,32 +69,57 @@ def estimates(columns: Columns, groups: np.ndarray, bootstrap: Bootstrap) -> dic
     found = {}
     for i, metric in enumerate(metrics):
         if not np.isnan(value[i]):
-            exact = _bounds_without_resampling(metric, value[i], int((per[:, i] > 0).sum()), bootstrap)
+            counted = int((per[:, i] > 0).sum())
+            exact = _bounds_without_resampling(metric, value[i], counted, bootstrap)
             lower, upper = exact or (low[i], high[i])
-            found[metric.name] = _estimate(value[i], lower, upper, _rows(columns, metric))
+            found[metric.name] = Estimate(*_finite(value[i], lower, upper), _rows(columns, metric), counted)
     return found
 
 
-def differences(ours: Columns, theirs: Columns, groups: np.ndarray, bootstrap: Bootstrap) -> dict[str, Estimate]:
+def differences(ours: Columns, theirs: Columns, groups: np.ndarray, bootstrap: Bootstrap) -> dict[str, Difference]:
     """Ours minus theirs in every metric that both have, on the same rows, with intervals of the paired difference.
 
     Each resample draws the same groups for both, so that what makes rows hard for both cancels out. A single group says
     nothing of chance: the interval of shares is then the widest, -1 to 1.
     """
     metrics = [metric for metric in METRICS if metric.over in ours and metric.over in theirs]
-    sums = [_sums(columns, metrics, groups) for columns in (ours, theirs)]
+    # Ours, then theirs, side by side: resampled together.
+    pairs = zip(*(_sums(columns, metrics, groups) for columns in (ours, theirs)), strict=True)
+    over, per = (np.concatenate(sums, axis=1) for sums in pairs)
     with np.errstate(invalid="ignore"):
-        value = _ratio(sums[0][0].sum(0), sums[0][1].sum(0)) - _ratio(sums[1][0].sum(0), sums[1][1].sum(0))
-        drawn = [np.concatenate([_ratio(*s) for s in _resampled(over, per, bootstrap)]) for over, per in sums]
-        low, high = _interval(drawn[0] - drawn[1], bootstrap)
-    alone = ((sums[0][1] > 0) | (sums[1][1] > 0)).sum(0) == 1
-    shares = np.array([metric.unit == "share" for metric in metrics], bool)
-    low, high = np.where(alone & shares, -1.0, low), np.where(alone & shares, 1.0, high)
+        value = _minus(_ratio(over.sum(0), per.sum(0)))
+        drawn = _minus(np.concatenate([_ratio(*sums) for sums in _resampled(over, per, bootstrap)]))
+    low, high = _interval(drawn, bootstrap)
+    counted = (per.reshape(len(per), 2, len(metrics)) > 0).any(1).sum(0)
+    alone = (counted == 1) & np.array([metric.unit == "share" for metric in metrics], bool)
+    low, high = np.where(alone, -1.0, low), np.where(alone, 1.0, high)
     return {
-        metric.name: _estimate(value[i], low[i], high[i], _rows(ours, metric))
+        metric.name: Difference(
+            *_finite(value[i], low[i], high[i]),
+            n=(rows := _rows(ours, metric)),
+            groups=int(counted[i]),
+            detectable=_detectable(metric, drawn[:, i], rows, int(counted[i]), bootstrap),
+        )
         for i, metric in enumerate(metrics)
         if not np.isnan(value[i])
     }
+
+
+def _minus(side_by_side: np.ndarray) -> np.ndarray:
+    """The first half of the last axis minus the second."""
+    half = side_by_side.shape[-1] // 2
+    return side_by_side[..., :half] - side_by_side[..., half:]
+
+
+def _detectable(metric: Metric, drawn: np.ndarray, rows: int, groups: int, bootstrap: Bootstrap) -> float | None:
+    """`drawn`: the difference in each resample."""
+    drawn = drawn[~np.isnan(drawn)]
+    if groups < fewest_groups(bootstrap.confidence) or len(drawn) < 2 or not np.isfinite(drawn).all():
+        return None
+    by_error = detectable_gain(float(drawn.std(ddof=1)), bootstrap.confidence)
+    if metric.unit == "share" and (least := detectable_share(rows, groups, bootstrap.confidence)) is not None:
+        return max(by_error, least)
+    return by_error or None
 
 
 def subset(columns: Columns, mask: np.ndarray) -> Columns:
@@ -94,10 +132,9 @@ def length_bucket(completion: str) -> str:
     return next(name for longest, name in LENGTH_BUCKETS if longest is None or len(completion) <= longest)
 
 
-def _estimate(value: float, low: float, high: float, n: int) -> Estimate:
-    if not np.isfinite([value, low, high]).all():
-        return Estimate(None, None, None, n)
-    return Estimate(float(value), float(low), float(high), n)
+def _finite(value: float, low: float, high: float) -> tuple[float | None, float | None, float | None]:
+    """The three as they are, or three times None unless all of them are finite."""
+    return (float(value), float(low), float(high)) if np.isfinite([value, low, high]).all() else (None, None, None)
 
 
 def _sums(columns: Columns, metrics: Sequence[Metric], groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

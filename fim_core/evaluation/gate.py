@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fim_core.config.evaluation import GateConfig, GateRule
 from fim_core.errors import FimError
-from fim_core.evaluation.metrics.registry import BY_NAME, Metric
+from fim_core.evaluation.metrics.registry import BY_NAME
+from fim_core.evaluation.names import BASE, CHAMPION, CONSTANTS, TITLES
 from fim_core.evaluation.report import read_report
+from fim_core.evaluation.words import VERDICTS, Figure, comparison, show_difference, show_with_unit, standing
 
-Figure = Mapping[str, Any]
-"""`{value, low, high, n}` of a report."""
+BETTER_THAN = {"better_than_base": (BASE,), "better_than_constants": CONSTANTS, "better": (CHAMPION,)}
+"""Rules that ask for a gain larger than chance, and over what."""
+
+FIRST_CANDIDATE = ("better_than_base", "better_than_constants")
+"""Rules that need no champion. Where there is none, at least one of them must be in the gate."""
 
 
 @dataclass(frozen=True)
@@ -25,31 +30,34 @@ class RuleResult:
             took this checkpoint back.
         holds: whether the candidate meets it; None where it does not apply, because there is no champion yet or the
             rows hold nothing that the metric measures.
-        reason: a sentence with the numbers.
-        numbers: the figures that decided, by name.
+        reason: what was found, in words that need no statistics.
+        figures: of the candidate and of what it was compared with, by predictor.
+        differences: candidate minus the other on the same rows, by the other.
     """
 
     metric: str
     rule: str
     holds: bool | None
     reason: str
-    numbers: dict[str, Figure]
+    figures: dict[str, Figure] = field(default_factory=dict)
+    differences: dict[str, Figure] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether the candidate replaces the champion, and what every rule found."""
+    """Whether the candidate replaces the champion, what every rule found, and the report's own power."""
 
     promote: bool
     results: list[RuleResult]
+    power: dict[str, Any]
 
 
 def decide(report: Path, gate: GateConfig, *, has_champion: bool) -> Decision:
     """Apply the gate's rules to a candidate's report.
 
     A candidate is promoted when no rule fails and at least one holds. Without a champion, the rules against it do not
-    apply: then the candidate must at least beat the baselines, so a gate without such a rule refuses the first. The same
-    goes for a champion whose markup holds none of the rows.
+    apply. Then the candidate must at least be better than its base and than the constants, which a gate without such
+    rules gets in addition. The same goes for a champion whose markup holds none of the rows.
 
     Args:
         report: folder of the candidate's evaluation.
@@ -59,136 +67,134 @@ def decide(report: Path, gate: GateConfig, *, has_champion: bool) -> Decision:
     Raises:
         FimError: the report lacks the champion's figures.
     """
-    figures = read_report(report)
-    if has_champion and figures["champion"] is None:
+    found = read_report(report)
+    champion = found["others"].get(CHAMPION)
+    if has_champion and champion is None:
         raise FimError(
             f"The report in {report} does not compare with the champion. Materialize evaluation_report again."
         )
-    can_compare = has_champion and figures["champion"]["rows"] > 0
+    if not has_champion:
+        found["others"].pop(CHAMPION, None)
     rules = list(gate.rules)
-    if not can_compare and not any(rule.rule == "beats_baselines" for rule in rules):
-        rules.append(GateRule(metric="exact_match_sql", rule="beats_baselines"))
-    results = [_apply(rule, figures, can_compare) for rule in rules]
+    can_compare = has_champion and champion["rows"] > 0
+    if not can_compare and not any(rule.rule in FIRST_CANDIDATE for rule in rules):
+        rules += [GateRule(metric="exact_match_sql", rule=rule) for rule in FIRST_CANDIDATE]
+    results = [_apply(rule, found) for rule in rules]
     if all(result.holds is None for result in results):
-        results.append(
-            RuleResult("", "any", False, "No rule of the gate applies: nothing speaks for the candidate.", {})
-        )
-    return Decision(promote=all(result.holds is not False for result in results), results=results)
+        results.append(RuleResult("", "any", False, "No rule of the gate applies: nothing speaks for the candidate."))
+    return Decision(all(result.holds is not False for result in results), results, found["power"])
 
 
 def refuse(decision: Decision, reason: str) -> Decision:
     """The same decision, refused for a reason that no rule of the gate knows."""
-    return Decision(promote=False, results=[*decision.results, RuleResult("", "rollback", False, reason, {})])
+    results = [*decision.results, RuleResult("", "rollback", False, reason)]
+    return Decision(promote=False, results=results, power=decision.power)
 
 
-def _apply(rule: GateRule, report: Mapping[str, Any], can_compare: bool) -> RuleResult:
-    metric = BY_NAME[rule.metric]
-    ours = report["metrics"].get(rule.metric)
-    if rule.rule in {"not_worse", "better"}:
-        if not can_compare:
-            why = "there is no champion" if report["champion"] is None else "there is no row that the champion can read"
-            return RuleResult(rule.metric, rule.rule, None, f"{metric.title}: {why} to compare with.", {})
-        result = _against_champion(rule, metric, ours, report["champion"])
-        left_out = report["counts"]["evaluated"] - report["champion"]["rows"]
-        note = f" The champion cannot read {left_out} of the rows, which are left out." if left_out else ""
-        return replace(result, reason=result.reason + note)
-    if rule.rule == "finite":
-        return _finite(rule, metric, ours)
+def _apply(rule: GateRule, report: Mapping[str, Any]) -> RuleResult:
+    if rule.rule in BETTER_THAN:
+        return _better(rule, report, BETTER_THAN[rule.rule])
+    if rule.rule == "not_worse":
+        return _not_worse(rule, report)
+    metric, ours = BY_NAME[rule.metric], report["metrics"].get(rule.metric)
     if ours is None or ours["value"] is None:
-        return RuleResult(rule.metric, rule.rule, False, f"{metric.title}: the report holds no such figure.", {})
-    if rule.rule == "beats_baselines":
-        return _beats_baselines(rule, metric, ours, report["baselines"])
-    return _bound(rule, metric, ours)
-
-
-def _finite(rule: GateRule, metric: Metric, ours: Figure | None) -> RuleResult:
-    holds = ours is not None and ours["value"] is not None
-    said = f"is {_number(ours['value'])}" if ours and holds else "is not a finite number"
-    return RuleResult(rule.metric, rule.rule, holds, f"{metric.title} {said}.", {"candidate": ours} if ours else {})
-
-
-def _bound(rule: GateRule, metric: Metric, ours: Figure) -> RuleResult:
+        reason = _reason(metric.title, False, "not a finite number" if ours else "the report holds no such figure")
+        return RuleResult(rule.metric, rule.rule, False, reason)
+    said = f"{metric.title}: {show_with_unit(ours['value'], metric.unit)}, {ours['n']:,} rows"
+    if rule.rule == "finite":
+        return RuleResult(rule.metric, rule.rule, True, _reason(said, True, "it is a number"), {"candidate": ours})
     assert rule.value is not None, "validated"
     holds = ours["value"] >= rule.value if rule.rule == "at_least" else ours["value"] <= rule.value
-    least = "at least" if rule.rule == "at_least" else "at most"
-    reason = f"{metric.title} is {_number(ours['value'])}; {least} {_number(rule.value)} is asked for."
-    return RuleResult(rule.metric, rule.rule, holds, reason, {"candidate": ours})
+    asked = f"{rule.rule.replace('_', ' ')} {show_with_unit(rule.value, metric.unit)} is required"
+    return RuleResult(rule.metric, rule.rule, holds, _reason(said, holds, asked), {"candidate": ours})
 
 
-def _beats_baselines(
-    rule: GateRule, metric: Metric, ours: Figure, baselines: Mapping[str, Mapping[str, Figure]]
-) -> RuleResult:
-    """The candidate's interval lies wholly on the better side of every baseline's."""
-    rivals = {name: figures[rule.metric] for name, figures in baselines.items() if rule.metric in figures}
-    numbers = {"candidate": ours, **rivals}
-    if not rivals:
-        reason = f"{metric.title}: no baseline has this figure, so none can be beaten. Use another rule for it."
-        return RuleResult(rule.metric, rule.rule, False, reason, numbers)
-    unbeaten = [name for name, figure in rivals.items() if not _beats(metric, ours, figure)]
-    shown = f"{metric.title} is {_interval(ours)}"
-    if unbeaten:
-        them = ", ".join(f"{name.replace('_', ' ')} ({_interval(rivals[name])})" for name in unbeaten)
-        return RuleResult(rule.metric, rule.rule, False, f"{shown}, not clear of: {them}.", numbers)
-    return RuleResult(rule.metric, rule.rule, True, f"{shown}, clear of every baseline.", numbers)
+def _better(rule: GateRule, report: Mapping[str, Any], rivals: Sequence[str]) -> RuleResult:
+    """The whole interval of the paired difference to each rival lies on the better side of 0."""
+    metric, confidence = BY_NAME[rule.metric], report["options"]["confidence"]
+    missing = [_cannot_compare(rule.metric, name, report) for name in rivals]
+    if (first := next((found for found in missing if found), None)) is not None:
+        holds, why = first
+        return RuleResult(rule.metric, rule.rule, holds, _reason(metric.title, holds, why))
+    figures, differences = _figures(rule.metric, rivals, report)
+    standings = {name: standing(metric, differences[name], confidence) for name in rivals}
+    holds = all(found == "better" for found in standings.values())
+    verdicts = {f"{VERDICTS[found]}{_over(name, rivals)}" for name, found in standings.items() if found != "better"}
+    why = "; ".join(sorted(verdicts)) if verdicts else VERDICTS["better"]
+    said = comparison(metric, figures["candidate"], {n: (figures[n], differences[n]) for n in rivals}, confidence)
+    visible = [differences[name]["detectable"] for name in rivals]
+    if not holds and metric.unit == "share" and None not in visible:
+        why += f" (with so many rows, the smallest gain that would show is about {100 * max(visible):.1f} points)"
+    reason = _reason(said, holds, why) + _left_out(rivals, report)
+    return RuleResult(rule.metric, rule.rule, holds, reason, figures, differences)
 
 
-def _beats(metric: Metric, ours: Figure, theirs: Figure) -> bool:
-    if theirs["value"] is None:
-        return True
-    return ours["low"] > theirs["high"] if metric.higher_is_better else ours["high"] < theirs["low"]
+def _not_worse(rule: GateRule, report: Mapping[str, Any]) -> RuleResult:
+    """Not the whole interval of the paired difference to the champion lies below minus the slack.
 
-
-def _against_champion(
-    rule: GateRule, metric: Metric, ours: Figure | None, champion: Mapping[str, Mapping[str, Figure]]
-) -> RuleResult:
-    """On the paired difference, turned so that a gain is positive.
-
-    `better`: the whole interval lies above 0. `not_worse`: not the whole interval lies below minus the slack, so that
-    only a loss that chance does not explain counts.
+    Only a loss that chance does not explain counts.
     """
-    theirs, difference = champion["metrics"].get(rule.metric), champion["differences"].get(rule.metric)
-    numbers = {
-        name: figure
-        for name, figure in (("candidate", ours), ("champion", theirs), ("difference", difference))
-        if figure is not None
-    }
-    if missing := _nothing_to_compare(ours, theirs):
+    metric, confidence = BY_NAME[rule.metric], report["options"]["confidence"]
+    if missing := _cannot_compare(rule.metric, CHAMPION, report):
         holds, why = missing
-        return RuleResult(rule.metric, rule.rule, holds, f"{metric.title}: {why}.", numbers)
-    assert difference is not None, "both have the figure"
-    low, high = difference["low"], difference["high"]
-    gain, least_gain, most_gain = (
-        (difference["value"], low, high) if metric.higher_is_better else (-difference["value"], -high, -low)
-    )
-    slack = rule.value or 0.0
-    holds = least_gain > 0 if rule.rule == "better" else most_gain >= -slack
-    gained = f"{'gains' if gain >= 0 else 'loses'} {_number(abs(gain))}"
-    asked = "a gain beyond chance is asked for" if rule.rule == "better" else "no loss beyond chance is allowed"
-    if slack and rule.rule == "not_worse":
-        asked = f"no loss of more than {_number(slack)} beyond chance is allowed"
-    reason = (
-        f"{metric.title} {gained} against the champion (interval of the gain {_number(least_gain)} to "
-        f"{_number(most_gain)}, {difference['n']} rows); {asked}."
-    )
-    return RuleResult(rule.metric, rule.rule, holds, reason, numbers)
+        return RuleResult(rule.metric, rule.rule, holds, _reason(metric.title, holds, why))
+    figures, differences = _figures(rule.metric, (CHAMPION,), report)
+    difference, slack = differences[CHAMPION], rule.value or 0.0
+    found = standing(metric, difference, confidence)
+    most_gain = difference["high"] if metric.higher_is_better else -difference["low"]
+    holds = found != "worse" or most_gain >= -slack
+    why = VERDICTS[found]
+    if slack and found == "worse":
+        allowed = show_difference(slack, metric.unit).lstrip("+")
+        why += f", but within the {allowed} that are allowed" if holds else f", and than the {allowed} that are allowed"
+    said = comparison(metric, figures["candidate"], {CHAMPION: (figures[CHAMPION], difference)}, confidence)
+    reason = _reason(said, holds, why) + _left_out((CHAMPION,), report)
+    return RuleResult(rule.metric, rule.rule, holds, reason, figures, differences)
 
 
-def _nothing_to_compare(ours: Figure | None, theirs: Figure | None) -> tuple[bool | None, str] | None:
-    """Verdict and reason where a figure is missing, as the abstention precision of a model that never abstains."""
+def _figures(
+    metric: str, rivals: Sequence[str], report: Mapping[str, Any]
+) -> tuple[dict[str, Figure], dict[str, Figure]]:
+    figures = {"candidate": report["metrics"][metric]}
+    figures |= {name: report["others"][name]["metrics"][metric] for name in rivals}
+    return figures, {name: report["others"][name]["differences"][metric] for name in rivals}
+
+
+def _cannot_compare(metric: str, name: str, report: Mapping[str, Any]) -> tuple[bool | None, str] | None:
+    """Verdict and reason where there is nothing to compare with, or one of the figures is missing.
+
+    Figures can be missing, as the abstention precision of a model that never abstains, and the loss of a constant.
+    """
+    title, other = TITLES[name], report["others"].get(name)
+    if other is None:
+        if name == CHAMPION:
+            return None, "there is no champion to compare with"
+        return False, f"the {title} was not evaluated. {report['unavailable'].get(name, '')}".rstrip(". ")
+    if other["rows"] == 0:
+        return None, f"there is no row that the {title} can read"
+    ours, theirs = report["metrics"].get(metric), other["metrics"].get(metric)
+    if name in CONSTANTS and theirs is None and ours is not None:
+        return False, f"the {title} has no such figure, so the rule cannot hold; use another rule for this metric"
     if ours is None and theirs is None:
         return None, "the held-out rows hold nothing that it measures"
     if ours is None:
-        return False, "the champion has this figure and the candidate has not"
+        return False, f"the {title} has this figure and the candidate has not"
     if ours["value"] is None:
         return False, "the candidate's figure is not a finite number"
     if theirs is None or theirs["value"] is None:
-        return None, "the champion has no such figure to compare with"
-    return None
+        return None, f"the {title} has no such figure to compare with"
+    return None if metric in other["differences"] else (None, f"no row has this figure for both it and the {title}")
 
 
-def _number(value: float) -> str:
-    return f"{value:.4g}"
+def _left_out(rivals: Sequence[str], report: Mapping[str, Any]) -> str:
+    unread = report["counts"]["evaluated"] - min(report["others"][name]["rows"] for name in rivals)
+    return f" The champion cannot read {unread:,} of the rows, which are left out." if unread else ""
 
 
-def _interval(figure: Figure) -> str:
-    return f"{_number(figure['value'])} ({_number(figure['low'])} to {_number(figure['high'])})"
+def _over(name: str, rivals: Sequence[str]) -> str:
+    return f" ({TITLES[name]})" if len(rivals) > 1 else ""
+
+
+def _reason(said: str, holds: bool | None, why: str) -> str:
+    verdict = {True: "Passed", False: "Failed", None: "Not applicable"}[holds]
+    return f"{said}. {verdict}: {why}."

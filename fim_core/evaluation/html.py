@@ -9,20 +9,14 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from fim_core.evaluation.metrics.registry import METRICS
+from fim_core.evaluation.names import BASE, CHAMPION, MODEL, NOTES, TITLES
+from fim_core.evaluation.words import sentences, show_difference, show_figure, standing
 
 PAGE = "report.html"
 _TEMPLATE = "report.html.tmpl"
 
-NAMES = {
-    "model": "this model",
-    "champion": "champion",
-    "empty": "empty completion",
-    "most_frequent": "most frequent of the TYPE",
-}
-"""What predictors are called in front of people."""
-
-_COLOURS = {"model": "model", "champion": "champion"}
-"""Style classes of bars; the baselines share shades of grey."""
+_COLOURS = {MODEL: "model", BASE: "base", CHAMPION: "champion"}
+"""Style classes of bars; the constants share shades of grey."""
 
 
 def write_page(output: Path, report: Mapping[str, Any]) -> None:
@@ -41,11 +35,14 @@ def render_page(report: Mapping[str, Any]) -> str:
     )
     environment.filters |= {
         "figure": show_figure,
-        "name": lambda key: NAMES.get(key, key.replace("_", " ")),
+        "difference": show_difference,
+        "standing": standing,
+        "name": TITLES.__getitem__,
+        "note": lambda key: NOTES.get(key, ""),
         "predictors": by_predictor,
     }
     predictors = by_predictor(report)
-    baselines = [name for name in predictors if name not in _COLOURS]
+    constants = [name for name in predictors if name not in _COLOURS]
     reported = [metric for metric in METRICS if metric.name in report["metrics"]]
     headline = [m for m in reported if m.headline and report["metrics"][m.name]["value"] is not None]
     return environment.get_template(_TEMPLATE).render(
@@ -55,20 +52,13 @@ def render_page(report: Mapping[str, Any]) -> str:
         # Whether a completion should be empty is mostly what TYPE and length say.
         sliced=[metric for metric in headline if not metric.name.startswith("abstention")],
         predictors=predictors,
-        colours=_COLOURS | {name: f"base{place % 4}" for place, name in enumerate(baselines)},
+        colours=_COLOURS | {name: f"constant{place}" for place, name in enumerate(constants)},
+        sentences=sentences(report),
         plotted=[metric for metric in headline if metric.unit == "share"],
     )
 
 
 def by_predictor(part: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures of a report, or of a slice of it, by predictor: the model, the champion if any, the baselines."""
-    champion = {"champion": part["champion"]["metrics"]} if part["champion"] else {}
-    return {"model": part["metrics"], **champion, **part["baselines"]}
-
-
-def show_figure(value: float | None, unit: str, *, signed: bool = False) -> str:
-    """A figure for people: shares in percent, others with three digits."""
-    if value is None:
-        return "not finite"
-    sign = "+" if signed else ""
-    return f"{value:{sign}.1%}" if unit == "share" else f"{value:{sign}.3g}"
+    """The figures of a report, or of a slice of it, by predictor in the order of names.py."""
+    figures = {MODEL: part["metrics"]} | {name: other["metrics"] for name, other in part["others"].items()}
+    return {name: figures[name] for name in TITLES if name in figures}

@@ -17,12 +17,16 @@ from fim_core.config.evaluation import EvaluationConfig
 from fim_core.errors import FimError
 from fim_core.evaluation.aggregate import LENGTH_BUCKETS, Bootstrap, differences, estimates, length_bucket, subset
 from fim_core.evaluation.metrics.registry import BY_NAME
+from fim_core.evaluation.names import BASE, CHAMPION, MODEL
+from fim_core.evaluation.power import power_of
 from fim_core.evaluation.scores import Columns, EvalRow, Prediction, Scores
 
 REPORT = "report.json"
 PREDICTIONS = "predictions.parquet"
-SCHEMA_VERSION = 1
-MODEL, CHAMPION = "model", "champion"
+SCHEMA_VERSION = 2
+
+_WITH_COLUMNS = {MODEL: "", BASE: "base_", CHAMPION: "champion_"}
+"""Predictors whose completions are written row by row, and what their columns begin with."""
 
 _LIBRARIES = ("torch", "transformers", "sqlglot", "duckdb", "rapidfuzz", "numpy")
 
@@ -37,39 +41,44 @@ def build_report(
     seed: int,
     show_samples: bool,
     held_out: int,
+    unavailable: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """All figures of an evaluation.
 
-    Its keys: `metrics` (of the model, each `{value, low, high, n}`), `baselines` and `champion` (the same figures of
-    others; of the champion also `rows`, how many it could read, and `differences`, model minus champion, paired over
-    these), `by_type` and `by_length` (`{rows, metrics, baselines, champion}` of each slice), `counts`, `definitions`,
-    `options`, `versions`, and `examples` with texts if the experiment shows samples, else with row_ids.
+    Its keys: `metrics` (of the model, each `{value, low, high, n, groups}`); `others`, by predictor: `rows`, how many it
+    could read, its `metrics`, and `differences`, model minus it, paired over these rows, each also with `detectable`;
+    `unavailable`, why a predictor is missing; `power`, the smallest gain that shows (see power.py); `by_type` and
+    `by_length` (`{rows, metrics, others}` of each slice), `counts`, `definitions`, `options`, `versions`, and `examples`
+    with texts if the experiment shows samples, else with row_ids.
 
     Args:
         rows: what was evaluated.
-        predictions: by predictor: `model`, perhaps `champion`, and the baselines.
+        predictions: by predictor (see names.py); `model` must be among them.
         scores: their measures.
         name: of the experiment.
         options: of the evaluation.
         seed: of the bootstrap.
         show_samples: whether examples hold texts.
         held_out: rows held out, of which `rows` may be a sample.
+        unavailable: predictors that should be here, and why they are not.
     """
     bootstrap = Bootstrap(options.bootstrap_samples, options.confidence, seed)
     groups = np.array([row.group for row in rows])
     kinds = np.array([row.type for row in rows])
     lengths = np.array([length_bucket(row.completion) for row in rows])
     ours = scores.columns[MODEL]
+    figures = _figures(scores, groups, bootstrap)
+    size = {"held_out": held_out, "evaluated": len(rows), "groups": len(set(groups))}
     return {
         "schema_version": SCHEMA_VERSION,
         "experiment": name,
-        **_figures(scores, groups, bootstrap),
+        **figures,
+        "unavailable": dict(unavailable or {}),
+        "power": power_of(figures["others"], size),
         "by_type": _slices(scores, kinds, sorted(set(kinds)), groups, bootstrap),
         "by_length": _slices(scores, lengths, [name for _, name in LENGTH_BUCKETS], groups, bootstrap),
-        "counts": {
-            "held_out": held_out,
-            "evaluated": len(rows),
-            "groups": len(set(groups)),
+        "counts": size
+        | {
             "by_type": {kind: int((kinds == kind).sum()) for kind in sorted(set(kinds))},
             "gold_parses": int((~np.isnan(ours["parses"])).sum()),
             "gold_binds": int((~np.isnan(ours["binds"])).sum()),
@@ -113,8 +122,8 @@ def write_predictions(
 ) -> None:
     """Write `predictions.parquet`: a line for each row with the model's completion and every measure of it.
 
-    Measures that do not apply to a row are null. With a champion, its completions and measures follow in columns
-    that begin with `champion_`; they are null in rows that it could not read.
+    Measures that do not apply to a row are null. Completions and measures of the base and the champion follow in columns
+    that begin with `base_` and `champion_`; they are null in rows that the champion could not read.
     """
     table = {
         "row_id": pa.array([row.row_id for row in rows], pa.string()),
@@ -123,7 +132,7 @@ def write_predictions(
         "split": pa.array(["eval"] * len(rows), pa.string()),
         "completion": pa.array([row.completion for row in rows], pa.string()),
     }
-    for name, lead in ((MODEL, ""), (CHAMPION, "champion_")):
+    for name, lead in _WITH_COLUMNS.items():
         if name in predictions:
             texts = [None if prediction is None else prediction.text for prediction in predictions[name]]
             table[f"{lead}prediction"] = pa.array(texts, pa.string())
@@ -132,15 +141,18 @@ def write_predictions(
 
 
 def _figures(scores: Scores, groups: np.ndarray, bootstrap: Bootstrap) -> dict[str, Any]:
-    found = {name: _plain(estimates(columns, groups, bootstrap)) for name, columns in scores.columns.items()}
-    champion = None
-    if CHAMPION in found:
-        ours, theirs = scores.columns[MODEL], scores.columns[CHAMPION]
-        read = ~np.isnan(theirs["gold_chars"])
-        paired = differences(subset(ours, read), subset(theirs, read), groups[read], bootstrap)
-        champion = {"metrics": found[CHAMPION], "differences": _plain(paired), "rows": int(read.sum())}
-    baselines = {name: figures for name, figures in found.items() if name not in (MODEL, CHAMPION)}
-    return {"metrics": found[MODEL], "baselines": baselines, "champion": champion}
+    ours = scores.columns[MODEL]
+    others = {}
+    for name, theirs in scores.columns.items():
+        if name != MODEL:
+            read = ~np.isnan(theirs["gold_chars"])
+            paired = differences(subset(ours, read), subset(theirs, read), groups[read], bootstrap)
+            others[name] = {
+                "rows": int(read.sum()),
+                "metrics": _plain(estimates(theirs, groups, bootstrap)),
+                "differences": _plain(paired),
+            }
+    return {"metrics": _plain(estimates(ours, groups, bootstrap)), "others": others}
 
 
 def _slices(
@@ -173,10 +185,12 @@ def _examples(
         "worst": np.lexsort((-gold_chars, similarity))[: int((ours["exact_match_sql"] == 0).sum())],
         "best": np.lexsort((-gold_chars, -ours["exact_match_sql"]))[: int((ours["exact_match_sql"] == 1).sum())],
     }
-    if CHAMPION in scores.columns:
-        gained = ours["exact_match_sql"] - scores.columns[CHAMPION]["exact_match_sql"]
-        by_gain = np.lexsort((gold_chars, gained))
-        order["changed"] = by_gain[np.abs(gained[by_gain]) > 0]  # which also leaves out rows it could not read
+    for other in (BASE, CHAMPION):
+        if other in scores.columns:
+            gained = ours["exact_match_sql"] - scores.columns[other]["exact_match_sql"]
+            by_gain = np.lexsort((gold_chars, gained))
+            # This leaves out rows that it could not read as well.
+            order[f"changed_from_{other}"] = by_gain[np.abs(gained[by_gain]) > 0]
     each = number // len(order)
     return {
         kind: [_example(rows[i], i, predictions, ours, show_samples) for i in places[:each]]
@@ -196,7 +210,7 @@ def _example(
             "suffix": row.suffix[:150],
             "completion": row.completion,
         }
-        for name, lead in ((MODEL, ""), (CHAMPION, "champion_")):
+        for name, lead in _WITH_COLUMNS.items():
             prediction = predictions[name][place] if name in predictions else None
             if prediction is not None:
                 example[f"{lead}prediction"] = prediction.text

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -95,14 +96,35 @@ def sample(row_ids: Sequence[str], size: int | None) -> list[int]:
     return sorted(places[:size])
 
 
-def most_frequent_completions(prompts: Path) -> dict[str, str]:
-    """The completion that occurs most among the training rows of each TYPE; the first in text order among equals."""
+@dataclass(frozen=True)
+class MostFrequent:
+    """The completion that occurs most: of all rows, and of the rows of each TYPE."""
+
+    overall: str
+    by_type: Mapping[str, str]
+
+    @classmethod
+    def of(cls, counted: Iterable[tuple[str, str, int]]) -> MostFrequent:
+        """By (TYPE, completion, how often). The first in text order wins among equals; without any, the empty one."""
+        overall: Counter[str] = Counter()
+        by_type: dict[str, Counter[str]] = {}
+        for kind, completion, count in counted:
+            overall[completion] += count
+            by_type.setdefault(kind, Counter())[completion] += count
+        return cls(_most_frequent(overall), {kind: _most_frequent(counts) for kind, counts in by_type.items()})
+
+
+def most_frequent_in_training(prompts: Path) -> MostFrequent:
+    """The most frequent completions of the training rows of a fim_prompts folder."""
     query = """
-        SELECT type, response FROM read_parquet($file) WHERE split = 'train' GROUP BY type, response
-        QUALIFY row_number() OVER (PARTITION BY type ORDER BY count(*) DESC, response) = 1
+        SELECT coalesce(type, ''), response, count(*) FROM read_parquet($file) WHERE split = 'train' GROUP BY ALL
     """
     with duckdb.connect(":memory:") as connection:
-        return dict(connection.execute(query, {"file": str(prompts / "prompts.parquet")}).fetchall())
+        return MostFrequent.of(connection.execute(query, {"file": str(prompts / "prompts.parquet")}).fetchall())
+
+
+def _most_frequent(counts: Counter[str]) -> str:
+    return min(counts, key=lambda text: (-counts[text], text), default="")
 
 
 def _columns_by_row(file: Path, row_ids: list[str], columns: list[str]) -> dict[str, dict[str, str]]:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel
+import torch
 
 from fim_core.config import Experiment
 from fim_core.config.evaluation import EvaluationConfig
+from fim_core.evaluation.base import Base, BaseUnavailable, predict_with_base
 from fim_core.evaluation.html import write_page
+from fim_core.evaluation.names import BASE, CHAMPION, EMPTY, MODEL, MOST_FREQUENT, MOST_FREQUENT_BY_TYPE
 from fim_core.evaluation.predictors import Predictor, predict
 from fim_core.evaluation.prompts import build_tokens, same_prompts
-from fim_core.evaluation.report import CHAMPION, MODEL, build_report, write_predictions, write_report
-from fim_core.evaluation.rows import EvalSet, load_eval_set, most_frequent_completions
+from fim_core.evaluation.report import build_report, write_predictions, write_report
+from fim_core.evaluation.rows import EvalSet, MostFrequent, load_eval_set, most_frequent_in_training
 from fim_core.evaluation.scores import EvalRow, Prediction, score
 
 
@@ -27,13 +29,13 @@ def evaluate(
     prompts: Path,
     dataset: Path,
     output: Path,
+    base: Base | None = None,
     champion: Path | None = None,
-    baseline_models: Mapping[str, PreTrainedModel] | None = None,
 ) -> dict[str, Any]:
     """Complete held-out rows with a checkpoint and write report.json, predictions.parquet and report.html.
 
-    Beside the checkpoint stand two rules that need no model, the empty completion and the most frequent completion of
-    the row's TYPE among the training rows, and, if given, other models. The champion completes the same rows.
+    The same rows are completed by the base model, by the champion, and by rules that need no model. One model is in
+    memory at a time.
 
     Args:
         experiment: options of the evaluation, and its seed.
@@ -42,38 +44,39 @@ def evaluate(
         prompts: folder of fim_prompts.
         dataset: folder of tokenized_dataset.
         output: existing folder that the files are written to.
+        base: the model before training; one that cannot be loaded is reported as such.
         champion: HF folder of the champion.
-        baseline_models: other models with the checkpoint's tokenizer, by name, such as one with its first weights.
 
     Returns:
-        Counts and headline figures: `rows`, `groups`, `metrics` (each `{value, low, high, n}`), `baselines` and
-        `champion` (values by metric).
+        A headline, see `headline`.
 
     Raises:
         FimError: no held-out rows, or a checkpoint that cannot be loaded.
     """
-    evaluated = load_eval_set(raw, prompts, dataset, max_rows=experiment.evaluation.max_rows)
-    candidate = Predictor.load(checkpoint)
-    predictors = {MODEL: candidate}
-    for name, model in (baseline_models or {}).items():
-        model.set_attn_implementation("sdpa")
-        predictors[name] = replace(candidate, model=model.eval(), weights=None)
+    options = experiment.evaluation
+    evaluated = load_eval_set(raw, prompts, dataset, max_rows=options.max_rows)
+    predictions = {MODEL: _predict_with(checkpoint, evaluated, checkpoint, options)}
+    unavailable = {}
+    if base is not None:
+        try:
+            predictions[BASE] = predict_with_base(base, checkpoint, evaluated, options)
+        except BaseUnavailable as error:
+            unavailable[BASE] = str(error)
+        _release_memory()
+    predictions |= constant_predictions(evaluated.rows, most_frequent_in_training(prompts))
     if champion is not None:
-        predictors[CHAMPION] = Predictor.load(champion)
-    predictions = constant_predictions(evaluated.rows, most_frequent_completions(prompts)) | {
-        name: _predictions(predictor, evaluated, checkpoint, experiment.evaluation)
-        for name, predictor in predictors.items()
-    }
-    scores = score(evaluated.rows, predictions, dialect=experiment.evaluation.dialect)
+        predictions[CHAMPION] = _predict_with(champion, evaluated, checkpoint, options)
+    scores = score(evaluated.rows, predictions, dialect=options.dialect)
     report = build_report(
         evaluated.rows,
         predictions,
         scores,
         name=experiment.name,
-        options=experiment.evaluation,
+        options=options,
         seed=experiment.seed,
         show_samples=experiment.metadata.show_samples,
         held_out=evaluated.held_out,
+        unavailable=unavailable,
     )
     write_report(output, report)
     write_predictions(output, evaluated.rows, predictions, scores)
@@ -82,33 +85,48 @@ def evaluate(
 
 
 def constant_predictions(
-    rows: list[EvalRow], most_frequent: Mapping[str, str]
+    rows: Sequence[EvalRow], most_frequent: MostFrequent
 ) -> dict[str, Sequence[Prediction | None]]:
     """What the rules that need no model predict."""
     return {
-        "empty": [Prediction("") for _ in rows],
-        "most_frequent": [Prediction(most_frequent.get(row.type, "")) for row in rows],
+        EMPTY: [Prediction("") for _ in rows],
+        MOST_FREQUENT: [Prediction(most_frequent.overall) for _ in rows],
+        MOST_FREQUENT_BY_TYPE: [Prediction(most_frequent.by_type.get(row.type, "")) for row in rows],
     }
 
 
 def headline(report: Mapping[str, Any]) -> dict[str, Any]:
-    """A report in short, for a manifest."""
-    others = report["baselines"] | ({CHAMPION: report["champion"]["metrics"]} if report["champion"] else {})
-    values = {name: {metric: figure["value"] for metric, figure in figures.items()} for name, figures in others.items()}
+    """A report in short, for a manifest: `rows`, `groups`, `metrics`, and of `others` the values by metric."""
     return {
         "rows": report["counts"]["evaluated"],
         "groups": report["counts"]["groups"],
         "metrics": report["metrics"],
-        "champion": values.pop(CHAMPION, None),
-        "baselines": values,
+        "others": {
+            name: {metric: figure["value"] for metric, figure in other["metrics"].items()}
+            for name, other in report["others"].items()
+        },
     }
 
 
-def _predictions(
-    predictor: Predictor, evaluated: EvalSet, checkpoint: Path, options: EvaluationConfig
+def _predict_with(
+    folder: Path, evaluated: EvalSet, checkpoint: Path, options: EvaluationConfig
 ) -> Sequence[Prediction | None]:
-    """Predictions for the held-out rows, whose tokens are those of `checkpoint`; None where a champion cannot read one."""
+    """Predictions of the model in `folder` for the held-out rows, whose tokens are those of `checkpoint`.
+
+    None where a champion cannot read a row.
+    """
+    predictor = Predictor.load(folder)
     prompts, targets = evaluated.prompts, evaluated.targets
-    if not same_prompts(predictor.folder, checkpoint):
+    if not same_prompts(folder, checkpoint):
         prompts, targets = build_tokens(predictor, evaluated.raw, [row.completion for row in evaluated.rows])
-    return predict(predictor, prompts, targets, options)
+    predictions = predict(predictor, prompts, targets, options)
+    del predictor
+    _release_memory()
+    return predictions
+
+
+def _release_memory() -> None:
+    """Free the model that was used last, before the next is loaded."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

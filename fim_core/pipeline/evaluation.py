@@ -6,21 +6,37 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fim_core.config import Experiment
 from fim_core.errors import FimError
 from fim_core.files import write_json
+from fim_core.hub import require_place
+from fim_core.pipeline.code import code_version
 from fim_core.pipeline.data import RAW_ROWS
 from fim_core.pipeline.stage import Build, Stage
-from fim_core.store import Artifact, Store
+from fim_core.pipeline.training import pretrained_digest
+from fim_core.store import Artifact, Store, digest
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from fim_core.evaluation.base import Base
+    from fim_core.evaluation.predictors import Predictor
 
 DECISION = "decision.json"
+
+_PREDICTION_CODE = (
+    "evaluation/base.py",
+    "evaluation/generate.py",
+    "evaluation/predictors.py",
+    "evaluation/prefix_cache.py",
+    "evaluation/shared_decoding.py",
+    "modeling",
+    "packing",
+    "tokens.py",
+)
+"""Code that decides what the base model predicts."""
 
 _WITHDRAWN = "withdrawn"
 
@@ -38,6 +54,14 @@ def _champion_input(experiment: Experiment, store: Store, inputs: Mapping[str, A
     return {"champion": champion.version if champion else "none"}
 
 
+def _champion_and_base(experiment: Experiment, store: Store, inputs: Mapping[str, Artifact]) -> dict[str, str]:
+    # A report without the base model must be made again once its weights are back.
+    trained_from = inputs["trained_checkpoint"].manifest["inputs"].get("pretrained")
+    place = experiment.model.name_or_path
+    is_gone = place is not None and trained_from != place and not Path(place).is_dir()
+    return _champion_input(experiment, store, inputs) | ({"base": "missing"} if is_gone else {})
+
+
 def _build_report(build: Build) -> dict[str, Any]:
     from fim_core.evaluation.run import evaluate
 
@@ -51,21 +75,31 @@ def _build_report(build: Build) -> dict[str, Any]:
         dataset=inputs["tokenized_dataset"].path,
         output=build.output,
         champion=champion.path / "model" if champion else None,
-        baseline_models=_untrained(build),
+        base=_base(build),
     )
 
 
-def _untrained(build: Build) -> dict[str, PreTrainedModel]:
-    """The model as it was before training, where that costs little: one made from scratch."""
-    from fim_core.modeling.load import build_model
-    from fim_core.modeling.support import causal_model
-    from fim_core.tokens import load_tokenizer
+def _base(build: Build) -> Base:
+    """The model before training, whose predictions are kept from one training to the next."""
+    from fim_core.evaluation.base import Base, load_base
 
-    experiment = build.experiment
-    if experiment.model.config is None:
-        return {}
-    tokenizer = load_tokenizer(build.inputs["fim_prompts"].path / "tokenizer")
-    return {"untrained": causal_model(build_model(experiment.model, tokenizer, seed=experiment.seed))}
+    experiment, checkpoint = build.experiment, build.inputs["trained_checkpoint"]
+    trained_from = checkpoint.manifest["inputs"].get("pretrained")
+
+    def load() -> Predictor:
+        if (place := experiment.model.name_or_path) is not None:
+            require_place(place, "model")
+            if pretrained_digest(place) != trained_from:
+                raise FimError(
+                    f"The weights in {place} have changed since the checkpoint was trained from them. Train again, or put "
+                    "them back and make the report again (with force)."
+                )
+        return load_base(experiment.model, checkpoint.path, seed=experiment.seed)
+
+    from_scratch = {"config": experiment.model.config, "dtype": experiment.model.dtype, "seed": experiment.seed}
+    weights = from_scratch if experiment.model.config is not None else trained_from
+    identity = digest({"base": weights, "code": code_version(*_PREDICTION_CODE)})
+    return Base(load, replace(build.parts, identity=identity))
 
 
 evaluation_report = Stage(
@@ -73,8 +107,9 @@ evaluation_report = Stage(
     upstream=("raw_completions", "fim_prompts", "tokenized_dataset", "trained_checkpoint"),
     code=("evaluation", "tokens.py", "families.py"),
     options=_report_options,
-    outside=_champion_input,
+    outside=_champion_and_base,
     build=_build_report,
+    trains=False,
 )
 
 
@@ -117,6 +152,7 @@ champion_model = Stage(
     options=lambda experiment: {"gate": experiment.gate.model_dump(mode="json")},
     outside=_champion_inputs,
     build=_build_champion,
+    trains=False,
     adopt=lambda artifact: artifact.counts["promote"],
 )
 

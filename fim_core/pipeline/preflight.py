@@ -19,15 +19,20 @@ from fim_core.errors import FimError
 from fim_core.training.launch import device_type
 
 
-def preflight(experiment: Experiment) -> None:
+def preflight(experiment: Experiment, *, trains: bool = True) -> None:
     """Go on if this machine has what the experiment names.
+
+    Args:
+        experiment: the options.
+        trains: whether training is still to come; if not, the model that it begins with may be gone.
 
     Raises:
         FimError: a package, template, tokenizer or model that it names is missing or cannot be used.
     """
     _require_packages(experiment)
     _require_template(experiment.data.template)
-    _require_tokenizer_and_model(experiment.model)
+    if trains:
+        _require_tokenizer_and_model(experiment.model)
     _require_zero_options(experiment.deepspeed.get("zero_optimization", {}))
     _require_network(experiment)
 

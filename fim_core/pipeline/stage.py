@@ -57,6 +57,7 @@ class Stage:
         build: writes the artifact and returns its counts, JSON-serialisable.
         outside: content hashes of what it reads beside artifacts (exports, pretrained weights, the champion).
         adopt: whether a finished artifact becomes the current one; a refused champion does not.
+        trains: whether it, or a stage after it, trains: then the pretrained model must be there.
     """
 
     asset: str
@@ -68,6 +69,7 @@ class Stage:
         default=lambda experiment, store, inputs: {}
     )
     adopt: Callable[[Artifact], bool] = field(default=lambda artifact: True)
+    trains: bool = True
 
     @property
     def code_version(self) -> str:
@@ -124,7 +126,7 @@ def run_stage(
     version = version_of(**identity)
 
     def make() -> None:
-        preflight(experiment)
+        preflight(experiment, trains=stage.trains)
         with store.publish(stage.asset, experiment=experiment.name, replace=True, **identity) as draft:
             build = Build(
                 experiment,

@@ -44,7 +44,12 @@ def _options(experiment: Experiment) -> dict[str, Any]:
 
 def _pretrained(experiment: Experiment, store: Store, inputs: Mapping[str, Artifact]) -> dict[str, str]:
     place = experiment.model.name_or_path
-    return {"pretrained": folder_digest(place, ("*.safetensors", "*.json"))} if place else {}
+    return {"pretrained": pretrained_digest(place)} if place else {}
+
+
+def pretrained_digest(place: str) -> str:
+    """Content hash of a pretrained model; a hub id stands for itself."""
+    return folder_digest(place, ("*.safetensors", "*.json"))
 
 
 def _build(build: Build) -> dict[str, Any]:

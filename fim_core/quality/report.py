@@ -22,6 +22,16 @@ def finite_numbers(evidence: Evidence) -> Finding:
     return Finding(len(offending), len(numbers), offending[:SHOWN_ROWS])
 
 
+def enough_rows(evidence: Evidence) -> Finding:
+    """Comparisons in which a small gain would not show, for want of held-out rows."""
+    power = json.loads(evidence.tables["report"].read_text(encoding="utf-8"))["power"]
+    compared = [
+        {"compared with": name, "smallest gain": "none" if gain is None else f"{100 * gain:.1f} points"}
+        for name, gain in power["smallest_gain"].items()
+    ]
+    return Finding(int(not power["enough"]), 1, note=power["sentence"], breakdown=compared)
+
+
 def _numbers(value: Any, place: str) -> Iterator[tuple[str, float]]:
     if isinstance(value, dict):
         for key, part in value.items():
@@ -36,5 +46,14 @@ def _numbers(value: Any, place: str) -> Iterator[tuple[str, float]]:
 CHECKS = (
     Check(
         "evaluation_report", "finite_numbers", "Every number of the report is finite.", "error", 0, None, finite_numbers
+    ),
+    Check(
+        "evaluation_report",
+        "enough_rows",
+        "There are enough held-out rows to tell a gain of 5 points in exact match from chance.",
+        "warn",
+        0,
+        None,
+        enough_rows,
     ),
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,19 +11,13 @@ from fim_core.errors import FimError
 from fim_core.evaluation.benchmark.build import make_databases, read_benchmark
 from fim_core.evaluation.benchmark.contamination import find_contamination
 from fim_core.evaluation.html import PAGE, write_page
+from fim_core.evaluation.names import CHAMPION, MODEL
 from fim_core.evaluation.predictors import Predictor, predict
 from fim_core.evaluation.prompts import build_tokens
-from fim_core.evaluation.report import (
-    CHAMPION,
-    MODEL,
-    PREDICTIONS,
-    REPORT,
-    build_report,
-    write_predictions,
-    write_report,
-)
+from fim_core.evaluation.report import PREDICTIONS, REPORT, build_report, write_predictions, write_report
+from fim_core.evaluation.rows import MostFrequent
 from fim_core.evaluation.run import constant_predictions
-from fim_core.evaluation.scores import EvalRow, score
+from fim_core.evaluation.scores import score
 from fim_core.files import require_free
 from fim_core.records.schema import Completion
 
@@ -63,7 +56,9 @@ def run_benchmark(
     if not clean:
         raise FimError("The training set holds every item of this benchmark. Build another with a different --seed.")
     states = [Completion(prefix=item.prefix, suffix=item.suffix, ddl_context=item.ddl) for item in clean]
-    predictions = constant_predictions(clean, most_frequent(clean))
+    # Of the items themselves: the best that any constant can do.
+    most_frequent = MostFrequent.of((item.type, item.completion, 1) for item in clean)
+    predictions = constant_predictions(clean, most_frequent)
     for name, place in ((MODEL, checkpoint), (CHAMPION, champion)):
         if place is not None:
             predictor = Predictor.load(place)
@@ -88,11 +83,3 @@ def run_benchmark(
     write_predictions(output, clean, predictions, scores)
     write_page(output, report)
     return report
-
-
-def most_frequent(items: list[EvalRow]) -> dict[str, str]:
-    """The most frequent completion of each kind among the items themselves: the best that any constant can do."""
-    counts: dict[str, Counter[str]] = {}
-    for item in items:
-        counts.setdefault(item.type, Counter())[item.completion] += 1
-    return {kind: min(texts, key=lambda text: (-texts[text], text)) for kind, texts in counts.items()}

@@ -137,6 +137,38 @@ def test_differences_need_both_figures() -> None:
     assert differences(ours, theirs, np.arange(2), BOOTSTRAP) == {}
 
 
+def test_unpaired_intervals_overlap_where_the_paired_difference_is_clear() -> None:
+    """Half of the rows are hard for both; of the others, one model gets all and the other nine of ten."""
+    hard = np.arange(200) % 2 == 0
+    ours, theirs = (~hard).astype(float), (~hard & (np.arange(200) % 20 != 1)).astype(float)
+    groups = np.arange(200)
+    a, b = (estimates({"exact_match": scores}, groups, BOOTSTRAP)["exact_match"] for scores in (ours, theirs))
+    assert (a.value, b.value) == (0.5, 0.45)
+    assert a.low < b.high, "each by itself, they cannot be told apart"
+    found = differences({"exact_match": ours}, {"exact_match": theirs}, groups, BOOTSTRAP)["exact_match"]
+    assert found.low > 0.02
+    assert (found.n, found.groups) == (200, 200)
+
+
+def test_differences_agree_with_a_slow_paired_bootstrap_and_so_does_what_they_can_detect() -> None:
+    rng = np.random.default_rng(8)
+    groups = rng.integers(0, 30, 150)
+    ours, theirs = (rng.random(150) < 0.6).astype(float), (rng.random(150) < 0.4).astype(float)
+    found = differences({"exact_match": ours}, {"exact_match": theirs}, groups, Bootstrap(4000, 0.95, 1))["exact_match"]
+    names, drawn = sorted(set(groups)), []
+    for _ in range(4000):
+        rows = np.concatenate([np.flatnonzero(groups == name) for name in rng.choice(names, len(names))])
+        drawn.append(ours[rows].mean() - theirs[rows].mean())
+    assert [found.low, found.high] == pytest.approx(list(np.quantile(drawn, [0.025, 0.975])), abs=0.012)
+    assert found.detectable == pytest.approx((1.95996 + 0.84162) * np.std(drawn), rel=0.05)
+
+
+def test_what_a_loss_can_detect_has_no_bound_but_its_error() -> None:
+    columns = {"loss_nats": np.arange(40.0), "loss_tokens": np.ones(40)}
+    same = differences(columns, columns, np.arange(40), BOOTSTRAP)["loss"]
+    assert (same.value, same.detectable) == (0.0, None)
+
+
 def test_subset_and_buckets() -> None:
     assert subset({"x": np.arange(4)}, np.array([True, False, False, True]))["x"].tolist() == [0, 3]
     names = [length_bucket("x" * n) for n in (0, 1, 10, 11, 40, 41, 160, 161)]

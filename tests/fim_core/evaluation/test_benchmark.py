@@ -123,8 +123,8 @@ def test_two_checkpoints_are_compared_item_by_item(
         benchmark, evaluated.checkpoint, tmp_path / "out", champion=tmp_path / "other", max_new_tokens=2
     )
     alone = run_benchmark(benchmark, tmp_path / "other", tmp_path / "alone", max_new_tokens=2)
-    assert report["champion"]["metrics"] == alone["metrics"]
-    difference = report["champion"]["differences"]["loss"]
+    assert report["others"]["champion"]["metrics"] == alone["metrics"]
+    difference = report["others"]["champion"]["differences"]["loss"]
     assert difference["value"] == pytest.approx(report["metrics"]["loss"]["value"] - alone["metrics"]["loss"]["value"])
 
 

@@ -9,10 +9,12 @@ from typing import ClassVar
 import pytest
 
 from fim_core.config.evaluation import EvaluationConfig
-from fim_core.evaluation.html import render_page, show_figure
+from fim_core.evaluation.html import render_page
 from fim_core.evaluation.report import build_report
+from fim_core.evaluation.rows import MostFrequent
 from fim_core.evaluation.run import constant_predictions
 from fim_core.evaluation.scores import EvalRow, Prediction, score
+from fim_core.evaluation.words import show_difference, show_figure
 
 EVIL = "'</pre><script>alert(1)</script><img src=x onerror=y>"
 ROWS = [
@@ -21,8 +23,9 @@ ROWS = [
 
 
 def page(*, champion: bool = True, show_samples: bool = True) -> str:
-    made = constant_predictions(ROWS, {}) | {
-        "model": [Prediction(r.completion, True, 1.0, 2) for r in ROWS[:6]] + [Prediction(EVIL)] * 2
+    made = constant_predictions(ROWS, MostFrequent("c1", {})) | {
+        "base": [Prediction(EVIL, True, 3.0, 2) for _ in ROWS],
+        "model": [Prediction(r.completion, True, 1.0, 2) for r in ROWS[:6]] + [Prediction(EVIL)] * 2,
     }
     if champion:
         made["champion"] = [Prediction("c1", True, 1.0, 2) for _ in ROWS]
@@ -72,14 +75,20 @@ def test_page_is_well_formed_and_loads_nothing(champion: bool, show_samples: boo
     assert not {"script", "img", "link", "iframe"} & set(outline.seen)
     assert "svg" in outline.seen
     assert not re.search(r"https?://|url\(|@import|\ssrc=", text.replace("src=x", ""))
-    assert ("Difference to the champion" in text) == champion
+    assert ("minus champion" in text) == champion
+    assert "minus base model" in text
+    assert "knows the TYPE column, which the prompt does not hold; shown only" in text
+    assert "Exact match, SQL tokens: 75.0%, base model 12.5%: +62.5 points" in text
+    assert "no gain in" not in text
+    assert "the smallest gain in Exact match, SQL tokens that the gate can see" in text
     assert text.count('class="bar champion"') == (4 + 2 + 2 if champion else 0), "of figures, TYPEs and lengths"
     assert ("alert(1)" in text) == show_samples, "texts only where they are asked for, and then escaped"
 
 
 def test_figures_for_people() -> None:
     assert show_figure(0.1234, "share") == "12.3%"
-    assert show_figure(-0.05, "share", signed=True) == "-5.0%"
-    assert show_figure(0.05, "share", signed=True) == "+5.0%"
+    assert show_difference(-0.05, "share") == "-5.0 points"
+    assert show_difference(0.05, "share", name_unit=False) == "+5.0"
+    assert show_difference(-0.31, "nats/token") == "-0.31 nats/token"
     assert show_figure(1.2345, "nats/token") == "1.23"
     assert show_figure(None, "share") == "not finite"

@@ -154,10 +154,10 @@ def test_rows_that_the_champion_cannot_read_are_left_out_and_counted(tmp_path: P
         )
         table = pq.read_table(out / "predictions.parquet").to_pandas()
         report = read_report(out)
-        counts[name] = report["champion"]["rows"]
+        counts[name] = report["others"]["champion"]["rows"]
         assert table.champion_prediction.notna().sum() == table.champion_loss_nats.notna().sum() == counts[name]
         read = table[table.champion_prediction.notna()]
-        difference = report["champion"]["differences"]["edit_similarity"]
+        difference = report["others"]["champion"]["differences"]["edit_similarity"]
         assert difference["n"] == counts[name]
         assert difference["value"] == pytest.approx((read.edit_similarity - read.champion_edit_similarity).mean())
         assert f"cannot hold the other {len(rows) - counts[name]}" in (out / "report.html").read_text()

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
+import weakref
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
+from fim_core.config import ModelConfig
+from fim_core.demo.tokenizer import train_tokenizer
 from fim_core.errors import FimError
+from fim_core.evaluation.base import Base, load_base
 from fim_core.evaluation.generate import Generation
+from fim_core.evaluation.generate import generate as real_generate
 from fim_core.evaluation.predictors import Predictor, cross_entropies
 from fim_core.evaluation.prompts import build_tokens, same_prompts
 from fim_core.evaluation.report import read_report
-from fim_core.evaluation.rows import load_eval_set, most_frequent_completions, sample
+from fim_core.evaluation.rows import MostFrequent, load_eval_set, most_frequent_in_training, sample
 from fim_core.evaluation.run import evaluate
-from fim_core.modeling.load import build_model
+from fim_core.modeling.load import build_model, save_model
+from fim_core.parts import Parts
+from fim_core.tokens import load_tokenizer, resolve_fim_tokens
 from tests.fim_core.evaluation.conftest import Evaluated, save_checkpoint
 
 
@@ -37,13 +44,17 @@ def run(evaluated: Evaluated, output: Path, **options) -> dict:
     )
 
 
+def base_of(evaluated: Evaluated, *, seed: int = 1, kept: Parts | None = None) -> Base:
+    """The model of the checkpoint's experiment before training; with seed 1, the checkpoint's own weights."""
+    return Base(lambda: load_base(evaluated.experiment.model, evaluated.checkpoint, seed=seed), kept)
+
+
 @pytest.fixture(scope="module")
 def report(evaluated: Evaluated, tokenizer: PreTrainedTokenizerFast, tmp_path_factory) -> Path:
-    """A report with a champion of other weights, and the untrained model as a baseline."""
+    """A report with a champion of other weights, and a base of the same weights."""
     folder = tmp_path_factory.mktemp("report")
     save_checkpoint(folder / "champion", evaluated.experiment, tokenizer, seed=2)
-    untrained = build_model(evaluated.experiment.model, tokenizer, seed=1)
-    run(evaluated, folder / "out", champion=folder / "champion", baseline_models={"untrained": untrained})
+    run(evaluated, folder / "out", champion=folder / "champion", base=base_of(evaluated))
     return folder / "out"
 
 
@@ -51,17 +62,27 @@ def test_report_and_predictions_hold_every_row_and_predictor(report: Path, evalu
     figures = read_report(report)
     table = pq.read_table(report / "predictions.parquet").to_pandas()
     assert figures["counts"]["evaluated"] == len(table) == 12
-    assert set(figures["baselines"]) == {"empty", "most_frequent", "untrained"}
+    assert set(figures["others"]) == {"empty", "most_frequent", "most_frequent_by_type", "base", "champion"}
     assert figures["metrics"]["exact_match"]["value"] == pytest.approx((table.completion == table.prediction).mean())
-    assert figures["baselines"]["empty"]["exact_match"]["value"] == pytest.approx((table.completion == "").mean())
+    assert figures["others"]["empty"]["metrics"]["exact_match"]["value"] == pytest.approx(
+        (table.completion == "").mean()
+    )
     assert table.champion_prediction.notna().all()
+    assert (table.base_prediction == table.prediction).all()
     assert {"row_id", "type", "group", "split", "binds", "execution_match", "loss_nats"} <= set(table.columns)
     # The same weights complete and score alike, whether they come from a folder or from memory.
-    assert figures["metrics"] == figures["baselines"]["untrained"]
-    assert figures["champion"]["differences"]["loss"]["value"] != 0
+    assert figures["metrics"] == figures["others"]["base"]["metrics"]
+    differences = figures["others"]["base"]["differences"]
+    assert {found["value"] for found in differences.values()} == {0.0}
+    assert figures["others"]["champion"]["differences"]["loss"]["value"] != 0
+    for other in figures["others"].values():
+        for name, difference in other["differences"].items():
+            ours, theirs = figures["metrics"][name], other["metrics"][name]
+            assert difference["value"] == pytest.approx(ours["value"] - theirs["value"])
+            assert difference["n"] == ours["n"]
 
 
-def test_every_slice_stands_beside_baselines_and_champion(report: Path) -> None:
+def test_every_slice_holds_all_predictors(report: Path) -> None:
     figures = read_report(report)
     table = pq.read_table(report / "predictions.parquet").to_pandas()
     assert set(figures["by_type"]) == set(table.type)
@@ -69,9 +90,9 @@ def test_every_slice_stands_beside_baselines_and_champion(report: Path) -> None:
         of_kind = table[table.type == kind]
         assert part["rows"] == len(of_kind)
         assert part["metrics"]["edit_similarity"]["value"] == pytest.approx(of_kind.edit_similarity.mean())
-        champion = part["champion"]["metrics"]["edit_similarity"]["value"]
+        champion = part["others"]["champion"]["metrics"]["edit_similarity"]["value"]
         assert champion == pytest.approx(of_kind.champion_edit_similarity.mean())
-        assert set(part["baselines"]) == {"empty", "most_frequent", "untrained"}
+        assert set(part["others"]) == set(figures["others"])
     assert sum(part["rows"] for part in figures["by_length"].values()) == len(table)
 
 
@@ -111,7 +132,7 @@ def test_a_champion_of_another_markup_is_evaluated_in_its_own(
     )
     save_checkpoint(tmp_path / "champion", other, tokenizer, seed=1)
     run(evaluated, tmp_path / "out", champion=tmp_path / "champion")
-    difference = read_report(tmp_path / "out")["champion"]["differences"]["loss"]
+    difference = read_report(tmp_path / "out")["others"]["champion"]["differences"]["loss"]
     assert difference["value"] != 0, "the same weights, but read in another order"
     assert difference["n"] == 12
 
@@ -137,7 +158,7 @@ def test_which_checkpoints_read_the_same_prompts(evaluated: Evaluated, tmp_path:
 def test_vllm_loads_what_has_a_folder_and_nothing_else(
     evaluated: Evaluated, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A baseline that is only in memory must not be completed with the weights of the checkpoint's folder."""
+    """A base that is only in memory must not be completed with the weights of the checkpoint's folder."""
     loaded = []
 
     def generate(model: object, prompts: list, *, backend: str, **options: object) -> list[Generation]:
@@ -146,13 +167,13 @@ def test_vllm_loads_what_has_a_folder_and_nothing_else(
 
     monkeypatch.setattr("fim_core.evaluation.predictors.generate", generate)
     save_checkpoint(tmp_path / "champion", evaluated.experiment, tokenizer, seed=2)
-    untrained = build_model(evaluated.experiment.model, tokenizer, seed=1)
+    before = load_base(evaluated.experiment.model, evaluated.checkpoint, seed=1)
     options = evaluated.experiment.evaluation.model_copy(update={"backend": "vllm"})
     changed = replace(evaluated, experiment=evaluated.experiment.model_copy(update={"evaluation": options}))
-    run(changed, tmp_path / "out", champion=tmp_path / "champion", baseline_models={"untrained": untrained})
+    run(changed, tmp_path / "out", champion=tmp_path / "champion", base=Base(lambda: before))
     assert loaded == [
         ("vllm", evaluated.checkpoint),
-        ("transformers", untrained),
+        ("transformers", before.model),
         ("vllm", tmp_path / "champion"),
     ]
 
@@ -186,14 +207,22 @@ def test_sample_depends_on_row_ids_only() -> None:
     assert sample(names, 10) == sorted(sample(names, 10))
 
 
-def test_most_frequent_completion_comes_from_training_rows(evaluated: Evaluated) -> None:
+def test_most_frequent_completions_come_from_training_rows(evaluated: Evaluated) -> None:
     table = pq.read_table(evaluated.prompts / "prompts.parquet").to_pandas()
     train = table[table.split == "train"]
-    found = most_frequent_completions(evaluated.prompts)
-    assert set(found) == set(train.type)
-    for kind, completion in found.items():
+    found = most_frequent_in_training(evaluated.prompts)
+    assert set(found.by_type) == set(train.type)
+    for kind, completion in found.by_type.items():
         counts = train[train.type == kind].response.value_counts()
         assert counts[completion] == counts.max()
+    overall = train.response.value_counts()
+    assert overall[found.overall] == overall.max()
+
+
+def test_the_most_frequent_completion_of_all_is_not_that_of_a_type() -> None:
+    found = MostFrequent.of([("a", "x", 3), ("b", "y", 2), ("b", "x", 1), ("c", "y", 2), ("c", "w", 2)])
+    assert (found.overall, found.by_type) == ("x", {"a": "x", "b": "y", "c": "w"}), "equal counts go by text"
+    assert MostFrequent.of([]) == MostFrequent("", {})
 
 
 def test_no_held_out_rows_is_one_clear_sentence(evaluated: Evaluated, tmp_path: Path) -> None:
@@ -215,14 +244,122 @@ def test_no_held_out_rows_is_one_clear_sentence(evaluated: Evaluated, tmp_path: 
         load_eval_set(evaluated.raw, tmp_path / "prompts", tmp_path / "dataset", max_rows=5)
 
 
-def test_a_loss_that_is_no_number_is_not_finite_in_the_report(
-    evaluated: Evaluated, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
-) -> None:
-    broken = build_model(evaluated.experiment.model, tokenizer, seed=1)
+def test_a_loss_that_is_no_number_is_not_finite_in_the_report(evaluated: Evaluated, tmp_path: Path) -> None:
+    broken = load_base(evaluated.experiment.model, evaluated.checkpoint, seed=1)
     with torch.no_grad():
-        broken.get_output_embeddings().weight[3] = float("nan")
-    run(evaluated, tmp_path / "out", baseline_models={"broken": broken})
-    assert json.loads((tmp_path / "out" / "report.json").read_text())["baselines"]["broken"]["loss"]["value"] is None
+        broken.model.get_output_embeddings().weight[3] = float("nan")
+    run(evaluated, tmp_path / "out", base=Base(lambda: broken))
+    report = read_report(tmp_path / "out")
+    assert report["others"]["base"]["metrics"]["loss"]["value"] is None
+    assert report["others"]["base"]["differences"]["loss"]["value"] is None
+
+
+@pytest.fixture
+def generations(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many prompts each call to generate continues."""
+    counted: list[int] = []
+
+    def generate(model: object, prompts: list, **options: object) -> list[Generation]:
+        counted.append(len(prompts))
+        return real_generate(model, prompts, **options)
+
+    monkeypatch.setattr("fim_core.evaluation.predictors.generate", generate)
+    return counted
+
+
+def test_the_base_is_scored_once_and_kept(evaluated: Evaluated, tmp_path: Path, generations: list[int]) -> None:
+    kept = Parts(tmp_path / "parts", "base")
+    base = base_of(evaluated, seed=2, kept=kept)
+    run(evaluated, tmp_path / "first", base=base)
+    assert generations == [12, 12], "the candidate and the base"
+    generations.clear()
+
+    def refuse() -> Predictor:
+        raise AssertionError("the base is not even loaded")
+
+    run(evaluated, tmp_path / "second", base=Base(refuse, kept))
+    assert generations == [12], "the candidate only"
+    assert read_report(tmp_path / "second") == read_report(tmp_path / "first")
+
+
+@pytest.mark.parametrize("change", ["rows", "max_new_tokens", "tokenizer.json", "generation_config.json", "weights"])
+def test_the_base_is_scored_again_when_what_decides_changes(
+    evaluated: Evaluated, tmp_path: Path, generations: list[int], change: str
+) -> None:
+    kept = Parts(tmp_path / "parts", "base")
+    run(evaluated, tmp_path / "first", base=base_of(evaluated, kept=kept))
+    generations.clear()
+    changed, options = evaluated, evaluated.experiment.evaluation
+    if change == "rows":
+        options = options.model_copy(update={"max_rows": 11})
+    elif change == "max_new_tokens":
+        options = options.model_copy(update={"max_new_tokens": 5})
+    elif change == "weights":
+        kept = replace(kept, identity="other base")
+    else:
+        checkpoint = tmp_path / "checkpoint"
+        shutil.copytree(evaluated.checkpoint, checkpoint)
+        content = json.loads((checkpoint / change).read_text())
+        (checkpoint / change).write_text(json.dumps(content, indent=7))
+        changed = replace(changed, checkpoint=checkpoint)
+    changed = replace(changed, experiment=evaluated.experiment.model_copy(update={"evaluation": options}))
+    run(changed, tmp_path / "second", base=base_of(changed, kept=kept))
+    assert len(generations) == 2
+
+
+def test_one_model_is_in_memory_at_a_time(
+    evaluated: Evaluated, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_checkpoint(tmp_path / "champion", evaluated.experiment, tokenizer, seed=2)
+    alive: list[weakref.ref] = []
+    others_alive: list[int] = []
+
+    def generate(model: PreTrainedModel, prompts: list, **options: object) -> list[Generation]:
+        others_alive.append(sum(other() is not None for other in alive))
+        alive.append(weakref.ref(model))
+        return real_generate(model, prompts, **options)
+
+    monkeypatch.setattr("fim_core.evaluation.predictors.generate", generate)
+    run(evaluated, tmp_path / "out", champion=tmp_path / "champion", base=base_of(evaluated))
+    assert others_alive == [0, 0, 0]
+
+
+def test_a_base_that_cannot_be_loaded_is_reported(evaluated: Evaluated, tmp_path: Path) -> None:
+    def gone() -> Predictor:
+        raise FimError("There is no model folder /gone.")
+
+    run(evaluated, tmp_path / "out", base=Base(gone, Parts(tmp_path / "parts", "gone")))
+    report = read_report(tmp_path / "out")
+    assert report["unavailable"] == {"base": "There is no model folder /gone."}
+    assert "base" not in report["others"]
+    assert "There is no model folder /gone." in (tmp_path / "out" / "report.html").read_text()
+    run(evaluated, tmp_path / "back", base=base_of(evaluated, kept=Parts(tmp_path / "parts", "gone")))
+    assert "base" in read_report(tmp_path / "back")["others"], "a failure is not kept"
+
+
+def test_a_pretrained_base_is_the_model_that_training_begins_with(evaluated: Evaluated, tmp_path: Path) -> None:
+    """With FIM tokens that its tokenizer lacks: the embeddings grow as in training, and adapters are left out."""
+    plain = train_tokenizer(["SELECT id FROM orders WHERE total > 1 AND city = 'rome';"] * 8, vocab_size=560)
+    place = tmp_path / "pretrained"
+    save_model(build_model(evaluated.experiment.model, plain, seed=4), plain, [plain.eos_token_id], place)
+    names = {"prefix": "<PRE>", "suffix": "<SUF>", "middle": "<MID>"}
+    model = ModelConfig.model_validate(
+        {"name_or_path": str(place), "fim_tokens": names, "peft_config": {"r": 2}, "dtype": "fp32"}
+    )
+    experiment = evaluated.experiment.model_copy(update={"model": model})
+    grown = load_tokenizer(place)
+    tokens = resolve_fim_tokens(grown, model)
+    trained = build_model(model, grown, seed=0, new_token_ids=[tokens.prefix_id, tokens.suffix_id, tokens.middle_id])
+    checkpoint = tmp_path / "checkpoint"
+    save_model(trained, grown, tokens.end_ids, checkpoint)
+    (checkpoint / "fim.json").write_text(json.dumps({"fim_tokens": asdict(tokens)}))
+    base = load_base(experiment.model, checkpoint, seed=0)
+    wanted = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).state_dict()
+    found = base.model.state_dict()
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted), "an adapter begins at no change"
+    assert len(found["model.embed_tokens.weight"]) == len(plain) + 3
+    assert base.stop_ids == set(tokens.end_ids)
 
 
 def test_the_loss_and_its_part_at_the_end_token(evaluated: Evaluated, report: Path) -> None:

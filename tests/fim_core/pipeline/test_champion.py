@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 from tiny_pipeline import TINY, write_experiment
 from typer.testing import CliRunner
 
@@ -17,8 +19,8 @@ from fim_core.cli.main import app
 from fim_core.config import load_experiment
 from fim_core.config.evaluation import GateConfig
 from fim_core.errors import FimError
-from fim_core.pipeline import run
-from fim_core.pipeline.evaluation import champion, roll_back
+from fim_core.pipeline import run, run_stage, stage_of
+from fim_core.pipeline.evaluation import champion, decisions, roll_back
 from fim_core.store import Artifact, Store
 
 ORDERED_BY = {
@@ -34,6 +36,7 @@ ORDERED_BY = {
 """What the statements on each table are ordered by: all that there is to learn."""
 
 STEPS = 300
+LOSES = "Failed: the loss is larger than chance"
 LENIENT = {"rules": [{"metric": "loss", "rule": "finite"}]}
 
 
@@ -89,7 +92,7 @@ def reasons(decided: Artifact, *, holds: bool) -> Sequence[str]:
 
 def value(path: Path, metric: str, predictor: str | None = None) -> float:
     report = Store(load_experiment(path).storage).current("evaluation_report", "tiny").counts
-    return report["baselines"][predictor][metric] if predictor else report["metrics"][metric]["value"]
+    return report["others"][predictor][metric] if predictor else report["metrics"][metric]["value"]
 
 
 def test_a_champion_survives_a_worse_candidate_and_a_rollback_stays(tmp_path: Path) -> None:
@@ -107,13 +110,13 @@ def test_a_champion_survives_a_worse_candidate_and_a_rollback_stays(tmp_path: Pa
     assert exit_code == 1
     assert f"refused: checkpoint {store.current('trained_checkpoint').version}; champion {first.version} stays" in said
     decided = run(load_experiment(worse))["champion_model"]
-    assert any("loses" in reason for reason in reasons(decided.artifact, holds=False))
+    assert any("champion" in reason and LOSES in reason for reason in reasons(decided.artifact, holds=False))
     assert [check.name for check in decided.checks if not check.passed] == ["gate"]
     assert champion(store, "tiny") == first
     shown = fim("champion", "show", worse)[1].splitlines()
     [refused] = [number for number, line in enumerate(shown) if line.startswith("refused ")]
     assert decided.artifact.version in shown[refused]
-    assert any(line.startswith("- ") and "loses" in line for line in shown[refused:])
+    assert any(line.startswith("- ") and LOSES in line for line in shown[refused:])
     assert not any(line.startswith("- ") for line in shown[:refused]), "why the champion is one"
 
     careless = write(tmp_path / "careless", tmp_path / "export.csv", max_steps=1, gate=LENIENT)
@@ -143,24 +146,153 @@ def test_a_model_trained_on_shuffled_responses_is_refused(tmp_path: Path) -> Non
     write_rows(tmp_path / "shuffled.csv", shuffled=True)
     shuffled = write(tmp_path / "shuffled", tmp_path / "shuffled.csv")
     store = Store(load_experiment(shuffled).storage)
-    assert fim("champion", "promote", shuffled)[0] == 1
+    exit_code, said = fim("champion", "promote", shuffled)
+    assert exit_code == 1
     assert champion(store, "tiny") is None
+    # It has learnt how completions look, which its random base does not know.
+    found = {(rule, metric): holds for rule, metric, holds in rules(store)}
+    assert found["better_than_base", "loss"] is True
+    assert found["better_than_constants", "exact_match_sql"] is False
 
     write_rows(tmp_path / "export.csv")
     assert fim("champion", "promote", write(tmp_path / "good", tmp_path / "export.csv"))[0] == 0
     reigning = champion(store, "tiny")
     exit_code, said = fim("champion", "promote", shuffled)
     assert exit_code == 1
-    assert "not clear of" in said
+    assert "Failed" in said
     assert champion(store, "tiny") == reigning is not None
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with rows, `export.csv`, and a model that is good at them, `pretrained`."""
+    folder = tmp_path_factory.mktemp("tuned")
+    write_rows(folder / "export.csv")
+    good = load_experiment(write(folder / "good", folder / "export.csv", storage=str(folder / "first")))
+    checkpoint = run(good, until="trained_checkpoint")["trained_checkpoint"].artifact.path
+    shutil.copytree(checkpoint, folder / "pretrained")
+    return folder
+
+
+def fine_tuning(tuned: Path, name: str, *, export: str = "export.csv", lora: bool = False, **changes: Any) -> Path:
+    """An experiment that goes on from the good model."""
+    model = {"name_or_path": str(tuned / "pretrained")} | ({"peft_config": {"r": 4}} if lora else {})
+    return write(tuned / name, tuned / export, model=model, **changes)
+
+
+def rules(store: Store) -> list[tuple[str, str, bool | None]]:
+    """Rule, metric and outcome of the last decision."""
+    [*_, last] = decisions(store, "tiny")
+    results = json.loads((last.path / "decision.json").read_text(encoding="utf-8"))["results"]
+    return [(result["rule"], result["metric"], result["holds"]) for result in results]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "changes", "why"),
+    [
+        ("wrecked", {"optimizer": {"lr": 3.0}, "max_steps": 20}, LOSES),
+        ("untrained", {"lora": True, "optimizer": {"lr": 1e-12}, "max_steps": 1}, "there is no difference on any row"),
+        ("shuffled", {"export": "shuffled.csv"}, LOSES),
+    ],
+)
+def test_a_fine_tune_that_does_not_improve_a_good_base_is_refused(
+    tuned: Path, name: str, changes: dict[str, Any], why: str
+) -> None:
+    write_rows(tuned / "shuffled.csv", shuffled=True)
+    path = fine_tuning(tuned, name, **changes)
+    exit_code, said = fim("champion", "promote", path)
+    assert exit_code == 1, said
+    store = Store(load_experiment(path).storage)
+    assert champion(store, "tiny") is None
+    of_base = [holds for rule, _, holds in rules(store) if rule == "better_than_base"]
+    assert False in of_base
+    assert True not in of_base
+    report = json.loads((store.current("evaluation_report").path / "report.json").read_text(encoding="utf-8"))
+    if name != "shuffled":
+        assert report["others"]["base"]["metrics"]["exact_match_sql"]["value"] > 0.8, "the base is good"
+    assert any("base model" in line and why in line for line in said.splitlines() if line.startswith("- ")), said
+
+
+@pytest.mark.slow
+def test_the_base_is_scored_once_for_all_trainings_and_only_with_its_own_weights(
+    tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fim_core.evaluation import base
+
+    loaded = []
+    monkeypatch.setattr("fim_core.evaluation.base.load_base", lambda *given, **options: loaded.append(given) or load(
+        *given, **options))  # fmt: skip
+    load = base.load_base
+    place = tmp_path / "pretrained"
+    shutil.copytree(tuned / "pretrained", place)
+    for name in ("model.safetensors", "config.json"):
+        assert (place / name).is_file()
+
+    def train(lr: float) -> dict[str, Any]:
+        path = write(
+            tmp_path / str(lr), tuned / "export.csv", model={"name_or_path": str(place)}, max_steps=1,
+            optimizer={"lr": lr}, storage=str(tmp_path / "store"),
+        )  # fmt: skip
+        report = run(load_experiment(path), until="evaluation_report")["evaluation_report"].artifact.path
+        return json.loads((report / "report.json").read_text(encoding="utf-8"))
+
+    first = train(1e-3)
+    assert len(loaded) == 1
+    second = train(2e-3)
+    assert len(loaded) == 1, "another learning rate, the same base"
+    assert second["others"]["base"]["metrics"] == first["others"]["base"]["metrics"]
+    assert second["metrics"]["loss"] != first["metrics"]["loss"]
+
+    weights = load_file(place / "model.safetensors")
+    save_file({name: tensor * 0.5 for name, tensor in weights.items()}, place / "model.safetensors", {"format": "pt"})
+    third = train(2e-3)
+    assert len(loaded) == 2, "other weights"
+    assert third["others"]["base"]["metrics"]["loss"] != second["others"]["base"]["metrics"]["loss"]
+
+
+@pytest.mark.slow
+def test_a_base_that_is_gone_or_changed_is_reported_and_comes_back(tuned: Path, tmp_path: Path) -> None:
+    """The report alone is made again, as in Dagster; training does not run, so only the report needs the base."""
+    place = tmp_path / "pretrained"
+    shutil.copytree(tuned / "pretrained", place)
+    sections = {"max_steps": 1, "storage": str(tmp_path / "store"), "model": {"name_or_path": str(place)}}
+    path = write(tmp_path / "first", tuned / "export.csv", **sections)
+    run(load_experiment(path), until="trained_checkpoint")
+    experiment = load_experiment(path)
+    store = Store(experiment.storage)
+
+    def report(**options: Any) -> dict[str, Any]:
+        made = run_stage(stage_of("evaluation_report"), experiment, store, upstream_of=stage_of, **options)
+        return json.loads((made.artifact.path / "report.json").read_text(encoding="utf-8"))
+
+    place.rename(tmp_path / "elsewhere")
+    assert "There is no model folder" in report()["unavailable"]["base"]
+    decided = run_stage(stage_of("champion_model"), experiment, store, upstream_of=stage_of).artifact
+    assert any("There is no model folder" in reason for reason in reasons(decided, holds=False))
+    (tmp_path / "elsewhere").rename(place)
+    weights = (place / "model.safetensors").read_bytes()
+    (place / "model.safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
+    assert "have changed since" in report()["unavailable"]["base"]
+    (place / "model.safetensors").write_bytes(weights)
+    whole = report(force=True)
+    assert whole["unavailable"] == {}
+    assert "base" in whole["others"]
 
 
 def test_a_rule_that_cannot_be_judged_promotes_nobody(tmp_path: Path) -> None:
     """Rows that hold nothing of what the only rule measures."""
     from fim_core.evaluation.gate import decide
 
-    champion = {"metrics": {}, "differences": {}, "rows": 4}
-    report = {"metrics": {}, "baselines": {}, "champion": champion, "counts": {"evaluated": 4}}
+    other = {"metrics": {}, "differences": {}, "rows": 4}
+    report = {
+        "metrics": {},
+        "others": {"champion": other},
+        "unavailable": {},
+        "power": {},
+        "options": {"confidence": 0.95},
+        "counts": {"evaluated": 4},
+    }
     (tmp_path / "report.json").write_text(json.dumps(report))
     gate = GateConfig.model_validate({"rules": [{"metric": "binds", "rule": "not_worse"}]})
     decided = decide(tmp_path, gate, has_champion=True)

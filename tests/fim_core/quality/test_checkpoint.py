@@ -110,10 +110,17 @@ def test_a_model_that_would_not_stop(checkpoint: Path) -> None:
     assert failed(checkpoint) == {"has_end_token"}
 
 
-def report_result(folder: Path, text: str) -> CheckResult:
+POWER = {"enough": True, "smallest_gain": {}, "sentence": ""}
+
+
+def report_results(folder: Path, text: str) -> dict[str, CheckResult]:
     (folder / "report.json").write_text(text)
     results = run_checks("evaluation_report", {"report": folder / "report.json"}, {}, {})
-    return next(result for result in results if result.name == "finite_numbers")
+    return {result.name: result for result in results}
+
+
+def report_result(folder: Path, text: str) -> CheckResult:
+    return report_results(folder, text[:-1] + f', "power": {json.dumps(POWER)}}}')["finite_numbers"]
 
 
 def test_report(tmp_path: Path) -> None:
@@ -122,7 +129,18 @@ def test_report(tmp_path: Path) -> None:
     bad = report_result(tmp_path, '{"loss": NaN, "by_type": [{"share": Infinity, "rows": 3}]}')
     assert (bad.passed, bad.rows, bad.total) == (False, 2, 3)
     assert bad.row_ids == ["by_type[0].share", "loss"]
-    assert not report_result(tmp_path, "{}").passed
+    assert not report_result(tmp_path, '{"rows": "x"}').passed
+
+
+def test_a_report_with_too_few_rows_for_a_small_gain_warns(tmp_path: Path) -> None:
+    power = {"enough": False, "smallest_gain": {"base": 0.09, "empty": None}, "sentence": "Hold out more rows."}
+    warned = report_results(tmp_path, json.dumps({"rows": 1, "power": power}))["enough_rows"]
+    assert (warned.passed, warned.severity, warned.note) == (False, "warn", "Hold out more rows.")
+    assert warned.breakdown == [
+        {"compared with": "base", "smallest gain": "9.0 points"},
+        {"compared with": "empty", "smallest gain": "none"},
+    ]
+    assert report_results(tmp_path, json.dumps({"rows": 1, "power": POWER}))["enough_rows"].passed
 
 
 def test_decision(tmp_path: Path) -> None:

@@ -1,0 +1,120 @@
+"""The base model, which every report compares with: the weights that training began with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import pyarrow as pa
+import torch
+from transformers import AutoConfig, GenerationConfig
+
+from fim_core.config.evaluation import EvaluationConfig
+from fim_core.config.model import ModelConfig
+from fim_core.errors import FimError
+from fim_core.evaluation.generate import stop_ids_of
+from fim_core.evaluation.predictors import Predictor, predict
+from fim_core.evaluation.rows import EvalSet
+from fim_core.evaluation.scores import Prediction
+from fim_core.modeling.load import build_model, training_dtype
+from fim_core.modeling.support import causal_model
+from fim_core.parts import Parts
+from fim_core.serving.prompting import RECIPE
+from fim_core.tokens import load_tokenizer
+
+
+class BaseUnavailable(FimError):
+    """The base model cannot be loaded (any more)."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """Where the base model comes from, and where its predictions are kept.
+
+    Attributes:
+        load: loads it; raises FimError where that is not possible.
+        kept: predictions of this base under the same code; None keeps none.
+    """
+
+    load: Callable[[], Predictor]
+    kept: Parts | None = None
+
+
+def load_base(model: ModelConfig, checkpoint: Path, *, seed: int) -> Predictor:
+    """The model before training, as training builds it: embeddings grown for added tokens, without adapters.
+
+    Args:
+        model: section of the experiment that trained `checkpoint`.
+        checkpoint: whose tokenizer, prompts and end tokens it gets, and on a GPU its dtype.
+        seed: of the experiment, which decides the weights of a model from scratch.
+
+    Raises:
+        FimError: it cannot be loaded.
+    """
+    tokenizer = load_tokenizer(checkpoint)
+    added = json.loads((checkpoint / RECIPE).read_text(encoding="utf-8"))["fim_tokens"]["added"]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = AutoConfig.from_pretrained(checkpoint).dtype if device.type == "cuda" else torch.float32
+    # Random weights depend on the dtype in which they are drawn.
+    drawn_as = training_dtype(model, device) if model.name_or_path is None else dtype
+    network = causal_model(
+        build_model(
+            model.model_copy(update={"type": "huggingface", "peft_config": None}),
+            tokenizer,
+            seed=seed,
+            device=device,
+            dtype=drawn_as,
+            new_token_ids=[tokenizer.get_vocab()[token] for token in added],
+        )
+    )
+    torch.nn.Module.to(network, dtype)
+    network.set_attn_implementation("sdpa")
+    network.config.use_cache = True
+    network.generation_config = GenerationConfig.from_pretrained(checkpoint)
+    return Predictor(network.eval(), tokenizer, stop_ids_of(network), checkpoint, weights=None)
+
+
+def predict_with_base(
+    base: Base, checkpoint: Path, evaluated: EvalSet, options: EvaluationConfig
+) -> Sequence[Prediction | None]:
+    """The base's predictions for held-out rows: kept ones if there are, so that they are generated only once.
+
+    What is kept depends on the rows' tokens, the tokenizer, the end tokens, the limits of generation and the device.
+
+    Raises:
+        BaseUnavailable: none are kept, and the base cannot be loaded.
+    """
+
+    def make(rows: pa.RecordBatch) -> pa.RecordBatch:
+        try:
+            predictor = base.load()
+        except FimError as error:
+            raise BaseUnavailable(str(error)) from error
+        return _to_batch(predict(predictor, evaluated.prompts, evaluated.targets, options))
+
+    rows = pa.RecordBatch.from_pydict({"prompt": evaluated.prompts, "target": evaluated.targets}, schema=_TOKENS)
+    if base.kept is None:
+        return _from_batch(make(rows))
+    kept = base.kept.narrowed(
+        checkpoint / "tokenizer.json",
+        checkpoint / "generation_config.json",
+        max_new_tokens=options.max_new_tokens,
+        batch_size=options.batch_size,
+        device="cuda" if torch.cuda.is_available() else "cpu",
+    )
+    found, _ = kept.find_or_make(rows, make)
+    return _from_batch(found)
+
+
+_TOKENS = pa.schema({"prompt": pa.list_(pa.int32()), "target": pa.list_(pa.int32())})
+
+
+def _to_batch(predictions: Sequence[Prediction | None]) -> pa.RecordBatch:
+    made = [{} if prediction is None else asdict(prediction) for prediction in predictions]
+    return pa.RecordBatch.from_pydict({f.name: [row.get(f.name) for row in made] for f in fields(Prediction)})
+
+
+def _from_batch(batch: pa.RecordBatch) -> list[Prediction | None]:
+    return [None if row["text"] is None else Prediction(**row) for row in batch.to_pylist()]
