@@ -71,11 +71,13 @@ class _Teller:
                 if step is not None:
                     typer.echo(f"Training resumes from step {step} of {total}.", err=True)
                 typer.echo(
-                    f"{total:,} steps, schedule {event['schedule']}, peak learning rate {event['lr']:g}, "
-                    f"{event['warmup_steps']} steps of warm-up, "
+                    f"{total:,} optimizer steps of {event['batch_rows']:,} rows, schedule {event['schedule']}, peak learning rate "
+                    f"{event['lr']:g}, {event['warmup_steps']} steps of warm-up, "
                     + (f"gradients clipped to norm {clipping:g}." if clipping else "gradients not clipped."),
                     err=True,
                 )
+            case {"event": "warning", "message": message}:
+                typer.echo(f"Warning: {message}", err=True)
             case {"event": "eval", "step": step, "loss": loss} if not sys.stderr.isatty():
                 typer.echo(f"step {step} of {self._total_steps}: held-out loss {loss:.4f}", err=True)
             case {"event": "step"} if not sys.stderr.isatty() and time.monotonic() >= self._next_line:

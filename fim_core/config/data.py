@@ -125,7 +125,13 @@ class DataConfig(Section):
     skip_empty_output: bool = Field(False, description="Reject rows whose completion is empty.")
     skip_empty_prefix: bool = Field(False, description="Reject rows whose `<fillMe>` stands at the very start.")
     mask_secrets: bool = Field(False, description="Replace what looks like a key, password or e-mail by a placeholder.")
-    max_length: int = Field(8192, ge=16, description="Tokens of the longest row and the largest pack.")
+    max_length: int = Field(8192, ge=16, description="Tokens of the longest row that is trained on.")
+    pack_length: int = Field(
+        8192,
+        ge=16,
+        description="Distinct tokens that a rank computes at once; a longer row is computed alone. Decides memory and "
+        "speed, not what is learnt.",
+    )
     filter_samples: bool = Field(
         True, description="Drop and count rows longer than max_length. false: also warn row by row; never truncated."
     )

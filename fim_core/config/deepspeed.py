@@ -34,7 +34,7 @@ _PASSED_THROUGH = {
 _OWNERS = {
     "optimizer": "optimizer",
     "scheduler": "scheduler",
-    "train_batch_size": "micro_batch_size and gradient_accumulation_steps",
+    "train_batch_size": "batch_rows",
     "train_micro_batch_size_per_gpu": "micro_batch_size",
     "gradient_accumulation_steps": "gradient_accumulation_steps",
     "bf16": "model.dtype",

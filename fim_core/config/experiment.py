@@ -41,6 +41,9 @@ def default_storage() -> Path:
     return Path(os.environ.get("FIM_STORAGE", "").strip() or ".fim").expanduser()
 
 
+DEFAULT_BATCH_ROWS = 16
+
+
 class Experiment(Section):
     """Everything that decides what is trained, on what, and how."""
 
@@ -56,8 +59,18 @@ class Experiment(Section):
     model: ModelConfig
     data: DataConfig
 
-    micro_batch_size: int = Field(1, ge=1, description="Packs that one rank runs through the model at once.")
-    gradient_accumulation_steps: int = Field(1, ge=1, description="Micro-batches of a rank in one optimizer step.")
+    batch_rows: int | None = Field(
+        None,
+        ge=1,
+        description=f"Rows of one optimizer step, over all ranks, micro-batches and packs. Default: {DEFAULT_BATCH_ROWS}, "
+        "or micro_batch_size x gradient_accumulation_steps x ranks if either is given.",
+    )
+    micro_batch_size: int | None = Field(
+        None, ge=1, description="Rows of a micro-batch on one rank; only as a factor of batch_rows."
+    )
+    gradient_accumulation_steps: int | None = Field(
+        None, ge=1, description="Micro-batches of a rank in one optimizer step; only as a factor of batch_rows."
+    )
     epochs: int | None = Field(1, ge=1, description="Passes over the training rows; null: as many as max_steps needs.")
     max_steps: int | None = Field(None, ge=1, description="Most optimizer steps of the run; its schedule ends there.")
     min_steps: int | None = Field(
@@ -145,6 +158,27 @@ class Experiment(Section):
         if unknown := [f"{name}{closest(name, known)}" for name in value if name not in known]:
             raise ValueError(f"no such check: {', '.join(unknown)} (there are {', '.join(known)})")
         return value
+
+    @model_validator(mode="after")
+    def _one_batch(self) -> Experiment:
+        given = [key for key in ("micro_batch_size", "gradient_accumulation_steps") if getattr(self, key) is not None]
+        if given and self.batch_rows is not None:
+            raise ValueError(
+                f"batch_rows and {' and '.join(given)} both say how many rows an optimizer step takes. Give batch_rows, "
+                "or micro_batch_size and gradient_accumulation_steps, whose product times the ranks it is"
+            )
+        return self
+
+    @property
+    def batch_grows_with_ranks(self) -> bool:
+        """Whether the batch is given by micro_batch_size and gradient_accumulation_steps, so for each rank."""
+        return self.micro_batch_size is not None or self.gradient_accumulation_steps is not None
+
+    def rows_per_step(self, ranks: int) -> int:
+        """Rows of one optimizer step on so many ranks."""
+        if self.batch_grows_with_ranks:
+            return (self.micro_batch_size or 1) * (self.gradient_accumulation_steps or 1) * ranks
+        return self.batch_rows or DEFAULT_BATCH_ROWS
 
     @model_validator(mode="after")
     def _cpu_adam_needs_offload(self) -> Experiment:

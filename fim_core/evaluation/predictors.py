@@ -100,7 +100,7 @@ class RowLoss(NamedTuple):
 
 
 def cross_entropies(
-    model: PreTrainedModel, prompts: Sequence[TokenIds], targets: Sequence[TokenIds], *, max_length: int = 8192
+    model: PreTrainedModel, prompts: Sequence[TokenIds], targets: Sequence[TokenIds], *, pack_length: int = 8192
 ) -> list[RowLoss]:
     """The cross entropy of each row's target after its prompt.
 
@@ -109,14 +109,13 @@ def cross_entropies(
     Args:
         model: a causal language model.
         prompts, targets: token ids; no prompt is empty, and each target ends in the end token.
-        max_length: tokens of a pack; a longer row is a pack of its own.
+        pack_length: tokens of a pack; a longer row is a pack of its own.
     """
     tokens = [prompt + target for prompt, target in zip(prompts, targets, strict=True)]
     labels = [[IGNORE_INDEX] * len(prompt) + target for prompt, target in zip(prompts, targets, strict=True)]
     rows = Rows.from_lists(tokens, labels)
     shares, _ = supports_prefix_tree(model.config)
-    longest = max([max_length, *map(len, tokens)])
-    plan = plan_packs(rows, strategy="prefix_tree" if shares else "none", max_length=longest, seed=0, epoch=0)
+    plan = plan_packs(rows, strategy="prefix_tree" if shares else "none", pack_length=pack_length)
     results = [RowLoss(math.nan, 0, math.nan)] * len(rows)
     model.requires_grad_(False)
     with _pack_attention(model, shares), torch.no_grad():

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from fim_core.errors import FimError
+from fim_core.packing.prompt_order import PromptOrder, sort_prompts
 
 IGNORE_INDEX = -100
 """The label of a position that is not trained on."""
@@ -89,6 +90,27 @@ class Rows:
 
         return np.minimum(self._over_labels(first), self.lengths)
 
+    @cached_property
+    def shareable(self) -> np.ndarray:
+        """Leading tokens of each row that other rows may share, int64 [rows].
+
+        They end before the position that makes the row's first prediction: everything in them is masked, and each row
+        keeps at least one token of its own.
+        """
+        return np.maximum(np.minimum(self.first_targets, self.lengths) - 1, 0)
+
+    @cached_property
+    def prompt_order(self) -> PromptOrder:
+        """The rows sorted by what they may share."""
+        limits = self.shareable.tolist()
+        return sort_prompts([self.tokens_of(row)[:limit] for row, limit in enumerate(limits)])
+
+    def names(self, rows: np.ndarray) -> pa.StringArray:
+        """The row_ids of some rows."""
+        if isinstance(self.row_ids, _Names):
+            return self.row_ids.take(rows)
+        return pa.array([self.row_ids[row] for row in rows.tolist()], pa.string())
+
     def _over_labels(self, summarise) -> np.ndarray:  # type: ignore[no-untyped-def]
         """`summarise(trained, row starts)` part by part, so that the labels are never in memory all at once."""
         results = [np.empty(0, np.int64)]
@@ -146,6 +168,11 @@ class _Names(Sequence[str]):
 
     def __getitem__(self, row):  # type: ignore[no-untyped-def]
         return self._column[row].as_py()
+
+    def take(self, rows: np.ndarray) -> pa.StringArray:
+        """Several at once."""
+        taken = self._column.take(pa.array(rows)).cast(pa.string()).combine_chunks()
+        return taken if isinstance(taken, pa.StringArray) else pa.concat_arrays(taken.chunks)
 
 
 def _flatten(column: pa.ChunkedArray) -> tuple[FlatColumn, np.ndarray]:

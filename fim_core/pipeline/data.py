@@ -168,10 +168,16 @@ fim_prompts = Stage(
 
 def _token_options(experiment: Experiment) -> dict[str, Any]:
     return {
-        "data": experiment.data.model_dump(mode="json", include={"max_length", "mask_inputs"})
+        "data": experiment.data.model_dump(mode="json", include={"max_length", "pack_length", "mask_inputs"})
         | {"pack_samples": experiment.data.packing},
+        "batch_rows": _planned_batch(experiment),
         "seed": experiment.seed,
     }
+
+
+def _planned_batch(experiment: Experiment) -> int:
+    """Rows of a batch, as far as they are known before ranks are started."""
+    return experiment.rows_per_step(experiment.launcher.num_processes or 1)
 
 
 def _build_tokens(build: Build) -> dict[str, Any]:
@@ -181,9 +187,17 @@ def _build_tokens(build: Build) -> dict[str, Any]:
     data: DataConfig = build.experiment.data
     counts = asdict(tokenize_prompts(build.inputs["fim_prompts"].path, build.output, data=data, parts=build.parts))
     rows: Rows = load_rows(build.output, "train")
-    plan = plan_packs(rows, strategy=data.packing, max_length=data.max_length, seed=build.experiment.seed, epoch=0)
+    plan = plan_packs(
+        rows,
+        strategy=data.packing,
+        pack_length=data.pack_length,
+        batch_rows=_planned_batch(build.experiment),
+        seed=build.experiment.seed,
+    )
     plan.write(build.output / "packs.parquet")
-    return counts | {"packing": {"strategy": data.packing, **asdict(plan.stats)}}
+    trained = int(rows.targets_per_row.sum()) / max(plan.batches, 1)
+    packing = {"strategy": data.packing, **asdict(plan.stats), "trained_tokens_per_batch": trained}
+    return counts | {"packing": packing}
 
 
 tokenized_dataset = Stage(

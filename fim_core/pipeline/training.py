@@ -18,6 +18,7 @@ from fim_core.training.job import Work
 _OPTIONS = (
     "type",
     "seed",
+    "batch_rows",
     "micro_batch_size",
     "gradient_accumulation_steps",
     "epochs",

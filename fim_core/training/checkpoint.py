@@ -56,6 +56,7 @@ class State:
         fingerprint: digest of the options and data that it belongs to.
         world_size: ranks that wrote it. stage: ZeRO stage that it was partitioned by.
         threads: CPU threads of each rank; sums on a CPU depend on them in their last digits.
+        batch_rows: rows of an optimizer step, which the run keeps on any number of ranks.
         progress: position and counters of the run.
     """
 
@@ -64,6 +65,7 @@ class State:
     world_size: int
     stage: int
     threads: int
+    batch_rows: int
     progress: Mapping[str, Any]
 
     @property
@@ -89,7 +91,14 @@ def newest_state(folder: Path, fingerprint: str) -> State | None:
 
 
 def save_state(
-    folder: Path, engine: DeepSpeedEngine, ranks: Ranks, *, progress: Mapping[str, Any], fingerprint: str, keep: int
+    folder: Path,
+    engine: DeepSpeedEngine,
+    ranks: Ranks,
+    *,
+    progress: Mapping[str, Any],
+    fingerprint: str,
+    batch_rows: int,
+    keep: int,
 ) -> Path:
     """Save a state; to be called on all ranks. Returns its folder.
 
@@ -118,7 +127,7 @@ def save_state(
     ranks.barrier()
     if ranks.is_first:
         stage, threads = engine.zero_optimization_stage(), torch.get_num_threads()
-        state = State(beside, fingerprint, ranks.world_size, stage, threads, progress)
+        state = State(beside, fingerprint, ranks.world_size, stage, threads, batch_rows, progress)
         write_json(beside / MARKER, {key: value for key, value in asdict(state).items() if key != "path"})
         publish_folder(beside, final)
         for old in _outdated(folder, fingerprint, step, keep):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict
 
 import torch
 
@@ -23,7 +22,6 @@ def open_log(run: Run) -> EventLog | None:
         return None
     trackers = open_trackers(run.experiment, run.job.work, run.resumed_from or 0)
     log = EventLog(run.job.work.metrics, trackers, run.resumed_from)
-    stats = run.plan_of(0).stats
     log.write(
         "start",
         run.start.position.step,
@@ -43,11 +41,12 @@ def open_log(run: Run) -> EventLog | None:
         warmup_steps=warmup_steps(run.experiment.scheduler, run.total_steps),
         gradient_clipping=run.experiment.deepspeed["gradient_clipping"],
         packing=run.packing,
-        packs=asdict(stats),
+        batch_rows=run.batch_rows,
         peak_flops=run.peak.flops,
         peak_source=run.peak.source,
-        notices=list(run.notices),
     )
+    for notice in run.notices:
+        log.write("warning", run.start.position.step, message=notice)
     return log
 
 
@@ -62,14 +61,14 @@ def log_step(log: EventLog | None, run: Run, step: Step, progress: Progress, out
         "step",
         step.position.step,
         epoch=step.position.epoch if not step.ends_epoch else step.position.epoch - 1,
-        micro_step=run.engine.micro_steps,
         loss=outcome.loss,
         lr=outcome.lr,
         grad_norm=outcome.grad_norm,
         rows=step.rows,
+        packs=step.packs,
         tokens=step.tokens,
         distinct_tokens=step.distinct_tokens,
-        targets=step.targets,
+        trained_tokens=step.trained_tokens,
         rows_total=progress.rows,
         seconds=seconds,
         rows_per_second=step.rows / seconds,

@@ -135,6 +135,7 @@ def model_card(job: Job, result: TrainResult) -> str:
         **job.provenance,
         "base model": experiment.model.name_or_path or "none, trained from scratch",
         "optimizer steps": result.steps,
+        "rows of a step": result.batch_rows,
         "rows, counted once an epoch": result.rows,
         "tokens": result.tokens,
         "trained": TRAINED[experiment.model.trains],

@@ -52,6 +52,24 @@ def test_a_file_of_the_guides_shape_loads_as_it_is(tmp_path: Path) -> None:
     assert experiment.data.packing == "prefix_tree"
     assert experiment.deepspeed["zero_optimization"]["stage"] == 3
     assert experiment.scheduler.scheduler_specific_kwargs.min_lr_rate == 0.1
+    assert experiment.rows_per_step(ranks=8) == 1 * 6 * 8
+
+
+@pytest.mark.parametrize(
+    ("options", "on_one_rank", "on_four"),
+    [
+        ("", 16, 16),
+        ("batch_rows: 24", 24, 24),
+        ("micro_batch_size: 3", 3, 12),
+        ("gradient_accumulation_steps: 5", 5, 20),
+        ("micro_batch_size: 3\ngradient_accumulation_steps: 5", 15, 60),
+    ],
+)
+def test_rows_of_an_optimizer_step(tmp_path: Path, options: str, on_one_rank: int, on_four: int) -> None:
+    experiment = load_experiment(write(tmp_path, SMALL + options))
+    assert (experiment.rows_per_step(1), experiment.rows_per_step(4)) == (on_one_rank, on_four)
+    # What a launcher hands to the ranks says the same.
+    assert Experiment.model_validate(experiment.model_dump(mode="json")).rows_per_step(4) == on_four
 
 
 SCRATCH = "{config: {model_type: qwen3}, tokenizer: {vocab_size: 600}}"
@@ -120,6 +138,11 @@ def test_a_file_whose_name_holds_no_letter_needs_a_name(tmp_path: Path) -> None:
     [
         ("epoch: 3", "epoch: no such option; did you mean epochs?"),
         ("epochs: 0", "epochs: "),
+        ("batch_rows: 8\nmicro_batch_size: 2", "batch_rows and micro_batch_size both say how many rows"),
+        (
+            "batch_rows: 8\nmicro_batch_size: 2\ngradient_accumulation_steps: 4",
+            "batch_rows and micro_batch_size and gradient_accumulation_steps both say",
+        ),
         ("deepspeed: {optimizer: {type: Adam}}", "is set by `optimizer`"),
         ("eval_interval: 10\nloss: {label_smoothing: 1.5}", "loss.label_smoothing"),
         ("scheduler: {name: cosine, scheduler_specific_kwargs: {min_lr: 1e-6}}", "min_lr has no meaning"),

@@ -40,7 +40,7 @@ def from_scratch(**options):
 
 
 def loss_of(model, rows):
-    return batch_loss(model, collate(list(plan_packs(rows, strategy="prefix_tree", max_length=500)), rows))
+    return batch_loss(model, collate(list(plan_packs(rows, strategy="prefix_tree", pack_length=500)), rows))
 
 
 def test_from_scratch_by_seed(tokenizer):
@@ -218,7 +218,7 @@ def test_operations_are_those_of_the_matrices(tokenizer):
     assert cost.target == 6 * 32 * len(tokenizer)
     assert cost.pair == 2 * 12 * 32
     rows = family_rows()
-    batch = collate(list(plan_packs(rows, strategy="none", max_length=500)), rows)
+    batch = collate(list(plan_packs(rows, strategy="none", pack_length=500)), rows)
     pairs = sum(length * (length + 1) // 2 for length in rows.lengths.tolist())
     assert batch_operations(batch, cost) == pytest.approx(
         cost.token * rows.lengths.sum() + cost.pair * pairs + cost.target * rows.targets_per_row.sum()

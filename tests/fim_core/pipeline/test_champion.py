@@ -72,7 +72,6 @@ def write(folder: Path, export: Path, **changes: Any) -> Path:
         "model": {**TINY["model"], "tokenizer": {"vocab_size": 512}},
         "max_steps": STEPS,
         "epochs": STEPS,
-        "micro_batch_size": 1,
         "evaluation": {"max_rows": 120, "max_new_tokens": 8, "bootstrap_samples": 200},
     }
     folder.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ from fim_core.training.deepspeed_config import deepspeed_config
 from fim_core.training.export import fim_tokens_of
 from fim_core.training.job import Job, Work
 from fim_core.training.optimizer import decay_groups
-from fim_core.training.setup import beyond_context
+from fim_core.training.setup import beyond_context, few_steps
 from fim_core.training.trackers import open_trackers
 
 LORA = {"config": MODEL, "tokenizer": "unused", "peft_config": {"r": 4, "target_modules": ["q_proj", "v_proj"]}}
@@ -210,10 +210,8 @@ def test_steps_with_nothing_to_train_on(
         rows["labels"][row] = [-100] * len(rows["labels"][row])
     folder = save_rows(tmp_path / "rows", rows, make_rows(2, len(tokenizer), seed=6))
     data = {"sources": [{"type": "demo"}], "max_length": 64, "pack_samples": "none"}
-    _, result, events = train(
-        tmp_path / "run", folder, tokenizer_folder, ranks=2, data=data, gradient_accumulation_steps=1, epochs=2
-    )
-    empty = [event for event in events if event["event"] == "step" and event["targets"] == 0]
+    _, result, events = train(tmp_path / "run", folder, tokenizer_folder, ranks=2, data=data, batch_rows=2, epochs=2)
+    empty = [event for event in events if event["event"] == "step" and event["trained_tokens"] == 0]
     assert result["steps"] == 8
     assert result["empty_steps"] == len(empty) >= 4
     assert all(event["loss"] == 0 for event in empty)
@@ -239,11 +237,10 @@ def test_nothing_to_train_on_at_all(tmp_path: Path, tokenizer_folder: Path, toke
 
 def test_deepspeed_section_is_passed_on() -> None:
     section = {"gradient_clipping": 0.5, "zero_optimization": {"stage": 2, "reduce_bucket_size": 1000}}
-    experiment = tiny_experiment(deepspeed=section, micro_batch_size=3, gradient_accumulation_steps=4)
+    experiment = tiny_experiment(deepspeed=section)
     config = deepspeed_config(experiment, world_size=2, dtype=torch.bfloat16)
     assert config["gradient_clipping"] == 0.5
     assert config["zero_optimization"] == {"stage": 2, "reduce_bucket_size": 1000}
-    assert config["train_batch_size"] == 24
     assert config["bf16"]["enabled"]
     assert not config["fp16"]["enabled"]
 
@@ -254,6 +251,33 @@ def test_tracker_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(FimError, match=f"pip install {package}"):
         open_trackers(tiny_experiment(**{package: {}}), Work(tmp_path), 0)
     assert open_trackers(tiny_experiment(**{package: {"enable": False}}), Work(tmp_path), 0) == []
+
+
+def test_a_run_of_few_steps_is_warned_about(
+    tmp_path: Path, dataset: Path, tokenizer_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert few_steps(50, 800, 16, tiny_experiment()) == ()
+    [notice] = few_steps(5, 40, 8, tiny_experiment())
+    assert "takes 5 optimizer steps (40 rows, 8 a step, epochs: 1)" in notice
+    assert "Lower batch_rows, or raise epochs." in notice
+    assert caplog.messages == [notice]
+    assert "raise max_steps" in few_steps(3, 40, 8, tiny_experiment(max_steps=3))[0]
+    assert "Lower micro_batch_size" in few_steps(5, 40, 8, tiny_experiment(batch_rows=None, micro_batch_size=8))[0]
+    _, result, events = train(tmp_path, dataset, tokenizer_folder)
+    assert result["notices"] == (notice,)
+    assert [event["message"] for event in events if event["event"] == "warning"] == [notice]
+
+
+def test_a_run_says_what_its_steps_hold(tmp_path: Path, dataset: Path, tokenizer_folder: Path) -> None:
+    data = {"sources": [{"type": "demo"}], "pack_samples": "flat", "pack_length": 64}
+    _, result, events = train(tmp_path, dataset, tokenizer_folder, data=data, batch_rows=7)
+    steps = [event for event in events if event["event"] == "step"]
+    assert [event["rows"] for event in steps] == [7, 7, 7, 7, 7, 5]
+    assert result["steps"] == 6
+    assert result["batch_rows"] == 7
+    for key in ("rows", "packs", "tokens", "trained_tokens", "distinct_tokens"):
+        assert result[key] == sum(event[key] for event in steps) > 0
+    assert all(event["tokens"] / 64 < event["packs"] <= event["rows"] for event in steps)
 
 
 def test_wandb_gets_the_entity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
