@@ -246,7 +246,7 @@ def finish(run: Run, progress: Progress) -> TrainResult:
         packing=run.packing,
         notices=run.notices,
     )
-    export_model(run.job, run.engine, run.tokenizer, run.ranks, result)
+    export_model(run.job, run.engine, run.tokenizer, run.ranks)
     if run.ranks.is_first:
         result.write(run.job.work.result)
     run.ranks.barrier()
