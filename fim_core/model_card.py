@@ -19,8 +19,8 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData, metadata_load,
 from fim_core.config import Experiment
 from fim_core.config.data import DataConfig
 from fim_core.evaluation.names import BASE
+from fim_core.recipe import RECIPE, Recipe
 from fim_core.store import digest
-from fim_core.tokens import FimTokens
 from fim_core.training.job import TrainResult
 from fim_core.training.schedule import warmup_steps
 
@@ -44,7 +44,7 @@ class BaseModel:
 
     name: str
     hub_id: str | None
-    license: Mapping[str, str]
+    license: Mapping[str, Any]
 
 
 def base_model(place: str) -> BaseModel:
@@ -72,7 +72,7 @@ def base_model(place: str) -> BaseModel:
 def model_card(
     experiment: Experiment,
     result: TrainResult,
-    tokens: FimTokens,
+    recipe: Recipe,
     *,
     rows: Mapping[str, Any],
     provenance: Mapping[str, str],
@@ -82,7 +82,7 @@ def model_card(
     Args:
         experiment: what was trained.
         result: of training.
-        tokens: control tokens of the prompts.
+        recipe: of its prompts.
         rows: counts of data preparation: `rows_in`, `rows_kept`, `rejected` (by reason), `train`, `eval`, and
             `too_long`, rows left out for their length.
         provenance: version of each input, by asset.
@@ -104,7 +104,7 @@ def model_card(
         "Data": _table(_data(rows)),
         "Training": _table(_training(experiment, result)),
         "Load": _LOAD,
-        "Complete": _complete(experiment, tokens),
+        "Complete": _complete(experiment, recipe),
         "Limits": _LIMITS,
         "Made from": _table(
             {"experiment": experiment.name, "experiment digest": digest(experiment.model_dump(mode="json"))}
@@ -123,14 +123,16 @@ def with_metrics(card: str, report: Mapping[str, Any]) -> str:
         report: content of report.json.
     """
     content = ModelCard(card)
+    data = content.data
+    assert isinstance(data, ModelCardData), "what ModelCard makes of a front matter"
     name, percent = report["experiment"], f"{report['options']['confidence']:.0%}"
     figures = {
         report["definitions"][metric]["title"]: (metric, figure, report["definitions"][metric]["unit"])
         for metric, figure in report["metrics"].items()
         if figure["value"] is not None
     }
-    content.data.model_name = name
-    content.data.eval_results = [
+    data.model_name = name
+    data.eval_results = [
         EvalResult(
             task_type="text-generation",
             dataset_type="held-out",
@@ -155,7 +157,7 @@ def with_metrics(card: str, report: Mapping[str, Any]) -> str:
     head = [f"| Metric | Unit | Value | {percent} interval | Before training | Rows |", "|---|---|---|---|---|---|"]
     table = "\n".join([*head, *lines])
     text = content.text.rstrip()
-    return f"---\n{content.data.to_yaml()}\n---\n\n{text.lstrip()}\n\n## Evaluation\n\n{about}\n\n{table}\n"
+    return f"---\n{data.to_yaml()}\n---\n\n{text.lstrip()}\n\n## Evaluation\n\n{about}\n\n{table}\n"
 
 
 _LOAD = """```python
@@ -207,8 +209,10 @@ def _training(experiment: Experiment, result: TrainResult) -> dict[str, Any]:
     }
 
 
-def _complete(experiment: Experiment, tokens: FimTokens) -> str:
-    if experiment.data.fim_order == "psm":
+def _complete(experiment: Experiment, recipe: Recipe) -> str:
+    tokens = recipe.fim_tokens
+    template = f"Template `{recipe.template}`." if recipe.has_template else "The template is not known."
+    if recipe.fim_order == "psm":
         markers = f"{tokens.prefix}{{text before the cursor}}{tokens.suffix}{{text after it}}{tokens.middle}"
     else:
         markers = f"{tokens.suffix}{{text after the cursor}}{tokens.prefix}{{text before it}}{tokens.middle}"
@@ -217,14 +221,14 @@ echo 'SELECT order_id, <fillMe> FROM orders' | fim complete --checkpoint path/of
 vllm serve path/of/this/folder --served-model-name {experiment.name} --generation-config vllm
 ```
 
-Template `{Path(experiment.data.template).name}`. Each prompt ends in
+{template} Each prompt ends in
 
 ```
 {markers}
 ```
 
 and the model writes the missing text, then `{tokens.end}`. Generation stops there and at the other tokens of
-`eos_token_id` in generation_config.json. `fim.json` says how prompts were built; `fim complete` and `fim serve` read it
+`eos_token_id` in generation_config.json. `{RECIPE}` says how prompts were built; `fim complete` and `fim serve` read it
 and build the same token ids."""
 
 
@@ -242,7 +246,7 @@ def _front_matter(card: Path) -> dict[str, Any]:
         return {}
 
 
-def _license(front: Mapping[str, Any]) -> dict[str, str]:
+def _license(front: Mapping[str, Any]) -> dict[str, Any]:
     keys = ("license", "license_name", "license_link")
     return {key: front[key] for key in keys if isinstance(front.get(key), str)}
 

@@ -60,6 +60,11 @@ class Completer:
         model, tokenizer = load_for_inference(checkpoint)
         return cls(model, tokenizer, load_prompt_builder(checkpoint, tokenizer))
 
+    @property
+    def notice(self) -> str | None:
+        """What a user of this model should know of its prompts, or None."""
+        return None if self._builder.recipe.has_template else self._builder.notice
+
     def prompt_ids(self, completion: Completion) -> list[int]:
         """The prompt's tokens, the same as in training for the same fields."""
         return self._builder.encode(completion)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -14,23 +13,18 @@ from deepspeed import DeepSpeedEngine, zero
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from fim_core.files import write_json
 from fim_core.modeling.load import build_model, checkpoint_dtype, training_dtype
 from fim_core.modeling.save import save_model
-from fim_core.tokens import FimTokens
+from fim_core.recipe import Recipe, read_recipe, write_recipe
 from fim_core.training.checkpoint import publish_folder
 from fim_core.training.distributed import Ranks
 from fim_core.training.job import Job
 from fim_core.training.step_exports import StepExports
 
-SERVING_SETTINGS = "fim.json"
-"""What serving needs to build prompts as training did: the `data` and `model` sections, and the control tokens."""
 
-
-def fim_tokens_of(job: Job) -> FimTokens:
-    """The control tokens that the rows were made with, from the file beside the tokenizer's folder."""
-    content = json.loads((job.tokenizer.parent / "tokens.json").read_text(encoding="utf-8"))
-    return FimTokens(**{**content, "end_ids": tuple(content["end_ids"]), "added": tuple(content["added"])})
+def recipe_of(job: Job) -> Recipe:
+    """How the job's prompts were built, from the file next to the tokenizer's folder."""
+    return read_recipe(job.tokenizer.parent)
 
 
 def build_for(
@@ -45,7 +39,7 @@ def build_for(
         partition: see `build_model`.
     """
     config = job.experiment.model
-    new_ids = [tokenizer.get_vocab()[token] for token in fim_tokens_of(job).added]
+    new_ids = [tokenizer.get_vocab()[token] for token in recipe_of(job).fim_tokens.added]
     return build_model(
         config,
         tokenizer,
@@ -97,10 +91,9 @@ def _write_weights(
         # Partitioned parameters are hollow; a model of its own takes their place.
         model = build_for(job, tokenizer, torch.device("cpu"))
         model.load_state_dict(gathered)
-    tokens = fim_tokens_of(job)
-    save_model(model, tokenizer, tokens.end_ids, folder, dtype=checkpoint_dtype(job.experiment.model))
-    sections = job.experiment.model_dump(mode="json", include={"data", "model"})
-    write_json(folder / SERVING_SETTINGS, {**sections, "fim_tokens": vars(tokens)})
+    recipe = recipe_of(job)
+    save_model(model, tokenizer, recipe.fim_tokens.end_ids, folder, dtype=checkpoint_dtype(job.experiment.model))
+    write_recipe(folder, recipe)
 
 
 def gather_weights(model: PreTrainedModel, ranks: Ranks) -> dict[str, torch.Tensor]:

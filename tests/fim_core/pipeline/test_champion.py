@@ -74,6 +74,8 @@ def write(folder: Path, export: Path, **changes: Any) -> Path:
         "max_steps": STEPS,
         "epochs": STEPS,
         "evaluation": {"max_rows": 120, "max_new_tokens": 8, "bootstrap_samples": 200},
+        # Else this check would stop most of the bad models before the gate.
+        "checks": {"loss_fell": {"severity": "warn"}},
     }
     folder.mkdir(parents=True, exist_ok=True)
     return write_experiment(folder, **{**sections, "storage": str(folder.parent / "store"), **changes})
@@ -167,7 +169,7 @@ def test_a_model_trained_on_shuffled_responses_is_refused(tmp_path: Path) -> Non
     assert champion(store, "tiny") is None
     # It has learnt how completions look, which its random base does not know.
     found = {(rule, metric): holds for rule, metric, holds in rules(store)}
-    assert found["better_than_base", "loss"] is True
+    assert found["better_than_base", "loss_text"] is True
     assert found["better_than_constants", "exact_match_sql"] is False
 
     write_rows(tmp_path / "export.csv")
@@ -226,7 +228,7 @@ def test_a_fine_tune_that_does_not_improve_a_good_base_is_refused(
     assert True not in of_base
     report = json.loads((store.current("evaluation_report").path / "report.json").read_text(encoding="utf-8"))
     if name != "shuffled":
-        assert report["others"]["base"]["metrics"]["exact_match_sql"]["value"] > 0.8, "the base is good"
+        assert report["others"]["base"]["metrics"]["exact_match_sql"]["value"] > 0.6, "the base is good"
     assert any("base model" in line and why in line for line in said.splitlines() if line.startswith("- ")), said
 
 
