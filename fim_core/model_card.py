@@ -123,14 +123,13 @@ def with_metrics(card: str, report: Mapping[str, Any]) -> str:
         report: content of report.json.
     """
     content = ModelCard(card)
-    data = content.data
-    assert isinstance(data, ModelCardData), "what ModelCard makes of a front matter"
     name, percent = report["experiment"], f"{report['options']['confidence']:.0%}"
     figures = {
         report["definitions"][metric]["title"]: (metric, figure, report["definitions"][metric]["unit"])
         for metric, figure in report["metrics"].items()
         if figure["value"] is not None
     }
+    data: Any = content.data
     data.model_name = name
     data.eval_results = [
         EvalResult(

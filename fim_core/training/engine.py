@@ -29,7 +29,7 @@ from fim_core.training.trackers import EventLog
 logger = logging.getLogger(__name__)
 
 CURE = (
-    "Look at these rows; if they are sound, lower the learning rate, set deepspeed.gradient_clipping, "
+    "Look at these rows; if they are sound, lower the learning rate or deepspeed.gradient_clipping, "
     "or use model.dtype bf16 or fp32."
 )
 
