@@ -11,9 +11,9 @@ import pytest
 from huggingface_hub import ModelCard, metadata_load
 from small_tokenizers import like_model
 
-from fim_core.config import Experiment, ModelConfig
+from fim_core.config import DataConfig, Experiment, ModelConfig, Source
 from fim_core.model_card import base_model, model_card, with_metrics
-from fim_core.tokens import resolve_fim_tokens
+from fim_core.prompts import PromptBuilder
 from fim_core.training.job import TrainResult
 
 RESULT = TrainResult(
@@ -27,7 +27,11 @@ ROWS = {
     "train": 800,
     "eval": 188,
 }
-TOKENS = resolve_fim_tokens(like_model("qwen", chat=False), ModelConfig(config={"model_type": "qwen3"}, tokenizer="x"))
+RECIPE = PromptBuilder(
+    like_model("qwen", chat=False),
+    ModelConfig(config={"model_type": "qwen3"}, tokenizer="x"),
+    DataConfig(sources=[Source(type="demo")], template="plain"),
+).recipe
 
 
 def card_of(model: dict[str, Any], **data: Any) -> str:
@@ -38,7 +42,7 @@ def card_of(model: dict[str, Any], **data: Any) -> str:
         "optimizer": {"lr": 2e-4},
     }
     return model_card(
-        Experiment.model_validate(content), RESULT, TOKENS, rows=ROWS, provenance={"fim_prompts": "abc123"}
+        Experiment.model_validate(content), RESULT, RECIPE, rows=ROWS, provenance={"fim_prompts": "abc123"}
     )
 
 
@@ -89,7 +93,7 @@ def test_a_base_on_the_hub() -> None:
 
 
 def test_a_card_holds_what_hubs_and_people_look_for(tmp_path: Path) -> None:
-    card = card_of({"config": {"model_type": "qwen3"}, "tokenizer": str(tmp_path)}, template=str(tmp_path / "own.tmpl"))
+    card = card_of({"config": {"model_type": "qwen3"}, "tokenizer": str(tmp_path)})
     front = front_of(card, tmp_path)
     assert front == {
         "language": "code",
@@ -105,7 +109,7 @@ def test_a_card_holds_what_hubs_and_people_look_for(tmp_path: Path) -> None:
     assert "| held-out loss before, after (nats) | 2.5000, 1.2500 |" in card
     assert "<|fim_prefix|>{text before the cursor}<|fim_suffix|>{text after it}<|fim_middle|>" in card
     assert "then `<|endoftext|>`" in card
-    assert "Template `own.tmpl`" in card
+    assert "Template `plain`" in card
     assert "abc123" in card
     assert not re.search(r"/(secret|tmp|home|work)/", card)
     assert str(tmp_path) not in card
