@@ -44,7 +44,7 @@ class BaseModel:
 
     name: str
     hub_id: str | None
-    license: Mapping[str, str]
+    license: Mapping[str, Any]
 
 
 def base_model(place: str) -> BaseModel:
@@ -129,8 +129,9 @@ def with_metrics(card: str, report: Mapping[str, Any]) -> str:
         for metric, figure in report["metrics"].items()
         if figure["value"] is not None
     }
-    content.data.model_name = name
-    content.data.eval_results = [
+    data: Any = content.data
+    data.model_name = name
+    data.eval_results = [
         EvalResult(
             task_type="text-generation",
             dataset_type="held-out",
@@ -155,7 +156,7 @@ def with_metrics(card: str, report: Mapping[str, Any]) -> str:
     head = [f"| Metric | Unit | Value | {percent} interval | Before training | Rows |", "|---|---|---|---|---|---|"]
     table = "\n".join([*head, *lines])
     text = content.text.rstrip()
-    return f"---\n{content.data.to_yaml()}\n---\n\n{text.lstrip()}\n\n## Evaluation\n\n{about}\n\n{table}\n"
+    return f"---\n{data.to_yaml()}\n---\n\n{text.lstrip()}\n\n## Evaluation\n\n{about}\n\n{table}\n"
 
 
 _LOAD = """```python
@@ -244,7 +245,7 @@ def _front_matter(card: Path) -> dict[str, Any]:
         return {}
 
 
-def _license(front: Mapping[str, Any]) -> dict[str, str]:
+def _license(front: Mapping[str, Any]) -> dict[str, Any]:
     keys = ("license", "license_name", "license_link")
     return {key: front[key] for key in keys if isinstance(front.get(key), str)}
 

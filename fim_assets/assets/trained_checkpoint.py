@@ -7,7 +7,7 @@ import dagster as dg
 from fim_assets.assets.common import asset_options, materialize
 from fim_assets.resources.experiment import ExperimentResource
 from fim_assets.resources.launcher import Launcher
-from fim_assets.resources.progress import TrainingProgress
+from fim_assets.resources.progress import LiveProgress
 from fim_core.pipeline import training
 
 
@@ -27,6 +27,6 @@ def trained_checkpoint(
         context,
         experiment,
         training.trained_checkpoint,
-        on_event=TrainingProgress(context),
+        on_event=LiveProgress(context),
         start=partial(launcher.run, context),
     )

@@ -15,6 +15,7 @@ from fim_core.config.model import ModelConfig
 from fim_core.errors import FimError
 from fim_core.evaluation.generate import stop_ids_of
 from fim_core.evaluation.predictors import Predictor, predict
+from fim_core.evaluation.progress import RowProgress
 from fim_core.evaluation.rows import EvalSet
 from fim_core.evaluation.scores import Prediction
 from fim_core.modeling.load import build_model, training_dtype
@@ -76,7 +77,11 @@ def load_base(model: ModelConfig, checkpoint: Path, *, seed: int) -> Predictor:
 
 
 def predict_with_base(
-    base: Base, checkpoint: Path, evaluated: EvalSet, options: EvaluationConfig
+    base: Base,
+    checkpoint: Path,
+    evaluated: EvalSet,
+    options: EvaluationConfig,
+    progress: RowProgress | None = None,
 ) -> Sequence[Prediction | None]:
     """The base's predictions for held-out rows: kept ones if there are, so that they are generated only once.
 
@@ -91,7 +96,7 @@ def predict_with_base(
             predictor = base.load()
         except FimError as error:
             raise BaseUnavailable(str(error)) from error
-        return _to_batch(predict(predictor, evaluated.prompts, evaluated.targets, options))
+        return _to_batch(predict(predictor, evaluated.prompts, evaluated.targets, options, progress))
 
     rows = pa.RecordBatch.from_pydict({"prompt": evaluated.prompts, "target": evaluated.targets}, schema=_TOKENS)
     if base.kept is None:

@@ -77,6 +77,7 @@ def _build_report(build: Build) -> dict[str, Any]:
         output=build.output,
         champion=champion_weights(champion) if champion else None,
         base=_base(build),
+        on_event=build.on_event,
     )
 
 
