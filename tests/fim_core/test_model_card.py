@@ -106,6 +106,7 @@ def test_a_card_holds_what_hubs_and_people_look_for(tmp_path: Path) -> None:
     assert "| for training | 800 |\n| held out | 188 |" in card
     assert "| optimizer steps | 50 |\n| rows of a step | 32 |" in card
     assert "| learning rate, peak | 0.0002 |" in card
+    assert "| gradients clipped to a norm of | 1.0 |" in card
     assert "| held-out loss before, after (nats) | 2.5000, 1.2500 |" in card
     assert "<|fim_prefix|>{text before the cursor}<|fim_suffix|>{text after it}<|fim_middle|>" in card
     assert "then `<|endoftext|>`" in card

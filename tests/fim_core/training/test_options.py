@@ -19,7 +19,6 @@ from fim_core.errors import FimError
 from fim_core.modeling import build_model, save_model
 from fim_core.recipe import read_recipe
 from fim_core.training.deepspeed_config import deepspeed_config
-from fim_core.training.export import fim_tokens_of
 from fim_core.training.job import Job, Work
 from fim_core.training.optimizer import decay_groups
 from fim_core.training.setup import beyond_context, few_steps
@@ -68,7 +67,9 @@ def test_run_and_its_model(
 
     model = AutoModelForCausalLM.from_pretrained(job.work.model)
     assert AutoTokenizer.from_pretrained(job.work.model).get_vocab() == tokenizer.get_vocab()
-    assert GenerationConfig.from_pretrained(job.work.model).eos_token_id == list(fim_tokens_of(job).end_ids)
+    assert GenerationConfig.from_pretrained(job.work.model).eos_token_id == list(
+        read_recipe(tokenizer_folder.parent).fim_tokens.end_ids
+    )
     assert not list(job.work.model.glob("*.bin"))
     assert not list(job.work.model.glob("*.pt"))
     last = AutoModelForCausalLM.from_pretrained(kept[-1])
@@ -170,9 +171,6 @@ def test_a_tuned_model_keeps_the_numbers_of_its_base(
     start = events[0]
     assert start["trains"] == ("adapters" if adapters else "pretrained")
     assert (start["lr"], start["warmup_steps"], start["gradient_clipping"]) == (0.01, 2, 1.0)
-    card = (job.work.model / "README.md").read_text()
-    for line in ("learning rate, peak | 0.01", "schedule | cosine, 2 steps of warm-up", "clipped to a norm of | 1.0"):
-        assert line in card
     for folder in (job.work.model, tmp_path / "out" / "tiny-run" / "step-1"):
         assert json.loads((folder / "config.json").read_text())["dtype"] == "bfloat16"
         weights = load_file(folder / "model.safetensors")
