@@ -128,8 +128,8 @@ def experiment_of(
         {
             "seed": SEED,
             "model": case.model_section(str(folder / "prompts" / "tokenizer")),
-            "data": {"sources": [{"type": "demo"}], "pack_samples": packing, "max_length": max_length},
-            "gradient_accumulation_steps": rows,
+            "data": {"sources": [{"type": "demo"}], "pack_samples": packing, "pack_length": max_length},
+            "batch_rows": rows,
             "epochs": steps,
             "activation_checkpointing": recompute,
             "optimizer": {"lr": case.lr, "weight_decay": 0.0},
@@ -155,6 +155,7 @@ def tokenize_export(
     vocabulary: int = TRAINED_VOCABULARY,
     demo_rows: int = DEMO_ROWS,
     eval_fraction: float = 0.0,
+    template: str = "chat",
 ) -> None:
     """Put the export's rows as a data set into `folder/tokens`.
 
@@ -166,8 +167,10 @@ def tokenize_export(
     source = {"type": "demo", "rows": demo_rows}
     if export is not None:
         source = {"type": "fim_completions", "name_or_path": str(export)}
-    options = {"sources": [source], "max_length": max_length, "eval_fraction": eval_fraction}
-    data = DataConfig.model_validate(options | ({} if pretrained is None else {"template": "plain"}))
+    template = "chat" if pretrained is None else "plain"
+    options = {"max_length": max_length, "eval_fraction": eval_fraction, "template": template}
+    data = DataConfig.model_validate({"sources": [source], **options})
+    folder.mkdir(parents=True, exist_ok=True)
     raw = folder / "raw.parquet"
     write_raw_completions(data, raw)
     model = ModelConfig(config={"model_type": "qwen3"}, tokenizer="given")
@@ -184,10 +187,10 @@ def tokenize_export(
 def draw_sample(folder: Path, *, rows: int, max_length: int) -> Sample:
     """Choose at least so many rows of `folder/tokens`, and store them in `folder/sample`, described."""
     everything = load_rows(folder / "tokens", "train")
-    plan = plan_packs(everything, strategy="prefix_tree", max_length=max_length, seed=SEED)
+    plan = plan_packs(everything, strategy="prefix_tree", pack_length=max_length)
     members: list[int] = []
-    for pack in plan:  # in random order
-        members += pack.rows.tolist()
+    for place in np.random.default_rng(SEED).permutation(len(plan)).tolist():
+        members += plan[place].rows.tolist()
         if len(members) >= rows:
             break
     table = datasets.load_from_disk(str(folder / "tokens" / "dataset"))["train"]
@@ -195,7 +198,7 @@ def draw_sample(folder: Path, *, rows: int, max_length: int) -> Sample:
     splits = datasets.DatasetDict({"train": chosen, "eval": chosen.select([0])})
     splits.save_to_disk(str(folder / "sample" / "dataset"))
     drawn = load_rows(folder / "sample", "train")
-    stats = plan_packs(drawn, strategy="prefix_tree", max_length=max_length, seed=SEED).stats
+    stats = plan_packs(drawn, strategy="prefix_tree", pack_length=max_length).stats
     sample = Sample(
         rows=len(drawn),
         tokens=stats.tokens,

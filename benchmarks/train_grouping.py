@@ -1,10 +1,13 @@
-"""What it costs to have similar rows in one optimizer step: held-out loss after equal rows, prefix_tree against none.
+"""What it costs, and what it saves, to have rows with similar prompts in one optimizer step.
 
-    python -m benchmarks.train --grouping
+    python -m benchmarks.train_grouping [--blocks 1 4 8 0] [--seeds 42 43] [--rows N] [--epochs N] [--batch-rows N]
+                                        [--model FOLDER --export FILE] [--lr X] [--eval-rows N] [--threads N]
 
-Both train the demo's small model on the demo's rows with the same seed, schedule and number of rows in a step: one
-pack of prefix_tree, where rows of one worksheet stand together, and as many rows drawn at random. One pack a step is
-the worst case: more packs a step (accumulation, ranks) mix more worksheets.
+Trains on the same rows, in as many steps of as many rows, with batches filled by blocks of so many rows with similar
+prompts: 1 draws rows at random, 0 takes blocks of a whole batch (grouped over the epoch). Prints the held-out loss at
+equal rows, the spread of step losses and gradient norms, and the rate. Without --model the demo's small model is trained
+from scratch on the demo's rows; with --model adapters (LoRA) are trained on the rows of --export, prompts without
+markup. Each run is a process of its own.
 """
 
 from __future__ import annotations
@@ -15,17 +18,16 @@ import os
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from fim_core.config import Experiment
-from fim_core.packing.plan import Strategy
 from fim_core.training.job import Job, Work
 
-ROWS = 1500
-EPOCHS = 2
-MAX_LENGTH = 2048
-POINTS = 8
-MODEL = {
+SCRATCH = {
     "model_type": "qwen3",
     "hidden_size": 128,
     "intermediate_size": 384,
@@ -35,82 +37,135 @@ MODEL = {
     "head_dim": 32,
     "tie_word_embeddings": True,
 }
+LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
 
 
-def compare(threads: int) -> None:
-    """Train both ways and print their curves."""
-    from benchmarks.train_cases import tokenize_export
-    from fim_core.packing import plan_packs
-    from fim_core.tokenization import load_rows
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--blocks", type=int, nargs="+", default=[1, 4, 8, 0], help="rows of a block; 0: a whole batch")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[42])
+    parser.add_argument("--rows", type=int, default=1500, help="rows of the export, held-out ones included")
+    parser.add_argument("--eval-rows", type=int, default=150, help="most rows held out")
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--batch-rows", type=int, default=16)
+    parser.add_argument("--max-length", type=int, default=2048)
+    parser.add_argument("--pack-length", type=int, default=2048)
+    parser.add_argument("--points", type=int, default=4, help="evaluations of the held-out loss")
+    parser.add_argument("--model", type=Path, help="folder of a pretrained model, trained with LoRA")
+    parser.add_argument("--export", type=Path, help="train on this export instead of the demo's rows")
+    parser.add_argument("--lr", type=float, help="default: 3e-3 from scratch, 2e-4 for LoRA")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--side", nargs=2, type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.side:
+        train(options, *options.side)
+    else:
+        compare(options)
 
+
+def compare(options: argparse.Namespace) -> None:
+    """Train in every way and print what came of it."""
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        tokenize_export(folder, max_length=MAX_LENGTH, vocabulary=2048, demo_rows=ROWS, eval_fraction=0.1)
-        rows = load_rows(folder / "tokens", "train")
-        stats = plan_packs(rows, strategy="prefix_tree", max_length=MAX_LENGTH).stats
-        per_step = round(stats.rows_per_pack)
-        interval = max(1, EPOCHS * stats.packs // POINTS)
-        print(f"{len(rows):,} rows, {EPOCHS} epochs, {per_step} rows a step, {stats.packs} packs\n")
-        curves = {}
-        for packing, size in (("prefix_tree", 1), ("none", per_step)):
-            command = [sys.executable, "-m", "benchmarks.train_grouping", packing, str(size), str(interval), name]
-            environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
-            subprocess.run(command, env=environment, check=True)
-            curves[packing] = curve(Work(folder / packing))
-    print("| step | rows, prefix_tree | held-out loss | rows, none | held-out loss | difference |")
-    print("| ---: | ---: | ---: | ---: | ---: | ---: |")
-    for step in sorted(curves["prefix_tree"].keys() & curves["none"].keys()):
-        (tree_rows, tree), (none_rows, none) = (curves[packing][step] for packing in ("prefix_tree", "none"))
-        print(f"| {step} | {tree_rows:,} | {tree:.4f} | {none_rows:,} | {none:.4f} | {tree - none:+.4f} |")
-    last = {packing: list(points.values())[-1] for packing, points in curves.items()}
-    for packing, (count, loss) in last.items():
-        print(f"\nAt the end of {packing}: {loss:.4f} after {count:,} rows.")
+        prepare(options, Path(name))
+        print(
+            "| block | seed | held-out loss at equal rows | step losses, p5 to p95 | gradient norms, p5 to p95 "
+            "| tokens / distinct | rows/s | distinct tokens/s |"
+        )
+        print("| ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: |")
+        for seed in options.seeds:
+            for block in options.blocks:
+                command = [sys.executable, "-m", "benchmarks.train_grouping", *sys.argv[1:], "--work", name]
+                environment = os.environ | {"OMP_NUM_THREADS": str(options.threads), "TOKENIZERS_PARALLELISM": "false"}
+                subprocess.run([*command, "--side", str(block), str(seed)], env=environment, check=True)
+                print(line(block, seed, Work(Path(name) / f"block-{block}-{seed}")), flush=True)
 
 
-def curve(work: Work) -> dict[int, tuple[int, float]]:
-    """By step the rows trained on so far, and the held-out loss."""
-    rows, points = {0: 0}, {}
-    for event in map(json.loads, work.metrics.read_text(encoding="utf-8").splitlines()):
-        if event["event"] == "step":
-            rows[event["step"]] = event["rows_total"]
-        elif event["event"] == "eval":
-            points[event["step"]] = rows[event["step"]], event["loss"]
-    return points
+def line(block: int, seed: int, work: Work) -> str:
+    """A row of the table."""
+    events = [json.loads(event) for event in work.metrics.read_text(encoding="utf-8").splitlines()]
+    steps = [event for event in events if event["event"] == "step"]
+    evals = [f"{event['loss']:.4f}" for event in events if event["event"] == "eval"]
+    total = {key: sum(step[key] for step in steps) for key in ("rows", "tokens", "distinct_tokens", "seconds")}
+    spread = []
+    for key in ("loss", "grad_norm"):
+        # The first half of a run is learning; how far steps differ by their rows shows in the second.
+        values = [step[key] for step in steps[len(steps) // 2 :]]
+        spread.append(f"{np.percentile(values, 5):.2f} to {np.percentile(values, 95):.2f}")
+    cells = [
+        "batch" if block == 0 else str(block),
+        str(seed),
+        " ".join(evals),
+        *spread,
+        f"{total['tokens'] / total['distinct_tokens']:.2f}",
+        f"{total['rows'] / total['seconds']:.2f}",
+        f"{total['distinct_tokens'] / total['seconds']:,.0f}",
+    ]
+    return f"| {' | '.join(cells)} |"
 
 
-def train(packing: Strategy, micro_batch_size: int, eval_interval: int, folder: Path) -> None:
+def prepare(options: argparse.Namespace, folder: Path) -> None:
+    """Put the rows into `folder/prompts` and `folder/tokens`: the first so many that are trained on and held out."""
+    import datasets
+
+    from benchmarks.train_cases import tokenize_export
+
+    tokenize_export(
+        folder / "all",
+        max_length=options.max_length,
+        export=options.export,
+        tokenizer=str(options.model) if options.model else None,
+        vocabulary=2048,
+        demo_rows=options.rows,
+        eval_fraction=0.1,
+        template="plain" if options.model else "chat",
+    )
+    splits = datasets.load_from_disk(str(folder / "all" / "tokens" / "dataset"))
+    limits = {"train": options.rows, "eval": options.eval_rows}
+    chosen = {split: splits[split].select(range(min(limits[split], len(splits[split])))) for split in limits}
+    datasets.DatasetDict(chosen).save_to_disk(str(folder / "tokens" / "dataset"))
+
+
+def train(options: argparse.Namespace, block: int, seed: int) -> None:
     """Train one way, on one rank, in this process."""
-    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
-    os.environ["FIM_INIT_METHOD"] = (folder / f"meeting-{packing}").as_uri()
+    import fim_core.packing.plan
+    from fim_core.packing.batches import epoch_order
+    from fim_core.tokenization import load_rows
     from fim_core.training.distributed import join_ranks
     from fim_core.training.engine import fit
     from fim_core.training.setup import setup
 
-    tokenizer = folder / "prompts" / "tokenizer"
+    work = Work(options.work / f"block-{block}-{seed}")
+    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
+    os.environ["FIM_INIT_METHOD"] = (options.work / f"meeting-{block}-{seed}").as_uri()
+    tokenizer = options.work / "all" / "prompts" / "tokenizer"
+    steps = options.epochs * -(-len(load_rows(options.work / "tokens", "train")) // options.batch_rows)
+    model: dict[str, Any] = {"config": SCRATCH, "tokenizer": str(tokenizer)}
+    if options.model:
+        model = {"name_or_path": str(options.model), "peft_config": LORA}
     experiment = Experiment.model_validate(
         {
-            "model": {"config": MODEL, "tokenizer": str(tokenizer), "dtype": "fp32"},
-            "data": {"sources": [{"type": "demo"}], "pack_samples": packing, "max_length": MAX_LENGTH},
-            "micro_batch_size": micro_batch_size,
-            "epochs": EPOCHS,
-            "eval_interval": eval_interval,
-            "optimizer": {"lr": 3e-3, "weight_decay": 0.05, "betas": [0.9, 0.98]},
+            "seed": seed,
+            "model": {**model, "dtype": "fp32"},
+            "data": {
+                "sources": [{"type": "demo"}],
+                "max_length": options.max_length,
+                "pack_length": options.pack_length,
+            },
+            "batch_rows": options.batch_rows,
+            "epochs": options.epochs,
+            "eval_interval": max(1, steps // options.points),
+            "optimizer": {"lr": options.lr or (2e-4 if options.model else 3e-3), "weight_decay": 0.05},
             "scheduler": {"name": "cosine", "warmup_ratio": 0.05},
             "deepspeed": {"gradient_clipping": 1.0, "zero_optimization": {"stage": 0}},
+            "checkpoint": [{"type": "huggingface"}],
         }
     )
-    fit(setup(Job(experiment, folder / "tokens", tokenizer, Work(folder / packing), packing), join_ranks()))
-
-
-def main() -> None:
-    """Train the way that the arguments say."""
-    parser = argparse.ArgumentParser(description="One side of `python -m benchmarks.train --grouping`.")
-    parser.add_argument("packing", choices=["prefix_tree", "none"])
-    parser.add_argument("micro_batch_size", type=int)
-    parser.add_argument("eval_interval", type=int)
-    parser.add_argument("folder", type=Path)
-    options = parser.parse_args()
-    train(options.packing, options.micro_batch_size, options.eval_interval, options.folder)
+    size = block or options.batch_rows
+    # Training has no option for it, as one size was found to be best for all.
+    fim_core.packing.plan.epoch_order = partial(epoch_order, block_rows=size)
+    fit(setup(Job(experiment, options.work / "tokens", tokenizer, work, "one"), join_ranks()))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import dagster as dg
 from fim_assets.assets.common import asset_options, materialize
 from fim_assets.resources.experiment import ExperimentResource
 from fim_assets.resources.launcher import Launcher
-from fim_assets.resources.progress import TrainingProgress
+from fim_assets.resources.progress import LiveProgress
 from fim_core.pipeline import training
 
 
@@ -21,10 +21,12 @@ def trained_checkpoint(
     context: dg.AssetExecutionContext, experiment: ExperimentResource, launcher: dg.ResourceParam[Launcher]
 ) -> dg.MaterializeResult:
     """A checkpoint that loads with transformers, trained by DeepSpeed; a retry resumes at the exact step."""
+    if (notice := experiment.notice()) is not None:
+        context.log.info(notice)
     return materialize(
         context,
         experiment,
         training.trained_checkpoint,
-        on_event=TrainingProgress(context),
+        on_event=LiveProgress(context),
         start=partial(launcher.run, context),
     )

@@ -27,8 +27,10 @@ def shown(artifact: Artifact, experiment: Experiment, store: Store) -> dict[str,
     """Rows, columns, types, and what the reader of the exports had to say."""
     counts = artifact.counts
     notes = {"warnings": dg.MetadataValue.md(_list(counts["warnings"]))} if counts["warnings"] else {}
+    left_out = {"rows_left_out_by_sampling": counts["left_out"]} if counts["left_out"] else {}
     return {
         ROW_COUNT: counts["rows"],
+        **left_out,
         COLUMN_SCHEMA: column_schema(pq.read_schema(artifact.path / RAW_ROWS), _COLUMNS),
         "rows_by_type": count_table(counts["by_type"], "type"),
         "rows_by_source_type": count_table(counts["by_source_type"], "source_type"),

@@ -55,7 +55,9 @@ def shown(artifact: Artifact, experiment: Experiment, store: Store) -> dict[str,
         "trained_tokens": counts["trained_tokens"],
         "packing": packing["strategy"],
         "packs": packing["packs"],
-        "pack_fill": round(packing["fill"], 4),
+        "rows_per_step": round(packing["rows_per_batch"], 2),
+        "trained_tokens_per_step": round(packing["trained_tokens_per_batch"], 1),
+        "packs_per_step": round(packing["packs_per_batch"], 2),
         "rows_per_pack": round(packing["rows_per_pack"], 2),
         "tokens_per_distinct_token": round(packing["tokens"] / max(packing["distinct_tokens"], 1), 2),
         "tokens_by_type": _lengths_table(counts["lengths"]),
@@ -81,7 +83,7 @@ def _histograms(rows: pa.Table, artifact: Artifact) -> list[plots.Histogram]:
     prompts = rows["prompt_length"].to_numpy()
     responses = pc.list_value_length(rows["input_ids"]).to_numpy() - prompts
     packs = pq.read_table(artifact.path / "packs.parquet", columns=["distinct_tokens"])["distinct_tokens"]
-    limit = artifact.manifest["config"]["data"]["max_length"]
+    limit = artifact.manifest["config"]["data"]["pack_length"]
     return [
         _histogram("prompts", prompts, "rows"),
         _histogram("responses", responses, "rows"),

@@ -20,10 +20,17 @@ def shown(artifact: Artifact, experiment: Experiment, store: Store) -> dict[str,
     events = list(_events(artifact.path / "metrics.jsonl"))
     steps = [event for event in events if event["event"] == "step"]
     evals = [event for event in events if event["event"] == "eval"]
+    trained_with = artifact.manifest["config"]
     seconds = max(counts["seconds"], 1e-9)
     return {
         "steps": counts["steps"],
         "epochs": counts["epochs"],
+        "rows_per_step": _mean(counts, "rows"),
+        "trained_tokens_per_step": _mean(counts, "trained_tokens"),
+        "packs_per_step": _mean(counts, "packs"),
+        "learning_rate": trained_with["optimizer"]["lr"],
+        "gradient_clipping": trained_with["deepspeed"]["gradient_clipping"],
+        "notices": "\n\n".join(counts["notices"]) or "none",
         "loss_before": _rounded(counts["loss_before"]),
         "loss_after": _rounded(counts["loss_after"]),
         "rows_per_second": round(counts["rows"] / seconds, 2),
@@ -56,6 +63,11 @@ def _events(path: Path) -> Iterator[dict[str, Any]]:
     with path.open(encoding="utf-8") as lines:
         for line in lines:
             yield json.loads(line)
+
+
+def _mean(counts: Mapping[str, Any], key: str) -> float:
+    """A count per optimizer step."""
+    return round(counts[key] / max(counts["steps"], 1), 2)
 
 
 def _rounded(loss: float | None) -> float | None:

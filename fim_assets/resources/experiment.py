@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import dagster as dg
 from pydantic import Field
 
-from fim_core.config import Experiment, load_experiment
+from fim_core.config import Experiment, load_experiment, read_experiment_file
 from fim_core.config.workflow import ExportsConfig, NotifyConfig, ScheduleConfig
 from fim_core.errors import FimError
 from fim_core.training.job import TrainingFailed
@@ -65,6 +65,15 @@ class ExperimentResource(dg.ConfigurableResource):
         """
         with user_errors():
             return load_experiment(self.path)
+
+    def notice(self) -> str | None:
+        """What to know when the file is one of ArcticTraining.
+
+        Raises:
+            dagster.Failure: as `load` does.
+        """
+        with user_errors():
+            return read_experiment_file(self.path).notice
 
 
 @contextmanager

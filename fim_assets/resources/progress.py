@@ -1,4 +1,4 @@
-"""Training's metrics, live in the Dagster run."""
+"""The progress of training and evaluation, live in the Dagster run."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import dagster as dg
 LIVE_METRICS = ("loss", "lr", "grad_norm", "rows_per_second", "tokens_per_second", "mfu", "memory_bytes")
 
 
-class TrainingProgress:
-    """Hears of training's events: writes them to the run's log, and as observations that the UI plots while it runs.
+class LiveProgress:
+    """Writes events of training and evaluation to the run's log, and as observations that the UI plots while it runs.
 
-    Steps are thinned to one observation every `seconds_between`; evaluations, checkpoints and the end always show.
+    Steps and rows are thinned to one observation every `seconds_between`; other events always show, and so does the last
+    row of a task.
     """
 
     def __init__(self, context: dg.AssetExecutionContext, seconds_between: float = 5.0) -> None:
@@ -25,7 +26,8 @@ class TrainingProgress:
         """Log an event, and observe its numbers."""
         now = time.monotonic()
         kind = event["event"]
-        if kind == "step":
+        ends_task = kind == "rows" and event["done"] == event["total"]
+        if kind in {"step", "rows"} and not ends_task:
             if now - self._last_shown < self._seconds_between:
                 return
             self._last_shown = now
@@ -36,7 +38,9 @@ class TrainingProgress:
         metrics = {key: event[key] for key in ("step", *LIVE_METRICS) if isinstance(event.get(key), int | float)}
         if kind == "eval" and "loss" in metrics:
             metrics["held_out_loss"] = metrics.pop("loss")
-        if kind in {"step", "eval"} and metrics:
+        if kind == "rows":
+            metrics["rows_done"] = event["done"]
+        if kind in {"step", "eval", "rows"} and metrics:
             self._context.log_event(dg.AssetObservation(asset_key=self._context.asset_key, metadata=metrics))
 
 

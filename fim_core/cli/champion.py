@@ -59,10 +59,11 @@ def promote(config: Config) -> None:
     """
     from transformers.utils.logging import disable_progress_bar
 
-    from fim_core.cli.pipeline import run_pipeline
+    from fim_core.cli.pipeline import open_experiment, run_pipeline
 
     disable_progress_bar()
-    experiment, store = _open(config)
+    experiment = open_experiment(config)
+    store = Store(experiment.storage)
     decided = run_pipeline(experiment, until="champion_model")["champion_model"].artifact
     candidate = decided.counts["candidate"]
     if decided.counts["promote"]:

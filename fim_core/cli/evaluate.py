@@ -23,12 +23,11 @@ def evaluate(
     """Evaluate an experiment's checkpoint; what it needs and is not there yet is made first."""
     from transformers.utils.logging import disable_progress_bar
 
-    from fim_core.cli.pipeline import run_pipeline
-    from fim_core.config import load_experiment
+    from fim_core.cli.pipeline import open_experiment, run_pipeline
     from fim_core.evaluation.report import read_report
 
     disable_progress_bar()
-    experiment = load_experiment(config)
+    experiment = open_experiment(config)
     report = run_pipeline(experiment, until="evaluation_report", force=force)["evaluation_report"].artifact.path
     print_figures(read_report(report))
     typer.echo(f"Report: {report / 'report.html'}")

@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import typer
 
-from fim_core.config import Experiment
+from fim_core.cli.row_bars import RowBars, rows_line
+from fim_core.config import Experiment, read_experiment_file
 from fim_core.pipeline import StageResult, run
 
 INTERRUPTED = 130
 
 SECONDS_BETWEEN_LINES = 30.0
-"""Of a training's steps, where no terminal shows a progress bar."""
+"""Between lines about steps or rows, where no terminal shows a progress bar."""
+
+
+def open_experiment(path: Path) -> Experiment:
+    """The experiment of a file; what to know of a file of ArcticTraining is printed on standard error.
+
+    Raises:
+        FimError: as `read_experiment_file` does.
+    """
+    file = read_experiment_file(path)
+    if (notice := file.notice) is not None:
+        typer.echo(notice, err=True)
+    return file.experiment
 
 
 def run_pipeline(experiment: Experiment, *, until: str, force: bool = False) -> dict[str, StageResult]:
@@ -40,6 +54,7 @@ class _Teller:
         self._resumes_from: int | None = None
         self._total_steps = 0
         self._next_line = 0.0
+        self._rows = RowBars()
 
     def __call__(self, event: dict[str, Any]) -> None:
         match event:
@@ -53,21 +68,40 @@ class _Teller:
                     typer.echo(
                         f"{asset}: check failed ({check.severity}): {found}. It asks: {check.description}", err=True
                     )
-            case {"event": "start", "resumed_from": step, "total_steps": total}:
+            case {"event": "start", "resumed_from": step, "total_steps": total, "gradient_clipping": clipping}:
                 self._training, self._resumes_from, self._total_steps = True, step, total
                 if step is not None:
                     typer.echo(f"Training resumes from step {step} of {total}.", err=True)
+                typer.echo(
+                    f"{total:,} optimizer steps of {event['batch_rows']:,} rows, schedule {event['schedule']}, peak learning rate "
+                    f"{event['lr']:g}, {event['warmup_steps']} steps of warm-up, "
+                    + (f"gradients clipped to norm {clipping:g}." if clipping else "gradients not clipped."),
+                    err=True,
+                )
+            case {"event": "warning", "message": message}:
+                typer.echo(f"Warning: {message}", err=True)
             case {"event": "eval", "step": step, "loss": loss} if not sys.stderr.isatty():
                 typer.echo(f"step {step} of {self._total_steps}: held-out loss {loss:.4f}", err=True)
-            case {"event": "step"} if not sys.stderr.isatty() and time.monotonic() >= self._next_line:
-                self._next_line = time.monotonic() + SECONDS_BETWEEN_LINES
+            case {"event": "step"} if self._line_is_due():
                 typer.echo(
                     f"step {event['step']} of {self._total_steps}: loss {event['loss']:.4f}, "
                     f"{event['rows_per_second']:,.1f} rows/s",
                     err=True,
                 )
+            case {"event": "rows"} if sys.stderr.isatty():
+                self._rows.show(event)
+            case {"event": "rows"} if self._line_is_due():
+                typer.echo(rows_line(event), err=True)
             case {"event": "checkpoint", "type": "deepspeed", "step": step}:
                 self._resumes_from = step
+
+    def _line_is_due(self) -> bool:
+        """Whether no terminal shows a bar and the last line is long enough ago; if so, this one counts as the last."""
+        now = time.monotonic()
+        if sys.stderr.isatty() or now < self._next_line:
+            return False
+        self._next_line = now + SECONDS_BETWEEN_LINES
+        return True
 
     @property
     def what_stays(self) -> str:

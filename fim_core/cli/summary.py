@@ -63,11 +63,18 @@ def _lines(artifacts: dict[str, Artifact]) -> Iterator[tuple[str, str]]:
     yield "tokens", f"{tokens['tokens']:,}, of which {tokens['trained_tokens']:,} are trained on"
     yield (
         "packing",
-        f"{packing['strategy']}: {packing['packs']:,} packs, {packing['fill']:.1%} full; "
-        f"{packing['tokens']:,} tokens as {packing['distinct_tokens']:,} distinct ones",
+        f"{packing['strategy']}: {packing['tokens']:,} tokens as {packing['distinct_tokens']:,} distinct ones in "
+        f"{packing['packs']:,} packs an epoch",
     )
+    yield "optimizer steps", f"{training['steps']:,}, each of {_a_step(training)}"
     yield "held-out loss", f"{_number(training['loss_before'])} before, {_number(training['loss_after'])} after"
     yield from _headline(report)
+
+
+def _a_step(training: dict[str, Any]) -> str:
+    """What a step held on average."""
+    rows, trained, packs = (training[key] / max(training["steps"], 1) for key in ("rows", "trained_tokens", "packs"))
+    return f"{rows:,.1f} rows, {trained:,.0f} trained tokens, {packs:,.1f} packs"
 
 
 def _headline(report: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -18,10 +18,9 @@ def train(
     force: Annotated[bool, typer.Option(help="Make everything again, even what has not changed.")] = False,
 ) -> None:
     """Train an experiment's model; what it needs and is not there yet is made first, and a stopped run resumes."""
-    from fim_core.cli.pipeline import run_pipeline
-    from fim_core.config import load_experiment
+    from fim_core.cli.pipeline import open_experiment, run_pipeline
 
-    results = run_pipeline(load_experiment(config), until="trained_checkpoint", force=force)
+    results = run_pipeline(open_experiment(config), until="trained_checkpoint", force=force)
     checkpoint = results["trained_checkpoint"].artifact
     counts = checkpoint.counts
     if counts["loss_after"] is not None:

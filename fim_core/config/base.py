@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+from fim_core.config.numbers import parse_number, parse_numbers_in, takes_numbers
 
 
 class Section(BaseModel):
-    """One section of an experiment file: immutable, and closed to keys that it does not know."""
+    """One section of an experiment file: immutable, and closed to keys that it does not know.
+
+    Every option that is a number may be written as text that spells one, see `numbers.py`.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, protected_namespaces=())
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_as_people_write_them(cls, value: Any, info: ValidationInfo) -> Any:
+        annotation: Any = cls.model_fields[str(info.field_name)].annotation
+        if not isinstance(value, str | list) or not takes_numbers(annotation):
+            return value
+        return parse_number(value) if isinstance(value, str) else parse_numbers_in(value)
 
 
 Place = Annotated[str, AfterValidator(os.path.expanduser)]

@@ -7,10 +7,16 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from fim_core.config.base import DialectName, Place, Section
+from fim_core.config.split import parse_split
 
 SourceType = Literal[
     "auto", "fim_completions", "huggingface_prompt_response", "huggingface_instruct", "huggingface", "sql_files", "demo"
 ]
+
+
+HUB_ARGUMENTS = ("name", "data_dir", "data_files", "revision", "verification_mode")
+"""Arguments of `datasets.load_dataset` that choose what is read. Others run code of the data set, hold secrets, or have
+an option of their own."""
 
 
 class SqlFileOptions(Section):
@@ -29,20 +35,66 @@ class Source(Section):
 
     type: SourceType = Field("auto", description="Shape of the rows. auto: told by the columns, or by *.sql files.")
     name_or_path: Place | None = Field(None, description="CSV, Parquet or JSON-lines file, folder, glob, or hub id.")
-    split: str = Field("train", description="Split to read from a hub id or a saved DatasetDict.")
+    split: str = Field(
+        "train",
+        description="Split to read from a hub id or a saved DatasetDict. Of any source it may take a slice of the rows: "
+        "`train[10:20]`, `train[:10%]`.",
+    )
+    sample_ratio: float | None = Field(
+        None, gt=0, le=1, description="Share of the source's rows (of its slice) that is drawn at random. Default: all."
+    )
+    sample_count: int | None = Field(
+        None, ge=1, description="Rows of the source (of its slice) that are drawn at random. Default: all."
+    )
+    sample_seed: int = Field(42, description="Seed of the draw.")
     input_col: str = Field("INPUT", description="Column with the editor's state (any case).")
     output_col: str = Field("OUTPUT", description="Column with the accepted completion (any case).")
     type_col: str = Field("TYPE", description="Column with the kind of completion; optional (any case).")
     columns: dict[str, str] | None = Field(
-        None, description="For `type: huggingface`: which columns are `prompt` and `response`, or `messages`."
+        None,
+        description="For `type: huggingface`: which columns are `prompt` (finished prompts) and `response`, or "
+        "`messages`.",
+    )
+    render: Literal["chat"] | None = Field(
+        None,
+        description="For prompt and response columns. Default: prompts are finished and tokenized as they are. chat: "
+        "they are questions, which get the tokenizer's chat markup.",
     )
     role_mapping: dict[str, str] | None = Field(
         None,
         description="For chat rows: where a role's text lies, `role: column.key.value` (user: messages.role.user).",
     )
+    content_key: str | None = Field(
+        None,
+        description="With role_mapping: key of a message's text. Default: the first of content, text, message, value.",
+    )
+    kwargs: dict[str, Any] = Field(
+        {}, description=f"For a hub id: more arguments of datasets.load_dataset ({', '.join(HUB_ARGUMENTS)})."
+    )
     sql: SqlFileOptions | None = Field(None, description="Options of `type: sql_files`.")
     rows: int = Field(6000, ge=100, description="For `type: demo`: rows to generate.")
     seed: int = Field(7, description="For `type: demo` and `sql_files`: seed of what is generated.")
+
+    @field_validator("split")
+    @classmethod
+    def _names_one_slice(cls, value: str) -> str:
+        parse_split(value)
+        return value
+
+    @field_validator("kwargs")
+    @classmethod
+    def _reaches_the_library(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if unknown := [key for key in value if key not in HUB_ARGUMENTS]:
+            raise ValueError(f"{', '.join(unknown)} cannot be given; {', '.join(HUB_ARGUMENTS)} can")
+        return value
+
+    @model_validator(mode="after")
+    def _samples_one_way(self) -> Source:
+        if self.sample_ratio is not None and self.sample_count is not None:
+            raise ValueError("give either sample_ratio or sample_count")
+        if self.content_key is not None and not self.role_mapping:
+            raise ValueError("content_key goes with role_mapping")
+        return self
 
     @model_validator(mode="after")
     def _has_a_place(self) -> Source:
@@ -80,7 +132,13 @@ class DataConfig(Section):
     skip_empty_output: bool = Field(False, description="Reject rows whose completion is empty.")
     skip_empty_prefix: bool = Field(False, description="Reject rows whose `<fillMe>` stands at the very start.")
     mask_secrets: bool = Field(False, description="Replace what looks like a key, password or e-mail by a placeholder.")
-    max_length: int = Field(8192, ge=16, description="Tokens of the longest row and the largest pack.")
+    max_length: int = Field(8192, ge=16, description="Tokens of the longest row that is trained on.")
+    pack_length: int = Field(
+        8192,
+        ge=16,
+        description="Distinct tokens that a rank computes at once; a longer row is computed alone. Decides memory and "
+        "speed, not what is learnt.",
+    )
     filter_samples: bool = Field(
         True, description="Drop and count rows longer than max_length. false: also warn row by row; never truncated."
     )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from fim_core.config.base import closest
+from fim_core.config.numbers import parse_numbers_in
 
 # DeepSpeed ignores keys that it does not know, and several that it knows would break what this engine promises
 # (its own loss scale by batch, data order, parallelism over other axes). So only these pass.
@@ -32,21 +34,28 @@ _PASSED_THROUGH = {
 _OWNERS = {
     "optimizer": "optimizer",
     "scheduler": "scheduler",
-    "train_batch_size": "micro_batch_size and gradient_accumulation_steps",
+    "train_batch_size": "batch_rows",
     "train_micro_batch_size_per_gpu": "micro_batch_size",
     "gradient_accumulation_steps": "gradient_accumulation_steps",
     "bf16": "model.dtype",
+    "bfloat16": "model.dtype",
     "fp16": "model.dtype",
 }
 
 
+DEFAULT_CLIPPING = 1.0
+"""DeepSpeed's own default, made explicit: it clips although nobody asked it to."""
+
+
 def checked_section(section: dict[str, Any]) -> dict[str, Any]:
-    """The section, if DeepSpeed would heed every key of it.
+    """The section with its numbers read (`5e8` is text in YAML) and `gradient_clipping` filled in, if DeepSpeed uses
+    every key of it.
 
     Raises:
         ValueError: a key that belongs to another section, or that DeepSpeed or this engine would ignore; a stage of
-            ZeRO that does not exist, or that cannot do what is asked.
+            ZeRO that does not exist, or that cannot do what is asked; a norm to clip at that is no number from 0 on.
     """
+    section = parse_numbers_in(section)
     for key in section:
         if key in _OWNERS:
             raise ValueError(f"`{key}` is set by `{_OWNERS[key]}` of the experiment, not here")
@@ -60,7 +69,12 @@ def checked_section(section: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"zero_optimization.stage is {stage}; the stages are 0, 1, 2 and 3")
     if offloads_optimizer(section) and stage == 0:
         raise ValueError("zero_optimization.offload_optimizer needs stage 1, 2 or 3")
-    return section
+    clipping = section.get("gradient_clipping", DEFAULT_CLIPPING)
+    if isinstance(clipping, bool) or not isinstance(clipping, int | float) or not 0 <= clipping < math.inf:
+        raise ValueError(
+            f"gradient_clipping is {clipping!r}; give the largest norm of a gradient, or 0 for no clipping"
+        )
+    return section | {"gradient_clipping": float(clipping)}
 
 
 def zero_stage(section: Mapping[str, Any], *, shards: bool, saved: int | None = None) -> int:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from fim_core.config.arctic_training import Translation, report, translate
 from fim_core.config.base import Section, closest
 from fim_core.config.data import DataConfig
 from fim_core.config.deepspeed import checked_section, offloads_optimizer
@@ -24,32 +26,22 @@ from fim_core.config.training import (
     OptimizerConfig,
     SchedulerConfig,
     TrackerConfig,
+    WandbConfig,
 )
 from fim_core.config.workflow import CheckOverride, ExportsConfig, MetadataConfig, NotifyConfig, ScheduleConfig
 from fim_core.config.yaml_file import read_yaml
 from fim_core.errors import FimError
 
-ELSEWHERE = {
-    "train_iters": "use max_steps",
-    "exit_iteration": "use max_steps",
-    "min_iterations": "use epochs",
-    "eval_frequency": "use eval_interval",
-    "train_eval_split": "use data.eval_fraction",
-    "tokenizer": "use model.tokenizer",
-    "save_name": "use name",
-    "disable_activation_checkpoint": "use activation_checkpointing, which is off by default",
-    "save_every_n_epochs": "use save_every_n_steps",
-    "auto_resume": "a stopped run always resumes from its newest state",
-    "sequence_parallel_size": "a row is never split over ranks",
-    "tiled_mlp_compute": "use activation_checkpointing to save memory",
-    "code": "no code but the package's own is run",
-}
-"""What to say of options that files of ArcticTraining may hold and that are not done here, or are named otherwise."""
+DEFAULT_LEARNING_RATES = {"adapters": 2e-4, "pretrained": 2e-5, "scratch": 1e-3}
+"""By what is trained (`ModelConfig.trains`)."""
 
 
 def default_storage() -> Path:
     """$FIM_STORAGE, or .fim in the current folder; an empty variable counts as unset."""
     return Path(os.environ.get("FIM_STORAGE", "").strip() or ".fim").expanduser()
+
+
+DEFAULT_BATCH_ROWS = 16
 
 
 class Experiment(Section):
@@ -67,14 +59,33 @@ class Experiment(Section):
     model: ModelConfig
     data: DataConfig
 
-    micro_batch_size: int = Field(1, ge=1, description="Packs that one rank runs through the model at once.")
-    gradient_accumulation_steps: int = Field(1, ge=1, description="Micro-batches of a rank in one optimizer step.")
-    epochs: int = Field(1, ge=1, description="Passes over the training rows.")
-    max_steps: int | None = Field(None, ge=1, description="Stop after so many optimizer steps.")
+    batch_rows: int | None = Field(
+        None,
+        ge=1,
+        description=f"Rows of one optimizer step, over all ranks, micro-batches and packs. Default: {DEFAULT_BATCH_ROWS}, "
+        "or micro_batch_size x gradient_accumulation_steps x ranks if either is given.",
+    )
+    micro_batch_size: int | None = Field(
+        None, ge=1, description="Rows of a micro-batch on one rank; only as a factor of batch_rows."
+    )
+    gradient_accumulation_steps: int | None = Field(
+        None, ge=1, description="Micro-batches of a rank in one optimizer step; only as a factor of batch_rows."
+    )
+    epochs: int | None = Field(1, ge=1, description="Passes over the training rows; null: as many as max_steps needs.")
+    max_steps: int | None = Field(None, ge=1, description="Most optimizer steps of the run; its schedule ends there.")
+    min_steps: int | None = Field(
+        None, ge=1, description="Least optimizer steps of the run: rows are passed over again until then."
+    )
+    exit_iteration: int | None = Field(
+        None, ge=1, description="Stop after so many optimizer steps, with the schedule of the whole run."
+    )
     eval_interval: int | None = Field(
         None, ge=1, description="Optimizer steps between evaluations of the held-out loss."
     )
-    optimizer: OptimizerConfig = OptimizerConfig()
+    loss_log_interval: int = Field(
+        1, ge=0, description="Optimizer steps between lines with the loss in the log, at logger.level INFO; 0: none."
+    )
+    optimizer: OptimizerConfig = Field(OptimizerConfig(), validate_default=True)
     scheduler: SchedulerConfig = SchedulerConfig()
     loss: LossConfig = LossConfig()
     activation_checkpointing: bool = Field(
@@ -85,14 +96,15 @@ class Experiment(Section):
     )
     deepspeed: dict[str, Any] = Field(
         default_factory=dict,
-        description="Passed to DeepSpeed: zero_optimization, offload, gradient_clipping, … "
+        validate_default=True,
+        description="Passed to DeepSpeed: zero_optimization, offload, gradient_clipping (default 1.0; 0 is off), … "
         "Without zero_optimization.stage: 0 for one rank in fp32, otherwise 1.",
     )
     checkpoint: list[CheckpointConfig] = Field([CheckpointConfig()], description="What is saved, and when.")
     launcher: LauncherConfig = Field(LocalLauncher(), description="Where training processes run.")
     logger: LoggerConfig = LoggerConfig()
     tensorboard: TrackerConfig | None = None
-    wandb: TrackerConfig | None = None
+    wandb: WandbConfig | None = None
     trackio: TrackerConfig | None = None
 
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -123,6 +135,14 @@ class Experiment(Section):
             raise ValueError("two entries have the same output_dir, where each would remove what the other keeps")
         return value
 
+    @field_validator("optimizer")
+    @classmethod
+    def _rate_by_what_is_trained(cls, value: OptimizerConfig, info: ValidationInfo) -> OptimizerConfig:
+        model: ModelConfig | None = info.data.get("model")  # None: it has mistakes of its own
+        if value.lr is not None or model is None:
+            return value
+        return value.model_copy(update={"lr": DEFAULT_LEARNING_RATES[model.trains]})
+
     @field_validator("deepspeed")
     @classmethod
     def _passed_to_deepspeed(cls, value: dict[str, Any]) -> dict[str, Any]:
@@ -140,11 +160,40 @@ class Experiment(Section):
         return value
 
     @model_validator(mode="after")
+    def _one_batch(self) -> Experiment:
+        given = [key for key in ("micro_batch_size", "gradient_accumulation_steps") if getattr(self, key) is not None]
+        if given and self.batch_rows is not None:
+            raise ValueError(
+                f"batch_rows and {' and '.join(given)} both say how many rows an optimizer step takes. Give batch_rows, "
+                "or micro_batch_size and gradient_accumulation_steps, whose product times the ranks it is"
+            )
+        return self
+
+    @property
+    def batch_grows_with_ranks(self) -> bool:
+        """Whether the batch is given by micro_batch_size and gradient_accumulation_steps, so for each rank."""
+        return self.micro_batch_size is not None or self.gradient_accumulation_steps is not None
+
+    def rows_per_step(self, ranks: int) -> int:
+        """Rows of one optimizer step on so many ranks."""
+        if self.batch_grows_with_ranks:
+            return (self.micro_batch_size or 1) * (self.gradient_accumulation_steps or 1) * ranks
+        return self.batch_rows or DEFAULT_BATCH_ROWS
+
+    @model_validator(mode="after")
     def _cpu_adam_needs_offload(self) -> Experiment:
         if self.optimizer.type == "cpu_adam" and not offloads_optimizer(self.deepspeed):
             raise ValueError(
                 "optimizer.type cpu_adam needs deepspeed.zero_optimization.offload_optimizer: {device: cpu}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _run_has_an_end(self) -> Experiment:
+        if self.epochs is None and self.max_steps is None:
+            raise ValueError("`epochs: null` needs max_steps")
+        if self.max_steps is not None and self.min_steps is not None and self.min_steps > self.max_steps:
+            raise ValueError(f"min_steps {self.min_steps} is more than max_steps {self.max_steps}")
         return self
 
     @model_validator(mode="after")
@@ -154,13 +203,31 @@ class Experiment(Section):
         return self
 
 
+@dataclass(frozen=True)
+class ExperimentFile:
+    """An experiment with what was translated in its file."""
+
+    experiment: Experiment
+    translation: Translation
+
+    @property
+    def notice(self) -> str | None:
+        """What to tell whoever loads a file of ArcticTraining; None for a file of our own."""
+        return report(self.translation, self.experiment)
+
+
 def load_experiment(path: str | Path) -> Experiment:
-    """Read and validate an experiment file.
+    """Read and validate an experiment file, as `read_experiment_file` does."""
+    return read_experiment_file(path).experiment
+
+
+def read_experiment_file(path: str | Path) -> ExperimentFile:
+    """Read and validate an experiment file, ours or one of ArcticTraining.
 
     Relative paths inside it are taken from the current folder, as in the tools whose files this format follows.
 
     Raises:
-        FimError: no such file, not YAML, an unknown key or a bad value; the message names each key.
+        FimError: no such file, not YAML, an unknown key or a bad value; the message names each key as the file has it.
     """
     path = Path(path)
     if not path.is_file():
@@ -171,12 +238,19 @@ def load_experiment(path: str | Path) -> Experiment:
         raise FimError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise FimError(f"{path} holds no options. It needs at least `model` and `data`; see configs/demo.yaml.")
+    translation = translate(content)
     if "name" not in content:
-        content["name"] = _name_of(path)
-    try:
-        return Experiment.model_validate(content)
-    except ValidationError as error:
-        raise FimError(f"{path} has options that cannot be used:\n{_explain(error)}") from error
+        translation.content["name"] = _name_of(path)
+    problems = list(translation.refused)
+    experiment = None
+    if translation.content.get("type", "sft") == "sft":
+        try:
+            experiment = Experiment.model_validate(translation.content)
+        except ValidationError as error:
+            problems += _explain(error, translation)
+    if problems or experiment is None:
+        raise FimError("\n  ".join([f"{path} has options that cannot be used:", *problems]))
+    return ExperimentFile(experiment, translation)
 
 
 def _name_of(path: Path) -> str:
@@ -191,23 +265,21 @@ def _name_of(path: Path) -> str:
     return name
 
 
-def _explain(error: ValidationError) -> str:
+def _explain(error: ValidationError, translation: Translation) -> list[str]:
     lines = []
     for problem in error.errors(include_url=False):
-        key = ".".join(str(part) for part in problem["loc"]) or "(file)"
+        key = translation.name_of(problem["loc"]) or "(file)"
         if problem["type"] == "extra_forbidden":
-            lines.append(f"  {key}: no such option{_instead(problem['loc'])}")
+            lines.append(f"{key}: no such option{_instead(problem['loc'])}")
         elif problem["type"] == "missing":
-            lines.append(f"  {key}: missing")
+            lines.append(f"{key}: missing")
         else:
-            lines.append(f"  {key}: {problem['msg'].removeprefix('Value error, ')}")
-    return "\n".join(lines)
+            lines.append(f"{key}: {problem['msg'].removeprefix('Value error, ')}")
+    return lines
 
 
 def _instead(location: tuple[int | str, ...]) -> str:
-    """What stands in an unknown option's place, or a hint at the one that was probably meant, or nothing."""
-    if location[-1] in ELSEWHERE:
-        return f"; {ELSEWHERE[str(location[-1])]}"
+    """A hint at the option that was probably meant, or nothing."""
     known = _option_names(Experiment)
     return " here" if location[-1] in known else closest(str(location[-1]), sorted(known))
 

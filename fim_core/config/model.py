@@ -4,9 +4,22 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from fim_core.config.base import Place, Section
+
+_SET_ELSEWHERE = {
+    "dtype": "`model.dtype`",
+    "torch_dtype": "`model.dtype`",
+    "attn_implementation": "`model.attn_implementation`",
+    "_attn_implementation": "`model.attn_implementation`",
+    "eos_token_id": "`model.end_token`",
+    "vocab_size": "the tokenizer",
+    "use_cache": "training, which has no cache",
+    "model_type": "the model's own files",
+    "architectures": "the model's own files",
+}
+"""Options of a model's configuration that would be overruled."""
 
 
 class TrainedTokenizer(Section):
@@ -43,6 +56,9 @@ class ModelConfig(Section):
     config: dict[str, Any] | None = Field(
         None, description="A transformers configuration (`model_type`, `hidden_size`, …): random weights, from scratch."
     )
+    hf_config_kwargs: dict[str, Any] = Field(
+        {}, description="Options of the pretrained model's transformers configuration that are replaced when it loads."
+    )
     tokenizer: Place | TrainedTokenizer | None = Field(
         None, description="Local folder or hub id, or a section to train one. Default: the model's own."
     )
@@ -62,12 +78,28 @@ class ModelConfig(Section):
     )
     peft_config: PeftConfig | None = Field(None, description="Train LoRA adapters instead of all weights.")
 
+    @field_validator("hf_config_kwargs")
+    @classmethod
+    def _set_nowhere_else(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for option in value.keys() & _SET_ELSEWHERE.keys():
+            raise ValueError(f"`{option}` is set by {_SET_ELSEWHERE[option]}, not here")
+        return value
+
+    @property
+    def trains(self) -> Literal["adapters", "pretrained", "scratch"]:
+        """What is trained: LoRA adapters, all weights of a pretrained model, or a model from scratch."""
+        if self.peft_config is not None:
+            return "adapters"
+        return "scratch" if self.name_or_path is None else "pretrained"
+
     @model_validator(mode="after")
     def _one_origin(self) -> ModelConfig:
         if (self.name_or_path is None) == (self.config is None):
             raise ValueError("give either `name_or_path` (a pretrained model) or `config` (one from scratch)")
         if self.config is not None and "model_type" not in self.config:
             raise ValueError("`config` needs `model_type`, for example qwen3")
+        if self.config is not None and self.hf_config_kwargs:
+            raise ValueError("`hf_config_kwargs` goes with `name_or_path`; a model from scratch has `config`")
         if self.config is not None and self.tokenizer is None:
             raise ValueError("a model from scratch needs `tokenizer`: a path, or `{vocab_size: …}` to train one")
         return self

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -16,12 +15,13 @@ from fim_core.config.model import ModelConfig
 from fim_core.errors import FimError
 from fim_core.evaluation.generate import stop_ids_of
 from fim_core.evaluation.predictors import Predictor, predict
+from fim_core.evaluation.progress import RowProgress
 from fim_core.evaluation.rows import EvalSet
 from fim_core.evaluation.scores import Prediction
 from fim_core.modeling.load import build_model, training_dtype
 from fim_core.modeling.support import causal_model
 from fim_core.parts import Parts
-from fim_core.serving.prompting import RECIPE
+from fim_core.recipe import read_recipe
 from fim_core.tokens import load_tokenizer
 
 
@@ -54,7 +54,7 @@ def load_base(model: ModelConfig, checkpoint: Path, *, seed: int) -> Predictor:
         FimError: it cannot be loaded.
     """
     tokenizer = load_tokenizer(checkpoint)
-    added = json.loads((checkpoint / RECIPE).read_text(encoding="utf-8"))["fim_tokens"]["added"]
+    added = read_recipe(checkpoint).fim_tokens.added
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = AutoConfig.from_pretrained(checkpoint).dtype if device.type == "cuda" else torch.float32
     # Random weights depend on the dtype in which they are drawn.
@@ -77,7 +77,11 @@ def load_base(model: ModelConfig, checkpoint: Path, *, seed: int) -> Predictor:
 
 
 def predict_with_base(
-    base: Base, checkpoint: Path, evaluated: EvalSet, options: EvaluationConfig
+    base: Base,
+    checkpoint: Path,
+    evaluated: EvalSet,
+    options: EvaluationConfig,
+    progress: RowProgress | None = None,
 ) -> Sequence[Prediction | None]:
     """The base's predictions for held-out rows: kept ones if there are, so that they are generated only once.
 
@@ -92,7 +96,7 @@ def predict_with_base(
             predictor = base.load()
         except FimError as error:
             raise BaseUnavailable(str(error)) from error
-        return _to_batch(predict(predictor, evaluated.prompts, evaluated.targets, options))
+        return _to_batch(predict(predictor, evaluated.prompts, evaluated.targets, options, progress))
 
     rows = pa.RecordBatch.from_pydict({"prompt": evaluated.prompts, "target": evaluated.targets}, schema=_TOKENS)
     if base.kept is None:

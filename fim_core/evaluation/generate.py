@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +15,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from fim_core.errors import FimError
 from fim_core.evaluation.prefix_cache import PrefixCache, greedy_tokens, why_not_shared
+from fim_core.evaluation.progress import Advance
 from fim_core.evaluation.shared_decoding import DecodedRow, decode
 from fim_core.evaluation.vllm_backend import decode_with_vllm
 from fim_core.tokens import control_ids, load_tokenizer
@@ -41,6 +44,7 @@ def generate(
     max_new_tokens: int,
     batch_size: int,
     backend: Literal["transformers", "vllm"] = "transformers",
+    on_rows: Advance = lambda rows: None,
 ) -> list[Generation]:
     """Continue each prompt with the most probable token, until a stop token or the limit.
 
@@ -56,6 +60,7 @@ def generate(
         max_new_tokens: limit of new tokens, the stop token included.
         batch_size: rows decoded together; vLLM schedules by itself.
         backend: `vllm` needs that package, a GPU and a model that is given as a folder.
+        on_rows: is called with the number of prompts that have just been completed.
 
     Returns:
         One result a prompt, in their order.
@@ -69,15 +74,19 @@ def generate(
         raise FimError("A prompt without tokens cannot be continued. Check the template.")
     if not prompts:
         return []
-    distinct = sorted({tuple(prompt) for prompt in prompts})
+    counts = Counter(tuple(prompt) for prompt in prompts)
+    distinct = sorted(counts)
     if backend == "vllm":
         if not isinstance(model, Path):
             raise FimError("`backend: vllm` loads the model by itself: give the folder of a checkpoint.")
         decoded = decode_with_vllm(model, distinct, stop_ids=stop_ids, max_new_tokens=max_new_tokens)
         results = {prompt: _generation(tokens, stop_ids) for prompt, tokens in zip(distinct, decoded, strict=True)}
+        on_rows(len(prompts))
     else:
         network = load_for_inference(model)[0] if isinstance(model, Path) else model
-        results = _generate_with_transformers(network, distinct, stop_ids, max_new_tokens, batch_size)
+        rows = [DecodedRow(list(prompt), partial(on_rows, counts[prompt])) for prompt in distinct]
+        _decode_with_transformers(network, rows, stop_ids, max_new_tokens, batch_size)
+        results = {tuple(row.prompt): _generation(row.tokens, stop_ids) for row in rows}
     return [results[tuple(prompt)] for prompt in prompts]
 
 
@@ -132,22 +141,18 @@ def completion_text(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]
     return str(tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
-def _generate_with_transformers(
-    model: PreTrainedModel, prompts: list[tuple[int, ...]], stop_ids: set[int], max_new_tokens: int, batch_size: int
-) -> dict[tuple[int, ...], Generation]:
-    """Results by prompt; `prompts` are sorted and distinct."""
+def _decode_with_transformers(
+    model: PreTrainedModel, rows: list[DecodedRow], stop_ids: set[int], max_new_tokens: int, batch_size: int
+) -> None:
+    """Generate every row's tokens; `rows` are sorted by prompt."""
     if why := why_not_shared(model):
         log.warning("Prompts are completed one by one, without sharing what they have in common: %s.", why)
         cache = PrefixCache(model)
-        return {
-            prompt: _generation(
-                list(greedy_tokens(cache, prompt, stop_ids=stop_ids, max_new_tokens=max_new_tokens)), stop_ids
-            )
-            for prompt in prompts
-        }
-    rows = [DecodedRow(list(prompt)) for prompt in prompts]
-    decode(model, rows, stop_ids=stop_ids, max_new_tokens=max_new_tokens, batch_size=batch_size)
-    return {tuple(row.prompt): _generation(row.tokens, stop_ids) for row in rows}
+        for row in rows:
+            for token in greedy_tokens(cache, row.prompt, stop_ids=stop_ids, max_new_tokens=max_new_tokens):
+                row.add(token, stop_ids, max_new_tokens)
+    else:
+        decode(model, rows, stop_ids=stop_ids, max_new_tokens=max_new_tokens, batch_size=batch_size)
 
 
 def _generation(tokens: list[int], stop_ids: set[int]) -> Generation:

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from fim_core.config.evaluation import EvaluationConfig
 from fim_core.evaluation.generate import completion_text, generate, load_for_inference, stop_ids_of
+from fim_core.evaluation.progress import Advance, RowProgress
 from fim_core.evaluation.rows import TokenIds
 from fim_core.evaluation.scores import Prediction
 from fim_core.modeling.attention import attention_name, register, select_backend
@@ -49,7 +50,11 @@ class Predictor:
 
 
 def predict(
-    predictor: Predictor, prompts: Sequence[TokenIds], targets: Sequence[TokenIds], options: EvaluationConfig
+    predictor: Predictor,
+    prompts: Sequence[TokenIds],
+    targets: Sequence[TokenIds],
+    options: EvaluationConfig,
+    progress: RowProgress | None = None,
 ) -> list[Prediction | None]:
     """A greedy completion of each prompt, and the cross entropy of the gold one; None for a prompt without tokens.
 
@@ -58,7 +63,9 @@ def predict(
         prompts: token ids of each prompt.
         targets: token ids of each gold completion, end token included.
         options: limits of generation, and its engine; a model that is only in memory is run by transformers.
+        progress: reports how many rows are completed, and then how many losses are computed.
     """
+    progress = progress or RowProgress()
     rows = len(prompts)
     usable = [place for place, prompt in enumerate(prompts) if prompt]
     prompts, targets = [prompts[i] for i in usable], [targets[i] for i in usable]
@@ -70,8 +77,11 @@ def predict(
         max_new_tokens=options.max_new_tokens,
         batch_size=options.batch_size,
         backend="vllm" if loaded_anew else "transformers",
+        on_rows=progress.start("completions", len(prompts)),
     )
-    losses = cross_entropies(predictor.model, prompts, targets)
+    losses = cross_entropies(
+        predictor.model, prompts, targets, on_rows=progress.start("losses of gold completions", len(prompts))
+    )
     made = {
         place: Prediction(
             completion_text(predictor.tokenizer, generation.token_ids),
@@ -100,7 +110,12 @@ class RowLoss(NamedTuple):
 
 
 def cross_entropies(
-    model: PreTrainedModel, prompts: Sequence[TokenIds], targets: Sequence[TokenIds], *, max_length: int = 8192
+    model: PreTrainedModel,
+    prompts: Sequence[TokenIds],
+    targets: Sequence[TokenIds],
+    *,
+    pack_length: int = 8192,
+    on_rows: Advance = lambda rows: None,
 ) -> list[RowLoss]:
     """The cross entropy of each row's target after its prompt.
 
@@ -109,14 +124,14 @@ def cross_entropies(
     Args:
         model: a causal language model.
         prompts, targets: token ids; no prompt is empty, and each target ends in the end token.
-        max_length: tokens of a pack; a longer row is a pack of its own.
+        pack_length: tokens of a pack; a longer row is a pack of its own.
+        on_rows: is called with the number of rows that have just been computed.
     """
     tokens = [prompt + target for prompt, target in zip(prompts, targets, strict=True)]
     labels = [[IGNORE_INDEX] * len(prompt) + target for prompt, target in zip(prompts, targets, strict=True)]
     rows = Rows.from_lists(tokens, labels)
     shares, _ = supports_prefix_tree(model.config)
-    longest = max([max_length, *map(len, tokens)])
-    plan = plan_packs(rows, strategy="prefix_tree" if shares else "none", max_length=longest, seed=0, epoch=0)
+    plan = plan_packs(rows, strategy="prefix_tree" if shares else "none", pack_length=pack_length)
     results = [RowLoss(math.nan, 0, math.nan)] * len(rows)
     model.requires_grad_(False)
     with _pack_attention(model, shares), torch.no_grad():
@@ -127,6 +142,7 @@ def cross_entropies(
             figures = (sums.row_totals, sums.row_targets, end_losses)
             for row, *of_row in zip(pack.rows.tolist(), *(values.tolist() for values in figures), strict=True):
                 results[row] = RowLoss(*of_row)
+            on_rows(len(pack.rows))
     return results
 
 

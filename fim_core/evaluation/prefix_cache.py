@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer
 
 from fim_core.modeling.support import supports_prefix_tree
 
@@ -52,13 +51,11 @@ def next_token(logits: Tensor) -> Tensor:
 def why_not_shared(model: PreTrainedModel) -> str | None:
     """Why rows of this model cannot share the states of a common prefix; None if they can.
 
-    They can where a token's states depend on the tokens up to it and nothing else, and the cache keeps all of them.
+    They can where a token's states depend on the tokens up to it and nothing else.
     """
     supported, why = supports_prefix_tree(model.config)
     if not supported:
         return why
-    if any(type(layer) is not DynamicLayer for layer in DynamicCache(config=model.config).layers):
-        return f"{model.config.model_type} has sliding windows, whose cache forgets tokens"
     if getattr(model.config, "attn_logit_softcapping", None):
         return f"{model.config.model_type} caps its attention scores"
     return None
@@ -70,6 +67,9 @@ class PrefixCache:
     Walking through sorted prompts computes each node of their prefix tree once: no earlier prompt shares more with the
     next one than the one just before it. A server gains the same between two requests of one editor.
 
+    Layers with a sliding window keep all tokens as well, since another prompt may go on from any of them; their masks
+    hide what is outside the window.
+
     Args:
         model: a causal language model, in eval mode. One that cannot share reads every prompt from its start.
     """
@@ -77,7 +77,7 @@ class PrefixCache:
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
         self._shares = why_not_shared(model) is None
-        self._cache = DynamicCache(config=model.config)
+        self._cache = self._new_cache()
         self._ids: list[int] = []
         self.computed = 0
         """Tokens that have gone through the model so far."""
@@ -97,7 +97,7 @@ class PrefixCache:
         if shared:
             self._cache.crop(shared - len(cached))
         else:
-            self._cache = DynamicCache(config=self._model.config)
+            self._cache = self._new_cache()
         logits = self._forward(ids[shared:], shared)
         self._ids = list(ids)
         return logits
@@ -116,6 +116,10 @@ class PrefixCache:
             LayerStates(keys[:, :, start:end].clone(), values[:, :, start:end].clone())
             for keys, values, _ in self._cache
         ]
+
+    def _new_cache(self) -> DynamicCache:
+        # With the configuration it would drop what is outside a layer's window.
+        return DynamicCache() if self._shares else DynamicCache(config=self._model.config)
 
     def _forward(self, ids: Sequence[int], position: int) -> Tensor:
         device = self._model.device

@@ -15,6 +15,7 @@ from fim_core.evaluation.base import Base, BaseUnavailable, predict_with_base
 from fim_core.evaluation.html import write_page
 from fim_core.evaluation.names import BASE, CHAMPION, EMPTY, MODEL, MOST_FREQUENT, MOST_FREQUENT_BY_TYPE
 from fim_core.evaluation.predictors import Predictor, predict
+from fim_core.evaluation.progress import OnEvent, RowProgress
 from fim_core.evaluation.prompts import build_tokens, same_prompts
 from fim_core.evaluation.report import build_report, write_predictions, write_report
 from fim_core.evaluation.rows import EvalSet, MostFrequent, load_eval_set, most_frequent_in_training
@@ -31,6 +32,7 @@ def evaluate(
     output: Path,
     base: Base | None = None,
     champion: Path | None = None,
+    on_event: OnEvent = lambda event: None,
 ) -> dict[str, Any]:
     """Complete held-out rows with a checkpoint and write report.json, predictions.parquet and report.html.
 
@@ -46,6 +48,7 @@ def evaluate(
         output: existing folder that the files are written to.
         base: the model before training; one that cannot be loaded is reported as such.
         champion: HF folder of the champion.
+        on_event: gets the events of `RowProgress` for each model.
 
     Returns:
         A headline, see `headline`.
@@ -55,17 +58,17 @@ def evaluate(
     """
     options = experiment.evaluation
     evaluated = load_eval_set(raw, prompts, dataset, max_rows=options.max_rows)
-    predictions = {MODEL: _predict_with(checkpoint, evaluated, checkpoint, options)}
+    predictions = {MODEL: _predict_with(checkpoint, evaluated, checkpoint, options, RowProgress(on_event, MODEL))}
     unavailable = {}
     if base is not None:
         try:
-            predictions[BASE] = predict_with_base(base, checkpoint, evaluated, options)
+            predictions[BASE] = predict_with_base(base, checkpoint, evaluated, options, RowProgress(on_event, BASE))
         except BaseUnavailable as error:
             unavailable[BASE] = str(error)
         _release_memory()
     predictions |= constant_predictions(evaluated.rows, most_frequent_in_training(prompts))
     if champion is not None:
-        predictions[CHAMPION] = _predict_with(champion, evaluated, checkpoint, options)
+        predictions[CHAMPION] = _predict_with(champion, evaluated, checkpoint, options, RowProgress(on_event, CHAMPION))
     scores = score(evaluated.rows, predictions, dialect=options.dialect)
     report = build_report(
         evaluated.rows,
@@ -109,7 +112,7 @@ def headline(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _predict_with(
-    folder: Path, evaluated: EvalSet, checkpoint: Path, options: EvaluationConfig
+    folder: Path, evaluated: EvalSet, checkpoint: Path, options: EvaluationConfig, progress: RowProgress
 ) -> Sequence[Prediction | None]:
     """Predictions of the model in `folder` for the held-out rows, whose tokens are those of `checkpoint`.
 
@@ -119,7 +122,7 @@ def _predict_with(
     prompts, targets = evaluated.prompts, evaluated.targets
     if not same_prompts(folder, checkpoint):
         prompts, targets = build_tokens(predictor, evaluated.raw, [row.completion for row in evaluated.rows])
-    predictions = predict(predictor, prompts, targets, options)
+    predictions = predict(predictor, prompts, targets, options, progress)
     del predictor
     _release_memory()
     return predictions

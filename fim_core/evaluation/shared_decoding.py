@@ -1,14 +1,15 @@
 """Decoding many rows at once, with the part of their prompts that all of them share held and read once.
 
 A batch keeps, per layer, the states of the common prompt prefix (the trunk: one copy) and of what is each row's own
-(padded on the right). A query attends to both under one softmax, so the result is that of plain attention. Finished
-rows leave and waiting ones take their places a few at a time, since either means copying the rows' own states.
+(padded on the right). A query attends to both under one softmax, so the result is that of plain attention; layers with a
+sliding window leave out what is too far back. Finished rows leave and waiting ones take their places a few at a time,
+since either means copying the rows' own states.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,9 +28,10 @@ FREE_SHARE = 0.25
 
 @dataclass
 class DecodedRow:
-    """One prompt on its way: what has been generated, and whether that is all."""
+    """One prompt on its way: what has been generated, and whether that is all; `on_done` is called when it is."""
 
     prompt: list[int]
+    on_done: Callable[[], None] = lambda: None
     tokens: list[int] = field(default_factory=list)
     done: bool = False
 
@@ -37,6 +39,8 @@ class DecodedRow:
         """Take the next token and see whether it was the last."""
         self.tokens.append(token)
         self.done = token in stop_ids or len(self.tokens) >= max_new_tokens
+        if self.done:
+            self.on_done()
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,7 @@ class Batch:
         self._lengths = torch.tensor(lengths, device=device)  # [rows]: tokens that each row's own states hold
         self._longest = max(lengths)
         self._every = torch.arange(len(places), device=device)
-        self._hidden = torch.empty(0)  # [rows, 1, 1, longest]: own states that are padding, during a step
+        self._hidden: dict[int | None, Tensor] = {}  # by window, see `_hidden_keys`; of one step
 
     @property
     def live(self) -> list[DecodedRow]:
@@ -131,7 +135,7 @@ class Batch:
         """Run the model on every row's last token and give each row that is not done its next one."""
         device = self._lengths.device
         self._longest += 1
-        self._hidden = (torch.arange(self._longest, device=device) > self._lengths[:, None])[:, None, None]
+        self._hidden = {}
         output = model(
             input_ids=torch.tensor([row.tokens[-1:] for row in self.rows], device=device),
             position_ids=(self.trunk[0].length + self._lengths)[:, None],
@@ -143,7 +147,23 @@ class Batch:
             if not row.done:
                 row.add(token, stop_ids, max_new_tokens)
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    def _hidden_keys(self, window: int | None) -> Tensor:
+        """Which keys a row's new token does not see: padding, and tokens `window` or more positions back.
+
+        bool [rows, 1, 1, trunk tokens + longest]
+        """
+        if window not in self._hidden:
+            device, start = self._lengths.device, self.trunk[0].length
+            keys, queries = torch.arange(start + self._longest, device=device), start + self._lengths[:, None]
+            hidden = keys > queries
+            if window is not None:
+                hidden |= keys <= queries - window
+            self._hidden[window] = hidden[:, None, None]
+        return self._hidden[window]
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None
+    ) -> Tensor:
         """Add one token's states to each row and attend from that token.
 
         Args:
@@ -151,6 +171,7 @@ class Batch:
             query: [rows, heads, 1, head size], the heads of one key/value head side by side.
             key: [rows, key/value heads, 1, head size]; `value` likewise.
             scaling: factor of the scores.
+            window: a token sees keys less than so many positions back; None for all.
 
         Returns:
             [rows, 1, heads, head size]
@@ -166,7 +187,7 @@ class Batch:
         together = query.transpose(0, 1).reshape(key_heads, rows * group, size)
         to_trunk = (together @ trunk.keys[0].transpose(1, 2)).view(key_heads, rows, group, -1).transpose(0, 1)
         to_own = query @ own.keys[:, :, : self._longest].transpose(2, 3)
-        scores = torch.cat([to_trunk, to_own.masked_fill(self._hidden, -torch.inf)], dim=-1)
+        scores = torch.cat([to_trunk, to_own], dim=-1).masked_fill_(self._hidden_keys(window), -torch.inf)
         # At least float32, as the other attention functions compute it.
         weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(value.dtype)
         on_trunk, on_own = weights.split([trunk.length, self._longest], dim=-1)
@@ -197,10 +218,11 @@ def _attention(
     *,
     scaling: float,
     fim_batch: Batch,
+    sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """`Batch.attend` in the form that transformers calls."""
-    return fim_batch.attend(module.layer_idx, query, key, value, scaling), None
+    return fim_batch.attend(module.layer_idx, query, key, value, scaling, sliding_window), None
 
 
 def _padded(rows: tuple[LayerStates, ...], room: int) -> LayerStates:

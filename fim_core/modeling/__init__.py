@@ -1,8 +1,9 @@
 """Models: attention over packs, the loss, building and saving."""
 
 from fim_core.modeling.flops import batch_operations, training_cost
-from fim_core.modeling.load import build_model, enable_activation_checkpointing, save_model, training_dtype
+from fim_core.modeling.load import build_model, checkpoint_dtype, enable_activation_checkpointing, training_dtype
 from fim_core.modeling.loss import LossSums, PackedCausalLM, batch_loss
+from fim_core.modeling.save import save_model
 from fim_core.modeling.support import supports_prefix_tree
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "batch_loss",
     "batch_operations",
     "build_model",
+    "checkpoint_dtype",
     "enable_activation_checkpointing",
     "save_model",
     "supports_prefix_tree",

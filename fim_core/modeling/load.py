@@ -1,8 +1,7 @@
-"""Models: made from scratch or loaded, prepared for packs, and saved for others to load."""
+"""Models: made from scratch or loaded, and prepared for packs."""
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,6 @@ from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
-    GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -43,6 +41,15 @@ def training_dtype(model: ModelConfig, device: torch.device | str) -> torch.dtyp
     if model.dtype == "auto":
         return torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
     return DTYPES[model.dtype]
+
+
+def checkpoint_dtype(model: ModelConfig) -> torch.dtype | None:
+    """What a checkpoint is saved in: the numbers of the pretrained model, or `model.config.dtype`.
+
+    None where neither is stated: as it was trained.
+    """
+    config = scratch_config(model.config) if model.config is not None else _pretrained_config(str(model.name_or_path))
+    return getattr(torch, config.dtype) if isinstance(config.dtype, str) else config.dtype
 
 
 def build_model(
@@ -97,7 +104,7 @@ def network_config(model: ModelConfig, tokenizer: PreTrainedTokenizerFast) -> Pr
         FimError: it cannot be found or used.
     """
     if model.config is None:
-        return _pretrained_config(str(model.name_or_path))
+        return pretrained_config(model)
     if (given := model.config.get("vocab_size", len(tokenizer))) < len(tokenizer):
         raise FimError(
             f"model.config.vocab_size {given} is less than the tokenizer's {len(tokenizer)}. "
@@ -111,6 +118,36 @@ def network_config(model: ModelConfig, tokenizer: PreTrainedTokenizerFast) -> Pr
         "pad_token_id": None,
     }
     return scratch_config(of_tokenizer | model.config)
+
+
+def pretrained_config(model: ModelConfig) -> PretrainedConfig:
+    """The transformers configuration of a pretrained model, with `hf_config_kwargs` in it.
+
+    Raises:
+        FimError: it cannot be found; it has no such option, cannot use the value, or would not use all its weights.
+    """
+    config, options = _pretrained_config(str(model.name_or_path)), model.hf_config_kwargs
+    if not options:
+        return config
+    for option in options:
+        if option in OLDER_OPTIONS:
+            raise FimError(
+                f"model.hf_config_kwargs.{option}: transformers has this in `rope_parameters` now; use that."
+            )
+        if not hasattr(config, option):
+            raise FimError(
+                f"model.hf_config_kwargs.{option}: a model of the type {config.model_type} has no such option."
+            )
+    layers = getattr(config, "num_hidden_layers", None)
+    if (asked := options.get("num_hidden_layers", layers)) != layers:
+        raise FimError(
+            f"model.hf_config_kwargs.num_hidden_layers is {asked}, but the model has {layers}, and ArcticTraining would "
+            "begin with random weights. Give such a model as `model.config`, from scratch."
+        )
+    try:
+        return type(config).from_dict({**config.to_dict(), **options})
+    except (StrictDataclassError, TypeError, ValueError, KeyError, AttributeError) as error:
+        raise FimError(f"model.hf_config_kwargs cannot be used: {_first_line(error)}") from error
 
 
 def scratch_config(options: Mapping[str, Any]) -> PretrainedConfig:
@@ -131,47 +168,6 @@ def scratch_config(options: Mapping[str, Any]) -> PretrainedConfig:
         return AutoConfig.for_model(kind, **options)
     except (StrictDataclassError, TypeError, ValueError, KeyError, AttributeError) as error:
         raise FimError(f"model.config cannot be used: {error}") from error
-
-
-def save_model(
-    model: PreTrainedModel | PeftModel,
-    tokenizer: PreTrainedTokenizerFast,
-    end_token_ids: Sequence[int],
-    folder: Path,
-    *,
-    state_dict: Mapping[str, torch.Tensor] | None = None,
-) -> None:
-    """Write a checkpoint that `AutoModelForCausalLM.from_pretrained` and `AutoTokenizer.from_pretrained` load.
-
-    Weights are in safetensors; adapters are merged into them. The end tokens are `eos_token_id` of the generation
-    config, so that whoever serves the checkpoint stops wherever a completion ends.
-
-    Args:
-        model: as `build_model` made it.
-        tokenizer: saved beside it.
-        end_token_ids: every id that ends a completion, the trained one first.
-        folder: made if need be.
-        state_dict: the weights under the model's own names, where its parameters are partitioned among ranks.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    if isinstance(model, PeftModel):
-        model = copy.deepcopy(model)
-        if state_dict is not None:
-            model.load_state_dict(state_dict)
-            state_dict = None
-        model = model.merge_and_unload()
-    config = copy.deepcopy(model.config)
-    model.config.use_cache = True
-    model.config.eos_token_id = end_token_ids[0]
-    model.generation_config = GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=list(end_token_ids),
-        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end_token_ids[0],
-        do_sample=False,
-    )
-    model.save_pretrained(str(folder), state_dict=None if state_dict is None else dict(state_dict))
-    model.config = config
-    tokenizer.save_pretrained(folder)
 
 
 def enable_activation_checkpointing(model: PreTrainedModel | PeftModel, *, offload: bool = False) -> None:
@@ -225,7 +221,7 @@ def _pretrained(place: str, config: PretrainedConfig, dtype: torch.dtype, attent
             use_safetensors=True,
             trust_remote_code=False,
         )
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise FimError(
             f"The weights of {place} cannot be loaded: {_first_line(error)} Weights must be in safetensors, and their "
             "model one that transformers has itself."

@@ -1,4 +1,4 @@
-"""Best-fit decreasing bin packing over a whole data set."""
+"""Best-fit decreasing bin packing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from bisect import bisect_left, insort
 import numpy as np
 
 
-def best_fit_decreasing(sizes: np.ndarray, capacity: float, rng: np.random.Generator) -> list[list[int]]:
+def best_fit_decreasing(sizes: np.ndarray, capacity: float) -> list[list[int]]:
     """Put items into as few bins as possible: the largest first, each into the fullest bin that has room for it.
 
     At most 11/9 of the best possible number of bins plus one (Johnson et al., 1974, "Worst-case performance bounds for
@@ -17,13 +17,11 @@ def best_fit_decreasing(sizes: np.ndarray, capacity: float, rng: np.random.Gener
     Args:
         sizes: int [items], each at most `capacity`.
         capacity: of each bin.
-        rng: decides which of several items of one size goes where.
 
     Returns:
         The items of each bin.
     """
-    order = rng.permutation(len(sizes))
-    order = order[np.argsort(-sizes[order], kind="stable")]
+    order = np.argsort(-sizes, kind="stable")
     smallest = int(sizes.min(initial=0))
     bins: list[list[int]] = []
     rooms: list[int] = []  # the different amounts of room that open bins have, sorted

@@ -100,6 +100,12 @@ def forest(lengths: np.ndarray, shared: np.ndarray) -> tuple[Layout, np.ndarray]
     Returns:
         The layout, and int64 [rows]: the index of each row's last token in the packed sequence.
     """
+    segments, last = segments_of(lengths, shared)
+    return Layout(segments.astype(np.int32)), last
+
+
+def segments_of(lengths: np.ndarray, shared: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same as `forest`, for any number of tokens: the segments as int64, and each row's last token."""
     own = np.asarray(lengths, np.int64) - shared
     ends = np.cumsum(own)
     starts = ends - own
@@ -116,5 +122,4 @@ def forest(lengths: np.ndarray, shared: np.ndarray) -> tuple[Layout, np.ndarray]
     parents = np.arange(-1, len(cuts) - 1)
     of_row = np.searchsorted(cuts, starts)
     parents[of_row] = np.where(attach >= 0, np.searchsorted(cuts, attach, side="right") - 1, -1)
-    segments = np.stack([cuts, np.diff(np.append(cuts, ends[-1:])), parents], axis=1).astype(np.int32)
-    return Layout(segments), ends - 1
+    return np.stack([cuts, np.diff(np.append(cuts, ends[-1:])), parents], axis=1), ends - 1

@@ -1,10 +1,11 @@
-"""The pack plan: which rows share a sequence in which order, for one epoch."""
+"""The pack plan: which rows share a sequence, batch by batch, for one epoch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -12,45 +13,36 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fim_core.errors import FimError
+from fim_core.packing.batches import epoch_order
 from fim_core.packing.bins import best_fit_decreasing
 from fim_core.packing.cost import Cost
-from fim_core.packing.layout import Layout, forest
-from fim_core.packing.prefix import pack_by_prefix, shared_with_previous
+from fim_core.packing.layout import Layout, forest, segments_of
+from fim_core.packing.prefix import pack_by_prefix
 from fim_core.packing.rows import Rows
 
 Strategy = Literal["prefix_tree", "flat", "none"]
 
-PLAN_SCHEMA = pa.schema(
-    [
-        ("pack", pa.int32()),
-        ("rows", pa.list_(pa.int64())),
-        ("row_ids", pa.list_(pa.string())),
-        ("lengths", pa.list_(pa.int32())),
-        ("shared", pa.list_(pa.int32())),
-        ("segments", pa.list_(pa.struct([("start", pa.int32()), ("length", pa.int32()), ("parent", pa.int32())]))),
-        ("leaves", pa.list_(pa.int32())),
-        ("tokens", pa.int64()),
-        ("distinct_tokens", pa.int64()),
-    ]
-)
+TIGHTER = (1.0, 1.1, 1.25, 1.5)
+"""What a pack may hold beyond an even share of its batch, tried in turn; less fills packs less evenly."""
 
 
 @dataclass(frozen=True, eq=False)
 class Pack:
-    """Rows that are trained on in one sequence, in prefix order.
+    """Rows that are trained on in one sequence, in prompt order.
 
     Attributes:
         rows: int64 [k], indices into Rows.
         row_ids: their names.
         lengths: int32 [k], tokens of each row.
         shared: int32 [k], leading tokens that a row has in common with the row before and that stand only once.
+        cost: of training on it, in the unit of the Cost that it was planned with.
     """
 
     rows: np.ndarray
     row_ids: tuple[str, ...]
     lengths: np.ndarray
     shared: np.ndarray
+    cost: float = 0.0
 
     @property
     def tokens(self) -> int:
@@ -84,130 +76,287 @@ class PackStats:
     """A plan in numbers.
 
     Attributes:
+        batches: optimizer steps of the epoch.
         packs: sequences.
         rows: rows in them.
         tokens: tokens of all rows, before sharing.
         distinct_tokens: tokens that the model sees.
-        fill: distinct tokens as a share of `packs * max_length`.
-        rows_per_pack: mean.
+        rows_per_batch, packs_per_batch, rows_per_pack: means.
     """
 
+    batches: int
     packs: int
     rows: int
     tokens: int
     distinct_tokens: int
-    fill: float
+    rows_per_batch: float
+    packs_per_batch: float
     rows_per_pack: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PackPlan(Sequence[Pack]):
-    """All packs of an epoch, in the order they are trained on."""
+    """All packs of an epoch, batch by batch in the order they are trained on.
 
-    packs: tuple[Pack, ...]
+    Attributes:
+        rows, row_ids, lengths, shared: of all packs one after the other, as of Pack.
+        pack_starts: int64 [packs + 1], where each pack begins in them; the last entry is their length.
+        batch_starts: int64 [batches + 1], the first pack of each batch; the last entry is the number of packs.
+        costs: float64 [packs].
+        strategy, pack_length, ranks: what it was planned by.
+    """
+
+    rows: np.ndarray
+    row_ids: pa.StringArray
+    lengths: np.ndarray
+    shared: np.ndarray
+    pack_starts: np.ndarray
+    batch_starts: np.ndarray
+    costs: np.ndarray
     strategy: str
-    max_length: int
+    pack_length: int
+    ranks: int
 
     def __len__(self) -> int:
-        return len(self.packs)
+        return len(self.pack_starts) - 1
 
     def __getitem__(self, index):  # type: ignore[no-untyped-def]
-        return self.packs[index]
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        index %= len(self)
+        start, stop = self.pack_starts[index : index + 2].tolist()
+        names = tuple(self.row_ids[start:stop].to_pylist())
+        span = slice(start, stop)
+        return Pack(self.rows[span], names, self.lengths[span], self.shared[span], float(self.costs[index]))
 
     def __iter__(self) -> Iterator[Pack]:
-        return iter(self.packs)
+        return (self[index] for index in range(len(self)))
+
+    @property
+    def batches(self) -> int:
+        """Optimizer steps of the epoch."""
+        return len(self.batch_starts) - 1
+
+    def batch(self, index: int) -> list[Pack]:
+        """The packs of one optimizer step."""
+        start, stop = self.batch_starts[index : index + 2].tolist()
+        return self[start:stop]
 
     @cached_property
     def stats(self) -> PackStats:
         """The plan in numbers."""
-        packs, rows = len(self.packs), sum(len(pack.rows) for pack in self.packs)
-        distinct = sum(pack.distinct_tokens for pack in self.packs)
+        batches, packs, rows, tokens = self.batches, len(self), len(self.rows), int(self.lengths.sum(dtype=np.int64))
         return PackStats(
+            batches=batches,
             packs=packs,
             rows=rows,
-            tokens=sum(pack.tokens for pack in self.packs),
-            distinct_tokens=distinct,
-            fill=distinct / (packs * self.max_length) if packs else 0.0,
+            tokens=tokens,
+            distinct_tokens=tokens - int(self.shared.sum(dtype=np.int64)),
+            rows_per_batch=rows / batches if batches else 0.0,
+            packs_per_batch=packs / batches if batches else 0.0,
             rows_per_pack=rows / packs if packs else 0.0,
         )
 
+    @property
+    def distinct_tokens(self) -> np.ndarray:
+        """Tokens of each packed sequence, int64 [packs]."""
+        return _sums(self.lengths.astype(np.int64) - self.shared, self.pack_starts)
+
     def write(self, path: Path) -> None:
-        """Store the plan as a Parquet table, one row a pack, with the names of its rows."""
-        records = [
-            {
-                "pack": index,
-                "rows": pack.rows,
-                "row_ids": pack.row_ids,
-                "lengths": pack.lengths,
-                "shared": pack.shared,
-                "segments": [dict(zip(("start", "length", "parent"), s, strict=True)) for s in pack.segments.tolist()],
-                "leaves": pack.leaves,
-                "tokens": pack.tokens,
-                "distinct_tokens": pack.distinct_tokens,
-            }
-            for index, pack in enumerate(self.packs)
-        ]
-        schema = PLAN_SCHEMA.with_metadata({"strategy": self.strategy, "max_length": str(self.max_length)})
-        pq.write_table(pa.Table.from_pylist(records, schema=schema), path)
+        """Store the plan as a Parquet table, one row a pack, with the names of its rows and the shape of its sequence."""
+        segments, segment_starts, leaves = self._segments()
+        parts = [pa.array(segments[:, column], pa.int32()) for column in range(3)]
+        structs = pa.StructArray.from_arrays(parts, names=["start", "length", "parent"])
+        columns = {
+            "batch": np.repeat(np.arange(self.batches, dtype=np.int32), np.diff(self.batch_starts)),
+            "pack": np.arange(len(self), dtype=np.int32),
+            "rows": _lists(self.rows, self.pack_starts),
+            "row_ids": _lists(self.row_ids, self.pack_starts),
+            "lengths": _lists(self.lengths, self.pack_starts),
+            "shared": _lists(self.shared, self.pack_starts),
+            "segments": _lists(structs, segment_starts),
+            "leaves": _lists(leaves.astype(np.int32), self.pack_starts),
+            "tokens": _sums(self.lengths, self.pack_starts),
+            "distinct_tokens": self.distinct_tokens,
+            "cost": self.costs,
+        }
+        known = {"strategy": self.strategy, "pack_length": str(self.pack_length), "ranks": str(self.ranks)}
+        pq.write_table(pa.table(columns).replace_schema_metadata(known), path)
+
+    def _segments(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The segments of all packs one after the other, where each pack's begin among them, and the rows' leaves.
+
+        All packs are laid out as one long sequence, and counted from their own beginnings afterwards.
+        """
+        segments, last = segments_of(self.lengths, self.shared)
+        token_starts = np.append(0, np.cumsum(self.distinct_tokens))
+        segment_starts = np.searchsorted(segments[:, 0], token_starts)
+        leaves = np.searchsorted(segments[:, 0], last, side="right") - 1
+        leaves -= np.repeat(segment_starts[:-1], np.diff(self.pack_starts))
+        pack = np.repeat(np.arange(len(self)), np.diff(segment_starts))
+        segments[:, 0] -= token_starts[pack]
+        segments[:, 2] = np.where(segments[:, 2] >= 0, segments[:, 2] - segment_starts[pack], -1)
+        return segments, segment_starts, leaves
 
     @classmethod
     def read(cls, path: Path) -> PackPlan:
         """A plan that `write` has stored."""
-        table = pq.read_table(path, columns=["rows", "row_ids", "lengths", "shared"])
-        packs = tuple(
-            Pack(
-                np.array(record["rows"], np.int64),
-                tuple(record["row_ids"]),
-                np.array(record["lengths"], np.int32),
-                np.array(record["shared"], np.int32),
-            )
-            for record in table.to_pylist()
+        names = ["batch", "rows", "row_ids", "lengths", "shared", "cost"]
+        table = pq.read_table(path, columns=names)
+        columns = {name: table[name].combine_chunks() for name in names}
+        pack_starts = np.append(0, np.cumsum(columns["rows"].value_lengths().to_numpy()))
+        batch = columns["batch"].to_numpy()
+        return cls(
+            rows=columns["rows"].flatten().to_numpy(),
+            row_ids=columns["row_ids"].flatten(),
+            lengths=columns["lengths"].flatten().to_numpy(),
+            shared=columns["shared"].flatten().to_numpy(),
+            pack_starts=pack_starts.astype(np.int64),
+            batch_starts=np.searchsorted(batch, np.arange(batch[-1] + 2 if len(batch) else 1)),
+            costs=columns["cost"].to_numpy(),
+            strategy=table.schema.metadata[b"strategy"].decode(),
+            pack_length=int(table.schema.metadata[b"pack_length"]),
+            ranks=stored_ranks(path),
         )
-        metadata = table.schema.metadata
-        return cls(packs, metadata[b"strategy"].decode(), int(metadata[b"max_length"]))
+
+
+def stored_ranks(path: Path) -> int:
+    """The number of ranks that a stored plan was made for, without reading the plan."""
+    return int(pq.read_schema(path).metadata[b"ranks"])
 
 
 def plan_packs(
-    rows: Rows, *, strategy: Strategy, max_length: int, seed: int = 0, epoch: int = 0, cost: Cost | None = None
+    rows: Rows,
+    *,
+    strategy: Strategy,
+    pack_length: int,
+    batch_rows: int | None = None,
+    ranks: int = 1,
+    seed: int = 0,
+    epoch: int = 0,
+    cost: Cost | None = None,
 ) -> PackPlan:
     """Decide which rows share a sequence in this epoch.
 
-    `none`: each row by itself. `flat`: rows one after the other, bins filled best-fit decreasing over the whole data
-    set. `prefix_tree`: rows with long common prompts together, each common prefix once. The same arguments give the
-    same plan; another epoch gives another order of packs and, where lengths and sharing allow, other company.
+    The epoch's rows are cut into batches first (`batches.epoch_order`), then each batch is packed by itself, so that
+    the strategy changes how a batch is computed and not what is in it. `none`: each row by itself. `flat`: rows one
+    after the other, best-fit decreasing. `prefix_tree`: rows with long common prompts together, each common prefix
+    once. The same arguments give the same plan.
 
     Args:
         rows: every row ends up in exactly one pack.
         strategy: one of the three.
-        max_length: distinct tokens that a pack may hold.
+        pack_length: distinct tokens that a pack may hold; a longer row is a pack of its own.
+        batch_rows: rows of a batch, the last one of the epoch takes the rest; None for one batch of all rows.
+        ranks: a batch is cut into packs for so many, as far as it has rows.
         seed: of everything random.
         epoch: counted from 0.
-        cost: what `prefix_tree` balances packs by; give `modeling.flops.training_cost(config)` for a model's own.
-
-    Raises:
-        FimError: a row is longer than `max_length`; rows are never cut.
+        cost: what packs are balanced by; give `modeling.flops.training_cost(config)` for a model's own.
     """
-    lengths = rows.lengths
-    overlong = np.flatnonzero(lengths > max_length)
-    if len(overlong):
-        longest = overlong[np.argmax(lengths[overlong])]
-        raise FimError(
-            f"{len(overlong)} rows are longer than max_length {max_length}; the longest, {rows.row_ids[int(longest)]}, "
-            f"has {lengths[longest]} tokens. Rows are never cut: raise data.max_length, or tokenize again."
-        )
-    rng = np.random.default_rng([seed, epoch])
-    if len(rows) == 0:
-        members = []
-    elif strategy == "none":
-        members = list(np.arange(len(rows))[:, None])
-    elif strategy == "flat":
-        members = [rng.permutation(items) for items in best_fit_decreasing(lengths, max_length, rng)]
-    else:
-        members = pack_by_prefix(rows, max_length=max_length, cost=cost or Cost(), rng=rng)
-    packs = []
-    for pack in rng.permutation(len(members)).tolist():
-        items = np.asarray(members[pack], np.int64)
-        shared = shared_with_previous(rows, items) if strategy == "prefix_tree" else np.zeros(len(items))
-        names = tuple(rows.row_ids[row] for row in items.tolist())
-        packs.append(Pack(items, names, lengths[items].astype(np.int32), shared.astype(np.int32)))
-    return PackPlan(tuple(packs), strategy, max_length)
+    cost = cost or Cost()
+    batch_rows = batch_rows or max(len(rows), 1)
+    batch = np.arange(len(rows)) // batch_rows
+    order = rows.prompt_order
+    places = order.places[epoch_order(rows, seed=seed, epoch=epoch)]
+    places = places[np.lexsort((places, batch))]
+    starts = np.append(np.arange(0, len(rows), batch_rows), len(rows))
+    members, packs_of_batch = _pack_batches(rows, places, starts, strategy, pack_length, ranks, cost)
+
+    pack_starts = np.append(0, np.cumsum([len(pack) for pack in members], dtype=np.int64))
+    places = places[np.concatenate([np.empty(0, np.int64), *members])]
+    chosen = order.order[places]
+    lengths = rows.lengths[chosen]
+    shared = _shared(order.common(places), pack_starts, strategy)
+    spent = cost.of_rows(lengths, rows.targets_per_row[chosen]) - cost.of_prefix(shared)
+    return PackPlan(
+        rows=chosen,
+        row_ids=rows.names(chosen),
+        lengths=lengths.astype(np.int32),
+        shared=shared.astype(np.int32),
+        pack_starts=pack_starts,
+        batch_starts=np.append(0, np.cumsum(packs_of_batch, dtype=np.int64)),
+        costs=_sums(spent, pack_starts),
+        strategy=strategy,
+        pack_length=pack_length,
+        ranks=ranks,
+    )
+
+
+def _pack_batches(
+    rows: Rows, places: np.ndarray, starts: np.ndarray, strategy: Strategy, pack_length: int, ranks: int, cost: Cost
+) -> tuple[list[np.ndarray], list[int]]:
+    """Cut each batch into packs.
+
+    Args:
+        places: of the rows in the prompt order, int64; ascending in each batch.
+        starts: where each batch begins in them; the last entry is their length.
+
+    Returns:
+        For each pack its indices into `places`, and the number of packs of each batch.
+    """
+    chosen = rows.prompt_order.order[places]
+    lengths, targets = rows.lengths[chosen], rows.targets_per_row[chosen]
+    shared = _shared(rows.prompt_order.common(places), starts, strategy)
+    members: list[np.ndarray] = []
+    packs_of_batch = []
+    for start, stop in pairwise(starts.tolist()):
+        span = slice(start, stop)
+        if strategy == "none":
+            packs = list(np.arange(stop - start)[:, None])
+        else:
+            packs = _pack(lengths[span], shared[span], targets[span], strategy, pack_length, ranks, cost)
+        members += [start + pack for pack in packs]
+        packs_of_batch.append(len(packs))
+    return members, packs_of_batch
+
+
+def _pack(
+    lengths: np.ndarray,
+    shared: np.ndarray,
+    targets: np.ndarray,
+    strategy: Strategy,
+    pack_length: int,
+    ranks: int,
+    cost: Cost,
+) -> list[np.ndarray]:
+    """Cut one batch into packs, as even as needed for the ranks to take the same number of packs each."""
+
+    def fill(capacity: int) -> list[np.ndarray]:
+        if strategy == "prefix_tree":
+            return pack_by_prefix(lengths, shared, targets, capacity=capacity, cost=cost)
+        bins = best_fit_decreasing(np.minimum(lengths, capacity), capacity)
+        return [np.sort(np.array(items, np.int64)) for items in bins]
+
+    total = int((lengths - shared).sum())
+    packs = [np.arange(len(lengths))] if total <= pack_length else fill(pack_length)
+    wanted = -(-len(packs) // ranks) * ranks
+    if len(packs) == wanted:
+        return packs
+    common = int(shared[1:].min(initial=pack_length)) if len(shared) > 1 else 0
+    share = (total - common) / wanted
+    for slack in TIGHTER:
+        even = fill(min(pack_length, max(int(lengths.max()), common + int(np.ceil(slack * share)))))
+        if len(even) <= wanted:
+            return even
+    return packs
+
+
+def _shared(common: np.ndarray, starts: np.ndarray, strategy: Strategy) -> np.ndarray:
+    """What each row shares with the one before: nothing at a start, and nothing at all without a tree; int64."""
+    if strategy != "prefix_tree":
+        return np.zeros(len(common), np.int64)
+    common[starts[:-1]] = 0
+    return common
+
+
+def _sums(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Sums over consecutive parts, none of them empty."""
+    if len(starts) == 1:
+        return np.zeros(0, values.dtype)
+    return np.add.reduceat(values, starts[:-1], dtype=np.result_type(values, np.int64))
+
+
+def _lists(values: np.ndarray | pa.Array, starts: np.ndarray) -> pa.ListArray:
+    return pa.ListArray.from_arrays(pa.array(starts, pa.int32()), pa.array(values))

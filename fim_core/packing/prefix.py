@@ -1,4 +1,4 @@
-"""Which rows share a prompt prefix, and where to cut the rows into packs that keep most of the sharing."""
+"""Where to cut rows in prompt order into packs that keep most of what the rows share."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import numpy as np
 
 from fim_core.packing.bins import best_fit_decreasing
 from fim_core.packing.cost import Cost
-from fim_core.packing.rows import Rows
 
 SLACK = 1.25
 """How much more than the average full pack one pack may cost."""
@@ -17,79 +16,42 @@ REPEATED = 0.01
 """Share of the tokens that may be repeated so that packs fill well."""
 
 
-def pack_by_prefix(rows: Rows, *, max_length: int, cost: Cost, rng: np.random.Generator) -> list[np.ndarray]:
-    """Packs of at most `max_length` distinct tokens in which rows with long common prompts stand together.
+def pack_by_prefix(
+    lengths: np.ndarray, shared: np.ndarray, targets: np.ndarray, *, capacity: int, cost: Cost
+) -> list[np.ndarray]:
+    """Packs of at most `capacity` distinct tokens in which rows with long common prompts are together.
 
-    The rows are sorted by prompt, so that the longest common prefixes are between neighbours; the sorted order is cut
-    where least is shared, and what is shorter than a pack is put together with others, best fit first.
+    The rows are cut where least is shared, and what is shorter than a pack is put together with others, best fit first.
+
+    Args:
+        lengths: int64 [rows], tokens of each row, in prompt order; a row longer than `capacity` is a pack of its own.
+        shared: int64 [rows], prefix common with the row before.
+        targets: int64 [rows], positions that are predicted.
+        capacity: of a pack.
+        cost: what packs are balanced by.
 
     Returns:
-        For each pack its rows, int64, in prefix order.
+        For each pack its rows, int64, in prompt order.
     """
-    order, shared = sort_by_prompt(rows, rng)
-    lengths = rows.lengths[order]
-    common = int(shared[1:].min(initial=max_length)) if len(order) > 1 else 0
-    row_costs = cost.of_rows(lengths, rows.targets_per_row[order])
+    common = int(shared[1:].min(initial=capacity)) if len(lengths) > 1 else 0
+    row_costs = cost.of_rows(lengths, targets)
     own_costs = row_costs - cost.of_prefix(shared)
     own_lengths = lengths - shared
-    budget = max(row_costs.max(), SLACK * max_length * own_costs.sum() / own_lengths.sum())
+    fitting = row_costs[lengths <= capacity].max(initial=0)
+    budget = max(fitting, SLACK * capacity * own_costs.sum() / own_lengths.sum())
 
     prices = np.where(shared <= _cheap_depth(shared[1:], own_lengths.sum()), 0.0, shared)
-    prices *= rng.uniform(1, 2, size=len(prices))  # so that another epoch cuts elsewhere
-    groups = _cut(lengths, shared, own_costs, cost.of_prefix(shared), prices, max_length, budget)
-    sizes = np.array([own_lengths[a:b].sum() + shared[a] - common for a, b in groups])
-    group_costs = np.array([own_costs[a:b].sum() + cost.of_prefix(shared[a]) for a, b in groups])
-    # A bin is full when its tokens or its cost are used up; the larger share of the two is what a group takes of it.
-    shares = np.ceil(np.maximum(sizes, group_costs / budget * (max_length - common))).astype(np.int64)
-    capacity = max_length - common
-    bins = best_fit_decreasing(np.minimum(shares, capacity), capacity, rng)
-    return [np.concatenate([order[slice(*groups[group])] for group in sorted(members)]) for members in bins]
-
-
-def sort_by_prompt(rows: Rows, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Rows in lexicographic order of what they may share, and what each shares with the one before it.
-
-    Tokens are renumbered at random first. That changes which siblings stand side by side, and so the make-up of packs,
-    but not what is shared.
-
-    Returns:
-        order: int64 [rows], the rows in order.
-        shared: int64 [rows], for each place in `order` the length of the prefix common with the place before.
-    """
-    limits = shareable(rows)
-    factor = np.uint32(rng.integers(0, 2**31) * 2 + 1)
-    shift = np.uint32(rng.integers(0, 2**32))
-    keys = []
-    for row, limit in enumerate(limits.tolist()):
-        prompt = rows.tokens_of(row)[:limit].view(np.uint32)
-        keys.append((prompt * factor + shift).astype(">u4").tobytes())
-    ties = rng.permutation(len(rows)).tolist()
-    order = sorted(ties, key=keys.__getitem__)
-    shared = np.zeros(len(rows), np.int64)
-    for place in range(1, len(order)):
-        shared[place] = _common(keys[order[place - 1]], keys[order[place]]) // 4
-    return np.array(order, np.int64), shared
-
-
-def shareable(rows: Rows) -> np.ndarray:
-    """Leading tokens of each row that other rows may share, int64 [rows].
-
-    They end before the position that makes the row's first prediction: everything in them is masked, and each row
-    keeps at least one token of its own.
-    """
-    return np.maximum(np.minimum(rows.first_targets, rows.lengths) - 1, 0)
-
-
-def shared_with_previous(rows: Rows, members: np.ndarray) -> np.ndarray:
-    """For rows in prefix order, how many leading tokens each may share with the one before; int64 [rows]."""
-    shared = np.zeros(len(members), np.int64)
-    limits = shareable(rows)[members].tolist()
-    for place in range(1, len(members)):
-        limit = min(limits[place - 1], limits[place])
-        before, here = (rows.tokens_of(int(row))[:limit] for row in members[place - 1 : place + 1])
-        differs = np.flatnonzero(before != here)
-        shared[place] = differs[0] if len(differs) else limit
-    return shared
+    groups = _cut(lengths, shared, own_costs, cost.of_prefix(shared), prices, capacity, budget)
+    # What all rows have in common is in every pack once: groups compete for the rest of its tokens and of its budget. A
+    # pack is full when one of the two is used up, and a group takes the larger of its shares.
+    prefix_cost = float(cost.of_prefix(np.array(common)))
+    first = np.array([start for start, _ in groups])
+    sizes = np.add.reduceat(own_lengths, first) + shared[first] - common
+    group_costs = np.add.reduceat(own_costs, first) + cost.of_prefix(shared[first]) - prefix_cost
+    room = max(capacity - common, 1)
+    share = np.maximum(sizes / room, group_costs / max(budget - prefix_cost, 1e-9))
+    bins = best_fit_decreasing(np.ceil(np.minimum(share, 1) * room).astype(np.int64), room)
+    return [np.concatenate([np.arange(*groups[group]) for group in sorted(members)]) for members in bins]
 
 
 def _cheap_depth(shared: np.ndarray, distinct: int) -> int:
@@ -105,28 +67,13 @@ def _cheap_depth(shared: np.ndarray, distinct: int) -> int:
     return max(int(depths[0]), int(depths[min(affordable, len(depths) - 1)]) - 1)
 
 
-def _common(first: bytes, second: bytes) -> int:
-    """Length of the common prefix of two byte strings."""
-    size = min(len(first), len(second))
-    if first[:size] == second[:size]:
-        return size
-    low = 0
-    while size - low > 64:
-        middle = (low + size) // 2
-        if first[low:middle] == second[low:middle]:
-            low = middle
-        else:
-            size = middle
-    return next(i for i in range(low, size + 1) if first[i] != second[i])
-
-
 def _cut(
     lengths: np.ndarray,
     shared: np.ndarray,
     own_costs: np.ndarray,
     prefix_costs: np.ndarray,
     prices: np.ndarray,
-    max_length: int,
+    capacity: int,
     budget: float,
 ) -> list[tuple[int, int]]:
     """Cut the sorted rows into runs that fit a pack, at the least sum of prices; of equal sums, the one with more cuts.
@@ -151,7 +98,7 @@ def _cut(
             start = queue[0][1]
             tokens = ends[stop - 1] - begins[start] + repeats[start]
             spent = cost_ends[stop - 1] - cost_begins[start] + prefix[start]
-            if start == stop - 1 or (tokens <= max_length and spent <= budget):
+            if start == stop - 1 or (tokens <= capacity and spent <= budget):
                 break
             queue.popleft()
         best.append(queue[0][0])

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from fim_core.errors import FimError
+from fim_core.packing.prompt_order import WINDOW, PromptOrder, sort_prompts
 
 IGNORE_INDEX = -100
 """The label of a position that is not trained on."""
@@ -40,6 +41,24 @@ class FlatColumn:
         if span.start == span.stop:
             return np.empty(0, np.int32)
         return self.parts[part][span.start - self.starts[part] : span.stop - self.starts[part]]
+
+    def windows(self, starts: np.ndarray, width: int) -> np.ndarray:
+        """So many values from each start on, int32 [n, width], a copy; what is beyond the end of a part has no meaning.
+
+        Args:
+            starts: int64 [n].
+        """
+        found = np.empty((len(starts), width), np.int32)
+        part_of = np.searchsorted(self.starts, starts, side="right") - 1
+        part_of = np.minimum(part_of, len(self.parts) - 1)
+        by_part = np.argsort(part_of, kind="stable")
+        edges = np.searchsorted(part_of[by_part], np.arange(len(self.parts) + 1))
+        for part, (first, last) in enumerate(pairwise(edges.tolist())):
+            if first < last and len(self.parts[part]):
+                chosen = by_part[first:last]
+                places = (starts[chosen] - self.starts[part])[:, None] + np.arange(width)
+                found[chosen] = self.parts[part][np.minimum(places, len(self.parts[part]) - 1)]
+        return found
 
 
 @dataclass(frozen=True)
@@ -88,6 +107,28 @@ class Rows:
             return found[np.searchsorted(found, starts)] - starts
 
         return np.minimum(self._over_labels(first), self.lengths)
+
+    @cached_property
+    def shareable(self) -> np.ndarray:
+        """Leading tokens of each row that other rows may share, int64 [rows].
+
+        They end before the position that makes the row's first prediction: everything in them is masked, and each row
+        keeps at least one token of its own.
+        """
+        return np.maximum(np.minimum(self.first_targets, self.lengths) - 1, 0)
+
+    @cached_property
+    def prompt_order(self) -> PromptOrder:
+        """The rows sorted by what they may share."""
+        return sort_prompts(
+            lambda rows, position: self.tokens.windows(self.offsets[rows] + position, WINDOW), self.shareable
+        )
+
+    def names(self, rows: np.ndarray) -> pa.StringArray:
+        """The row_ids of some rows."""
+        if isinstance(self.row_ids, _Names):
+            return self.row_ids.take(rows)
+        return pa.array([self.row_ids[row] for row in rows.tolist()], pa.string())
 
     def _over_labels(self, summarise) -> np.ndarray:  # type: ignore[no-untyped-def]
         """`summarise(trained, row starts)` part by part, so that the labels are never in memory all at once."""
@@ -146,6 +187,11 @@ class _Names(Sequence[str]):
 
     def __getitem__(self, row):  # type: ignore[no-untyped-def]
         return self._column[row].as_py()
+
+    def take(self, rows: np.ndarray) -> pa.StringArray:
+        """Several at once."""
+        taken = self._column.take(pa.array(rows)).cast(pa.string()).combine_chunks()
+        return taken if isinstance(taken, pa.StringArray) else pa.concat_arrays(taken.chunks)
 
 
 def _flatten(column: pa.ChunkedArray) -> tuple[FlatColumn, np.ndarray]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -17,16 +16,21 @@ from fim_core.pipeline.stage import Build, Stage
 from fim_core.store import Artifact, Store
 
 RAW_ROWS = "raw_completions.parquet"
-TEMPLATE = "template.tmpl"
 
 _SOURCE_OPTIONS = (
     "type",
     "split",
+    "sample_ratio",
+    "sample_count",
+    "sample_seed",
+    "kwargs",
     "input_col",
     "output_col",
     "type_col",
     "columns",
+    "render",
     "role_mapping",
+    "content_key",
     "sql",
     "rows",
     "seed",
@@ -67,7 +71,7 @@ def _build_raw(build: Build) -> dict[str, Any]:
 raw_completions = Stage(
     asset="raw_completions",
     upstream=(),
-    code=("records", "demo", "batches.py", "parallel.py"),
+    code=("records", "demo", "batches.py", "parallel.py", "recipe.py"),
     options=_raw_options,
     outside=_exports,
     build=_build_raw,
@@ -109,8 +113,7 @@ def _template_and_tokenizer(experiment: Experiment, store: Store, inputs: Mappin
 
 
 def _build_prompts(build: Build) -> dict[str, Any]:
-    from fim_core.prompts import template_in_use, train_tokenizer_on, write_fim_prompts
-    from fim_core.template import template_path
+    from fim_core.prompts import train_tokenizer_on, write_fim_prompts
     from fim_core.tokens import load_tokenizer
 
     experiment, raw = build.experiment, build.inputs["raw_completions"].path / RAW_ROWS
@@ -134,8 +137,6 @@ def _build_prompts(build: Build) -> dict[str, Any]:
         seed=experiment.seed,
         parts=build.parts,
     )
-    # It goes with the checkpoint: a path means nothing on the machine that serves, and a file may change, built-in or not.
-    shutil.copyfile(template_path(template_in_use(experiment.data, tokenizer)), build.output / TEMPLATE)
     return asdict(counts)
 
 
@@ -147,6 +148,7 @@ fim_prompts = Stage(
         "template.py",
         "templates",
         "tokens.py",
+        "recipe.py",
         "families.py",
         "records/schema.py",
         "records/parse.py",
@@ -163,10 +165,16 @@ fim_prompts = Stage(
 
 def _token_options(experiment: Experiment) -> dict[str, Any]:
     return {
-        "data": experiment.data.model_dump(mode="json", include={"max_length", "mask_inputs"})
+        "data": experiment.data.model_dump(mode="json", include={"max_length", "pack_length", "mask_inputs"})
         | {"pack_samples": experiment.data.packing},
+        "batch_rows": _planned_batch(experiment),
         "seed": experiment.seed,
     }
+
+
+def _planned_batch(experiment: Experiment) -> int:
+    """Rows of a batch, as far as they are known before ranks are started."""
+    return experiment.rows_per_step(experiment.launcher.num_processes or 1)
 
 
 def _build_tokens(build: Build) -> dict[str, Any]:
@@ -176,15 +184,23 @@ def _build_tokens(build: Build) -> dict[str, Any]:
     data: DataConfig = build.experiment.data
     counts = asdict(tokenize_prompts(build.inputs["fim_prompts"].path, build.output, data=data, parts=build.parts))
     rows: Rows = load_rows(build.output, "train")
-    plan = plan_packs(rows, strategy=data.packing, max_length=data.max_length, seed=build.experiment.seed, epoch=0)
+    plan = plan_packs(
+        rows,
+        strategy=data.packing,
+        pack_length=data.pack_length,
+        batch_rows=_planned_batch(build.experiment),
+        seed=build.experiment.seed,
+    )
     plan.write(build.output / "packs.parquet")
-    return counts | {"packing": {"strategy": data.packing, **asdict(plan.stats)}}
+    trained = int(rows.targets_per_row.sum()) / max(plan.batches, 1)
+    packing = {"strategy": data.packing, **asdict(plan.stats), "trained_tokens_per_batch": trained}
+    return counts | {"packing": packing}
 
 
 tokenized_dataset = Stage(
     asset="tokenized_dataset",
     upstream=("fim_prompts",),
-    code=("tokenization", "packing", "tokens.py", "families.py", "parallel.py", "batches.py", "parts.py"),
+    code=("tokenization", "packing", "tokens.py", "families.py", "recipe.py", "parallel.py", "batches.py", "parts.py"),
     options=_token_options,
     build=_build_tokens,
 )

@@ -34,8 +34,7 @@ def preflight(experiment: Experiment, *, trains: bool = True) -> None:
     if trains:
         _require_tokenizer_and_model(experiment.model)
     _require_zero_options(experiment.deepspeed.get("zero_optimization", {}))
-    if experiment.model.config is not None:
-        _require_network(experiment)
+    _require_network(experiment)
 
 
 def _require_packages(experiment: Experiment) -> None:
@@ -87,9 +86,15 @@ def _require_zero_options(section: Mapping[str, Any]) -> None:
 
 
 def _require_network(experiment: Experiment) -> None:
+    if experiment.model.config is None:
+        if experiment.model.hf_config_kwargs:
+            from fim_core.modeling.load import pretrained_config
+
+            pretrained_config(experiment.model)
+        return
     from fim_core.modeling.load import scratch_config
 
-    config = scratch_config(experiment.model.config or {})
+    config = scratch_config(experiment.model.config)
     limit, longest = getattr(config, "max_position_embeddings", None), experiment.data.max_length
     if limit is not None and longest > limit:
         raise FimError(

@@ -15,32 +15,37 @@ from typing import Any
 
 from fim_core.errors import FimError
 
-_TEXT_KEYS = ("content", "value", "text")
+_TEXT_KEYS = ("content", "text", "message", "value")
 
 
 @dataclass(frozen=True)
 class ChatColumn:
-    """A column that messages come from: one message of `role`, or a list whose (key, value) tell the role."""
+    """A column that messages come from: one message of `role`, or a list whose (key, value) tell the role.
+
+    text_keys: where the text of a message in a list is, the first that it has.
+    """
 
     name: str
     role: str | None
     roles: Mapping[tuple[str, str], str]
+    text_keys: tuple[str, ...] = _TEXT_KEYS
 
 
-def chat_columns(mapping: Mapping[str, str]) -> list[ChatColumn]:
-    """Read a `role_mapping`.
+def chat_columns(mapping: Mapping[str, str], content_key: str | None = None) -> list[ChatColumn]:
+    """Read a `role_mapping`, and the `content_key` of its messages.
 
     Raises:
         FimError: a place is neither `column` nor `column.key.value`.
     """
     columns: dict[str, ChatColumn] = {}
+    keys = _TEXT_KEYS if content_key is None else (content_key,)
     for role, place in mapping.items():
         match place.split(".", 2):
             case [name]:
                 column = ChatColumn(name, role, {})
             case [name, key, value]:
                 known = columns[name].roles if name in columns else {}
-                column = ChatColumn(name, None, {**known, (key, value): role})
+                column = ChatColumn(name, None, {**known, (key, value): role}, keys)
             case _:
                 raise FimError(f"role_mapping: {role}: {place} is neither `column` nor `column.key.value`.")
         if name in columns and columns[name].role != column.role:
@@ -66,12 +71,12 @@ def messages_text(columns: Sequence[ChatColumn], cells: Sequence[str]) -> str:
             return cell
         if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
             return cell
-        messages += [_message(turn, column.roles) for turn in turns]
+        messages += [_message(turn, column) for turn in turns]
     return json.dumps(messages, ensure_ascii=False)
 
 
-def _message(turn: dict[str, Any], roles: Mapping[tuple[str, str], str]) -> dict[str, Any]:
-    mapped = (role for (key, value), role in roles.items() if turn.get(key) == value)
-    own = (turn[key] for key, _ in roles if key in turn)
-    text = (turn[key] for key in _TEXT_KEYS if isinstance(turn.get(key), str))
+def _message(turn: dict[str, Any], column: ChatColumn) -> dict[str, Any]:
+    mapped = (role for (key, value), role in column.roles.items() if turn.get(key) == value)
+    own = (turn[key] for key, _ in column.roles if key in turn)
+    text = (turn[key] for key in column.text_keys if isinstance(turn.get(key), str))
     return {"role": next(chain(mapped, own), None), "content": next(text, None)}

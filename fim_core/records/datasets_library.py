@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pyarrow as pa
 from datasets.config import DATASETDICT_JSON_FILENAME as DATASETDICT_JSON
 
 from fim_core.errors import FimError
+from fim_core.recipe import Recipe, find_recipe
 from fim_core.records.readers import BATCH_ROWS, Export, arrow_batch, digest_files
 
 
@@ -34,26 +36,29 @@ def saved_dataset(path: Path, split: str) -> Export:
         raise FimError(
             f"{path.name}: the data set saved here is damaged or holds no rows ({type(error).__name__})."
         ) from error
-    return _export(loaded, path.name, split)
+    return _export(loaded, path.name, split, find_recipe(folder) or find_recipe(path))
 
 
-def hub_dataset(name: str, split: str, cache_dir: str | None) -> Export:
+def hub_dataset(name: str, split: str, cache_dir: str | None, arguments: Mapping[str, Any]) -> Export:
     """A data set of the hub, downloaded once; code that comes with a data set is never run.
+
+    Args:
+        arguments: more arguments of `datasets.load_dataset`.
 
     Raises:
         FimError: it cannot be had, or has no such split.
     """
     try:
-        loaded = datasets.load_dataset(name, split=split, cache_dir=cache_dir)
+        loaded = datasets.load_dataset(name, split=split, cache_dir=cache_dir, **arguments)
     except Exception as error:  # the library raises errors of its own, the hub client's, the network's and Arrow's
         raise FimError(
             f"{name} is no file or folder here, and no data set that could be loaded ({type(error).__name__}). "
-            "Check `name_or_path` and `split`, and whether this machine may reach the hub."
+            "Check `name_or_path`, `split` and `kwargs`, and whether this machine may reach the hub."
         ) from error
     return _export(loaded, name, split)
 
 
-def _export(loaded: datasets.Dataset, name: str, split: str) -> Export:
+def _export(loaded: datasets.Dataset, name: str, split: str, recipe: Recipe | None = None) -> Export:
     columns = tuple(loaded.column_names)
 
     def batches(_: Callable[[str], None]) -> Iterator[pa.RecordBatch]:
@@ -66,6 +71,7 @@ def _export(loaded: datasets.Dataset, name: str, split: str) -> Export:
     def digest() -> str:
         content = digest_files(sorted(Path(file["filename"]) for file in loaded.cache_files))
         # One Arrow file may hold several splits' rows, of which this is a part.
-        return hashlib.sha256(f"{content} {split} {len(loaded)}".encode()).hexdigest()
+        described = f" {recipe}" if recipe else ""
+        return hashlib.sha256(f"{content} {split} {len(loaded)}{described}".encode()).hexdigest()
 
-    return Export(name, columns, digest, batches)
+    return Export(name, columns, digest, batches, recipe=recipe)

@@ -8,21 +8,24 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from itertools import groupby
+from itertools import groupby, repeat
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import pyarrow as pa
 
 from fim_core.batches import GroupWriter
 from fim_core.config.data import DataConfig, Source
 from fim_core.errors import FimError
 from fim_core.parallel import ordered_map
+from fim_core.recipe import Recipe, schema_with
 from fim_core.records.chat import messages_text
 from fim_core.records.columns import Layout, layout_of
 from fim_core.records.locate import locate
 from fim_core.records.readers import Export, read_file
 from fim_core.records.schema import RAW_SCHEMA
+from fim_core.records.selection import selected_rows, selects
 
 _log = logging.getLogger(__name__)
 
@@ -63,6 +66,7 @@ class RawCounts:
         by_source, by_source_type: rows by the columns of these names.
         by_type: rows by the export's TYPE; the rarest together when there are more than MOST_TYPES.
         exports: what was read, in its order.
+        left_out: rows of the exports that their source's slice or sample does not hold.
     """
 
     rows: int
@@ -70,17 +74,22 @@ class RawCounts:
     by_source_type: dict[str, int]
     by_type: dict[str, int]
     exports: list[ExportRead]
+    left_out: int = 0
     warnings: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class _Part:
-    """One export with what its columns are and where its rows are to be marked as coming from."""
+    """One export with what its columns are and where its rows are to be marked as coming from.
+
+    selected: whether a row is read, bool [rows]; None for all of them.
+    """
 
     export: Export
     layout: Layout
     digest: str
     held_out: bool
+    selected: np.ndarray | None
 
 
 def write_raw_completions(data: DataConfig, output: Path) -> RawCounts:
@@ -88,7 +97,8 @@ def write_raw_completions(data: DataConfig, output: Path) -> RawCounts:
 
     Rows come in the order of the sources, files of a folder by name, then those of `eval_sources`. Columns are those of
     `RAW_SCHEMA`, then every other column of any export; one that an export does not have is empty there. Other
-    columns whose names differ in case only are one column.
+    columns whose names differ in case only are one column. The file carries the recipe of finished prompts (see
+    `recipe_of`), if the sources have one.
 
     Raises:
         FimError: a source is missing, unreadable or damaged, lacks a column, or there is no row at all.
@@ -118,6 +128,8 @@ def write_raw_completions(data: DataConfig, output: Path) -> RawCounts:
         parts = _parts(data, Path(scratch), warn)
         extras = _all_extras([part.layout for part in parts])
         schema = pa.schema([*RAW_SCHEMA, *(pa.field(name, pa.string(), nullable=False) for name in extras.values())])
+        if (recipe := _common_recipe(part.export for part in parts)) is not None:
+            schema = schema_with(schema, recipe)
         with GroupWriter(output, schema, use_dictionary=_FEW_VALUES) as writer:
             for batch in rows(parts, extras, schema):
                 writer.write(batch)
@@ -129,6 +141,7 @@ def write_raw_completions(data: DataConfig, output: Path) -> RawCounts:
         by_source_type=dict(by_source_type),
         by_type=_most_frequent(by_type),
         exports=[ExportRead(part.export.name, part.digest, by_export[part.digest]) for part in parts],
+        left_out=sum(int((~part.selected).sum()) for part in parts if part.selected is not None),
         warnings=warnings,
     )
 
@@ -143,17 +156,42 @@ def digest_sources(data: DataConfig) -> str:
     """Hash of everything that the raw table is made from: names and bytes of the files, options of what is generated.
 
     Raises:
-        FimError: a source is missing or unreadable.
+        FimError: a source is missing or unreadable, or the options contradict the recipe of its finished prompts.
     """
     digest = hashlib.sha256()
+    found: list[Export] = []
     for held_out, source in _all_sources(data):
         if source.type == "demo":
             content: object = {"rows": source.rows, "seed": source.seed}
         else:
-            content = [[export.name, export.digest()] for export in locate(source, data.cache_dir, _log.debug)]
+            exports = locate(source, data.cache_dir, _log.debug)
+            content = [[export.name, export.digest()] for export in exports]
+            found += exports
         options = source.model_dump(mode="json", exclude={"name_or_path"})
         digest.update(json.dumps([held_out, options, content], sort_keys=True).encode() + b"\n")
+    if (recipe := _common_recipe(found)) is not None:
+        recipe.refuse_contradictions(data)
     return digest.hexdigest()
+
+
+def _common_recipe(exports: Iterable[Export]) -> Recipe | None:
+    """The recipe of the finished prompts among exports; None where none says how it was made.
+
+    Raises:
+        FimError: there are several.
+    """
+    first: Export | None = None
+    for export in exports:
+        if export.recipe is None:
+            continue
+        if first is None or first.recipe is None:
+            first = export
+        elif not export.recipe.same_prompts_as(first.recipe):
+            raise FimError(
+                f"{first.name} and {export.name} hold finished prompts of different form. One model reads one form: "
+                "convert both exports with the same tokenizer, template and options, or train on one of them."
+            )
+    return first.recipe if first else None
 
 
 def _all_sources(data: DataConfig) -> Iterator[tuple[bool, Source]]:
@@ -163,23 +201,34 @@ def _all_sources(data: DataConfig) -> Iterator[tuple[bool, Source]]:
 
 def _parts(data: DataConfig, scratch: Path, warn: Callable[[str], None]) -> list[_Part]:
     parts: list[_Part] = []
-    seen: dict[str, str] = {}
+    seen: dict[str, list[_Part]] = {}
     for number, (held_out, source) in enumerate(_all_sources(data)):
         is_demo = source.type == "demo"
         exports = [_demo(source, scratch / f"{number}.csv")] if is_demo else locate(source, data.cache_dir, warn)
-        for export in exports:
+        masks = selected_rows(source, exports, warn) if selects(source) else repeat(None, len(exports))
+        for export, selected in zip(exports, masks, strict=True):
             options = source.model_copy(update=_GENERATED) if export.generated else source
             layout = layout_of(export.columns, options, export.name)
+            if export.recipe and source.render:
+                raise FimError(f"{export.name} holds finished prompts, made by `fim convert`: leave out `render`.")
             if layout.notice:
                 warn(layout.notice)
             digest = export.digest()
-            if digest in seen:
-                warn(f"{export.name} holds the same bytes as {seen[digest]}: its rows come in once more.")
-                # Ids stay unique.
-                digest = hashlib.sha256(f"{digest} {len(parts)}".encode()).hexdigest()
-            seen[digest] = export.name
-            parts.append(_Part(export, layout, digest, held_out))
+            same = seen.setdefault(digest, [])
+            if twice := next((part for part in same if _overlap(part.selected, selected)), None):
+                warn(f"{export.name} holds the same bytes as {twice.export.name}: its rows come in once more.")
+            # Ids stay unique.
+            name = hashlib.sha256(f"{digest} {len(parts)}".encode()).hexdigest() if same else digest
+            same.append(_Part(export, layout, name, held_out, selected))
+            parts.append(same[-1])
     return parts
+
+
+def _overlap(one: np.ndarray | None, other: np.ndarray | None) -> bool:
+    """Whether two selections of the same rows have a row in common; None is all rows."""
+    if one is None or other is None:
+        return True
+    return bool((one & other).any())
 
 
 def _demo(source: Source, path: Path) -> Export:
@@ -231,10 +280,15 @@ def _raw_batches(
     layout = part.layout
     own = {name.casefold(): at for name, at in layout.extras.items()}
     first = 0
-    for batch in batches:
+    for whole in batches:
+        numbers = np.arange(first, first + whole.num_rows)
+        first += whole.num_rows
+        batch = whole
+        if part.selected is not None:
+            numbers = numbers[part.selected[numbers]]
+            batch = whole.take(pa.array(numbers - (first - whole.num_rows)))
         count = batch.num_rows
-        ids = pa.array([f"{part.digest[:12]}-{number}" for number in range(first, first + count)], pa.string())
-        first += count
+        ids = pa.array([f"{part.digest[:12]}-{number}" for number in numbers.tolist()], pa.string())
         cells = [batch.column(at) for at in layout.inputs]
         if layout.chat:
             rows = zip(*(column.to_pylist() for column in cells), strict=True)

@@ -56,6 +56,7 @@ class State:
         fingerprint: digest of the options and data that it belongs to.
         world_size: ranks that wrote it. stage: ZeRO stage that it was partitioned by.
         threads: CPU threads of each rank; sums on a CPU depend on them in their last digits.
+        batch_rows: rows of an optimizer step, which the run keeps on any number of ranks.
         progress: position and counters of the run.
     """
 
@@ -64,6 +65,7 @@ class State:
     world_size: int
     stage: int
     threads: int
+    batch_rows: int
     progress: Mapping[str, Any]
 
     @property
@@ -89,7 +91,14 @@ def newest_state(folder: Path, fingerprint: str) -> State | None:
 
 
 def save_state(
-    folder: Path, engine: DeepSpeedEngine, ranks: Ranks, *, progress: Mapping[str, Any], fingerprint: str, keep: int
+    folder: Path,
+    engine: DeepSpeedEngine,
+    ranks: Ranks,
+    *,
+    progress: Mapping[str, Any],
+    fingerprint: str,
+    batch_rows: int,
+    keep: int,
 ) -> Path:
     """Save a state; to be called on all ranks. Returns its folder.
 
@@ -118,7 +127,7 @@ def save_state(
     ranks.barrier()
     if ranks.is_first:
         stage, threads = engine.zero_optimization_stage(), torch.get_num_threads()
-        state = State(beside, fingerprint, ranks.world_size, stage, threads, progress)
+        state = State(beside, fingerprint, ranks.world_size, stage, threads, batch_rows, progress)
         write_json(beside / MARKER, {key: value for key, value in asdict(state).items() if key != "path"})
         publish_folder(beside, final)
         for old in _outdated(folder, fingerprint, step, keep):
@@ -302,16 +311,20 @@ class SavePlan:
 
     def state_due(self, step: Step, last: bool) -> bool:
         """Whether a resumable state is saved after this step: where an entry asks, otherwise where an epoch ends."""
-        asked = [entry for entry in self.states if entry.save_every_n_steps]
+        asked = [entry for entry in self.states if entry.save_every_n_steps or entry.save_every_n_epochs]
         if not asked and step.ends_epoch and all(entry.type == "huggingface" for entry in self.states):
             return True
-        return any(_due(entry, step.position.step, last) for entry in self.states)
+        return any(_due(entry, step, last) for entry in self.states)
 
     def exports_due(self, step: Step, last: bool) -> list[CheckpointConfig]:
         """The entries whose `output_dir` gets the weights of this step."""
-        return [entry for entry in self.exports if _due(entry, step.position.step, last)]
+        return [entry for entry in self.exports if _due(entry, step, last)]
 
 
-def _due(entry: CheckpointConfig, step: int, last: bool) -> bool:
-    every = entry.save_every_n_steps
-    return (last and entry.save_end_of_training) or (every is not None and step % every == 0)
+def _due(entry: CheckpointConfig, step: Step, last: bool) -> bool:
+    by_steps, by_epochs = entry.save_every_n_steps, entry.save_every_n_epochs
+    return (
+        (last and entry.save_end_of_training)
+        or (by_steps is not None and step.position.step % by_steps == 0)
+        or (by_epochs is not None and step.ends_epoch and step.position.epoch % by_epochs == 0)
+    )

@@ -20,7 +20,9 @@ class Progress:
 
     position: Position = START
     rows: int = 0
+    packs: int = 0
     tokens: int = 0
+    trained_tokens: int = 0
     distinct_tokens: int = 0
     empty_steps: int = 0
     seconds: float = 0.0
@@ -59,7 +61,9 @@ def advance(progress: Progress, step: Step, outcome: Outcome, seconds: float) ->
         progress,
         position=step.position,
         rows=progress.rows + step.rows,
+        packs=progress.packs + step.packs,
         tokens=progress.tokens + step.tokens,
+        trained_tokens=progress.trained_tokens + step.trained_tokens,
         distinct_tokens=progress.distinct_tokens + step.distinct_tokens,
         empty_steps=progress.empty_steps + (not step.denominator),
         seconds=progress.seconds + seconds,

@@ -29,14 +29,14 @@ def deepspeed_config(
     stage = zero_stage(section, shards=world_size > 1 or dtype != torch.float32, saved=saved_stage)
     if dtype == torch.float16 and not get_accelerator().is_fp16_supported():
         raise FimError("model.dtype is fp16, which this device cannot train in. Use fp32, or bf16 on a GPU.")
-    accumulation = experiment.gradient_accumulation_steps
     config: dict[str, Any] = {
         "steps_per_print": None,
         **section,
         "zero_optimization": {**section.get("zero_optimization", {}), "stage": stage},
-        "train_micro_batch_size_per_gpu": experiment.micro_batch_size,
-        "gradient_accumulation_steps": accumulation,
-        "train_batch_size": experiment.micro_batch_size * accumulation * world_size,
+        # DeepSpeed asks for numbers, but does not act on them: the engine says where a step ends and scales the loss.
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "train_batch_size": world_size,
         "bf16": {"enabled": dtype == torch.bfloat16},
         "fp16": {"enabled": dtype == torch.float16},
     }

@@ -23,13 +23,13 @@ from fim_core.training.export import export_model, export_step
 from fim_core.training.job import TrainResult
 from fim_core.training.setup import EVAL_PLAN, Run
 from fim_core.training.step_exports import StepExports
-from fim_core.training.steps import Step, micro_batches, row_weights, steps
+from fim_core.training.steps import Step, deal, row_weights, steps
 from fim_core.training.trackers import EventLog
 
 logger = logging.getLogger(__name__)
 
 CURE = (
-    "Look at these rows; if they are sound, lower the learning rate, set deepspeed.gradient_clipping, "
+    "Look at these rows; if they are sound, lower the learning rate or deepspeed.gradient_clipping, "
     "or use model.dtype bf16 or fp32."
 )
 
@@ -69,7 +69,15 @@ def fit(run: Run) -> TrainResult:
 def next_steps(run: Run) -> Iterator[Step]:
     """The steps from where the run stands to its end."""
     weights = row_weights(run.train_rows, run.engine.module.reduction)
-    return steps(run.plan_of, run.train_rows, weights, run.sharding, run.start.position, run.total_steps)
+    return steps(
+        run.plan_of,
+        run.train_rows,
+        weights,
+        ranks=run.ranks.world_size,
+        rank=run.ranks.rank,
+        start=run.start.position,
+        total_steps=run.total_steps,
+    )
 
 
 def train_step(run: Run, step: Step) -> Outcome:
@@ -85,7 +93,7 @@ def train_step(run: Run, step: Step) -> Outcome:
     if engine.get_global_grad_norm() is not None:
         grad_norm = float(engine.get_global_grad_norm())
     if not np.isfinite(grad_norm) and engine.was_step_applied():
-        names = (name for packs in step.micro_batches for pack in packs for name in pack.row_ids)
+        names = (name for pack in step.micro_batches if pack is not None for name in pack.row_ids)
         raise FimError(
             f"The gradient of optimizer step {step.position.step} is not finite, though its loss is. The rows of the "
             f"step on rank {run.ranks.rank}: {_some(names)}. {CURE}"
@@ -106,11 +114,11 @@ def accumulate(run: Run, step: Step) -> tuple[float, float]:
     engine.train()
     factor = ranks.world_size / step.denominator if step.denominator else 0.0
     total, weight, operations = 0.0, 0.0, 0.0
-    for index, packs in enumerate(step.micro_batches):
+    for index, pack in enumerate(step.micro_batches):
         if index:
             engine.step()
         engine.set_gradient_accumulation_boundary(index == len(step.micro_batches) - 1)
-        batch = batch_of(run, packs)
+        batch = batch_of(run, pack)
         sums: LossSums = engine(batch.to(ranks.device))
         refuse_non_finite(sums, batch)
         engine.backward(sums.total * factor, scale_wrt_gas=False)
@@ -135,8 +143,8 @@ def evaluate_loss(run: Run) -> float | None:
         return None
     run.engine.eval()
     total, weight = 0.0, 0.0
-    for packs in micro_batches(list(run.plans.read(EVAL_PLAN)), run.sharding):
-        batch = batch_of(run, packs, run.eval_rows)
+    for pack in deal(run.plans.read(EVAL_PLAN), run.ranks.world_size)[run.ranks.rank]:
+        batch = batch_of(run, pack, run.eval_rows)
         with torch.no_grad():
             sums: LossSums = run.engine(batch.to(run.ranks.device))
         refuse_non_finite(sums, batch)
@@ -146,19 +154,19 @@ def evaluate_loss(run: Run) -> float | None:
     return total / weight
 
 
-def batch_of(run: Run, packs: list[Pack], rows: Rows | None = None) -> PackedBatch:
-    """Packs as a batch. Without packs, one row in which nothing is predicted: a zero loss that carries gradients.
+def batch_of(run: Run, pack: Pack | None, rows: Rows | None = None) -> PackedBatch:
+    """A pack as a batch. Without a pack, one row in which nothing is predicted: a zero loss that carries gradients.
 
     All ranks must run equally many micro-batches, as they wait for each other's gradients and weights.
     """
     rows = run.train_rows if rows is None else rows
-    if packs:
-        return collate(packs, rows)
+    if pack is not None:
+        return collate([pack], rows)
     shortest = int(np.argmin(rows.lengths))
     length = np.array([rows.lengths[shortest]], np.int32)
-    pack = Pack(np.array([shortest]), (rows.row_ids[shortest],), length, np.zeros(1, np.int32))
+    alone = Pack(np.array([shortest]), (rows.row_ids[shortest],), length, np.zeros(1, np.int32))
     nothing = torch.empty(0, dtype=torch.int64)
-    return replace(collate([pack], rows), predict_positions=nothing, targets=nothing, target_rows=nothing)
+    return replace(collate([alone], rows), predict_positions=nothing, targets=nothing, target_rows=nothing)
 
 
 def refuse_non_finite(sums: LossSums, batch: PackedBatch) -> None:
@@ -191,6 +199,7 @@ def save(run: Run, step: Step, progress: Progress, log: EventLog | None, *, last
             run.ranks,
             progress=asdict(progress),
             fingerprint=run.fingerprint,
+            batch_rows=run.batch_rows,
             keep=run.save_plan.keep,
         )
         if log is not None:
@@ -220,12 +229,15 @@ def finish(run: Run, progress: Progress) -> TrainResult:
     result = TrainResult(
         model=run.job.work.model,
         steps=progress.position.step,
-        epochs=progress.position.epoch + (progress.position.pack > 0),
+        epochs=progress.position.epoch + (progress.position.batch > 0),
         loss_before=progress.loss_before,
         loss_after=progress.loss_after,
         train_loss_last=progress.train_loss_last,
+        batch_rows=run.batch_rows,
         rows=progress.rows,
+        packs=progress.packs,
         tokens=progress.tokens,
+        trained_tokens=progress.trained_tokens,
         distinct_tokens=progress.distinct_tokens,
         empty_steps=progress.empty_steps,
         seconds=progress.seconds,
@@ -234,7 +246,7 @@ def finish(run: Run, progress: Progress) -> TrainResult:
         packing=run.packing,
         notices=run.notices,
     )
-    export_model(run.job, run.engine, run.tokenizer, run.ranks, result)
+    export_model(run.job, run.engine, run.tokenizer, run.ranks)
     if run.ranks.is_first:
         result.write(run.job.work.result)
     run.ranks.barrier()

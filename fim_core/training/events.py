@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import logging
 
 import torch
 
 from fim_core.training.counters import Outcome, Progress
 from fim_core.training.metrics import peak_memory
+from fim_core.training.schedule import warmup_steps
 from fim_core.training.setup import Run
 from fim_core.training.steps import Step
 from fim_core.training.trackers import EventLog, open_trackers
+
+logger = logging.getLogger(__name__)
 
 
 def open_log(run: Run) -> EventLog | None:
@@ -19,7 +22,6 @@ def open_log(run: Run) -> EventLog | None:
         return None
     trackers = open_trackers(run.experiment, run.job.work, run.resumed_from or 0)
     log = EventLog(run.job.work.metrics, trackers, run.resumed_from)
-    stats = run.plan_of(0).stats
     log.write(
         "start",
         run.start.position.step,
@@ -33,12 +35,18 @@ def open_log(run: Run) -> EventLog | None:
         train_rows=len(run.train_rows),
         eval_rows=len(run.eval_rows),
         parameters=sum(getattr(param, "ds_numel", param.numel()) for param in run.engine.module.parameters()),
+        trains=run.experiment.model.trains,
+        lr=run.experiment.optimizer.lr,
+        schedule=run.experiment.scheduler.name,
+        warmup_steps=warmup_steps(run.experiment.scheduler, run.total_steps),
+        gradient_clipping=run.experiment.deepspeed["gradient_clipping"],
         packing=run.packing,
-        packs=asdict(stats),
+        batch_rows=run.batch_rows,
         peak_flops=run.peak.flops,
         peak_source=run.peak.source,
-        notices=list(run.notices),
     )
+    for notice in run.notices:
+        log.write("warning", run.start.position.step, message=notice)
     return log
 
 
@@ -46,18 +54,21 @@ def log_step(log: EventLog | None, run: Run, step: Step, progress: Progress, out
     """Record one optimizer step. Rates are of all ranks together."""
     if log is None:
         return
+    number, interval = step.position.step, run.experiment.loss_log_interval
+    if interval and number % interval == 0:
+        logger.info("step %d of %d: loss %.4f", number, run.total_steps, outcome.loss)
     log.write(
         "step",
         step.position.step,
         epoch=step.position.epoch if not step.ends_epoch else step.position.epoch - 1,
-        micro_step=run.engine.micro_steps,
         loss=outcome.loss,
         lr=outcome.lr,
         grad_norm=outcome.grad_norm,
         rows=step.rows,
+        packs=step.packs,
         tokens=step.tokens,
         distinct_tokens=step.distinct_tokens,
-        targets=step.targets,
+        trained_tokens=step.trained_tokens,
         rows_total=progress.rows,
         seconds=seconds,
         rows_per_second=step.rows / seconds,

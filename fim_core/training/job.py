@@ -157,8 +157,10 @@ class TrainResult:
         loss_before: held-out loss of the untrained model in nats, per token or per row as the experiment weighs;
             None without held-out rows. loss_after: of the trained one.
         train_loss_last: loss of the last optimizer step.
-        rows: rows trained on, counted once an epoch. tokens: their tokens. distinct_tokens: tokens that went through
-            the model, shared prefixes counted once.
+        batch_rows: rows of an optimizer step; the last of an epoch may have had fewer.
+        rows: rows trained on, counted once an epoch. packs: sequences that they were computed in. tokens: their tokens.
+            trained_tokens: those that were predicted. distinct_tokens: tokens that went through the model, shared
+            prefixes counted once.
         empty_steps: optimizer steps that had no position to train on.
         seconds: time spent in training steps, over all attempts.
         world_size: ranks of the last attempt.
@@ -172,8 +174,11 @@ class TrainResult:
     loss_before: float | None
     loss_after: float | None
     train_loss_last: float | None
+    batch_rows: int
     rows: int
+    packs: int
     tokens: int
+    trained_tokens: int
     distinct_tokens: int
     empty_steps: int
     seconds: float

@@ -29,6 +29,7 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 def build_optimizer(experiment: Experiment, model: nn.Module) -> torch.optim.Optimizer:
     """AdamW where the model is; DeepSpeed's CPU Adam, which is compiled on first use, when its state is offloaded."""
     config = experiment.optimizer
+    assert config.lr is not None, "an experiment fills in its default"
     groups = decay_groups(model, config.weight_decay)
     if offloads_optimizer(experiment.deepspeed):
         from deepspeed.ops.adam import DeepSpeedCPUAdam

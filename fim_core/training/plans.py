@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from fim_core.files import replacing
 from fim_core.packing import PackPlan
+from fim_core.packing.plan import stored_ranks
 
 
 @dataclass(frozen=True)
@@ -19,17 +18,13 @@ class Plans:
 
     folder: Path
 
-    def make(self, name: str, plan: Callable[[], PackPlan]) -> None:
-        """Store a plan under a name, unless an earlier attempt has done so."""
+    def make(self, name: str, plan: Callable[[], PackPlan], *, ranks: int) -> None:
+        """Store a plan for so many ranks under a name, unless an earlier attempt has done so."""
         path = self._path(name)
-        if path.exists():
+        if path.exists() and stored_ranks(path) == ranks:
             return
         with replacing(path) as scratch:
             plan().write(scratch)
-
-    def packs(self, name: str) -> int:
-        """Packs of a stored plan, without reading it."""
-        return int(pq.read_metadata(self._path(name)).num_rows)
 
     def read(self, name: str) -> PackPlan:
         """A stored plan."""

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
 from fim_core.config.training import SchedulerConfig
+from fim_core.errors import FimError
 
 
 def warmup_steps(config: SchedulerConfig, total_steps: int) -> int:
@@ -13,18 +18,49 @@ def warmup_steps(config: SchedulerConfig, total_steps: int) -> int:
     return config.warmup_steps if config.warmup_steps is not None else round(config.warmup_ratio * total_steps)
 
 
-def build_scheduler(
-    config: SchedulerConfig, optimizer: torch.optim.Optimizer, total_steps: int
-) -> torch.optim.lr_scheduler.LambdaLR:
+def build_scheduler(config: SchedulerConfig, optimizer: torch.optim.Optimizer, total_steps: int) -> LambdaLR:
     """The schedule of transformers with this name, to be stepped once an optimizer step.
 
+    Most schedules of transformers begin a warm-up with a step at rate 0, which computes gradients and changes nothing.
+    Such a warm-up is entered one step later here: W steps take 1/(W+1) to W/(W+1) of the peak where transformers takes 0
+    to (W-1)/W, and the steps after the warm-up take the same rates.
+
     Args:
-        total_steps: optimizer steps of the whole run, at whose end linear and cosine reach their floor.
+        total_steps: optimizer steps of the whole run; linear and cosine would reach their floor one step after the last.
+
+    Raises:
+        FimError: warm-up and decay of warmup_stable_decay are longer than the run.
     """
-    return get_scheduler(
-        config.name,
+    arguments = config.scheduler_specific_kwargs.model_dump(exclude_none=True)
+    if config.name == "cosine_with_restarts" and "num_cycles" in arguments:
+        arguments["num_cycles"] = int(arguments["num_cycles"])
+    warmup, decay = warmup_steps(config, total_steps), arguments.get("num_decay_steps", 0)
+    if config.name == "inverse_sqrt" and warmup:
+        arguments.setdefault("timescale", warmup)
+    if decay and warmup + decay > total_steps:
+        raise FimError(
+            f"scheduler: num_decay_steps {decay} and the warm-up of {warmup} steps are more than the run's {total_steps}. "
+            "Lower them, or train longer."
+        )
+    peak = optimizer.defaults["lr"]
+    share = _share_of_peak(config.name, peak, warmup, total_steps, arguments)
+    if share(0) > 0:
+        return LambdaLR(optimizer, lambda step: share(step))
+    later = _share_of_peak(config.name, peak, warmup + 1, total_steps + 1, arguments)
+    return LambdaLR(optimizer, lambda step: later(step + 1))
+
+
+def _share_of_peak(
+    name: str, peak: float, warmup: int, steps: int, arguments: dict[str, Any]
+) -> Callable[[int], float]:
+    """What transformers multiplies the peak by, by the number of the step from 0 on."""
+    # transformers sets the rate of the optimizer that it is given, which is therefore not the real one.
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=peak)
+    schedule = get_scheduler(
+        name,
         optimizer,
-        num_warmup_steps=warmup_steps(config, total_steps),
-        num_training_steps=total_steps,
-        scheduler_specific_kwargs=config.scheduler_specific_kwargs.model_dump(exclude_none=True) or None,
+        num_warmup_steps=warmup,
+        num_training_steps=steps,
+        scheduler_specific_kwargs=arguments or None,
     )
+    return schedule.lr_lambdas[0]

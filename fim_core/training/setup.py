@@ -27,7 +27,7 @@ from fim_core.packing.plan import Strategy
 from fim_core.store import digest
 from fim_core.tokenization import load_rows
 from fim_core.tokens import load_tokenizer
-from fim_core.training.checkpoint import SavePlan, load_state, must_convert, newest_state, remove_leftovers
+from fim_core.training.checkpoint import SavePlan, State, load_state, must_convert, newest_state, remove_leftovers
 from fim_core.training.counters import Progress
 from fim_core.training.deepspeed_config import deepspeed_config
 from fim_core.training.distributed import Ranks
@@ -38,11 +38,14 @@ from fim_core.training.optimizer import build_optimizer
 from fim_core.training.plans import Plans
 from fim_core.training.schedule import build_scheduler
 from fim_core.training.step_exports import StepExports
-from fim_core.training.steps import Sharding, count_steps
+from fim_core.training.steps import count_steps
 
 logger = logging.getLogger(__name__)
 
 EVAL_PLAN = "eval"
+
+FEW_STEPS = 50
+"""Optimizer steps below which a run is warned about."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Run:
     train_rows: Rows
     eval_rows: Rows
     plans: Plans
-    sharding: Sharding
+    batch_rows: int
     save_plan: SavePlan
     fingerprint: str
     total_steps: int
@@ -115,20 +118,30 @@ def setup(job: Job, ranks: Ranks) -> Run:
         offload = experiment.activation_checkpoint_cpu_offload and ranks.device.type != "cpu"
         enable_activation_checkpointing(model, offload=offload)
 
-    sharding = Sharding(
-        ranks.world_size, ranks.rank, experiment.gradient_accumulation_steps, experiment.micro_batch_size
+    batch_rows = batch_of_run(experiment, state, ranks.world_size)
+    total_steps = count_steps(
+        len(train_rows), batch_rows, experiment.epochs, experiment.max_steps, experiment.min_steps
     )
+    notices += few_steps(total_steps, len(train_rows), batch_rows, experiment)
     plans = Plans(work.packs)
     if ranks.is_first:
         remove_leftovers(work.states)
         for entry in save_plan.exports:
             StepExports(entry, job, fingerprint).require_own()
-        make_plans(plans, experiment, packing, cost, train_rows, eval_rows)
+        plan = partial(
+            plan_packs,
+            strategy=packing,
+            pack_length=experiment.data.pack_length,
+            seed=experiment.seed,
+            cost=cost,
+        )
+        steps_of_epoch = count_steps(len(train_rows), batch_rows, epochs=1)
+        for epoch in range(start.position.epoch, -(-total_steps // steps_of_epoch)):
+            of_epoch = partial(plan, train_rows, batch_rows=batch_rows, ranks=ranks.world_size, epoch=epoch)
+            plans.make(f"epoch-{epoch}", of_epoch, ranks=ranks.world_size)
+        plans.make(EVAL_PLAN, partial(plan, eval_rows), ranks=1)
         work.heartbeat.touch()
     ranks.barrier()
-    total_steps = count_steps(
-        lambda epoch: plans.packs(f"epoch-{epoch}"), sharding, start.position, experiment.epochs, experiment.max_steps
-    )
 
     if state is not None and must_convert(state, ranks.world_size, stage):
         config["checkpoint"] = {"load_universal": True}
@@ -164,10 +177,10 @@ def setup(job: Job, ranks: Ranks) -> Run:
         train_rows=train_rows,
         eval_rows=eval_rows,
         plans=plans,
-        sharding=sharding,
+        batch_rows=batch_rows,
         save_plan=save_plan,
         fingerprint=fingerprint,
-        total_steps=total_steps,
+        total_steps=min(total_steps, experiment.exit_iteration or total_steps),
         start=start,
         resumed_from=None if state is None else state.position.step,
         cost=cost,
@@ -201,33 +214,53 @@ def choose_packing(experiment: Experiment, model: PreTrainedModel | PeftModel) -
     return "flat", (notice,)
 
 
-def make_plans(
-    plans: Plans, experiment: Experiment, packing: Strategy, cost: Cost, train_rows: Rows, eval_rows: Rows
-) -> None:
-    """Plan the packs of every epoch that the run reaches, and of the held-out rows."""
+def batch_of_run(experiment: Experiment, state: State | None, ranks: int) -> int:
+    """Rows of an optimizer step: what the run began with, or else what the experiment says.
 
-    def plan(rows: Rows, epoch: int) -> PackPlan:
-        return plan_packs(
-            rows,
-            strategy=packing,
-            max_length=experiment.data.max_length,
-            seed=experiment.seed,
-            epoch=epoch,
-            cost=cost,
+    Raises:
+        FimError: the run began with another batch_rows than the experiment has now.
+    """
+    asked = experiment.rows_per_step(ranks)
+    if state is None or state.batch_rows == asked:
+        return asked
+    if not experiment.batch_grows_with_ranks:
+        raise FimError(
+            f"{state.path} was saved with batch_rows {state.batch_rows}, and the experiment has {asked}. Set batch_rows to "
+            f"{state.batch_rows}, or remove {state.path.parent} to start from the beginning."
         )
+    logger.warning(
+        "The run began with %d rows an optimizer step and keeps them; micro_batch_size and gradient_accumulation_steps "
+        "on these %d ranks would make it %d.",
+        state.batch_rows,
+        ranks,
+        asked,
+    )
+    return state.batch_rows
 
-    for epoch in range(experiment.epochs):
-        plans.make(f"epoch-{epoch}", partial(plan, train_rows, epoch))
-    plans.make(EVAL_PLAN, lambda: plan(eval_rows, 0))
+
+def few_steps(steps: int, rows: int, batch_rows: int, experiment: Experiment) -> tuple[str, ...]:
+    """A warning of a run that has too few optimizer steps to learn much; nothing for other runs."""
+    if steps >= FEW_STEPS:
+        return ()
+    batch = "micro_batch_size or gradient_accumulation_steps" if experiment.batch_grows_with_ranks else "batch_rows"
+    longer = "max_steps" if steps == experiment.max_steps else "epochs"
+    notice = (
+        f"The run takes {steps} optimizer steps ({rows} rows, {batch_rows} a step, epochs: {experiment.epochs}); with "
+        f"fewer than {FEW_STEPS} a model learns little. Lower {batch}, or raise {longer}."
+    )
+    logger.warning("%s", notice)
+    return (notice,)
 
 
 def fingerprint_of(experiment: Experiment, train_rows: Rows, eval_rows: Rows) -> str:
     """Digest of what must not change between attempts: options that decide the weights, and the rows."""
-    sections = {"seed", "model", "epochs", "max_steps", "optimizer", "scheduler", "loss"}
-    data = {"packing", "max_length", "sample_weighted_loss"}
+    sections = {"seed", "model", "epochs", "max_steps", "min_steps", "exit_iteration", "optimizer", "scheduler", "loss"}
+    data = {"packing", "pack_length", "sample_weighted_loss"}
+    clipping = experiment.deepspeed["gradient_clipping"]
     rows = {name: [len(rows), int(rows.offsets[-1])] for name, rows in (("train", train_rows), ("eval", eval_rows))}
     options = experiment.model_dump(mode="json", include=sections)
-    return digest({"options": options, "data": {key: getattr(experiment.data, key) for key in data}, "rows": rows})
+    options |= {"data": {key: getattr(experiment.data, key) for key in data}, "gradient_clipping": clipping}
+    return digest({"options": options, "rows": rows})
 
 
 def seed_everything(seed: int) -> None:

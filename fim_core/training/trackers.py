@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any, Protocol, TextIO
 
 from fim_core.config import Experiment
-from fim_core.config.training import TrackerConfig
+from fim_core.config.training import TrackerConfig, WandbConfig
 from fim_core.errors import FimError
 from fim_core.files import replacing
 from fim_core.training.job import Work
@@ -59,6 +59,8 @@ class RunTracker:
             # One run for all attempts at the same work folder. wandb takes a temporary folder for one that is not there.
             work.trackers.mkdir(parents=True, exist_ok=True)
             options |= {"id": f"{work.root.name}-{name}"[-64:], "resume": "allow", "dir": str(work.trackers)}
+            if isinstance(config, WandbConfig) and config.entity:
+                options["entity"] = config.entity
         else:
             options |= {"resume": "allow"}
         self._run = module.init(**options)

@@ -91,14 +91,22 @@ def test_plots_are_there_and_small(shown: dict[str, dict[str, Any]]) -> None:
     assert all(plot.startswith("![") and len(plot) < 100_000 for plot in plots)
 
 
+def observed(instance: dg.DagsterInstance, asset: str) -> list[dict[str, Any]]:
+    records = instance.fetch_observations(dg.AssetKey(asset), limit=100).records
+    points = [record.asset_observation for record in records]
+    return [{key: entry.value for key, entry in point.metadata.items()} for point in points if point]
+
+
 def test_training_leaves_points_to_plot_while_it_runs(finished: Path, instance: dg.DagsterInstance) -> None:
-    points = [
-        record.asset_observation
-        for record in instance.fetch_observations(dg.AssetKey("trained_checkpoint"), limit=100).records
-    ]
-    metrics = [{key: entry.value for key, entry in point.metadata.items()} for point in points if point]
+    metrics = observed(instance, "trained_checkpoint")
     assert {"step", "loss", "lr", "tokens_per_second"} <= set().union(*metrics)
     assert any("held_out_loss" in measured for measured in metrics)
+
+
+def test_evaluation_leaves_points_to_plot_while_it_runs(finished: Path, instance: dg.DagsterInstance) -> None:
+    metrics = observed(instance, "evaluation_report")
+    assert max(measured["rows_done"] for measured in metrics) == TINY["evaluation"]["max_rows"]
+    assert all("rows_per_second" in measured for measured in metrics)
 
 
 def test_text_of_rows_is_shown_only_where_that_is_allowed(

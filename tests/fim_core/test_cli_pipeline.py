@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 from tiny_pipeline import TINY, write_experiment
 
-from fim_core.cli.pipeline import run_pipeline
+from fim_core.cli.pipeline import open_experiment, run_pipeline
+from fim_core.cli.row_bars import RowBars
 from fim_core.config import load_experiment
+from fim_core.evaluation.progress import RowProgress
 
 
 def test_a_failed_check_that_stops_nothing_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -36,6 +38,34 @@ def test_what_is_made_and_how_far_training_is_are_told(tmp_path: Path, capsys: p
     run_pipeline(experiment, until="fim_prompts")
     said = capsys.readouterr().err
     assert re.search(r"^fim_prompts [0-9a-f]{16}: reused$", said, re.MULTILINE)
+
+
+def test_how_far_an_evaluation_is_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    experiment = load_experiment(write_experiment(tmp_path))
+    run_pipeline(experiment, until="evaluation_report")
+    said = capsys.readouterr().err
+    assert len(re.findall(r"^step \d", said, re.MULTILINE)) >= 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fim_core.cli.pipeline.SECONDS_BETWEEN_LINES", 0.0)
+        run_pipeline(experiment, until="evaluation_report", force=True)
+    said = capsys.readouterr().err
+    total = experiment.evaluation.max_rows
+    assert f"model, completions: 0 of {total} rows, 0.0 rows/s\n" in said
+    assert re.search(
+        rf"^model, completions: {total} of {total} rows, [\d.,]+ rows/s, 0:00:00 left$", said, re.MULTILINE
+    )
+    assert re.search(rf"^model, losses of gold completions: {total} of {total} rows", said, re.MULTILINE)
+
+
+def test_a_terminal_gets_one_bar_for_each_task(capsys: pytest.CaptureFixture[str]) -> None:
+    bars = RowBars()
+    for model, task in (("model", "completions"), ("model", "losses"), ("champion", "completions")):
+        advance = RowProgress(bars.show, model).start(task, 7)
+        advance(3)
+        advance(4)
+    said = capsys.readouterr().err
+    for title in ("model, completions", "model, losses", "champion, completions"):
+        assert re.search(rf"{title}: 100%.* 7/7 ", said)
 
 
 @pytest.mark.slow
@@ -63,3 +93,17 @@ def test_ctrl_c_says_where_the_next_run_goes_on(tmp_path: Path) -> None:
     assert found, said
     [work] = (tmp_path / "store" / "work" / "trained_checkpoint").iterdir()
     assert (work / "state" / f"step-{found[1]}").is_dir()
+
+
+def test_what_to_know_of_a_file_of_arctic_training_is_printed_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "theirs.yaml"
+    path.write_text("type: sft\nmodel: {name_or_path: m}\ndata: {sources: [d], dl_num_workers: 1}\n")
+    open_experiment(path)
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("theirs: read as a file of ArcticTraining.") == 1
+    assert "data.dl_num_workers: " in printed.err
+    open_experiment(write_experiment(tmp_path))
+    assert capsys.readouterr().err == ""

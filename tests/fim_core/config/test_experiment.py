@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fim_core.config import load_experiment
+from fim_core.config import Experiment, load_experiment
 from fim_core.errors import FimError
 
 GUIDE = """
@@ -52,6 +52,59 @@ def test_a_file_of_the_guides_shape_loads_as_it_is(tmp_path: Path) -> None:
     assert experiment.data.packing == "prefix_tree"
     assert experiment.deepspeed["zero_optimization"]["stage"] == 3
     assert experiment.scheduler.scheduler_specific_kwargs.min_lr_rate == 0.1
+    assert experiment.rows_per_step(ranks=8) == 1 * 6 * 8
+
+
+@pytest.mark.parametrize(
+    ("options", "on_one_rank", "on_four"),
+    [
+        ("", 16, 16),
+        ("batch_rows: 24", 24, 24),
+        ("micro_batch_size: 3", 3, 12),
+        ("gradient_accumulation_steps: 5", 5, 20),
+        ("micro_batch_size: 3\ngradient_accumulation_steps: 5", 15, 60),
+    ],
+)
+def test_rows_of_an_optimizer_step(tmp_path: Path, options: str, on_one_rank: int, on_four: int) -> None:
+    experiment = load_experiment(write(tmp_path, SMALL + options))
+    assert (experiment.rows_per_step(1), experiment.rows_per_step(4)) == (on_one_rank, on_four)
+    # What a launcher hands to the ranks says the same.
+    assert Experiment.model_validate(experiment.model_dump(mode="json")).rows_per_step(4) == on_four
+
+
+SCRATCH = "{config: {model_type: qwen3}, tokenizer: {vocab_size: 600}}"
+
+
+@pytest.mark.parametrize(
+    ("model", "rate"),
+    [
+        ("{name_or_path: m, peft_config: {}}", 2e-4),
+        ("{name_or_path: m}", 2e-5),
+        (SCRATCH, 1e-3),
+    ],
+)
+@pytest.mark.parametrize("given", ["", "optimizer: {eps: 1e-7}"])
+def test_learning_rate_follows_what_is_trained(tmp_path: Path, model: str, rate: float, given: str) -> None:
+    text = SMALL.replace("{name_or_path: m}", model) + given
+    assert load_experiment(write(tmp_path, text)).optimizer.lr == rate
+    stated = load_experiment(write(tmp_path, SMALL.replace("{name_or_path: m}", model) + "optimizer: {lr: 3e-3}"))
+    assert stated.optimizer.lr == 3e-3
+
+
+def test_defaults_that_are_filled_in_are_stated_and_read_back(tmp_path: Path) -> None:
+    experiment = load_experiment(write(tmp_path, SMALL + "scheduler: {name: constant}"))
+    stated = experiment.model_dump(mode="json")
+    assert stated["optimizer"]["lr"] == 2e-5
+    assert stated["deepspeed"] == {"gradient_clipping": 1.0}
+    assert stated["scheduler"]["warmup_ratio"] == 0
+    assert load_experiment(write(tmp_path, SMALL)).scheduler.warmup_ratio == 0.05
+    assert Experiment.model_validate(stated) == experiment
+
+
+@pytest.mark.parametrize("norm", ["-1", "true", ".inf", ".nan", "[1]"])
+def test_a_norm_that_cannot_be_clipped_at_is_refused(tmp_path: Path, norm: str) -> None:
+    with pytest.raises(FimError, match="gradient_clipping is"):
+        load_experiment(write(tmp_path, SMALL + f"deepspeed: {{gradient_clipping: {norm}}}"))
 
 
 @pytest.mark.parametrize("sources", ["d.csv", "[d.csv]", "{name_or_path: d.csv}"])
@@ -84,9 +137,12 @@ def test_a_file_whose_name_holds_no_letter_needs_a_name(tmp_path: Path) -> None:
     ("change", "named"),
     [
         ("epoch: 3", "epoch: no such option; did you mean epochs?"),
-        ("sequence_parallel_size: 4", "sequence_parallel_size: no such option; a row is never split over ranks"),
-        ("exit_iteration: 10", "exit_iteration: no such option; use max_steps"),
         ("epochs: 0", "epochs: "),
+        ("batch_rows: 8\nmicro_batch_size: 2", "batch_rows and micro_batch_size both say how many rows"),
+        (
+            "batch_rows: 8\nmicro_batch_size: 2\ngradient_accumulation_steps: 4",
+            "batch_rows and micro_batch_size and gradient_accumulation_steps both say",
+        ),
         ("deepspeed: {optimizer: {type: Adam}}", "is set by `optimizer`"),
         ("eval_interval: 10\nloss: {label_smoothing: 1.5}", "loss.label_smoothing"),
         ("scheduler: {name: cosine, scheduler_specific_kwargs: {min_lr: 1e-6}}", "min_lr has no meaning"),
@@ -107,7 +163,6 @@ def test_a_file_whose_name_holds_no_letter_needs_a_name(tmp_path: Path) -> None:
         ("deepspeed: {zero_optimization: {stage: 4}}", "zero_optimization.stage is 4"),
         ("deepspeed: {zero_optimization: {stage: 0, offload_optimizer: {device: cpu}}}", "needs stage 1, 2 or 3"),
         ("optimizer: {type: cpu_adam}", "offload_optimizer"),
-        ("checkpoint: {type: deepspeed, output_dir: x}", "output_dir"),
         ("checkpoint: {type: deepspeed, save_end_of_training: false}", "saves nothing"),
         ("checkpoint: {save_every_n_steps: 5, save_end_of_training: false}", "always kept"),
         ("launcher: {type: hostfile}", "launcher.hostfile.hostfile: missing"),

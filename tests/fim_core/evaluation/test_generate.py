@@ -17,11 +17,15 @@ from hypothesis import strategies as st
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
+    Gemma3TextConfig,
     LlamaConfig,
+    MistralConfig,
+    Phi3Config,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen3Config,
+    Starcoder2Config,
     set_seed,
 )
 
@@ -32,6 +36,7 @@ from fim_core.tokens import control_ids
 
 VOCABULARY = 40
 STOP = {3, 4}
+WINDOW = 16
 SIZES = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,
@@ -56,6 +61,18 @@ CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
         max_window_layers=1,
     ),
     "gemma2": lambda: Gemma2Config(**SIZES, num_attention_heads=4, num_key_value_heads=2, sliding_window=6),
+    "gemma3": lambda: Gemma3TextConfig(
+        **SIZES,
+        num_attention_heads=4,
+        num_key_value_heads=1,
+        sliding_window=WINDOW,
+        layer_types=["sliding_attention", "full_attention"],
+    ),
+    "mistral": lambda: MistralConfig(**SIZES, num_attention_heads=4, num_key_value_heads=2, sliding_window=6),
+    "phi3": lambda: Phi3Config(**SIZES, num_attention_heads=4, num_key_value_heads=2, sliding_window=6),
+    "starcoder2": lambda: Starcoder2Config(
+        **SIZES, num_attention_heads=4, num_key_value_heads=2, sliding_window=6, tie_word_embeddings=False
+    ),
 }
 
 
@@ -111,14 +128,32 @@ def test_equals_one_by_one(models: dict[str, PreTrainedModel], kind: str) -> Non
         assert got == expected, batch_size
 
 
-def test_equals_one_by_one_in_float32() -> None:
-    model = build("qwen3", torch.float32)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("beyond", [-1, 0, 1, WINDOW])
+def test_rows_below_at_and_above_the_window(dtype: torch.dtype, beyond: int) -> None:
+    """The tokens of the longest row's last step fill the window, all but one of it, or more than it."""
+    model, new = build("gemma3", dtype), 8
+    prompts = [prompt[:length] for prompt in tree_of_prompts(seed=3, count=8) for length in (3, 7)]
+    longest = WINDOW + beyond - (new - 1)
+    prompts += [(prompts[at] * WINDOW)[:longest] for at in (1, 3, 5)]
+    prompts.append([*prompts[-1][:-1], 9])
+    assert max(map(len, prompts)) + new - 1 == WINDOW + beyond
+    expected = one_by_one(model, prompts, new)
+    assert any(len(p) == longest and not e.stopped for p, e in zip(prompts, expected, strict=True)), "none gets there"
+    for batch_size in (1, 4, 50):
+        assert generate(model, prompts, stop_ids=STOP, max_new_tokens=new, batch_size=batch_size) == expected
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "gemma3"])
+def test_equals_one_by_one_in_float32(kind: str) -> None:
+    model = build(kind, torch.float32)
     prompts = tree_of_prompts(seed=2, count=12)
     got = generate(model, prompts, stop_ids=STOP, max_new_tokens=10, batch_size=5)
     assert got == one_by_one(model, prompts, max_new_tokens=10)
     assert got == generate(model, prompts, stop_ids=STOP, max_new_tokens=10, batch_size=5)
 
 
+@pytest.mark.parametrize("kind", ["qwen3", "gemma3"])
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     prompts=st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=6), min_size=1, max_size=9),
@@ -126,10 +161,10 @@ def test_equals_one_by_one_in_float32() -> None:
     max_new_tokens=st.integers(1, 6),
 )
 def test_any_prompts_and_sizes(
-    models: dict[str, PreTrainedModel], prompts: list[list[int]], batch_size: int, max_new_tokens: int
+    models: dict[str, PreTrainedModel], kind: str, prompts: list[list[int]], batch_size: int, max_new_tokens: int
 ) -> None:
-    got = generate(models["qwen3"], prompts, stop_ids=STOP, max_new_tokens=max_new_tokens, batch_size=batch_size)
-    assert got == one_by_one(models["qwen3"], prompts, max_new_tokens)
+    got = generate(models[kind], prompts, stop_ids=STOP, max_new_tokens=max_new_tokens, batch_size=batch_size)
+    assert got == one_by_one(models[kind], prompts, max_new_tokens)
 
 
 def test_shared_tokens_are_computed_once(models: dict[str, PreTrainedModel]) -> None:
@@ -165,13 +200,21 @@ def test_attention_is_restored(models: dict[str, PreTrainedModel]) -> None:
 
 
 def test_which_models_share(models: dict[str, PreTrainedModel]) -> None:
-    assert [kind for kind, model in models.items() if why_not_shared(model) is None] == ["qwen3", "llama"]
+    assert [kind for kind, model in models.items() if why_not_shared(model) is not None] == ["gemma2"]
 
 
 def test_says_when_it_cannot_share(models: dict[str, PreTrainedModel], caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        generate(models["qwen3_sliding"], [[1, 2]], stop_ids=STOP, max_new_tokens=2, batch_size=1)
-    assert "sliding windows" in caplog.text
+        generate(models["gemma2"], [[1, 2]], stop_ids=STOP, max_new_tokens=2, batch_size=1)
+    assert "caps its attention scores" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "gemma2"])
+def test_says_how_many_rows_are_done(models: dict[str, PreTrainedModel], kind: str) -> None:
+    prompts, done = tree_of_prompts(seed=4, count=9), []
+    generate(models[kind], prompts, stop_ids=STOP, max_new_tokens=6, batch_size=3, on_rows=done.append)
+    assert sum(done) == len(prompts) == 13
+    assert len(done) == len({tuple(prompt) for prompt in prompts}), "rows of one prompt are done at once"
 
 
 def test_greedy_tokens_yields_the_stop_token_and_ends(models: dict[str, PreTrainedModel]) -> None:

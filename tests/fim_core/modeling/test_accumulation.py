@@ -26,7 +26,7 @@ HIDDEN = (
 
 def batches_of(rows, *, few):
     """Micro-batches that predict fewer tokens than a hidden state has entries, or one that predicts more."""
-    plan = list(plan_packs(rows, strategy="prefix_tree", max_length=40 if few else 500))
+    plan = list(plan_packs(rows, strategy="prefix_tree", pack_length=40 if few else 500))
     batches = [collate([pack], rows) for pack in plan]
     assert (len(batches) > 2) is few
     assert all((len(batch.targets) < HIDDEN) is few for batch in batches)

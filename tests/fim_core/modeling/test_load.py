@@ -8,7 +8,7 @@ import logging
 import pytest
 import torch
 from tiny_models import COMMON, VOCABULARY, family_rows, gradient, plain_loss, relative_difference, tiny_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, Mamba2Config, Qwen3Config
+from transformers import AutoModelForCausalLM, Mamba2Config, Qwen3Config
 
 from fim_core.config.model import ModelConfig
 from fim_core.errors import FimError
@@ -40,7 +40,7 @@ def from_scratch(**options):
 
 
 def loss_of(model, rows):
-    return batch_loss(model, collate(list(plan_packs(rows, strategy="prefix_tree", max_length=500)), rows))
+    return batch_loss(model, collate(list(plan_packs(rows, strategy="prefix_tree", pack_length=500)), rows))
 
 
 def test_from_scratch_by_seed(tokenizer):
@@ -86,25 +86,42 @@ def test_a_missing_unknown_or_unsafe_model_is_named(tokenizer, tmp_path):
         build_model(ModelConfig(name_or_path=str(pickled)), tokenizer, seed=0)
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_a_saved_model_loads_anywhere_with_equal_logits(tokenizer, tmp_path, tied):
-    model = build_model(from_scratch(config={"tie_word_embeddings": tied}), tokenizer, seed=3)
-    ends = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|endoftext|>")]
-    state = {name: tensor.clone() for name, tensor in model.state_dict().items()} if tied else None
-    save_model(model, tokenizer, ends, tmp_path, state_dict=state)
-    assert list(tmp_path.glob("*.safetensors"))
-    assert not [*tmp_path.glob("*.bin"), *tmp_path.glob("*.pt")]
-
-    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
-    assert loaded.generation_config.eos_token_id == ends
-    assert loaded.config.eos_token_id == ends[0]
-    assert loaded.config.use_cache
-    assert not model.config.use_cache
-    assert AutoTokenizer.from_pretrained(tmp_path).get_vocab() == tokenizer.get_vocab()
-    ids = torch.randint(0, len(tokenizer), (1, 20))
-    model.set_attn_implementation("sdpa")
+def test_options_of_a_pretrained_model_are_replaced(tokenizer, tmp_path):
+    small = tiny_model("llama", tie_word_embeddings=True)
+    small.save_pretrained(tmp_path / "base")
+    place, layers = str(tmp_path / "base"), small.config.num_hidden_layers
+    options = {"attention_dropout": 0.25, "rms_norm_eps": 0.5, "num_hidden_layers": layers}
+    plain = build_model(ModelConfig(name_or_path=place), tokenizer, seed=0)
+    changed = build_model(ModelConfig(name_or_path=place, hf_config_kwargs=options), tokenizer, seed=0)
+    assert (changed.config.attention_dropout, changed.config.rms_norm_eps) == (0.25, 0.5)
+    for name, weight in plain.state_dict().items():
+        assert torch.equal(weight, changed.state_dict()[name]), name
+    plain.config.attention_dropout = 0.25
+    for norm in (module for name, module in plain.named_modules() if name.endswith("norm")):
+        norm.variance_epsilon = 0.5
+    ids = torch.randint(0, VOCABULARY, (1, 20))
+    for model in (plain, changed):
+        model.eval().set_attn_implementation("sdpa")
     with torch.no_grad():
-        assert torch.equal(loaded(ids).logits, model(ids).logits)
+        assert torch.equal(plain(ids).logits, changed(ids).logits)
+    save_model(changed, tokenizer, [tokenizer.eos_token_id], tmp_path / "saved")
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "saved").config.rms_norm_eps == 0.5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_hidden_layers": 1}, "num_hidden_layers is 1, but the model has"),
+        ({"rms_norm_epsilon": 1e-5}, "a model of the type llama has no such option"),
+        ({"rope_theta": 5e4}, "in `rope_parameters` now"),
+        ({"hidden_size": "wide"}, "hf_config_kwargs cannot be used"),
+        ({"intermediate_size": 17}, "cannot be loaded"),
+    ],
+)
+def test_options_that_cannot_be_replaced_are_named(tokenizer, tmp_path, options, message):
+    tiny_model("llama").save_pretrained(tmp_path)
+    with pytest.raises(FimError, match=message):
+        build_model(ModelConfig(name_or_path=str(tmp_path), hf_config_kwargs=options), tokenizer, seed=0)
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -145,7 +162,7 @@ def test_adapters_train_alone_and_are_merged(tokenizer, tmp_path):
     torch.testing.assert_close(sums.total / sums.weight, expected, rtol=1e-5, atol=0)
     assert relative_difference(found, gradient(model)) < 1e-5
 
-    save_model(model, tokenizer, [tokenizer.eos_token_id], tmp_path, state_dict=model.state_dict())
+    save_model(model, tokenizer, [tokenizer.eos_token_id], tmp_path)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert not any("lora" in name for name in loaded.state_dict())
     ids = torch.randint(0, len(tokenizer), (1, 20))
@@ -201,7 +218,7 @@ def test_operations_are_those_of_the_matrices(tokenizer):
     assert cost.target == 6 * 32 * len(tokenizer)
     assert cost.pair == 2 * 12 * 32
     rows = family_rows()
-    batch = collate(list(plan_packs(rows, strategy="none", max_length=500)), rows)
+    batch = collate(list(plan_packs(rows, strategy="none", pack_length=500)), rows)
     pairs = sum(length * (length + 1) // 2 for length in rows.lengths.tolist())
     assert batch_operations(batch, cost) == pytest.approx(
         cost.token * rows.lengths.sum() + cost.pair * pairs + cost.target * rows.targets_per_row.sum()

@@ -17,9 +17,9 @@ from fim_core.packing import IGNORE_INDEX, Rows, collate, plan_packs
 register()
 
 
-def packed_loss(model, rows, *, strategy="prefix_tree", max_length=64, micro_batch_size=1, **options):
+def packed_loss(model, rows, *, strategy="prefix_tree", pack_length=64, micro_batch_size=1, **options):
     """The loss of all rows, summed over micro-batches as a training step does."""
-    plan = list(plan_packs(rows, strategy=strategy, max_length=max_length))
+    plan = list(plan_packs(rows, strategy=strategy, pack_length=pack_length))
     total = weight = 0.0
     for at in range(0, len(plan), micro_batch_size):
         sums = PackedCausalLM(model, **options)(collate(plan[at : at + micro_batch_size], rows))
@@ -161,7 +161,7 @@ def test_tiled_cross_entropy_is_exact_in_float64(softcap, tile_logits, frozen):
 def test_per_row_sums_name_the_row_whose_loss_is_not_finite():
     model, rows = tiny_model("qwen3", tie_word_embeddings=False), family_rows(7)
     model.set_attn_implementation(attention_name("segments"))
-    batch = collate(list(plan_packs(rows, strategy="prefix_tree", max_length=500)), rows)
+    batch = collate(list(plan_packs(rows, strategy="prefix_tree", pack_length=500)), rows)
     sums = batch_loss(model, batch)
     torch.testing.assert_close(sums.row_totals.sum(), sums.total.detach())
     assert sums.row_targets.tolist() == rows.targets_per_row[[int(name) for name in batch.row_ids]].tolist()
@@ -186,7 +186,7 @@ def test_nothing_to_train_on_gives_a_connected_zero():
     for reduction in ("token", "sample"):
         model.zero_grad()
         sums = batch_loss(
-            model, collate(list(plan_packs(rows, strategy="flat", max_length=4)), rows), reduction=reduction
+            model, collate(list(plan_packs(rows, strategy="flat", pack_length=4)), rows), reduction=reduction
         )
         assert sums.total.item() == sums.weight.item() == 0
         sums.total.backward()

@@ -11,6 +11,7 @@ from random import Random
 from typing import Any
 
 import pytest
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 from tiny_pipeline import TINY, write_experiment
 from typer.testing import CliRunner
@@ -21,7 +22,7 @@ from fim_core.config.evaluation import GateConfig
 from fim_core.errors import FimError
 from fim_core.pipeline import run, run_stage, stage_of
 from fim_core.pipeline.evaluation import champion, decisions, roll_back
-from fim_core.store import Artifact, Store
+from fim_core.store import Artifact, Store, champion_weights
 
 ORDERED_BY = {
     "orders": "placed_at",
@@ -72,7 +73,6 @@ def write(folder: Path, export: Path, **changes: Any) -> Path:
         "model": {**TINY["model"], "tokenizer": {"vocab_size": 512}},
         "max_steps": STEPS,
         "epochs": STEPS,
-        "micro_batch_size": 1,
         "evaluation": {"max_rows": 120, "max_new_tokens": 8, "bootstrap_samples": 200},
         # Else this check would stop most of the bad models before the gate.
         "checks": {"loss_fell": {"severity": "warn"}},
@@ -97,6 +97,21 @@ def value(path: Path, metric: str, predictor: str | None = None) -> float:
     return report["others"][predictor][metric] if predictor else report["metrics"][metric]["value"]
 
 
+def assert_card_has_metrics(champion: Artifact, checkpoint: Artifact, exact_match: float) -> None:
+    """In a card of its own, in a folder that tools can name the model after; the checkpoint's card stays."""
+    weights = champion_weights(champion)
+    assert weights.name == "tiny"
+    assert (weights / "model.safetensors").samefile(checkpoint.path / "model.safetensors")
+    results = {result.metric_type: result for result in ModelCard.load(weights / "README.md").data.eval_results}
+    assert results["exact_match"].metric_value == pytest.approx(exact_match, abs=1e-4)
+    card = (checkpoint.path / "README.md").read_text()
+    assert "## Evaluation" not in card
+    assert "| rows | 700 |" in card
+    assert ModelCard(card).data.eval_results is None
+    for folder in (weights, checkpoint.path):
+        assert str(champion.path.parents[1]) not in (folder / "README.md").read_text()
+
+
 def test_a_champion_survives_a_worse_candidate_and_a_rollback_stays(tmp_path: Path) -> None:
     write_rows(tmp_path / "export.csv")
     good = write(tmp_path / "good", tmp_path / "export.csv")
@@ -106,6 +121,7 @@ def test_a_champion_survives_a_worse_candidate_and_a_rollback_stays(tmp_path: Pa
     first = champion(store, "tiny")
     assert first is not None
     assert value(good, "exact_match_sql") > value(good, "exact_match_sql", "most_frequent") + 0.2, "it has learnt"
+    assert_card_has_metrics(first, store.current("trained_checkpoint"), value(good, "exact_match"))
 
     worse = write(tmp_path / "worse", tmp_path / "export.csv", max_steps=1)
     exit_code, said = fim("champion", "promote", worse)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_models import tiny_model
 from tiny_pipeline import TINY, write_experiment
 
 from fim_core.config import load_experiment
@@ -53,6 +54,13 @@ def test_what_is_missing_is_named_before_any_stage_works(
     with pytest.raises(FimError, match=named):
         run_stage(STAGES[0], experiment, store, upstream_of=stage_of)
     assert all(store.versions(stage.asset) == [] for stage in STAGES)
+
+
+def test_replaced_options_of_a_pretrained_model_are_looked_at_first(tmp_path: Path) -> None:
+    tiny_model("llama").save_pretrained(tmp_path / "base")
+    model = {"name_or_path": str(tmp_path / "base"), "hf_config_kwargs": {"atention_dropout": 0.1}}
+    with pytest.raises(FimError, match=r"model\.hf_config_kwargs\.atention_dropout: .* no such option"):
+        preflight(load_experiment(write_experiment(tmp_path, model=model)))
 
 
 def test_a_template_with_a_mistake_is_found(tmp_path: Path) -> None:

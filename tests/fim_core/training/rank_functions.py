@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 from fim_core.tokens import load_tokenizer
 from fim_core.training.deepspeed_config import deepspeed_config
 from fim_core.training.distributed import Ranks, join_ranks
-from fim_core.training.engine import accumulate, fit, next_steps
+from fim_core.training.engine import accumulate, fit, next_steps, train_step
 from fim_core.training.export import build_for
 from fim_core.training.job import Job
 from fim_core.training.setup import setup
@@ -22,6 +23,18 @@ from fim_core.training.setup import setup
 def first_gradient(job: Job) -> tuple[float, dict[str, np.ndarray]]:
     """Loss and full gradient of a run's first optimizer step, as a rank has them ready for the optimizer."""
     return gradient_of(job, join_ranks())
+
+
+def logged_lines(job: Job) -> list[str]:
+    """What a run logs at level INFO about its steps."""
+    records: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = records.append  # type: ignore[method-assign]
+    events = logging.getLogger("fim_core.training.events")
+    events.addHandler(handler)
+    events.setLevel(logging.INFO)
+    fit(setup(job, join_ranks()))
+    return [record.getMessage() for record in records]
 
 
 def gradient_of(job: Job, ranks: Ranks) -> tuple[float, dict[str, np.ndarray]]:
@@ -83,6 +96,16 @@ def differences(jobs: list[Job], reference: Path) -> list[tuple[float, float, fl
 def whole_run(job: Job) -> dict[str, object]:
     """Train to the end; returns the result's fields."""
     return vars(fit(setup(job, join_ranks())))
+
+
+def norm_before_and_after_clipping(job: Job) -> tuple[float, float]:
+    """Train one step; returns the norm of its gradient, and of the gradient that Adam was given."""
+    run = setup(job, join_ranks())
+    beta = job.experiment.optimizer.betas[0]
+    outcome = train_step(run, next(next_steps(run)))
+    adam = getattr(run.engine.optimizer, "optimizer", run.engine.optimizer)  # ZeRO wraps it
+    moments = [state["exp_avg"] for state in adam.state.values()]
+    return outcome.grad_norm, float(torch.nn.utils.get_total_norm(moments)) / (1 - beta)
 
 
 def error_of_run(job: Job) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rank_functions import whole_run
+from rank_functions import error_of_run, whole_run
 from training_helpers import Ranks, run_ranks, tiny_experiment
 
 from fim_core.errors import FimError
@@ -83,7 +83,7 @@ def test_random_numbers_are_resumed(tmp_path: Path, dataset: Path, tokenizer_fol
         ranks=1,
         kills=1,
         model=options,
-        gradient_accumulation_steps=1,
+        batch_rows=4,
         max_steps=12,
     )
 
@@ -104,36 +104,63 @@ def test_killed_five_times(
     check_equal_runs(tmp_path, dataset, tokenizer_folder, ranks=ranks, kills=5, **options)
 
 
-@pytest.mark.parametrize(("stage", "before", "after"), [(1, 2, 1), (2, 1, 2), (3, 2, 1), (None, 2, 1), (None, 1, 2)])
+@pytest.mark.parametrize(
+    ("stage", "before", "after", "batch"),
+    [
+        (1, 2, 1, {"batch_rows": 6}),
+        (2, 1, 2, {"batch_rows": 6}),
+        (3, 2, 1, {"batch_rows": 6}),
+        # Without a stage, that of the state is kept.
+        (None, 2, 1, {"batch_rows": 6}),
+        (None, 1, 2, {"batch_rows": 6}),
+        # Three rows on each of two ranks: one rank alone would take three by itself, but goes on with six.
+        (1, 2, 1, {"batch_rows": None, "micro_batch_size": 3}),
+    ],
+)
 def test_resume_on_another_number_of_ranks(
-    tmp_path: Path, dataset: Path, tokenizer_folder: Path, stage: int | None, before: int, after: int
+    tmp_path: Path,
+    dataset: Path,
+    tokenizer_folder: Path,
+    stage: int | None,
+    before: int,
+    after: int,
+    batch: dict[str, Any],
 ) -> None:
-    """The step takes equally many packs, so only the order of sums differs. Without a stage, the state's is kept."""
+    """In the middle of an epoch: the steps take the same rows, so only the order of sums differs."""
     deepspeed = {} if stage is None else {"zero_optimization": {"stage": stage}}
-    folders = ("straight", "moved")
-    straight, moved = (
-        job_in(
-            tmp_path / name,
-            dataset,
-            tokenizer_folder,
-            deepspeed=deepspeed,
-            epochs=2,
-            gradient_accumulation_steps=4 // before,
-        )
-        for name in folders
-    )
+    options = {"deepspeed": deepspeed, "epochs": 2, **batch}
+    straight, moved = (job_in(tmp_path / name, dataset, tokenizer_folder, **options) for name in ("straight", "moved"))
     run_ranks(before, whole_run, straight, folder=straight.work.root)
     group = Ranks(before, whole_run, moved, folder=moved.work.root)
     while len(events(moved, "checkpoint")) < 1:
         time.sleep(0.005)
     group.kill()
-    experiment = moved.experiment.model_copy(update={"gradient_accumulation_steps": 4 // after})
-    moved = Job(experiment, moved.dataset, moved.tokenizer, moved.work, "moved")
+    state = newest_state(moved.work.states, fingerprint_in(moved))
+    assert state is not None
+    assert state.position.batch > 0
     result = run_ranks(after, whole_run, moved, folder=moved.work.root)[0]
     assert result["resumed_from"] >= 2
+    assert result["batch_rows"] == 6
+    assert result["rows"] == 2 * 40
+    assert [event["rows"] for event in events(moved, "step")] == [6, 6, 6, 6, 6, 6, 4] * 2
     assert [event["loss"] for event in events(moved, "step")] == pytest.approx(
         [event["loss"] for event in events(straight, "step")], rel=1e-4
     )
+
+
+def fingerprint_in(job: Job) -> str:
+    """The fingerprint of a job's newest state."""
+    newest = max(job.work.states.glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
+    return json.loads((newest / "state.json").read_text())["fingerprint"]
+
+
+def test_another_batch_is_refused(tmp_path: Path, dataset: Path, tokenizer_folder: Path) -> None:
+    run_ranks(1, whole_run, job_in(tmp_path, dataset, tokenizer_folder, epochs=1), folder=tmp_path)
+    kind, words = run_ranks(
+        1, error_of_run, job_in(tmp_path, dataset, tokenizer_folder, epochs=1, batch_rows=5), folder=tmp_path
+    )[0]
+    assert kind == "FimError"
+    assert "saved with batch_rows 8, and the experiment has 5" in words
 
 
 def test_state_of_other_options_is_refused(tmp_path: Path, dataset: Path, tokenizer_folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from rank_functions import first_gradient, stage_of_run, sums_of_gradients
+from rank_functions import first_gradient, stage_of_run, sums_of_gradients, whole_run
+from safetensors.torch import load_file
 from training_helpers import MODEL, data_options, make_rows, run_ranks, save_rows, tiny_experiment
 from transformers import PreTrainedTokenizerFast
 
@@ -49,16 +51,16 @@ def separate_rows(
 
 
 @pytest.mark.parametrize(
-    ("packing", "sample_mean", "ranks", "accumulation", "micro_batch_size", "stage"),
+    ("packing", "sample_mean", "ranks", "pack_length", "stage"),
     [
-        ("prefix_tree", False, 1, 1, 16, 0),
-        ("prefix_tree", False, 1, 4, 1, 1),
-        ("prefix_tree", False, 2, 4, 1, 1),
-        ("flat", True, 2, 1, 8, 2),
-        ("none", False, 2, 4, 2, 2),
-        ("none", True, 2, 4, 2, 3),
-        ("prefix_tree", False, 2, 1, 8, 3),
-        ("prefix_tree", True, 2, 4, 1, 0),
+        ("prefix_tree", False, 1, 1000, 0),
+        ("prefix_tree", False, 1, 64, 1),
+        ("prefix_tree", False, 2, 64, 1),
+        ("flat", True, 2, 1000, 2),
+        ("none", False, 2, 64, 2),
+        ("none", True, 2, 64, 3),
+        ("prefix_tree", False, 2, 1000, 3),
+        ("prefix_tree", True, 2, 16, 0),
     ],
 )
 def test_same_rows_same_gradient(
@@ -69,14 +71,12 @@ def test_same_rows_same_gradient(
     packing: str,
     sample_mean: bool,
     ranks: int,
-    accumulation: int,
-    micro_batch_size: int,
+    pack_length: int,
     stage: int,
 ) -> None:
     experiment = tiny_experiment(
-        data=data_options(pack_samples=packing, sample_weighted_loss=sample_mean),
-        gradient_accumulation_steps=accumulation,
-        micro_batch_size=micro_batch_size,
+        data=data_options(pack_samples=packing, sample_weighted_loss=sample_mean, pack_length=pack_length),
+        batch_rows=ROWS,
         deepspeed={"zero_optimization": {"stage": stage}},
     )
     job = Job(experiment, few_rows, tokenizer_folder, Work(tmp_path), "test")
@@ -105,8 +105,7 @@ def test_gradients_of_the_vocabulary_are_added_up(
         experiment = tiny_experiment(
             **model,
             data=data_options(pack_samples="none"),
-            micro_batch_size=2,
-            gradient_accumulation_steps=ROWS // 2 // ranks,
+            batch_rows=ROWS,
             deepspeed={"zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 0}},
         )
         job = Job(experiment, few_rows, tokenizer_folder, Work(tmp_path / str(tied)), "test")
@@ -133,10 +132,45 @@ def test_one_rank_alone_divides_nothing(
     assert run_ranks(ranks, stage_of_run, job, folder=tmp_path) == [stage] * ranks
 
 
+@pytest.mark.parametrize("sample_mean", [False, True])
+def test_same_steps_and_weights_whatever_computes_them(
+    tmp_path: Path, dataset: Path, tokenizer_folder: Path, sample_mean: bool
+) -> None:
+    """Losses step by step and the trained weights, over two epochs whose last batches are smaller."""
+
+    def trained(packing: str, ranks: int, pack_length: int, stage: int) -> tuple[list[float], dict[str, torch.Tensor]]:
+        experiment = tiny_experiment(
+            data=data_options(pack_samples=packing, sample_weighted_loss=sample_mean, pack_length=pack_length),
+            batch_rows=12,
+            epochs=2,
+            deepspeed={"zero_optimization": {"stage": stage}},
+        )
+        work = Work(tmp_path / f"{packing}-{ranks}-{pack_length}-{stage}")
+        run_ranks(ranks, whole_run, Job(experiment, dataset, tokenizer_folder, work, "test"), folder=work.root)
+        events = [json.loads(line) for line in work.metrics.read_text().splitlines()]
+        losses = [event["loss"] for event in events if event["event"] == "step"]
+        return losses, load_file(work.model / "model.safetensors")
+
+    expected_losses, expected = trained("none", 1, 64, 0)
+    assert len(expected_losses) == 8
+    for packing, ranks, pack_length, stage in (
+        ("flat", 1, 64, 1),
+        ("prefix_tree", 1, 8192, 1),
+        ("prefix_tree", 2, 8192, 1),
+        ("flat", 2, 100, 2),
+        ("none", 2, 64, 3),
+        ("prefix_tree", 2, 40, 3),
+    ):
+        losses, weights = trained(packing, ranks, pack_length, stage)
+        assert losses == pytest.approx(expected_losses, rel=1e-5)
+        for name, weight in weights.items():
+            torch.testing.assert_close(weight, expected[name], rtol=1e-3, atol=1e-5, msg=f"{packing}, {ranks}: {name}")
+
+
 @pytest.mark.parametrize(("ranks", "sums"), [(1, [0]), (2, [1, 1])])
 def test_one_rank_alone_does_not_sum_its_gradients(
     tmp_path: Path, few_rows: Path, tokenizer_folder: Path, ranks: int, sums: list[int]
 ) -> None:
-    experiment = tiny_experiment(deepspeed={"zero_optimization": {"stage": 0}}, gradient_accumulation_steps=2)
+    experiment = tiny_experiment(deepspeed={"zero_optimization": {"stage": 0}}, data=data_options(pack_length=32))
     job = Job(experiment, few_rows, tokenizer_folder, Work(tmp_path), "test")
     assert run_ranks(ranks, sums_of_gradients, job, folder=tmp_path) == sums

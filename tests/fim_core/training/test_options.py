@@ -5,20 +5,23 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
-from rank_functions import error_of_run, whole_run
+from rank_functions import error_of_run, logged_lines, norm_before_and_after_clipping, whole_run
+from safetensors.torch import load_file
 from training_helpers import MODEL, make_rows, run_ranks, save_rows, tiny_experiment
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast, Qwen3Config
 
 from fim_core.errors import FimError
-from fim_core.modeling.load import build_model
+from fim_core.modeling import build_model, save_model
+from fim_core.recipe import read_recipe
 from fim_core.training.deepspeed_config import deepspeed_config
 from fim_core.training.job import Job, Work
 from fim_core.training.optimizer import decay_groups
-from fim_core.training.setup import beyond_context
+from fim_core.training.setup import beyond_context, few_steps
 from fim_core.training.trackers import open_trackers
 
 LORA = {"config": MODEL, "tokenizer": "unused", "peft_config": {"r": 4, "target_modules": ["q_proj", "v_proj"]}}
@@ -64,18 +67,65 @@ def test_run_and_its_model(
 
     model = AutoModelForCausalLM.from_pretrained(job.work.model)
     assert AutoTokenizer.from_pretrained(job.work.model).get_vocab() == tokenizer.get_vocab()
-    assert GenerationConfig.from_pretrained(job.work.model).eos_token_id == [tokenizer.eos_token_id]
+    assert GenerationConfig.from_pretrained(job.work.model).eos_token_id == list(
+        read_recipe(tokenizer_folder.parent).fim_tokens.end_ids
+    )
     assert not list(job.work.model.glob("*.bin"))
     assert not list(job.work.model.glob("*.pt"))
     last = AutoModelForCausalLM.from_pretrained(kept[-1])
     for name, weight in model.state_dict().items():
         assert torch.equal(weight, last.state_dict()[name]), name
-    card = (job.work.model / "README.md").read_text()
-    assert "abc123" in card
-    assert "<|fim_prefix|>{text before the cursor}<|fim_suffix|>" in card
-    serving = json.loads((job.work.model / "fim.json").read_text())
-    assert serving["fim_tokens"]["middle"] == "<|fim_middle|>"
-    assert serving["model"]["config"] == MODEL
+    assert read_recipe(job.work.model) == read_recipe(tokenizer_folder.parent)
+
+
+def rates(events: list[dict[str, Any]]) -> list[float]:
+    return [event["lr"] for event in events if event["event"] == "step"]
+
+
+def test_a_run_that_exits_early_follows_the_schedule_of_the_whole(
+    tmp_path: Path, dataset: Path, tokenizer_folder: Path
+) -> None:
+    whole = train(tmp_path / "whole", dataset, tokenizer_folder, epochs=3)[2]
+    early = train(tmp_path / "early", dataset, tokenizer_folder, epochs=3, exit_iteration=4)[2]
+    assert len(losses(whole)) > 4
+    assert (losses(early), rates(early)) == (losses(whole)[:4], rates(whole)[:4])
+    shorter = train(tmp_path / "shorter", dataset, tokenizer_folder, epochs=3, max_steps=4)[2]
+    assert rates(shorter)[3] < rates(early)[3]
+
+
+def test_rows_are_passed_over_again_until_there_are_enough_steps(
+    tmp_path: Path, dataset: Path, tokenizer_folder: Path
+) -> None:
+    once = train(tmp_path / "once", dataset, tokenizer_folder)[2]
+    wanted = 2 * len(losses(once)) + 1
+    least = train(tmp_path / "least", dataset, tokenizer_folder, min_steps=wanted)[2]
+    exact = train(tmp_path / "exact", dataset, tokenizer_folder, epochs=None, max_steps=wanted)[2]
+    assert len(losses(least)) == wanted
+    assert losses(least) == losses(exact)
+    assert [event["epoch"] for event in least if event["event"] == "step"][-1] == 2
+
+
+def test_states_and_weights_are_saved_by_epoch(tmp_path: Path, dataset: Path, tokenizer_folder: Path) -> None:
+    entries = [
+        {"type": "deepspeed", "save_every_n_epochs": 1, "save_end_of_training": False, "keep": 9},
+        {"save_every_n_epochs": 2, "output_dir": str(tmp_path / "out"), "keep": 9},
+    ]
+    _, result, events = train(tmp_path / "run", dataset, tokenizer_folder, epochs=4, checkpoint=entries)
+    saved = {kind: [e["step"] for e in events if e["event"] == "checkpoint" and e["type"] == kind] for kind in
+             ("deepspeed", "huggingface")}  # fmt: skip
+    ends = [result["steps"] * (epoch + 1) // 4 for epoch in range(4)]
+    assert saved == {"deepspeed": ends, "huggingface": ends[1::2]}
+
+
+@pytest.mark.parametrize(("interval", "shown"), [(0, []), (2, [2, 4]), (1, [1, 2, 3, 4])])
+def test_the_loss_is_logged_at_its_interval(
+    tmp_path: Path, dataset: Path, tokenizer_folder: Path, interval: int, shown: list[int]
+) -> None:
+    job = Job(
+        tiny_experiment(max_steps=4, loss_log_interval=interval), dataset, tokenizer_folder, Work(tmp_path), "test"
+    )
+    (lines,) = run_ranks(1, logged_lines, job, folder=tmp_path)
+    assert [int(line.split()[1]) for line in lines if line.startswith("step ")] == shown
 
 
 def test_activation_checkpointing_changes_nothing(tmp_path: Path, dataset: Path, tokenizer_folder: Path) -> None:
@@ -109,6 +159,42 @@ def test_half_precision(tmp_path: Path, dataset: Path, tokenizer_folder: Path) -
     assert AutoModelForCausalLM.from_pretrained(job.work.model).dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("adapters", [False, True])
+def test_a_tuned_model_keeps_the_numbers_of_its_base(
+    tmp_path: Path, dataset: Path, tokenizer_folder: Path, tokenizer: PreTrainedTokenizerFast, adapters: bool
+) -> None:
+    base = build_model(tiny_experiment().model, tokenizer, seed=1).to(torch.bfloat16)
+    save_model(base, tokenizer, [tokenizer.eos_token_id], tmp_path / "base")
+    model = {"name_or_path": str(tmp_path / "base")} | ({"peft_config": {"r": 4}} if adapters else {})
+    checkpoint = [{"save_every_n_steps": 1, "output_dir": str(tmp_path / "out")}]
+    job, _, events = train(tmp_path / "run", dataset, tokenizer_folder, model=model, max_steps=2, checkpoint=checkpoint)
+    start = events[0]
+    assert start["trains"] == ("adapters" if adapters else "pretrained")
+    assert (start["lr"], start["warmup_steps"], start["gradient_clipping"]) == (0.01, 2, 1.0)
+    for folder in (job.work.model, tmp_path / "out" / "tiny-run" / "step-1"):
+        assert json.loads((folder / "config.json").read_text())["dtype"] == "bfloat16"
+        weights = load_file(folder / "model.safetensors")
+        assert {weight.dtype for weight in weights.values()} == {torch.bfloat16}
+        assert any(not torch.equal(weight, base.state_dict()[name]) for name, weight in weights.items())
+
+
+@pytest.mark.parametrize("clipping", [None, 0.5, 0])
+@pytest.mark.parametrize("stage", [0, 1])
+def test_gradients_are_clipped_as_the_experiment_says(
+    tmp_path: Path, dataset: Path, tokenizer_folder: Path, clipping: float | None, stage: int
+) -> None:
+    """The first moment of Adam after one step is (1 - beta1) times the gradient that it was given."""
+    deepspeed: dict[str, Any] = {"zero_optimization": {"stage": stage}}
+    deepspeed |= {} if clipping is None else {"gradient_clipping": clipping}
+    experiment = tiny_experiment(deepspeed=deepspeed, loss={"z_loss": 1.0}, max_steps=1)
+    limit = 1.0 if clipping is None else float(clipping)
+    assert experiment.deepspeed["gradient_clipping"] == limit
+    job = Job(experiment, dataset, tokenizer_folder, Work(tmp_path), "test")
+    norm, clipped = run_ranks(1, norm_before_and_after_clipping, job, folder=tmp_path)[0]
+    assert norm > 1.5
+    assert clipped == pytest.approx(limit or norm, rel=1e-3)
+
+
 def test_steps_with_nothing_to_train_on(
     tmp_path: Path, tokenizer_folder: Path, tokenizer: PreTrainedTokenizerFast
 ) -> None:
@@ -118,10 +204,8 @@ def test_steps_with_nothing_to_train_on(
         rows["labels"][row] = [-100] * len(rows["labels"][row])
     folder = save_rows(tmp_path / "rows", rows, make_rows(2, len(tokenizer), seed=6))
     data = {"sources": [{"type": "demo"}], "max_length": 64, "pack_samples": "none"}
-    _, result, events = train(
-        tmp_path / "run", folder, tokenizer_folder, ranks=2, data=data, gradient_accumulation_steps=1, epochs=2
-    )
-    empty = [event for event in events if event["event"] == "step" and event["targets"] == 0]
+    _, result, events = train(tmp_path / "run", folder, tokenizer_folder, ranks=2, data=data, batch_rows=2, epochs=2)
+    empty = [event for event in events if event["event"] == "step" and event["trained_tokens"] == 0]
     assert result["steps"] == 8
     assert result["empty_steps"] == len(empty) >= 4
     assert all(event["loss"] == 0 for event in empty)
@@ -147,11 +231,10 @@ def test_nothing_to_train_on_at_all(tmp_path: Path, tokenizer_folder: Path, toke
 
 def test_deepspeed_section_is_passed_on() -> None:
     section = {"gradient_clipping": 0.5, "zero_optimization": {"stage": 2, "reduce_bucket_size": 1000}}
-    experiment = tiny_experiment(deepspeed=section, micro_batch_size=3, gradient_accumulation_steps=4)
+    experiment = tiny_experiment(deepspeed=section)
     config = deepspeed_config(experiment, world_size=2, dtype=torch.bfloat16)
     assert config["gradient_clipping"] == 0.5
     assert config["zero_optimization"] == {"stage": 2, "reduce_bucket_size": 1000}
-    assert config["train_batch_size"] == 24
     assert config["bf16"]["enabled"]
     assert not config["fp16"]["enabled"]
 
@@ -162,6 +245,44 @@ def test_tracker_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(FimError, match=f"pip install {package}"):
         open_trackers(tiny_experiment(**{package: {}}), Work(tmp_path), 0)
     assert open_trackers(tiny_experiment(**{package: {"enable": False}}), Work(tmp_path), 0) == []
+
+
+def test_a_run_of_few_steps_is_warned_about(
+    tmp_path: Path, dataset: Path, tokenizer_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert few_steps(50, 800, 16, tiny_experiment()) == ()
+    [notice] = few_steps(5, 40, 8, tiny_experiment())
+    assert "takes 5 optimizer steps (40 rows, 8 a step, epochs: 1)" in notice
+    assert "Lower batch_rows, or raise epochs." in notice
+    assert caplog.messages == [notice]
+    assert "raise max_steps" in few_steps(3, 40, 8, tiny_experiment(max_steps=3))[0]
+    assert "Lower micro_batch_size" in few_steps(5, 40, 8, tiny_experiment(batch_rows=None, micro_batch_size=8))[0]
+    _, result, events = train(tmp_path, dataset, tokenizer_folder)
+    assert result["notices"] == (notice,)
+    assert [event["message"] for event in events if event["event"] == "warning"] == [notice]
+
+
+def test_a_run_says_what_its_steps_hold(tmp_path: Path, dataset: Path, tokenizer_folder: Path) -> None:
+    data = {"sources": [{"type": "demo"}], "pack_samples": "flat", "pack_length": 64}
+    _, result, events = train(tmp_path, dataset, tokenizer_folder, data=data, batch_rows=7)
+    steps = [event for event in events if event["event"] == "step"]
+    assert [event["rows"] for event in steps] == [7, 7, 7, 7, 7, 5]
+    assert result["steps"] == 6
+    assert result["batch_rows"] == 7
+    for key in ("rows", "packs", "tokens", "trained_tokens", "distinct_tokens"):
+        assert result[key] == sum(event[key] for event in steps) > 0
+    assert all(event["tokens"] / 64 < event["packs"] <= event["rows"] for event in steps)
+
+
+def test_wandb_gets_the_entity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+    package = ModuleType("wandb")
+    package.init = lambda **options: asked.append(options)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "wandb", package)
+    for section in ({"entity": "us", "project": "p"}, {"project": "p"}):
+        open_trackers(tiny_experiment(wandb=section), Work(tmp_path), 0)
+    assert [options.get("entity", "none") for options in asked] == ["us", "none"]
+    assert [options["project"] for options in asked] == ["p", "p"]
 
 
 def test_rows_beyond_the_models_context_are_told(caplog: pytest.LogCaptureFixture) -> None:

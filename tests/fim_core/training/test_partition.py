@@ -36,8 +36,6 @@ def pretrained(
 def job_of(pretrained: Path, work: Path, dataset: Path, tokenizer: Path, *, stage: int, **model: Any) -> Job:
     experiment = tiny_experiment(
         model={"name_or_path": str(pretrained), **model},
-        micro_batch_size=2,
-        gradient_accumulation_steps=2 if stage == 0 else 1,
         deepspeed={"zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 0}},
         epochs=1,
     )

@@ -1,91 +1,143 @@
-"""Which packs an optimizer step takes, in each division into ranks and micro-batches."""
+"""An optimizer step takes the same rows whatever computes it."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fim_core.packing import IGNORE_INDEX, PackPlan, Rows, plan_packs
-from fim_core.training.steps import Position, Sharding, Step, count_steps, micro_batches, row_weights, steps
+from fim_core.packing import IGNORE_INDEX, Pack, PackPlan, Rows, plan_packs
+from fim_core.packing.plan import Strategy
+from fim_core.training.steps import Position, Step, count_steps, deal, row_weights, steps
 
 START = Position()
+STRATEGIES: list[Strategy] = ["prefix_tree", "flat", "none"]
 
 
 def some_rows(count: int) -> Rows:
     """Rows of 4 tokens; row i trains on i % 3 positions."""
-    tokens = [[row, 1, 2, 3] for row in range(count)]
+    tokens = [[row // 4, 1, 2, 3] for row in range(count)]
     labels = [[IGNORE_INDEX] * (4 - row % 3) + [1, 2, 3][3 - row % 3 :] for row in range(count)]
     return Rows.from_lists(tokens, labels)
 
 
 def all_steps(
-    rows: Rows, sharding: Sharding, epochs: int, start: Position = START, limit: int | None = None
+    rows: Rows,
+    *,
+    batch_rows: int,
+    epochs: int,
+    strategy: Strategy = "none",
+    ranks: int = 1,
+    rank: int = 0,
+    pack_length: int = 8,
+    start: Position = START,
+    limit: int | None = None,
 ) -> list[Step]:
-    plans = [plan_packs(rows, strategy="none", max_length=8, seed=1, epoch=epoch) for epoch in range(epochs)]
-
     def plan_of(epoch: int) -> PackPlan:
-        return plans[epoch]
+        return plan_packs(
+            rows,
+            strategy=strategy,
+            pack_length=pack_length,
+            batch_rows=batch_rows,
+            ranks=ranks,
+            seed=1,
+            epoch=epoch,
+        )
 
-    total = count_steps(lambda epoch: len(plans[epoch]), sharding, start, epochs, limit)
-    return list(steps(plan_of, rows, row_weights(rows, "token"), sharding, start, total))
+    total = count_steps(len(rows), batch_rows, epochs, limit)
+    weights = row_weights(rows, "token")
+    return list(steps(plan_of, rows, weights, ranks=ranks, rank=rank, start=start, total_steps=total))
+
+
+def members(of_ranks: Sequence[Step]) -> list[int]:
+    """The rows of one step on all ranks, sorted."""
+    packs = [pack for step in of_ranks for pack in step.micro_batches if pack is not None]
+    return sorted(row for pack in packs for row in pack.rows.tolist())
 
 
 @settings(deadline=None)
 @given(
-    packs=st.integers(1, 30),
+    rows=st.integers(1, 30),
+    batch_rows=st.integers(1, 12),
+    strategy=st.sampled_from(STRATEGIES),
     ranks=st.integers(1, 4),
-    accumulation=st.integers(1, 4),
-    size=st.integers(1, 3),
+    pack_length=st.integers(1, 40),
     epochs=st.integers(1, 3),
 )
-def test_every_pack_once_an_epoch(packs: int, ranks: int, accumulation: int, size: int, epochs: int) -> None:
-    rows = some_rows(packs)
-    by_rank = [all_steps(rows, Sharding(ranks, rank, accumulation, size), epochs) for rank in range(ranks)]
-    assert len({len(found) for found in by_rank}) == 1
+def test_every_row_once_an_epoch_in_the_same_batches(
+    rows: int, batch_rows: int, strategy: Strategy, ranks: int, pack_length: int, epochs: int
+) -> None:
+    data = some_rows(rows)
+    expected = [members([step]) for step in all_steps(data, batch_rows=batch_rows, epochs=epochs)]
+    by_rank = [
+        all_steps(
+            data,
+            batch_rows=batch_rows,
+            epochs=epochs,
+            strategy=strategy,
+            ranks=ranks,
+            rank=rank,
+            pack_length=pack_length,
+        )
+        for rank in range(ranks)
+    ]
+    assert [members(of_ranks) for of_ranks in zip(*by_rank, strict=True)] == expected
     seen: list[list[int]] = [[] for _ in range(epochs)]
     epoch = 0
-    for of_ranks in zip(*by_rank, strict=True):
+    for of_ranks, found in zip(zip(*by_rank, strict=True), expected, strict=True):
+        first = of_ranks[0]
         assert len({len(step.micro_batches) for step in of_ranks}) == 1
-        assert 1 <= len(of_ranks[0].micro_batches) <= accumulation
-        assert all(len(batch) <= size for step in of_ranks for batch in step.micro_batches)
-        members = [row for step in of_ranks for batch in step.micro_batches for pack in batch for row in pack.rows]
-        assert of_ranks[0].rows == len(members)
-        assert of_ranks[0].denominator == of_ranks[0].targets == sum(row % 3 for row in members)
-        seen[epoch] += members
-        epoch += of_ranks[0].ends_epoch
-    assert [sorted(of_epoch) for of_epoch in seen] == [list(range(packs))] * epochs
+        assert first.rows == len(found) == min(batch_rows, rows - len(seen[epoch]))
+        assert first.denominator == first.trained_tokens == sum(row % 3 for row in found)
+        assert first.packs == sum(pack is not None for step in of_ranks for pack in step.micro_batches)
+        seen[epoch] += found
+        epoch += first.ends_epoch
+    assert [sorted(of_epoch) for of_epoch in seen] == [list(range(rows))] * epochs
 
 
 @pytest.mark.parametrize("limit", [None, 7])
 def test_going_on_from_any_position_gives_the_same_steps(limit: int | None) -> None:
-    rows, sharding = some_rows(11), Sharding(2, 1, 2, 1)
-    whole = all_steps(rows, sharding, epochs=3, limit=limit)
+    """Also on another number of ranks, and in the middle of an epoch."""
+    rows = some_rows(11)
+    whole = all_steps(rows, batch_rows=4, epochs=3, limit=limit)
     assert len(whole) == (limit or 9)
     for done, step in enumerate(whole[:-1], start=1):
-        rest = all_steps(rows, sharding, epochs=3, start=step.position, limit=limit)
-        assert [s.position for s in rest] == [s.position for s in whole[done:]]
-        for ours, theirs in zip(rest, whole[done:], strict=True):
-            assert [[p.row_ids for p in b] for b in ours.micro_batches] == [
-                [p.row_ids for p in b] for b in theirs.micro_batches
-            ]
+        rest = [
+            all_steps(rows, batch_rows=4, epochs=3, ranks=2, rank=rank, start=step.position, limit=limit)
+            for rank in range(2)
+        ]
+        assert [s.position for s in rest[0]] == [s.position for s in whole[done:]]
+        for *ours, theirs in zip(*rest, whole[done:], strict=True):
+            assert members(ours) == members([theirs])
 
 
-def test_step_holds_the_same_rows_however_it_is_divided() -> None:
-    rows = some_rows(20)
+def test_the_example_of_the_module() -> None:
+    """100 rows of 1,000 tokens, 800 of them common."""
+    rng = np.random.default_rng(0)
+    prompt = rng.integers(0, 1000, 800).tolist()
+    tokens = [[*prompt, 2000 + row, *rng.integers(0, 1000, 199).tolist()] for row in range(100)]
+    labels = [[IGNORE_INDEX] * 990 + row[990:] for row in tokens]
+    rows = Rows.from_lists(tokens, labels)
 
-    def members(*shardings: Sharding) -> list[set[int]]:
-        by_rank = [all_steps(rows, sharding, epochs=1) for sharding in shardings]
+    def shape(strategy: Strategy) -> list[list[int]]:
+        """Rows of each pack of both ranks, by step."""
+        ranks = [
+            all_steps(rows, batch_rows=32, epochs=2, strategy=strategy, ranks=2, rank=rank, pack_length=8192)
+            for rank in range(2)
+        ]
         return [
-            {row for step in of_ranks for batch in step.micro_batches for pack in batch for row in pack.rows.tolist()}
-            for of_ranks in zip(*by_rank, strict=True)
+            [len(pack.rows) for step in of_ranks for pack in step.micro_batches if pack is not None]
+            for of_ranks in zip(*ranks, strict=True)
         ]
 
-    expected = members(Sharding(1, 0, 1, 8))
-    assert members(Sharding(1, 0, 8, 1)) == expected
-    assert members(*(Sharding(2, rank, 2, 2) for rank in range(2))) == expected
-    assert members(*(Sharding(4, rank, 2, 1) for rank in range(4))) == expected
+    assert shape("flat") == [[8, 8, 8, 8], [8, 8, 8, 8], [8, 8, 8, 8], [2, 2]] * 2
+    assert shape("prefix_tree") == [[16, 16], [16, 16], [16, 16], [2, 2]] * 2
+    assert shape("none") == [[1] * 32, [1] * 32, [1] * 32, [1] * 4] * 2
+    tree = plan_packs(rows, strategy="prefix_tree", pack_length=8192, batch_rows=32, ranks=2)
+    assert tree[0].distinct_tokens == 4000
 
 
 def test_weights_of_rows() -> None:
@@ -94,8 +146,39 @@ def test_weights_of_rows() -> None:
     np.testing.assert_array_equal(row_weights(rows, "sample"), [0, 1, 1, 0, 1, 1])
 
 
+def pack_of(cost: float) -> Pack:
+    nothing = np.zeros(1, np.int32)
+    return Pack(nothing, ("row",), nothing, nothing, cost)
+
+
+def test_ranks_get_equally_many_packs_of_about_equal_cost() -> None:
+    dealt = deal([pack_of(cost) for cost in (1, 2, 3, 4, 5, 9)], ranks=2)
+    assert [[pack.cost for pack in packs if pack] for packs in dealt] == [[9, 3, 1], [5, 4, 2]]
+    dealt = deal([pack_of(cost) for cost in (1, 1, 10)], ranks=2)
+    assert [[pack and pack.cost for pack in packs] for packs in dealt] == [[10, None], [1, 1]]
+
+
 def test_a_rank_without_packs_runs_as_many_micro_batches() -> None:
-    packs = list(plan_packs(some_rows(3), strategy="none", max_length=8))
-    dealt = [micro_batches(packs, Sharding(4, rank, 2, 1)) for rank in range(4)]
-    assert [len(batches) for batches in dealt] == [1, 1, 1, 1]
-    assert dealt[3] == [[]]
+    dealt = deal([pack_of(cost) for cost in (1, 2, 3)], ranks=4)
+    assert [len(packs) for packs in dealt] == [1, 1, 1, 1]
+    assert dealt[3] == [None]
+    assert deal([], ranks=2) == [[], []]
+
+
+@given(
+    rows=st.integers(1, 40),
+    batch_rows=st.integers(1, 12),
+    epochs=st.one_of(st.none(), st.integers(1, 3)),
+    limit=st.one_of(st.none(), st.integers(1, 30)),
+    least=st.one_of(st.none(), st.integers(1, 30)),
+)
+def test_the_number_of_steps(
+    rows: int, batch_rows: int, epochs: int | None, limit: int | None, least: int | None
+) -> None:
+    """Against batches that are taken one by one."""
+    if epochs is None and limit is None:
+        return
+    taken, of_epoch = 0, len(range(0, rows, batch_rows))
+    while (limit is None or taken < limit) and (epochs is None or taken < epochs * of_epoch or taken < (least or 0)):
+        taken += 1
+    assert count_steps(rows, batch_rows, epochs, limit, least) == taken

@@ -33,7 +33,7 @@ def tiny_experiment(**options: Any) -> Experiment:
         "name": "tiny",
         "model": {"config": MODEL, "tokenizer": "unused"},
         "data": data_options(),
-        "gradient_accumulation_steps": 2,
+        "batch_rows": 8,
         "optimizer": {"lr": 0.01},
         "scheduler": {"name": "cosine", "warmup_steps": 2},
     }

@@ -1,0 +1,102 @@
+"""The experiments of `make bench-finetune`: one that the others differ from, and what each changes in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from fim_core.config import Experiment
+
+NATIVE = """\
+{{/* Native FIM without context: the prompt that code models were pretrained on. */}}
+{{define "assistant"}}
+<|fim_prefix|>{{.PREFIX}}<|fim_suffix|>{{.SUFFIX}}<|fim_middle|>
+{{end}}
+"""
+
+Rows = Literal["half", "all", "double", "shuffled"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One experiment.
+
+    Attributes:
+        shows: what it is there to show.
+        changes: options that differ from the first case, by dotted key; None leaves the option out.
+        rows: its training rows: half of them, all, twice as many, or all with their completions shuffled.
+        refuse: whether the gate must refuse its model.
+    """
+
+    shows: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    rows: Rows = "all"
+    refuse: bool = False
+
+
+FULL = {"model.peft_config": None}
+END_OF_TURN = "the end of a turn"
+"""Replaced by the token that ends a turn of the model's chat markup."""
+
+CASES = {
+    "lora": Case("LoRA with the defaults, native FIM without context"),
+    "full": Case("all weights, with the defaults", FULL),
+    "end-of-turn": Case("the chat's end token instead of the native one", {"model.end_token": END_OF_TURN}),
+    "context": Case("the template `plain`: native FIM after the row's context", {"data.template": "plain"}),
+    "chat": Case("the template `chat`: instructions and context in chat markup", {"data.template": "chat"}),
+    "spm": Case("suffix before prefix", {"data.fim_order": "spm"}),
+    "rows-half": Case("half as many rows", rows="half"),
+    "rows-double": Case("twice as many rows", rows="double"),
+    "epochs-2": Case("two passes over the rows", {"epochs": 2}),
+    "lora-1e-4": Case("half the learning rate", {"optimizer.lr": 1e-4}),
+    "lora-5e-4": Case("2.5 times the learning rate", {"optimizer.lr": 5e-4}),
+    "full-1e-5": Case("all weights at half the learning rate", {**FULL, "optimizer.lr": 1e-5}),
+    "full-5e-5": Case("all weights at 2.5 times the learning rate", {**FULL, "optimizer.lr": 5e-5}),
+    "row-loss": Case("each row counts once in the loss, whatever its length", {"data.sample_weighted_loss": True}),
+    "shuffled": Case("completions of other rows", rows="shuffled", refuse=True),
+    "wrecked": Case("a learning rate that ruins the base", {**FULL, "optimizer.lr": 3e-2, "max_steps": 4}, refuse=True),
+    "untrained": Case("adapters that have learnt nothing", {"optimizer.lr": 1e-12, "max_steps": 1}, refuse=True),
+}
+
+
+def experiment_of(
+    name: str, *, model: str, train: Path, held_out: Path, template: Path, storage: Path, end_of_turn: str | None
+) -> Experiment:
+    """The experiment of a case.
+
+    Args:
+        name: of the case.
+        model: folder or hub id.
+        train, held_out: CSV files.
+        template: file that holds `NATIVE`.
+        storage: folder of artifacts.
+        end_of_turn: the model's token for it.
+
+    Raises:
+        FimError: an option cannot be used.
+    """
+    content: dict[str, Any] = {
+        "name": f"finetune-{name}",
+        "storage": str(storage),
+        "model": {"name_or_path": model, "peft_config": {}},
+        "data": {
+            "sources": [str(train)],
+            "eval_sources": [str(held_out)],
+            "template": str(template),
+            "max_length": 2048,
+        },
+        "evaluation": {"max_rows": None, "max_new_tokens": 48},
+        # Otherwise this check stops a model whose loss has not fallen before the gate says anything.
+        "checks": {"loss_fell": {"severity": "warn"}},
+    }
+    for key, value in CASES[name].changes.items():
+        *sections, option = key.split(".")
+        section = content
+        for part in sections:
+            section = section.setdefault(part, {})
+        section[option] = end_of_turn if value is END_OF_TURN else value
+    model_section = content["model"]
+    content["model"] = {option: value for option, value in model_section.items() if value is not None}
+    return Experiment.model_validate(content)
