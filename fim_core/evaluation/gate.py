@@ -119,8 +119,8 @@ def _better(rule: GateRule, report: Mapping[str, Any], rivals: Sequence[str]) ->
     figures, differences = _figures(rule.metric, rivals, report)
     standings = {name: standing(metric, differences[name], confidence) for name in rivals}
     holds = all(found == "better" for found in standings.values())
-    verdicts = {f"{VERDICTS[found]}{_over(name, rivals)}" for name, found in standings.items() if found != "better"}
-    why = "; ".join(sorted(verdicts)) if verdicts else VERDICTS["better"]
+    failed = {name: VERDICTS[found] for name, found in standings.items() if found != "better"}
+    why = VERDICTS["better"] if holds else _why(failed, rivals)
     said = comparison(metric, figures["candidate"], {n: (figures[n], differences[n]) for n in rivals}, confidence)
     visible = [differences[name]["detectable"] for name in rivals]
     if not holds and metric.unit == "share" and None not in visible:
@@ -191,8 +191,11 @@ def _left_out(rivals: Sequence[str], report: Mapping[str, Any]) -> str:
     return f" The champion cannot read {unread:,} of the rows, which are left out." if unread else ""
 
 
-def _over(name: str, rivals: Sequence[str]) -> str:
-    return f" ({TITLES[name]})" if len(rivals) > 1 else ""
+def _why(failed: Mapping[str, str], rivals: Sequence[str]) -> str:
+    """Verdicts by rival in one clause; rivals are named only where they differ."""
+    if len(failed) == len(rivals) and len(set(failed.values())) == 1:
+        return next(iter(failed.values()))
+    return "; ".join(f"{verdict} ({TITLES[name]})" for name, verdict in failed.items())
 
 
 def _reason(said: str, holds: bool | None, why: str) -> str:

@@ -211,11 +211,11 @@ def rules(store: Store) -> list[tuple[str, str, bool | None]]:
     [
         ("wrecked", {"optimizer": {"lr": 3.0}, "max_steps": 20}, LOSES),
         ("untrained", {"lora": True, "optimizer": {"lr": 1e-12}, "max_steps": 1}, "there is no difference on any row"),
-        ("shuffled", {"export": "shuffled.csv"}, LOSES),
+        ("shuffled", {"export": "shuffled.csv"}, None),
     ],
 )
 def test_a_fine_tune_that_does_not_improve_a_good_base_is_refused(
-    tuned: Path, name: str, changes: dict[str, Any], why: str
+    tuned: Path, name: str, changes: dict[str, Any], why: str | None
 ) -> None:
     write_rows(tuned / "shuffled.csv", shuffled=True)
     path = fine_tuning(tuned, name, **changes)
@@ -223,12 +223,15 @@ def test_a_fine_tune_that_does_not_improve_a_good_base_is_refused(
     assert exit_code == 1, said
     store = Store(load_experiment(path).storage)
     assert champion(store, "tiny") is None
+    report = json.loads((store.current("evaluation_report").path / "report.json").read_text(encoding="utf-8"))
+    if why is None:
+        # On shuffled held-out rows the good base is no better than chance, so a gain over it means nothing.
+        assert ("better_than_constants", "exact_match_sql", False) in rules(store)
+        return
     of_base = [holds for rule, _, holds in rules(store) if rule == "better_than_base"]
     assert False in of_base
     assert True not in of_base
-    report = json.loads((store.current("evaluation_report").path / "report.json").read_text(encoding="utf-8"))
-    if name != "shuffled":
-        assert report["others"]["base"]["metrics"]["exact_match_sql"]["value"] > 0.6, "the base is good"
+    assert report["others"]["base"]["metrics"]["exact_match_sql"]["value"] > 0.6, "the base is good"
     assert any("base model" in line and why in line for line in said.splitlines() if line.startswith("- ")), said
 
 
@@ -238,14 +241,10 @@ def test_the_base_is_scored_once_for_all_trainings_and_only_with_its_own_weights
 ) -> None:
     from fim_core.evaluation import base
 
-    loaded = []
-    monkeypatch.setattr("fim_core.evaluation.base.load_base", lambda *given, **options: loaded.append(given) or load(
-        *given, **options))  # fmt: skip
-    load = base.load_base
+    loaded, load = [], base.load_base
+    monkeypatch.setattr(base, "load_base", lambda *given, **options: loaded.append(given) or load(*given, **options))
     place = tmp_path / "pretrained"
     shutil.copytree(tuned / "pretrained", place)
-    for name in ("model.safetensors", "config.json"):
-        assert (place / name).is_file()
 
     def train(lr: float) -> dict[str, Any]:
         path = write(
