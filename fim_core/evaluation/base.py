@@ -74,7 +74,7 @@ def load_base(model: ModelConfig, checkpoint: Path, *, seed: int) -> Predictor:
     network.set_attn_implementation("sdpa")
     network.config.use_cache = True
     network.generation_config = GenerationConfig.from_pretrained(checkpoint)
-    return Predictor(network.eval(), tokenizer, stop_ids_of(network), checkpoint, weights=None)
+    return Predictor(network.eval(), tokenizer, stop_ids_of(network, tokenizer), checkpoint, weights=None)
 
 
 def predict_with_base(

@@ -25,9 +25,10 @@ from fim_core.evaluation.prompts import build_tokens, same_prompts
 from fim_core.evaluation.report import read_report
 from fim_core.evaluation.rows import MostFrequent, load_eval_set, most_frequent_in_training, sample
 from fim_core.evaluation.run import evaluate
-from fim_core.modeling.load import build_model, save_model
+from fim_core.modeling.load import build_model
+from fim_core.modeling.save import save_model
 from fim_core.parts import Parts
-from fim_core.tokens import load_tokenizer, resolve_fim_tokens
+from fim_core.tokens import control_ids, load_tokenizer, resolve_fim_tokens
 from tests.fim_core.evaluation.conftest import Evaluated, save_checkpoint
 
 
@@ -359,7 +360,7 @@ def test_a_pretrained_base_is_the_model_that_training_begins_with(evaluated: Eva
     assert found.keys() == wanted.keys()
     assert all(torch.equal(found[name], wanted[name]) for name in wanted), "an adapter begins at no change"
     assert len(found["model.embed_tokens.weight"]) == len(plain) + 3
-    assert base.stop_ids == set(tokens.end_ids)
+    assert base.stop_ids == {*tokens.end_ids, *control_ids(grown)}
 
 
 def test_the_loss_and_its_part_at_the_end_token(evaluated: Evaluated, report: Path) -> None:
