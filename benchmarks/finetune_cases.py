@@ -88,6 +88,8 @@ def experiment_of(
             "max_length": 2048,
         },
         "evaluation": {"max_rows": None, "max_new_tokens": 48},
+        # Otherwise this check stops a model whose loss has not fallen before the gate says anything.
+        "checks": {"loss_fell": {"severity": "warn"}},
     }
     for key, value in CASES[name].changes.items():
         *sections, option = key.split(".")

@@ -1,7 +1,7 @@
 """How fast a model trains on rows with long common prompts, beside the trainers that people use.
 
     python -m benchmarks.train [--case a b] [--rows N] [--steps N] [--max-length N] [--threads N]
-                               [--export FILE] [--tokenizer FOLDER] [--methods NAME …] [--grouping]
+                               [--export FILE] [--tokenizer FOLDER] [--methods NAME …]
     python -m benchmarks.train --model FOLDER [--lora] --export FILE [--rows N] [--steps N] …
 
 The same rows, weights, precision (float32), optimizer and clipping for all: our three packings through the engine that
@@ -20,8 +20,7 @@ more back at once (MALLOC_MMAP_THRESHOLD_), which `fim train` takes from its env
 --model trains a pretrained model, all of its weights or with --lora adapters, in place of the cases. Page faults are those
 of the whole process, loading included.
 
-Without --export the rows are the demo's; without --tokenizer one is trained on them. --grouping shows what it costs to
-have similar rows in one step (`benchmarks.train_grouping`).
+Without --export the rows are the demo's; without --tokenizer one is trained on them.
 """
 
 from __future__ import annotations
@@ -50,24 +49,21 @@ def main() -> None:
     parser.add_argument("--case", nargs="+", default=["a", "b"], choices=["a", "b"])
     parser.add_argument("--rows", type=int, default=48, help="least number of rows; whole packs are drawn")
     parser.add_argument("--steps", type=int, default=3, help="optimizer steps; the fastest counts")
-    parser.add_argument("--max-length", type=int, default=2048, help="tokens of the largest pack")
+    parser.add_argument(
+        "--max-length", type=int, default=2048, help="tokens of the longest row and of the largest pack"
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--export", type=Path, help="train on this export instead of the demo's rows")
     parser.add_argument("--tokenizer", help="folder or hub id, for case (a)")
     parser.add_argument("--model", help="folder of a pretrained model, instead of the cases")
     parser.add_argument("--lora", action="store_true", help="train adapters on --model")
     parser.add_argument("--methods", nargs="+", help="only these")
-    parser.add_argument("--grouping", action="store_true", help="held-out loss after equal rows, tree against none")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.model:
         options.case, options.tokenizer = ["model"], options.tokenizer or options.model
-    if options.grouping:
-        from benchmarks.train_grouping import compare
-
-        compare(options.threads)
-    elif options.measure:
+    if options.measure:
         from benchmarks.train_methods import measure
 
         result = measure(

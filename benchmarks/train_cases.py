@@ -189,8 +189,8 @@ def draw_sample(folder: Path, *, rows: int, max_length: int) -> Sample:
     everything = load_rows(folder / "tokens", "train")
     plan = plan_packs(everything, strategy="prefix_tree", pack_length=max_length)
     members: list[int] = []
-    for pack in plan:  # in random order
-        members += pack.rows.tolist()
+    for place in np.random.default_rng(SEED).permutation(len(plan)).tolist():
+        members += plan[place].rows.tolist()
         if len(members) >= rows:
             break
     table = datasets.load_from_disk(str(folder / "tokens" / "dataset"))["train"]

@@ -164,7 +164,7 @@ def train(options: argparse.Namespace, block: int, seed: int) -> None:
     )
     size = block or options.batch_rows
     # Training has no option for it, as one size was found to be best for all.
-    fim_core.packing.plan.epoch_order = partial(epoch_order, block_rows=size)  # type: ignore[assignment]
+    fim_core.packing.plan.epoch_order = partial(epoch_order, block_rows=size)
     fit(setup(Job(experiment, options.work / "tokens", tokenizer, work, "one"), join_ranks()))
 
 

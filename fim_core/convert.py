@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from fim_core.config import DataConfig, ModelConfig, Source
 from fim_core.errors import FimError
 from fim_core.prompts import write_fim_prompts
+from fim_core.recipe import Recipe, read_recipe, schema_with, write_recipe
 from fim_core.records.schema import RAW_SCHEMA
 from fim_core.records.sources import write_raw_completions
 from fim_core.tokenization.shards import SplitWriter
@@ -44,6 +45,8 @@ def convert(
     num_proc: int = 1,
 ) -> tuple[Path, dict[str, Any]]:
     """Render an export's completions to text columns `prompt` and `response` (and `row_id`, `type`).
+
+    The output carries the recipe of its prompts (see `fim_core.recipe`), so it can be a source of an experiment.
 
     Args:
         source: CSV, Parquet or JSON-lines file, or a folder of them.
@@ -80,7 +83,7 @@ def convert(
         write_raw_completions(data, raw)
         counts = write_fim_prompts(raw, prompts, data=data, model=model, tokenizer=loaded, seed=0)
         raw.unlink()
-        _write_texts(prompts / "prompts.parquet", ready, format)
+        _write_texts(prompts / "prompts.parquet", ready, format, read_recipe(prompts))
         _write_rejected(prompts / "rejected.parquet", scratch / "rejected.parquet", input_col, output_col)
         summary = {
             "rows_in": counts.rows_in,
@@ -162,11 +165,11 @@ def _sizes(place: Path) -> dict[str, int]:
     return sizes
 
 
-def _write_texts(prompts: Path, output: Path, format: Format) -> None:
+def _write_texts(prompts: Path, output: Path, format: Format, recipe: Recipe) -> None:
     batches = pq.ParquetFile(prompts).iter_batches(columns=_COLUMNS)
     tables = (pa.Table.from_batches([batch]).select(_COLUMNS).cast(_SCHEMA) for batch in batches)
     if format == "parquet":
-        with pq.ParquetWriter(output, _SCHEMA, compression="zstd") as writer:
+        with pq.ParquetWriter(output, schema_with(_SCHEMA, recipe), compression="zstd") as writer:
             for table in tables:
                 writer.write_table(table)
         return
@@ -174,6 +177,7 @@ def _write_texts(prompts: Path, output: Path, format: Format) -> None:
     for table in tables:
         dataset.write(table)
     dataset.close()
+    write_recipe(output, recipe)
 
 
 def _write_rejected(rejected: Path, output: Path, input_col: str, output_col: str) -> None:

@@ -94,6 +94,19 @@ def version_of(inputs: Mapping[str, str], config: Mapping[str, Any], code: str) 
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
+def champion_folder(experiment: str) -> str:
+    """Where a champion's weights are within its artifact: `model/<experiment>`.
+
+    Tools name a model after its folder, so it has the experiment's name.
+    """
+    return f"model/{experiment}"
+
+
+def champion_weights(champion: Artifact) -> Path:
+    """The folder of a champion's weights, which loads with transformers."""
+    return champion.path / champion_folder(champion.manifest["experiment"])
+
+
 def digest(value: Any) -> str:
     """Hash of a JSON-serialisable value, 16 hex digits; for manifests."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]

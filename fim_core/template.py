@@ -35,6 +35,9 @@ SECTIONS = ("system", "user", "assistant")
 FIELDS = ("SQL_HISTORY", "DDL_CONTEXT", "LAST_FEW_EXECUTED", "FILE_CONTENT", "PREFIX", "SUFFIX")
 FIM_MARKERS = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
 
+BARE = '{{define "assistant"}}<|fim_prefix|>{{.PREFIX}}<|fim_suffix|>{{.SUFFIX}}<|fim_middle|>{{end}}'
+"""The template of prompts whose own is not known: what stands around the cursor, and nothing else."""
+
 _BUILT_IN = Path(__file__).parent / "templates"
 _ACTION = re.compile(
     r"\{\{(?P<left>-(?=\s))?\s*(?:(?P<comment>/\*.*?\*/)|(?P<body>.*?))\s*(?P<right>(?<=\s)-)?\}\}", re.DOTALL
@@ -137,18 +140,26 @@ def template_path(name_or_path: str) -> Path:
     return path
 
 
+def read_template(name_or_path: str) -> str:
+    """The text of a template: `chat`, `plain`, or a path.
+
+    Raises:
+        FimError: no such file, or not UTF-8.
+    """
+    path = template_path(name_or_path)
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise FimError(f"The template {path} is not UTF-8 text: {error.reason} at byte {error.start}.") from error
+
+
 def load_template(name_or_path: str) -> Template:
     """Read and parse a template: `chat`, `plain`, or a path.
 
     Raises:
         FimError: no such file, not UTF-8, or a mistake in it; with the line.
     """
-    path = template_path(name_or_path)
-    try:
-        source = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise FimError(f"The template {path} is not UTF-8 text: {error.reason} at byte {error.start}.") from error
-    return parse_template(source, name=path.name)
+    return parse_template(read_template(name_or_path), name=template_path(name_or_path).name)
 
 
 def parse_template(source: str, *, name: str = "template") -> Template:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
 from collections.abc import Collection
@@ -79,6 +80,11 @@ def control_tokens(tokenizer: PreTrainedTokenizerFast | Tokenizer) -> frozenset[
     backend = tokenizer if isinstance(tokenizer, Tokenizer) else tokenizer.backend_tokenizer
     added = backend.get_added_tokens_decoder().values()
     return frozenset(token.content for token in added if token.special or _is_markup(token.content))
+
+
+def tokenizer_digest(tokenizer: PreTrainedTokenizerFast) -> str:
+    """Hash of all that decides how a tokenizer encodes, 16 hex digits."""
+    return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()[:16]
 
 
 def token_id(tokenizer: Tokenizer, token: str) -> int:

@@ -11,7 +11,7 @@ from fim_assets.metadata.tables import table
 from fim_assets.metadata.trained_checkpoint import how_to_load
 from fim_core.config import Experiment
 from fim_core.pipeline.evaluation import DECISION
-from fim_core.store import Artifact, Store
+from fim_core.store import Artifact, Store, champion_weights
 
 _HOLDS = {True: "passed", False: "failed", None: "not applicable"}
 
@@ -29,5 +29,5 @@ def shown(artifact: Artifact, experiment: Experiment, store: Store) -> dict[str,
         "champion_before": decision["champion_before"] or "none",
         "gate": table(dict.fromkeys(("result", "reason", "rule", "metric"), "string"), rules),
         "smallest_visible_gain": decision["power"]["sentence"],
-        **({"load": dg.MetadataValue.md(how_to_load(artifact.path / "model"))} if decision["promote"] else {}),
+        **({"load": dg.MetadataValue.md(how_to_load(champion_weights(artifact)))} if decision["promote"] else {}),
     }

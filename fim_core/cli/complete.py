@@ -48,6 +48,8 @@ def complete(
 
     disable_progress_bar()
     completer = Completer.load(chosen_checkpoint(checkpoint, experiment))
+    if completer.notice:
+        typer.echo(f"fim: {completer.notice}", err=True)
     # Bytes, so that line ends are printed as generated.
     typer.echo(completer.complete(completion, max_tokens=max_tokens).encode(), nl=False)
 

@@ -30,7 +30,9 @@ def convert(
         Path | None, typer.Option("--output", "-o", help="Where to write. Default: <input>_hf_fim_dataset.")
     ] = None,
     template: Annotated[str, typer.Option(help="`chat`, `plain`, or the path of a template file.")] = "chat",
-    format: Annotated[Format, typer.Option(help="A folder for load_from_disk, or one Parquet file.")] = Format.DISK,
+    format: Annotated[
+        Format, typer.Option(help="A folder for load_from_disk, or one Parquet file; OUT is its name, as given.")
+    ] = Format.DISK,
     input_col: Annotated[str, typer.Option(help="Column with the editor's state, in any case.")] = "INPUT",
     output_col: Annotated[str, typer.Option(help="Column with the completion, in any case.")] = "OUTPUT",
     skip_empty_output: Annotated[bool, typer.Option("--skip-empty-output", help="Reject empty completions.")] = False,
@@ -39,7 +41,10 @@ def convert(
     ] = False,
     num_proc: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 1,
 ) -> None:
-    """Convert an export to prompts and responses. OUT.summary.json and OUT.rejected.parquet say what became of rows."""
+    """Convert an export to finished prompts and responses, a source for `fim train` (data.sources: [{name_or_path: OUT}]).
+
+    OUT.summary.json and OUT.rejected.parquet account for every row.
+    """
     from fim_core.convert import convert as run
 
     place, summary = run(

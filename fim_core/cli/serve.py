@@ -54,5 +54,7 @@ def serve(
         allowed_hosts=LOCAL_HOST_HEADERS if local else ("*",),
         ddl_context=ddl_context,
     )
+    if completer.notice:
+        typer.echo(f"fim: {completer.notice}", err=True)
     typer.echo(f"Serving {folder} as model {model_name}.", err=True)
     uvicorn.run(app, host=host, port=port, log_level="info", limit_concurrency=MAX_CONNECTIONS, server_header=False)

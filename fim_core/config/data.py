@@ -51,7 +51,14 @@ class Source(Section):
     output_col: str = Field("OUTPUT", description="Column with the accepted completion (any case).")
     type_col: str = Field("TYPE", description="Column with the kind of completion; optional (any case).")
     columns: dict[str, str] | None = Field(
-        None, description="For `type: huggingface`: which columns are `prompt` and `response`, or `messages`."
+        None,
+        description="For `type: huggingface`: which columns are `prompt` (finished prompts) and `response`, or "
+        "`messages`.",
+    )
+    render: Literal["chat"] | None = Field(
+        None,
+        description="For prompt and response columns. Default: prompts are finished and tokenized as they are. chat: "
+        "they are questions, which get the tokenizer's chat markup.",
     )
     role_mapping: dict[str, str] | None = Field(
         None,

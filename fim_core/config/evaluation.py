@@ -62,8 +62,8 @@ DEFAULT_GATE = [
     GateRule(metric="exact_match_sql", rule="better_than_base"),
     # A model that has only learnt how completions look gains over a base that does not know the format, but not here.
     GateRule(metric="exact_match_sql", rule="better_than_constants"),
-    # Nor does it tell the accepted texts from others any better than the base does.
-    GateRule(metric="loss", rule="better_than_base"),
+    # Nor does it know the accepted texts better than the base does. Without their end token, which a base need not know.
+    GateRule(metric="loss_text", rule="better_than_base"),
     GateRule(metric="exact_match_sql", rule="not_worse"),
     GateRule(metric="binds", rule="not_worse"),
     GateRule(metric="abstention_precision", rule="not_worse"),

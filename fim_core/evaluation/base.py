@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -22,7 +21,7 @@ from fim_core.evaluation.scores import Prediction
 from fim_core.modeling.load import build_model, training_dtype
 from fim_core.modeling.support import causal_model
 from fim_core.parts import Parts
-from fim_core.serving.prompting import RECIPE
+from fim_core.recipe import read_recipe
 from fim_core.tokens import load_tokenizer
 
 
@@ -55,7 +54,7 @@ def load_base(model: ModelConfig, checkpoint: Path, *, seed: int) -> Predictor:
         FimError: it cannot be loaded.
     """
     tokenizer = load_tokenizer(checkpoint)
-    added = json.loads((checkpoint / RECIPE).read_text(encoding="utf-8"))["fim_tokens"]["added"]
+    added = read_recipe(checkpoint).fim_tokens.added
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = AutoConfig.from_pretrained(checkpoint).dtype if device.type == "cuda" else torch.float32
     # Random weights depend on the dtype in which they are drawn.

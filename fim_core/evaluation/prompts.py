@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from fim_core.errors import FimError
 from fim_core.evaluation.predictors import Predictor
 from fim_core.evaluation.rows import RawRow, TokenIds
-from fim_core.prompts.builder import PromptRow
+from fim_core.prompts.builder import PromptBuilder, PromptRow
+from fim_core.prompts.finished import around_cursor, is_fim_prompt
 from fim_core.prompts.rows import RowBuilder
+from fim_core.recipe import read_recipe
 from fim_core.records.schema import Completion
-from fim_core.serving.prompting import RECIPE, TEMPLATE, load_prompt_builder
+from fim_core.serving.prompting import load_prompt_builder
 from fim_core.tokenization.encoder import TextEncoder
 from fim_core.tokenization.spans import cut_at_spans
-
-_PROMPT_OPTIONS = ("fim_order", "control_tokens", "mask_secrets", "ignore_empty_think")
-_PROMPT_FILES = (TEMPLATE, "chat_template.jinja")
 
 
 def same_prompts(first: Path, second: Path) -> bool:
@@ -26,7 +24,11 @@ def same_prompts(first: Path, second: Path) -> bool:
     Raises:
         FimError: one of them does not tell how its prompts are built.
     """
-    return _markup(first) == _markup(second)
+    return (
+        read_recipe(first).same_prompts_as(read_recipe(second))
+        and _read(first, "tokenizer.json") == _read(second, "tokenizer.json")
+        and _chat_template(first) == _chat_template(second)
+    )
 
 
 def build_tokens(
@@ -49,7 +51,7 @@ def build_tokens(
         FimError: the checkpoint does not tell how its prompts are built.
     """
     builder = _row_builder(predictor)
-    encoder, end = builder.prompts.encoder, json.loads(_read(predictor.folder, RECIPE))["fim_tokens"]["end_id"]
+    encoder, end = builder.prompts.encoder, builder.prompts.tokens.end_id
     built = [_built(builder, row, text) for row, text in zip(rows, completions, strict=True)]
     prompts = [[] if row is None else _prompt_tokens(encoder, row) for row in built]
     return prompts, [[*encoder.join([text]), end] for text in completions]
@@ -72,11 +74,20 @@ def _row_builder(predictor: Predictor) -> RowBuilder:
 def _built(builder: RowBuilder, row: RawRow | Completion, completion: str) -> PromptRow | None:
     if isinstance(row, Completion):
         built = builder.completion(row, completion)
-    elif row.source_type == "messages" and not builder.prompts.tokenizer.chat_template:
+    elif not _can_read(builder.prompts, row):
         return None
     else:
         built = builder.build(*row)
     return built if isinstance(built, PromptRow) and built.response == completion else None
+
+
+def _can_read(prompts: PromptBuilder, row: RawRow) -> bool:
+    """Whether a checkpoint has markup for conversations, and the FIM tokens and order of a finished prompt."""
+    if row.source_type == "messages":
+        return bool(prompts.tokenizer.chat_template)
+    if row.source_type == "prompt_response" and is_fim_prompt(row.input):
+        return around_cursor(row.input, prompts.tokens, prompts.data.fim_order) is not None
+    return True
 
 
 def _prompt_tokens(encoder: TextEncoder, row: PromptRow) -> TokenIds:
@@ -86,14 +97,10 @@ def _prompt_tokens(encoder: TextEncoder, row: PromptRow) -> TokenIds:
     return encoder.join(cut_at_spans(encoder, row.prompt, row.control_spans, row.trained_spans)[0])
 
 
-def _markup(folder: Path) -> dict[str, object]:
-    """All that decides a prompt's tokens."""
-    recipe = json.loads(_read(folder, RECIPE))
-    texts = {name: (folder / name).read_bytes() for name in _PROMPT_FILES if (folder / name).is_file()}
-    template = {} if TEMPLATE in texts else {"template": recipe["data"].get("template")}
-    options = {name: recipe["data"].get(name) for name in _PROMPT_OPTIONS}
-    cut = {"granularity": recipe.get("granularity")}
-    return {"tokenizer": _read(folder, "tokenizer.json")} | texts | template | options | cut | recipe["fim_tokens"]
+def _chat_template(folder: Path) -> bytes | None:
+    """What conversations are rendered with; the recipe only knows it where it surrounds completions."""
+    path = folder / "chat_template.jinja"
+    return path.read_bytes() if path.is_file() else None
 
 
 def _read(folder: Path, name: str) -> bytes:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import duckdb
 import pyarrow.parquet as pq
@@ -15,10 +16,15 @@ from datasets import Dataset, load_from_disk
 
 from fim_core.errors import FimError
 from fim_core.evaluation.scores import EvalRow
+from fim_core.prompts.finished import context_of
+from fim_core.recipe import Recipe, read_recipe
 from fim_core.records.parse import parse_input
 from fim_core.records.schema import Completion
 
 TokenIds = list[int]
+
+# A CREATE statement that begins a line, up to its semicolon or an empty line.
+_DEFINITION = re.compile(r"^[ \t]*CREATE\b.*?(?=;|\n[ \t]*\n|\Z)", re.IGNORECASE | re.MULTILINE | re.DOTALL)
 
 
 class RawRow(NamedTuple):
@@ -73,18 +79,20 @@ def load_eval_set(raw: Path, prompts: Path, dataset: Path, *, max_rows: int | No
     texts = _columns_by_row(prompts / "prompts.parquet", row_ids, ["type", "group", "prefix", "suffix", "response"])
     originals = _columns_by_row(raw, row_ids, list(RawRow._fields))
     raw_rows = [RawRow(**originals[row_id]) for row_id in row_ids]
+    recipe = read_recipe(prompts)
     rows = []
     for row_id, original in zip(row_ids, raw_rows, strict=True):
-        text = {name: value or "" for name, value in texts[row_id].items()}
+        text = texts[row_id]
         rows.append(
             EvalRow(
                 row_id=row_id,
                 type=text["type"],
                 group=text["group"],
-                prefix=text["prefix"],
-                suffix=text["suffix"],
+                prefix=text["prefix"] or "",
+                suffix=text["suffix"] or "",
                 completion=text["response"],
-                ddl=_ddl(original),
+                ddl=_ddl(original, recipe),
+                is_placed=text["prefix"] is not None,
             )
         )
     return EvalSet(rows, *_split_tokens(tokens), raw_rows, held_out=_held_out(prompts / "prompts.parquet"))
@@ -127,12 +135,15 @@ def _most_frequent(counts: Counter[str]) -> str:
     return min(counts, key=lambda text: (-counts[text], text), default="")
 
 
-def _columns_by_row(file: Path, row_ids: list[str], columns: list[str]) -> dict[str, dict[str, str]]:
+def _columns_by_row(file: Path, row_ids: list[str], columns: list[str]) -> dict[str, dict[str, Any]]:
     table = pq.read_table(file, columns=["row_id", *columns], filters=[("row_id", "in", row_ids)])
     return {row.pop("row_id"): row for row in table.to_pylist()}
 
 
-def _ddl(row: RawRow) -> str:
+def _ddl(row: RawRow, recipe: Recipe) -> str:
+    """The table definitions that a row brings: of a finished prompt, the CREATE statements before its FIM block."""
+    if row.source_type == "prompt_response":
+        return ";\n".join(found[0] for found in _DEFINITION.finditer(context_of(row.input, recipe)))
     parsed = parse_input(row.input) if row.source_type == "fim_completions" else None
     return parsed.ddl_context if isinstance(parsed, Completion) else ""
 

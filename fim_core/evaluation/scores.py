@@ -31,7 +31,8 @@ Columns = dict[str, np.ndarray]
 class EvalRow:
     """A held-out row: where the cursor stood, what the user accepted, and the DDL that was known.
 
-    `database` names the rows that its tables hold; without one, rows are made up for it.
+    `database` names the rows that its tables hold; without one, rows are made up for it. `is_placed`: prefix and suffix
+    are known; where they are not (finished prompts without FIM tokens), measures that need them do not apply.
     """
 
     row_id: str
@@ -42,6 +43,7 @@ class EvalRow:
     completion: str
     ddl: str = ""
     database: str = ""
+    is_placed: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,21 @@ class Prediction:
     nats: float | None = None
     tokens: int | None = None
     end_nats: float | None = None
+
+
+_NOT_PLACED: dict[str, Value] = dict.fromkeys(
+    (
+        "repeats_suffix",
+        "exact_match_sql",
+        "parses",
+        "binds",
+        "identifiers_matched",
+        "identifiers_predicted",
+        "identifiers_gold",
+        "execution_match",
+    )
+)
+"""The measures of the whole statement in rows that do not tell it."""
 
 
 @dataclass
@@ -94,6 +111,11 @@ def score(
         for index, row in enumerate(rows):
             of_row = {name: predicted[index] for name, predicted in predictions.items()}
             read = {name: prediction for name, prediction in of_row.items() if prediction is not None}
+            if not row.is_placed:
+                executions["not_placed"] += 1
+                for name, prediction in of_row.items():
+                    cells[name].append({} if prediction is None else _text_measures(row, prediction) | _NOT_PLACED)
+                continue
             distinct = {prediction.text: CompletedSql(row.prefix, prediction.text, row.suffix, dialect)
                         for prediction in read.values()}  # fmt: skip
             gold = distinct.get(row.completion) or CompletedSql(row.prefix, row.completion, row.suffix, dialect)

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
-from torch import nn
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from fim_core.modeling.support import causal_model
@@ -62,13 +61,11 @@ def merged_weights(network: PreTrainedModel) -> dict[str, torch.Tensor]:
     Each adapted layer is merged by itself in float32, in main memory, so that neither a sum in half precision nor a copy
     of the whole network is made.
     """
-    layers: dict[str, nn.Module] = {
-        name: layer for name, layer in network.named_modules() if isinstance(layer, LoraLayer)
-    }
+    layers = [name for name, layer in network.named_modules() if isinstance(layer, LoraLayer)]
     adapted = tuple(f"{name}." for name in layers)
     weights = {name: weight for name, weight in network.state_dict().items() if not name.startswith(adapted)}
-    for name, layer in layers.items():
-        merged = copy.deepcopy(layer).to("cpu", torch.float32)
+    for name in layers:
+        merged = copy.deepcopy(network.get_submodule(name)).to("cpu", torch.float32)
         assert isinstance(merged, LoraLayer)
         merged.merge()
         weights |= {f"{name}.{part}": weight for part, weight in merged.get_base_layer().state_dict().items()}

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+
+WINDOW = 32
+"""Tokens of a row that are compared at once."""
+
+ENDED = -1
+"""Takes the place of tokens that a row may not share."""
+
+Window = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""Reads WINDOW tokens of some rows (int64 [n]) from a position of each (int64 [n]) on: int32 [n, WINDOW], a copy. Beyond
+a row's end they have no meaning."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -14,8 +24,7 @@ class PromptOrder:
     """All rows of a split, sorted by what they may share.
 
     Attributes:
-        order: int64 [rows], the rows in lexicographic order of their shareable tokens. How two tokens compare is
-            arbitrary, but always the same.
+        order: int64 [rows], the rows in lexicographic order of their shareable tokens.
         shared: int64 [rows], for each place in `order` the length of the prefix common with the place before.
     """
 
@@ -64,30 +73,45 @@ class PromptOrder:
         return minima
 
 
-def sort_prompts(prompts: Sequence[np.ndarray]) -> PromptOrder:
+def sort_prompts(window: Window, limits: np.ndarray) -> PromptOrder:
     """Sort what rows may share.
 
+    Groups of rows that begin alike are split where their rows first differ, all groups at a time, until nothing is left
+    to split. Only a few tokens of each row are in memory at once.
+
     Args:
-        prompts: int32 tokens of each row.
+        window: reads tokens.
+        limits: int64 [rows], leading tokens that each row may share.
     """
-    keys = [prompt.tobytes() for prompt in prompts]
-    order = sorted(range(len(keys)), key=keys.__getitem__)
-    shared = np.zeros(len(keys), np.int64)
-    for place in range(1, len(order)):
-        shared[place] = _common(keys[order[place - 1]], keys[order[place]]) // 4
-    return PromptOrder(np.array(order, np.int64), shared)
+    order, shared = np.arange(len(limits)), np.zeros(len(limits), np.int64)
+    # Of each place in `order`: the first place of its group, and what its group is known to have in common.
+    group, depth = np.zeros_like(order), np.zeros_like(order)
+    active = order.copy() if len(order) > 1 else order[:0]
+    while len(active):
+        rows, reached = order[active], depth[active]
+        tokens = window(rows, reached)
+        tokens[np.arange(WINDOW) >= (limits[rows] - reached)[:, None]] = ENDED
+        heads = np.flatnonzero(np.diff(group[active], prepend=-1))
+        sizes = np.diff(np.append(heads, len(active)))
 
+        differs = tokens != tokens[np.repeat(heads, sizes)]
+        column = np.where(differs.any(axis=1), differs.argmax(axis=1), WINDOW)
+        column = np.repeat(np.minimum.reduceat(column, heads), sizes)
+        reached += column
+        # Where a whole window is alike its last token decides nothing, but shows whether the rows have ended.
+        token = tokens[np.arange(len(active)), np.minimum(column, WINDOW - 1)]
+        sorting = np.lexsort((token, group[active]))
+        order[active], token = rows[sorting], token[sorting]
 
-def _common(first: bytes, second: bytes) -> int:
-    """Length of the common prefix of two byte strings."""
-    size = min(len(first), len(second))
-    if first[:size] == second[:size]:
-        return size
-    low = 0
-    while size - low > 64:
-        middle = (low + size) // 2
-        if first[low:middle] == second[low:middle]:
-            low = middle
-        else:
-            size = middle
-    return next(i for i in range(low, size + 1) if first[i] != second[i])
+        begins = np.diff(token, prepend=token[0]) != 0
+        begins[heads] = False
+        shared[active[begins]] = reached[begins]
+        begins[heads] = True
+        group[active] = active[np.maximum.accumulate(np.where(begins, np.arange(len(active)), 0))]
+        depth[active] = reached + (column < WINDOW)
+        # Rows that end at the same place of the same prefix are alike as a whole.
+        alike = active[(token == ENDED) & ~begins]
+        shared[alike] = limits[order[alike]]
+        alone = begins & np.append(begins[1:], True)
+        active = active[(token != ENDED) & ~alone]
+    return PromptOrder(order, shared)

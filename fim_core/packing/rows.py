@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from fim_core.errors import FimError
-from fim_core.packing.prompt_order import PromptOrder, sort_prompts
+from fim_core.packing.prompt_order import WINDOW, PromptOrder, sort_prompts
 
 IGNORE_INDEX = -100
 """The label of a position that is not trained on."""
@@ -41,6 +41,24 @@ class FlatColumn:
         if span.start == span.stop:
             return np.empty(0, np.int32)
         return self.parts[part][span.start - self.starts[part] : span.stop - self.starts[part]]
+
+    def windows(self, starts: np.ndarray, width: int) -> np.ndarray:
+        """So many values from each start on, int32 [n, width], a copy; what is beyond the end of a part has no meaning.
+
+        Args:
+            starts: int64 [n].
+        """
+        found = np.empty((len(starts), width), np.int32)
+        part_of = np.searchsorted(self.starts, starts, side="right") - 1
+        part_of = np.minimum(part_of, len(self.parts) - 1)
+        by_part = np.argsort(part_of, kind="stable")
+        edges = np.searchsorted(part_of[by_part], np.arange(len(self.parts) + 1))
+        for part, (first, last) in enumerate(pairwise(edges.tolist())):
+            if first < last and len(self.parts[part]):
+                chosen = by_part[first:last]
+                places = (starts[chosen] - self.starts[part])[:, None] + np.arange(width)
+                found[chosen] = self.parts[part][np.minimum(places, len(self.parts[part]) - 1)]
+        return found
 
 
 @dataclass(frozen=True)
@@ -102,8 +120,9 @@ class Rows:
     @cached_property
     def prompt_order(self) -> PromptOrder:
         """The rows sorted by what they may share."""
-        limits = self.shareable.tolist()
-        return sort_prompts([self.tokens_of(row)[:limit] for row, limit in enumerate(limits)])
+        return sort_prompts(
+            lambda rows, position: self.tokens.windows(self.offsets[rows] + position, WINDOW), self.shareable
+        )
 
     def names(self, rows: np.ndarray) -> pa.StringArray:
         """The row_ids of some rows."""

@@ -7,16 +7,20 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fim_core.config import Experiment
 from fim_core.errors import FimError
 from fim_core.files import flush, replacing
 from fim_core.pipeline.code import code_version
 from fim_core.quality.run import CheckResult, run_checks
+from fim_core.recipe import read_recipe
 from fim_core.store import Artifact, Store, digest
 
 _log = logging.getLogger(__name__)
+
+if TYPE_CHECKING:
+    from fim_core.tokens import FimTokens
 
 
 def run_artifact_checks(artifact: Artifact, experiment: Experiment, store: Store) -> list[CheckResult]:
@@ -100,15 +104,15 @@ def _parameters(artifact: Artifact, store: Store) -> dict[str, Any]:
     if artifact.asset == "fim_prompts":
         tokens = _tokens(artifact)
         return {
-            "prefix_token": tokens["prefix"],
-            "suffix_token": tokens["suffix"],
-            "middle_token": tokens["middle"],
+            "prefix_token": tokens.prefix,
+            "suffix_token": tokens.suffix,
+            "middle_token": tokens.middle,
             "group_by": config["data"]["group_by"],
         }
     if artifact.asset == "tokenized_dataset":
         prompts = _input(artifact, store, "fim_prompts")
         return {
-            "end_id": _tokens(prompts)["end_id"],
+            "end_id": _tokens(prompts).end_id,
             "vocab_size": prompts.counts["vocab_size"],
             "max_length": config["data"]["max_length"],
             "mask_inputs": config["data"]["mask_inputs"],
@@ -116,7 +120,7 @@ def _parameters(artifact: Artifact, store: Store) -> dict[str, Any]:
     if artifact.asset == "trained_checkpoint":
         tokens = _tokens(_input(artifact, store, "fim_prompts"))
         return {
-            "end_ids": tokens["end_ids"],
+            "end_ids": list(tokens.end_ids),
             "loss_before": counts["loss_before"],
             "loss_after": counts["loss_after"],
         }
@@ -134,5 +138,5 @@ def _input(artifact: Artifact, store: Store, asset: str) -> Artifact:
     return found
 
 
-def _tokens(prompts: Artifact) -> dict[str, Any]:
-    return json.loads((prompts.path / "tokens.json").read_text(encoding="utf-8"))
+def _tokens(prompts: Artifact) -> FimTokens:
+    return read_recipe(prompts.path).fim_tokens

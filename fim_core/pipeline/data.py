@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +16,6 @@ from fim_core.pipeline.stage import Build, Stage
 from fim_core.store import Artifact, Store
 
 RAW_ROWS = "raw_completions.parquet"
-TEMPLATE = "template.tmpl"
 
 _SOURCE_OPTIONS = (
     "type",
@@ -30,6 +28,7 @@ _SOURCE_OPTIONS = (
     "output_col",
     "type_col",
     "columns",
+    "render",
     "role_mapping",
     "content_key",
     "sql",
@@ -72,7 +71,7 @@ def _build_raw(build: Build) -> dict[str, Any]:
 raw_completions = Stage(
     asset="raw_completions",
     upstream=(),
-    code=("records", "demo", "batches.py", "parallel.py"),
+    code=("records", "demo", "batches.py", "parallel.py", "recipe.py"),
     options=_raw_options,
     outside=_exports,
     build=_build_raw,
@@ -114,8 +113,7 @@ def _template_and_tokenizer(experiment: Experiment, store: Store, inputs: Mappin
 
 
 def _build_prompts(build: Build) -> dict[str, Any]:
-    from fim_core.prompts import template_in_use, train_tokenizer_on, write_fim_prompts
-    from fim_core.template import template_path
+    from fim_core.prompts import train_tokenizer_on, write_fim_prompts
     from fim_core.tokens import load_tokenizer
 
     experiment, raw = build.experiment, build.inputs["raw_completions"].path / RAW_ROWS
@@ -139,8 +137,6 @@ def _build_prompts(build: Build) -> dict[str, Any]:
         seed=experiment.seed,
         parts=build.parts,
     )
-    # It goes with the checkpoint: a path means nothing on the machine that serves, and a file may change, built-in or not.
-    shutil.copyfile(template_path(template_in_use(experiment.data, tokenizer)), build.output / TEMPLATE)
     return asdict(counts)
 
 
@@ -152,6 +148,7 @@ fim_prompts = Stage(
         "template.py",
         "templates",
         "tokens.py",
+        "recipe.py",
         "families.py",
         "records/schema.py",
         "records/parse.py",
@@ -203,7 +200,7 @@ def _build_tokens(build: Build) -> dict[str, Any]:
 tokenized_dataset = Stage(
     asset="tokenized_dataset",
     upstream=("fim_prompts",),
-    code=("tokenization", "packing", "tokens.py", "families.py", "parallel.py", "batches.py", "parts.py"),
+    code=("tokenization", "packing", "tokens.py", "families.py", "recipe.py", "parallel.py", "batches.py", "parts.py"),
     options=_token_options,
     build=_build_tokens,
 )

@@ -18,7 +18,7 @@ from fim_core.pipeline.code import code_version
 from fim_core.pipeline.data import RAW_ROWS
 from fim_core.pipeline.stage import Build, Stage
 from fim_core.pipeline.training import pretrained_digest
-from fim_core.store import Artifact, Store, digest
+from fim_core.store import Artifact, Store, champion_folder, champion_weights, digest
 
 if TYPE_CHECKING:
     from fim_core.evaluation.base import Base
@@ -35,6 +35,7 @@ _PREDICTION_CODE = (
     "modeling",
     "packing",
     "tokens.py",
+    "families.py",
 )
 """Code that decides what the base model predicts."""
 
@@ -74,7 +75,7 @@ def _build_report(build: Build) -> dict[str, Any]:
         prompts=inputs["fim_prompts"].path,
         dataset=inputs["tokenized_dataset"].path,
         output=build.output,
-        champion=champion.path / "model" if champion else None,
+        champion=champion_weights(champion) if champion else None,
         base=_base(build),
         on_event=build.on_event,
     )
@@ -142,14 +143,16 @@ def _build_champion(build: Build) -> dict[str, Any]:
     }
     (build.output / DECISION).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     if decision.promote:
-        _link_tree(candidate.path, build.output / "model")
+        weights = build.output / champion_folder(build.experiment.name)
+        _link_tree(candidate.path, weights)
+        _write_metrics(weights, report.path)
     return {"promote": decision.promote, "candidate": candidate.version}
 
 
 champion_model = Stage(
     asset="champion_model",
     upstream=("trained_checkpoint", "evaluation_report"),
-    code=("evaluation/gate.py",),
+    code=("evaluation/gate.py", "model_card.py"),
     options=lambda experiment: {"gate": experiment.gate.model_dump(mode="json")},
     outside=_champion_inputs,
     build=_build_champion,
@@ -159,7 +162,7 @@ champion_model = Stage(
 
 
 def champion(store: Store, experiment: str) -> Artifact | None:
-    """The model that an experiment has promoted, or None; its weights lie in `model/`."""
+    """The model that an experiment has promoted, or None; see `champion_weights`."""
     try:
         return store.current("champion_model", experiment)
     except FimError:
@@ -222,6 +225,17 @@ def _write_withdrawn(store: Store, experiment: str, checkpoints: set[str]) -> No
 def withdrawn_file(store: Store, experiment: str) -> Path:
     """Where the checkpoints of an experiment that were rolled back are listed."""
     return store.root / "champion_model" / _WITHDRAWN / f"{experiment}.json"
+
+
+def _write_metrics(weights: Path, report: Path) -> None:
+    """Add the figures of the report to the champion's model card, which is a file that the checkpoint has as well."""
+    from fim_core.evaluation.report import read_report
+    from fim_core.model_card import CARD, with_metrics
+
+    card = weights / CARD
+    text = with_metrics(card.read_text(encoding="utf-8"), read_report(report))
+    card.unlink()  # the name alone: written through, the checkpoint's file would change too
+    card.write_text(text, encoding="utf-8")
 
 
 def _link_tree(source: Path, target: Path) -> None:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from fim_core.config import Experiment
-from fim_core.pipeline.data import TEMPLATE, folder_digest
+from fim_core.pipeline.data import folder_digest
 from fim_core.pipeline.stage import Build, Stage
+from fim_core.recipe import Recipe, read_recipe, write_recipe
 from fim_core.store import Artifact, Store
-from fim_core.training.job import Work
+from fim_core.training.job import TrainResult, Work
 
 _OPTIONS = (
     "type",
@@ -73,27 +73,38 @@ def _build(build: Build) -> dict[str, Any]:
     if (trackers := Work(work).trackers).is_dir():
         # wandb's links to its latest run would lead nowhere.
         shutil.copytree(trackers, build.output / trackers.name, ignore=_links)
-    shutil.copyfile(prompts.path / TEMPLATE, build.output / TEMPLATE)
-    _complete_recipe(build.output / "fim.json", granularity=dataset.counts["granularity"])
+    # What the tokenizer encoded independently is known since tokenization; serving has to cut prompts likewise.
+    recipe = replace(read_recipe(build.output), granularity=dataset.counts["granularity"])
+    write_recipe(build.output, recipe)
+    _write_card(build, result, recipe)
     counts = asdict(result)
     del counts["model"]
     return counts
+
+
+def _write_card(build: Build, result: TrainResult, recipe: Recipe) -> None:
+    """Write the model card into the checkpoint."""
+    from fim_core.model_card import CARD, model_card
+
+    prompts, dataset = build.inputs["fim_prompts"], build.inputs["tokenized_dataset"]
+    card = model_card(
+        build.experiment,
+        result,
+        recipe,
+        rows=prompts.counts | {name: dataset.counts[name] for name in ("too_long", "train", "eval")},
+        provenance={asset: artifact.version for asset, artifact in build.inputs.items()},
+    )
+    (build.output / CARD).write_text(card, encoding="utf-8")
 
 
 def _links(folder: str, names: list[str]) -> list[str]:
     return [name for name in names if Path(folder, name).is_symlink()]
 
 
-def _complete_recipe(recipe: Path, **known: str) -> None:
-    """Add what only the pipeline knows to what serving needs to build prompts."""
-    content = json.loads(recipe.read_text(encoding="utf-8")) | known
-    recipe.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
 trained_checkpoint = Stage(
     asset="trained_checkpoint",
     upstream=("fim_prompts", "tokenized_dataset"),
-    code=("training", "modeling", "packing"),
+    code=("training", "modeling", "packing", "recipe.py", "model_card.py"),
     options=_options,
     outside=_pretrained,
     build=_build,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerFast
@@ -15,10 +16,13 @@ from fim_core.families import SUFFIX_FIRST
 from fim_core.prompts.guard import ControlTokenGuard
 from fim_core.prompts.markup import ChatMarkup, turn_end
 from fim_core.prompts.secrets import mask_secrets
+from fim_core.recipe import Recipe
 from fim_core.records.schema import Completion, Reason, Rejection
-from fim_core.template import FIELDS, SECTIONS, load_template
+from fim_core.template import FIELDS, SECTIONS, parse_template, read_template
 from fim_core.tokenization.encoder import TextEncoder
-from fim_core.tokens import control_tokens, resolve_fim_tokens
+from fim_core.tokens import control_tokens, resolve_fim_tokens, tokenizer_digest
+
+_EXAMPLE_STATE = Completion("SELECT ", " FROM t")
 
 _TEXTS = tuple(field.name for field in fields(Completion) if field.name.upper() in FIELDS)
 
@@ -48,19 +52,19 @@ class PromptRow:
 
     Attributes:
         prompt, response: what the model reads, and what it learns to write after it.
-        prefix, suffix: around the cursor; empty in rows that are no completions.
+        prefix, suffix: around the cursor; empty in conversations, None in finished prompts that do not tell.
         control_spans: see `Prompt`.
         trained_spans: parts of the prompt that are trained on as well (earlier assistant turns), `[start, end, …]` in
             characters; None: none.
-        statement: the text that tells which rows belong together: the whole SQL, or the question.
-        repaired: the INPUT was damaged JSON that could be mended.
+        statement: the text that decides which rows belong together: the whole SQL, or else the prompt or question.
+        repaired: the INPUT was damaged JSON that could be repaired.
         masked: secrets that were masked.
     """
 
     prompt: str
     response: str
-    prefix: str
-    suffix: str
+    prefix: str | None
+    suffix: str | None
     control_spans: list[int] | None
     trained_spans: list[int] | None
     statement: str
@@ -74,6 +78,8 @@ class PromptBuilder:
     Tokens that the model's family lacks are added to `tokenizer`.
 
     Args:
+        recipe: of prompts that exist already, or that a checkpoint was trained on. It decides tokens, order, template
+            and markup; `tokenizer` gets its chat template.
         chat_rows: rows with chat markup come along, whatever the template; completions then end as a turn does.
 
     Attributes:
@@ -81,14 +87,29 @@ class PromptBuilder:
         notice: which markup is used, in one sentence.
 
     Raises:
-        FimError: the template has a mistake or names control tokens, or the options do not fit the tokenizer.
+        FimError: the template has a mistake or names control tokens, or the options do not fit the tokenizer or the
+            recipe.
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerFast, model: ModelConfig, data: DataConfig, *, chat_rows: bool = False
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        model: ModelConfig,
+        data: DataConfig,
+        recipe: Recipe | None = None,
+        *,
+        chat_rows: bool = False,
     ) -> None:
-        self.template = load_template(template_in_use(data, tokenizer))
-        has_markup = bool(tokenizer.chat_template)
+        self._given = recipe
+        named = model.end_token
+        if recipe is not None:
+            model, data = recipe.applied(model, data)
+            _require_prompt_tokens(recipe, tokenizer)
+            tokenizer.chat_template = recipe.chat_template or tokenizer.chat_template
+        self.template_name = template_in_use(data, tokenizer) if recipe is None else recipe.template
+        self.template_text = read_template(str(self.template_name)) if recipe is None else recipe.template_text
+        self.template = parse_template(self.template_text, name=f"the template {self.template_name or '(unknown)'}")
+        has_markup = bool(tokenizer.chat_template) if recipe is None else recipe.chat_template is not None
         is_chat = has_markup and (self.template.is_chat or chat_rows)
         self.tokens = resolve_fim_tokens(tokenizer, model, turn_end=turn_end(tokenizer) if is_chat else None)
         if self.tokens.family in SUFFIX_FIRST and data.fim_order == "psm":
@@ -102,8 +123,15 @@ class PromptBuilder:
             if self.template.is_chat and has_markup
             else None
         )
-        self._opening = "" if has_markup and self.template.is_chat else self.sequence_start
+        if recipe is not None:
+            self._opening = recipe.opening
+        else:
+            self._opening = "" if self._markup is not None else self.sequence_start
         self.notice = self._describe(has_markup)
+        if recipe is not None and named not in (None, recipe.fim_tokens.end):
+            self.notice += (
+                f" Completions end in {named}, as the experiment says; the data set says {recipe.fim_tokens.end}."
+            )
         if data.control_tokens == "neutralise" and self.encoder.granularity == "whole":
             raise FimError(
                 "data.control_tokens: neutralise needs a tokenizer that encodes the text between control tokens "
@@ -114,11 +142,37 @@ class PromptBuilder:
         self._section = lru_cache(maxsize=16)(self._render_section)
         # No text of the template names a control token, so every prompt has the same number of them.
         self._controls = self.guard.count(self._render(Completion("", "")))
+        self._example = self._render(_EXAMPLE_STATE)
+        if recipe is not None and recipe.example not in ("", self._example):
+            raise FimError(
+                "This tokenizer's chat markup gives other prompts than the finished ones of the sources. Train with the "
+                "tokenizer that they were converted with."
+            )
 
     @cached_property
     def encoder(self) -> TextEncoder:
         """Encodes prompts; made when first needed."""
         return TextEncoder(copy.deepcopy(self.tokenizer.backend_tokenizer))
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """What these prompts are, for whoever trains on them or serves a model that was."""
+        template = self.template_name and Path(self.template_name).name
+        return Recipe(
+            fim_tokens=self.tokens,
+            fim_order=self.data.fim_order,
+            template=template,
+            template_text=self.template_text,
+            chat_template=str(self.tokenizer.chat_template) if self._markup is not None else None,
+            opening=self._opening,
+            example=self._example,
+            prompt_tokens=tuple(dict.fromkeys(match[0] for match in self.guard.pattern.finditer(self._example))),
+            tokenizer=tokenizer_digest(self.tokenizer),
+            control_tokens=self.data.control_tokens,
+            mask_secrets=self.data.mask_secrets,
+            ignore_empty_think=self.data.ignore_empty_think,
+            granularity=self._given.granularity if self._given else None,
+        )
 
     @cached_property
     def sequence_start(self) -> str:
@@ -200,6 +254,8 @@ class PromptBuilder:
         return "".join([piece.text for piece in pieces])
 
     def _describe(self, has_markup: bool) -> str:
+        if self._given is not None and not self._given.has_template:
+            return "Prompts of an unknown template: the text around the cursor alone, without context."
         if self._markup is not None and self._markup.folds_system:
             return "Chat markup of the tokenizer, which has no system role: the system text opens the first user turn."
         if self._markup is not None:
@@ -216,6 +272,18 @@ class PromptBuilder:
 def template_in_use(data: DataConfig, tokenizer: PreTrainedTokenizerFast) -> str:
     """Name or path of the template that prompts are built with: `chat` needs a tokenizer that has chat markup."""
     return "plain" if data.template == "chat" and not tokenizer.chat_template else data.template
+
+
+def _require_prompt_tokens(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> None:
+    known = {*control_tokens(tokenizer), *recipe.fim_tokens.added}
+    has_end = tokenizer.backend_tokenizer.token_to_id(recipe.fim_tokens.end) is not None
+    missing = [token for token in recipe.prompt_tokens if token not in known]
+    if missing or not has_end:
+        raise FimError(
+            "The tokenizer lacks control tokens of the finished prompts of the sources: "
+            f"{', '.join(missing or [recipe.fim_tokens.end])}. Train with the tokenizer that they were converted with, or "
+            "convert the export again with this one."
+        )
 
 
 def _with_texts(completion: Completion, texts: list[str]) -> Completion:

@@ -31,6 +31,10 @@ class ControlTokenGuard:
         """How many control tokens a text names."""
         return sum(1 for _ in self.pattern.finditer(text))
 
+    def split(self, text: str) -> list[str]:
+        """Ordinary text and control tokens in turns, ordinary text first."""
+        return re.split(f"({self.pattern.pattern})", text)
+
     def plane_for(self, *texts: str) -> int | None:
         """First of a range of private characters that none of the texts uses; None when they use them all.
 

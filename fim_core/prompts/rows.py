@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from fim_core.errors import FimError
 from fim_core.prompts.builder import PromptBuilder, PromptRow
-from fim_core.prompts.markup import ChatMarkup
+from fim_core.prompts.finished import around_cursor
 from fim_core.prompts.messages import build_messages
 from fim_core.records.parse import parse_input
 from fim_core.records.schema import Completion, Reason, Rejection
@@ -17,14 +15,13 @@ class RowBuilder:
 
     def __init__(self, prompts: PromptBuilder) -> None:
         self.prompts = prompts
-        self._question: ChatMarkup | None = None
 
     def build(self, source_type: str, input_text: str, output: str) -> PromptRow | Rejection:
         """The row of the raw table's `source_type`, `input` and `output`."""
         if source_type == "fim_completions":
             row = self._completion(input_text, output)
         elif source_type == "prompt_response":
-            row = self._prompt_response(input_text, output)
+            row = self._finished(input_text, output)
         elif source_type == "messages":
             row = build_messages(self.prompts, input_text)
         else:
@@ -63,31 +60,28 @@ class RowBuilder:
             masked + prompt.masked,
         )
 
-    def _prompt_response(self, question: str, answer: str) -> PromptRow | Rejection:
-        if not question.strip():
+    def _finished(self, prompt: str, output: str) -> PromptRow | Rejection:
+        """A prompt that is read as it is, control tokens included, and the user's text after it."""
+        if not prompt.strip():
             return Rejection(Reason.EMPTY_INPUT, "the prompt is empty")
-        response, masked = self._response(answer)
+        around = around_cursor(prompt, self.prompts.tokens, self.prompts.data.fim_order)
+        if self.prompts.data.skip_empty_prefix and around is not None and not around[0]:
+            return Rejection(Reason.EMPTY_PREFIX, "nothing stands before the cursor")
+        response, masked = self._response(output)
         if isinstance(response, Rejection):
             return response
-        row = self._question_row(question)
-        return row if isinstance(row, Rejection) else replace(row, response=response, masked=row.masked + masked)
+        statement = prompt if around is None else around[0] + output + around[1]
+        text, found = self._masked_between_tokens(prompt)
+        prefix, suffix = around_cursor(text, self.prompts.tokens, self.prompts.data.fim_order) or (None, None)
+        return PromptRow(text, response, prefix, suffix, None, None, statement, masked=masked + found)
 
-    def _question_row(self, question: str) -> PromptRow | Rejection:
-        builder = self.prompts
-        (text,), masked = builder.masked(question)
-        prompt, spans = self._opened(text), None
-        if builder.guard.count(prompt) != builder.guard.count(self._opened("x")):
-            plane = builder.guard.plane_for(text)
-            if builder.data.control_tokens == "reject" or plane is None:
-                return Rejection(Reason.CONTROL_TOKEN, "a control token stands in the prompt")
-            prompt, spans = builder.guard.reveal(self._opened(builder.guard.hide(text, plane)), plane)
-        return PromptRow(prompt, "", "", "", spans, None, question, masked=masked)
-
-    def _opened(self, question: str) -> str:
-        if not self.prompts.tokenizer.chat_template:
-            return self.prompts.sequence_start + question
-        self._question = self._question or ChatMarkup(self.prompts.tokenizer, system=False)
-        return self._question.render("", question)
+    def _masked_between_tokens(self, prompt: str) -> tuple[str, int]:
+        """A finished prompt with secrets masked if that is asked for; no secret reaches over a control token."""
+        if not self.prompts.data.mask_secrets:
+            return prompt, 0
+        parts = self.prompts.guard.split(prompt)
+        parts[::2], masked = self.prompts.masked(*parts[::2])
+        return "".join(parts), masked
 
     def _response(self, text: str) -> tuple[str, int] | tuple[Rejection, int]:
         (response,), masked = self.prompts.masked(text)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import logging
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,17 @@ from fim_core.errors import FimError
 from fim_core.parallel import ordered_map
 from fim_core.parts import Parts
 from fim_core.prompts.builder import PromptBuilder, PromptRow
+from fim_core.prompts.finished import FoundForm, find_form
 from fim_core.prompts.rows import RowBuilder
 from fim_core.prompts.split import connected_groups, held_out_groups, statement_hash, text_hash
+from fim_core.recipe import RECIPE, Recipe, recipe_of, write_recipe
 from fim_core.records.schema import RAW_SCHEMA, Rejection
+
+logger = logging.getLogger(__name__)
 
 PROMPTS = "prompts.parquet"
 REJECTED = "rejected.parquet"
 TOKENIZER = "tokenizer"
-TOKENS = "tokens.json"
 
 _BATCH_ROWS = 1024
 _LIGHT = pa.ipc.IpcWriteOptions(compression="lz4")
@@ -38,8 +41,8 @@ _RENDERED_SCHEMA = pa.schema(
         pa.field("type", pa.string(), nullable=False),
         pa.field("prompt", pa.string(), nullable=False),
         pa.field("response", pa.string(), nullable=False),
-        pa.field("prefix", pa.string(), nullable=False),
-        pa.field("suffix", pa.string(), nullable=False),
+        pa.field("prefix", pa.string()),
+        pa.field("suffix", pa.string()),
         pa.field("source_type", pa.string(), nullable=False),
         pa.field("control_spans", pa.list_(pa.int32())),
         pa.field("trained_spans", pa.list_(pa.int32())),
@@ -62,6 +65,9 @@ _PART_SCHEMA = pa.schema(
 )
 """What rendering makes of each row: all but the last two are null in rejected rows, the last two in kept ones."""
 
+_LOOKED_AT = 2000
+"""Finished prompts that are looked at where no recipe says how they were built."""
+
 _RENDERED_FROM = ("source_type", "input", "output")
 
 PROMPTS_SCHEMA = _RENDERED_SCHEMA.append(pa.field("split", pa.string(), nullable=False)).append(
@@ -71,7 +77,8 @@ PROMPTS_SCHEMA = _RENDERED_SCHEMA.append(pa.field("split", pa.string(), nullable
 
     row_id, type, source_type     as in the raw table
     prompt, response              what the model reads, and what it learns to write; control tokens written out
-    prefix, suffix                text around the cursor; empty in rows that are no completions
+    prefix, suffix                text around the cursor; empty in conversations, null in finished prompts whose FIM
+                                  tokens do not tell
     control_spans                 [start, end, …] in characters of the control tokens of `prompt`, in rows whose user
                                   text looks like some too (control_tokens: neutralise); null elsewhere
     trained_spans                 [start, end, …] of earlier assistant turns in `prompt`, which are trained on as well
@@ -126,8 +133,8 @@ def write_fim_prompts(
     """Render every row of the raw table, by batch, and split the kept ones into train and eval.
 
     Writes into the folder `output`: `prompts.parquet` (PROMPTS_SCHEMA), `rejected.parquet` (row_id, reason, detail, the
-    raw columns), `tokenizer/` with the FIM tokens, and `tokens.json` (FimTokens). Tokens that `tokenizer` lacks are
-    added to it.
+    raw columns), `tokenizer/` with the FIM tokens, and the recipe of the prompts (see `read_recipe`). Tokens that
+    `tokenizer` lacks are added to it.
 
     Args:
         parts: where what became of rows is kept; must be of the same options, template and code.
@@ -135,16 +142,20 @@ def write_fim_prompts(
     Raises:
         FimError: a mistake in the template or the options.
     """
-    builder = PromptBuilder(tokenizer, model, data, chat_rows=_has_chat_rows(raw))
+    source = pq.ParquetFile(raw)
+    recipe, notice, chat_rows = recipe_of(source.schema_arrow, raw.name), "", _has_chat_rows(raw)
+    if recipe is None:
+        found = _find_form(source, tokenizer, model, data)
+        model, data, recipe, notice = found.model, found.data, found.recipe, found.notice
+        chat_rows |= found.is_chat
+    builder = PromptBuilder(tokenizer, model, data, recipe, chat_rows=chat_rows)
+    notice = " ".join(filter(None, [builder.notice, notice]))
     output.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(output / TOKENIZER)
-    (output / TOKENS).write_text(
-        json.dumps(asdict(builder.tokens), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
+    write_recipe(output, builder.recipe)
     if parts is not None:
-        parts = parts.narrowed(*sorted((output / TOKENIZER).iterdir()))
+        parts = parts.narrowed(*sorted((output / TOKENIZER).iterdir()), output / RECIPE)
     rendered = output / ".rendered.arrow"
-    source = pq.ParquetFile(raw)
     column = _group_column(source.schema_arrow, data.group_by)
     totals = _Totals()
     with (
@@ -154,7 +165,9 @@ def write_fim_prompts(
         batches = by_export(source.iter_batches(_BATCH_ROWS), _BATCH_ROWS)
         renderer = _Renderer(builder, column, parts)
         make, arguments = (
-            (lambda: renderer, ()) if data.num_proc == 1 else (_make_renderer, (tokenizer, model, data, column, parts))
+            (lambda: renderer, ())
+            if data.num_proc == 1
+            else (_make_renderer, (tokenizer, model, data, recipe, chat_rows, column, parts))
         )
         for result in ordered_map(make, arguments, batches, num_proc=data.num_proc):
             kept.write_batch(result.kept)
@@ -174,7 +187,7 @@ def write_fim_prompts(
         groups=len(np.unique(groups)),
         neutralised=totals.neutralised,
         masked=totals.masked,
-        notice=builder.notice,
+        notice=notice,
         family=builder.tokens.family,
         added=list(builder.tokens.added),
         vocab_size=len(tokenizer),
@@ -262,9 +275,35 @@ def _record(row: PromptRow | Rejection) -> tuple[Any, ...]:
 
 
 def _make_renderer(
-    tokenizer: PreTrainedTokenizerFast, model: ModelConfig, data: DataConfig, column: str | None, parts: Parts | None
+    tokenizer: PreTrainedTokenizerFast,
+    model: ModelConfig,
+    data: DataConfig,
+    recipe: Recipe | None,
+    chat_rows: bool,
+    column: str | None,
+    parts: Parts | None,
 ) -> _Renderer:
-    return _Renderer(PromptBuilder(tokenizer, model, data), column, parts)
+    return _Renderer(PromptBuilder(tokenizer, model, data, recipe, chat_rows=chat_rows), column, parts)
+
+
+def _find_form(
+    raw: pq.ParquetFile, tokenizer: PreTrainedTokenizerFast, model: ModelConfig, data: DataConfig
+) -> FoundForm:
+    """What finished prompts without a recipe tell; without finished prompts, the options as they are."""
+    prompts: list[str] = []
+    has_states = False
+    for group in range(raw.num_row_groups):
+        types = raw.read_row_group(group, columns=["source_type"]).column("source_type")
+        kinds = set(types.unique().to_pylist())
+        has_states |= "fim_completions" in kinds
+        if "prompt_response" in kinds and len(prompts) < _LOOKED_AT:
+            inputs = raw.read_row_group(group, columns=["input"]).column("input")
+            prompts += inputs.filter(pc.equal(types, "prompt_response")).to_pylist()[: _LOOKED_AT - len(prompts)]
+    if not prompts:
+        return FoundForm(model, data, None, "", is_chat=False)
+    found = find_form(prompts, tokenizer, model, data, has_template=has_states or "template" in data.model_fields_set)
+    logger.warning("%s", found.notice)
+    return found
 
 
 @dataclass
@@ -321,9 +360,9 @@ def _write_with_split(rendered: Path, output: Path, groups: np.ndarray, is_eval:
 
 
 def _has_chat_rows(raw: Path) -> bool:
-    """Whether some rows get chat markup whatever the template: conversations and questions."""
+    """Whether some rows get chat markup whatever the template: conversations."""
     types = pq.read_table(raw, columns=["source_type"], read_dictionary=["source_type"]).column("source_type")
-    return not {"messages", "prompt_response"}.isdisjoint(types.unique().to_pylist())
+    return "messages" in types.unique().to_pylist()
 
 
 def _group_column(schema: pa.Schema, group_by: str) -> str | None:

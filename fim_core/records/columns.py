@@ -26,9 +26,9 @@ _SHAPE_OF_TYPE: dict[str, Shape] = {
 class Layout:
     """Positions of an export's columns.
 
-    input holds the row's text; for chat rows with a `role_mapping` there are several, one for each of `chat`. output
-    and type are None where there is no such column. extras: name in the raw table to position, for every other column.
-    notice: what the user should know of the choice.
+    input holds the row's text; for chat rows that are made of columns (`role_mapping`, `render: chat`) there are
+    several, one for each of `chat`. output and type are None where there is no such column. extras: name in the raw
+    table to position, for every other column. notice: what the user should know of the choice.
     """
 
     shape: Shape
@@ -55,6 +55,12 @@ def layout_of(columns: Sequence[str], source: Source, name: str) -> Layout:
 
     shape, notice = _shape_of(columns, source, name)
     chat = tuple(chat_columns(source.role_mapping or _user_and_assistant(columns, source, name), source.content_key))
+    if source.render == "chat":
+        if shape != "prompt_response":
+            raise FimError(f"{name}: `render: chat` goes with prompt and response columns; its rows are {shape}.")
+        places = (("user", _input_name(shape, source)), ("assistant", str(_output_name(shape, source))))
+        chat = tuple(ChatColumn(place, role, {}) for role, place in places)
+        shape = "messages"
     inputs = tuple(position(column.name) for column in chat) or (position(_input_name(shape, source)),)
     output_name = _output_name(shape, source)
     output = position(output_name) if output_name else None

@@ -13,6 +13,7 @@ import pyarrow as pa
 from datasets.config import DATASETDICT_JSON_FILENAME as DATASETDICT_JSON
 
 from fim_core.errors import FimError
+from fim_core.recipe import Recipe, find_recipe
 from fim_core.records.readers import BATCH_ROWS, Export, arrow_batch, digest_files
 
 
@@ -35,7 +36,7 @@ def saved_dataset(path: Path, split: str) -> Export:
         raise FimError(
             f"{path.name}: the data set saved here is damaged or holds no rows ({type(error).__name__})."
         ) from error
-    return _export(loaded, path.name, split)
+    return _export(loaded, path.name, split, find_recipe(folder) or find_recipe(path))
 
 
 def hub_dataset(name: str, split: str, cache_dir: str | None, arguments: Mapping[str, Any]) -> Export:
@@ -57,7 +58,7 @@ def hub_dataset(name: str, split: str, cache_dir: str | None, arguments: Mapping
     return _export(loaded, name, split)
 
 
-def _export(loaded: datasets.Dataset, name: str, split: str) -> Export:
+def _export(loaded: datasets.Dataset, name: str, split: str, recipe: Recipe | None = None) -> Export:
     columns = tuple(loaded.column_names)
 
     def batches(_: Callable[[str], None]) -> Iterator[pa.RecordBatch]:
@@ -70,6 +71,7 @@ def _export(loaded: datasets.Dataset, name: str, split: str) -> Export:
     def digest() -> str:
         content = digest_files(sorted(Path(file["filename"]) for file in loaded.cache_files))
         # One Arrow file may hold several splits' rows, of which this is a part.
-        return hashlib.sha256(f"{content} {split} {len(loaded)}".encode()).hexdigest()
+        described = f" {recipe}" if recipe else ""
+        return hashlib.sha256(f"{content} {split} {len(loaded)}{described}".encode()).hexdigest()
 
-    return Export(name, columns, digest, batches)
+    return Export(name, columns, digest, batches, recipe=recipe)

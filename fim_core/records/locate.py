@@ -10,18 +10,22 @@ from pathlib import Path
 from fim_core.config.data import Source, SqlFileOptions
 from fim_core.config.split import parse_split
 from fim_core.errors import FimError
-from fim_core.records.readers import DATA_SUFFIXES, Export, read_file
+from fim_core.records.readers import DATA_SUFFIXES, Export, is_parquet, read_file
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _HIDDEN = re.compile(r"(^|/)[._]")
 _SQL_SUFFIXES = (".sql",)
 _SAVED_DATASET = ("dataset_dict.json", "dataset_info.json")
+# What `fim convert` writes next to a data set, by default into the folder of the export.
+_REPORTS_OF_CONVERT = (".summary.json", ".rejected.parquet")
 
 
 def locate(source: Source, cache_dir: str | None, warn: Callable[[str], None]) -> list[Export]:
     """The exports that a source (any but the demo) stands for, by name.
 
-    In folders and globs, names that begin with `.` or `_` are passed over, as are files that are no data.
+    In folders and globs, names that begin with `.` or `_` are passed over, as are files that are no data and the reports
+    of `fim convert`. In a folder, so are data sets saved there, and Parquet files without a suffix: by default `fim convert`
+    writes next to its export, whose rows would come twice.
 
     Raises:
         FimError: there is nothing of that name, or nothing in it that can be read.
@@ -35,12 +39,15 @@ def locate(source: Source, cache_dir: str | None, warn: Callable[[str], None]) -
 
             _refuse_arguments(source)
             return [saved_dataset(path, split)]
-        return _exports(path, (p for p in path.rglob("*") if p.is_file()), source, warn)
+        return _exports(path, _files_below(path), source, warn)
     if path.is_file():
-        return _exports(path.parent, [path], source, warn)
+        is_data = _has_suffix(path.name) or is_parquet(path)
+        return _exports(path.parent, [path] if is_data else [], source, warn)
     if glob.has_magic(place):
         root = Path(*path.parts[: next(at for at, part in enumerate(path.parts) if glob.has_magic(part))])
-        return _exports(root, (p for p in map(Path, glob.glob(str(path), recursive=True)) if p.is_file()), source, warn)
+        found = [p for p in map(Path, glob.glob(str(path), recursive=True)) if p.is_file()]
+        exports = [p for p in found if is_export(p.relative_to(root).as_posix()) or _is_bare_parquet(p)]
+        return _exports(root, exports, source, warn)
     if (
         source.type == "sql_files"
         or not _HUB_ID.fullmatch(place)
@@ -61,15 +68,28 @@ def _refuse_arguments(source: Source) -> None:
 
 def is_export(name: str) -> bool:
     """Whether a file of a folder is read, by its name below the folder."""
-    return not _HIDDEN.search(name) and name.lower().endswith((*DATA_SUFFIXES, *_SQL_SUFFIXES))
+    return not _HIDDEN.search(name) and _has_suffix(name) and not name.lower().endswith(_REPORTS_OF_CONVERT)
+
+
+def _files_below(folder: Path) -> list[Path]:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    saved = {path.parent for path in files if path.name in _SAVED_DATASET}
+    return [p for p in files if is_export(p.relative_to(folder).as_posix()) and saved.isdisjoint(p.parents)]
+
+
+def _has_suffix(name: str) -> bool:
+    return name.lower().endswith((*DATA_SUFFIXES, *_SQL_SUFFIXES))
+
+
+def _is_bare_parquet(path: Path) -> bool:
+    return not _HIDDEN.search(path.name) and not _has_suffix(path.name) and is_parquet(path)
 
 
 def _exports(root: Path, paths: Iterable[Path], source: Source, warn: Callable[[str], None]) -> list[Export]:
     _refuse_arguments(source)
-    names = {path.relative_to(root).as_posix(): path for path in paths}
-    seen = {name: path for name, path in sorted(names.items()) if is_export(name)}
-    data = {name: path for name, path in seen.items() if name.lower().endswith(DATA_SUFFIXES)}
+    seen = dict(sorted((path.relative_to(root).as_posix(), path) for path in paths))
     sql = {name: path for name, path in seen.items() if name.lower().endswith(_SQL_SUFFIXES)}
+    data = {name: path for name, path in seen.items() if name not in sql}
     if source.type == "sql_files" or (source.type == "auto" and sql and not data):
         if not sql:
             raise FimError(f"{source.name_or_path} holds no *.sql file.")

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fim_core.errors import FimError
+from fim_core.recipe import Recipe, recipe_of
 from fim_core.records.text import Number, text_array, text_of
 
 BATCH_ROWS = 8192
@@ -30,6 +31,8 @@ CSV_SUFFIXES = (".csv", ".csv.gz", ".csv.zst")
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".ndjson.gz", ".jsonl.zst", ".ndjson.zst")
 PARQUET_SUFFIXES = (".parquet",)
 DATA_SUFFIXES = CSV_SUFFIXES + JSON_SUFFIXES + PARQUET_SUFFIXES
+
+_PARQUET_MAGIC = b"PAR1"
 
 Warn = Callable[[str], None]
 
@@ -45,6 +48,7 @@ class Export:
         that is told what the user should know.
     generated: made by this package: the columns are TYPE, INPUT and OUTPUT, whatever the source's options say.
     whole: small enough to be held whole, slow to make, and picklable: worker processes read it.
+    recipe: how finished prompts in it were built, where it says so.
     """
 
     name: str
@@ -53,22 +57,31 @@ class Export:
     batches: Callable[[Warn], Iterator[pa.RecordBatch]]
     generated: bool = False
     whole: bool = False
+    recipe: Recipe | None = None
 
 
 def read_file(path: Path, name: str) -> Export:
-    """A CSV, JSON-lines or Parquet file, told by its suffix.
+    """A CSV, JSON-lines or Parquet file, told by its suffix, or Parquet of any name by its first bytes.
 
     Raises:
         FimError: it cannot be read, or its first row shows that it is not what its suffix says.
     """
     lower = path.name.lower()
-    if lower.endswith(PARQUET_SUFFIXES):
-        columns, batches = _parquet_columns(path), _parquet_batches
+    recipe = None
+    if lower.endswith(PARQUET_SUFFIXES) or (not lower.endswith(DATA_SUFFIXES) and is_parquet(path)):
+        schema = _parquet_schema(path)
+        columns, batches, recipe = tuple(schema.names), _parquet_batches, recipe_of(schema, name)
     elif lower.endswith(CSV_SUFFIXES):
         columns, batches = _csv_columns(path), _csv_batches
     else:
         columns, batches = _json_columns(path), _json_batches
-    return Export(name, columns, lambda: digest_files([path]), lambda warn: batches(path, columns))
+    return Export(name, columns, lambda: digest_files([path]), lambda warn: batches(path, columns), recipe=recipe)
+
+
+def is_parquet(path: Path) -> bool:
+    """Whether a file begins as Parquet does."""
+    with path.open("rb") as file:
+        return file.read(len(_PARQUET_MAGIC)) == _PARQUET_MAGIC
 
 
 def digest_files(paths: Iterable[Path]) -> str:
@@ -213,9 +226,9 @@ def _json_batches(path: Path, columns: tuple[str, ...]) -> Iterator[pa.RecordBat
         raise FimError(f"{path.name} holds half of a surrogate pair (\\ud800 to \\udfff), which is no text.") from error
 
 
-def _parquet_columns(path: Path) -> tuple[str, ...]:
+def _parquet_schema(path: Path) -> pa.Schema:
     try:
-        return tuple(pq.read_schema(path).names)
+        return pq.read_schema(path)
     except (pa.ArrowException, OSError) as error:
         raise cannot_read(path, error) from error
 

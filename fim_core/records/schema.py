@@ -30,7 +30,7 @@ RAW_SCHEMA = pa.schema(
     source       file name (below the folder that was given) or data set id
     source_type  shape of the row: fim_completions, prompt_response or messages
     type         kind of completion, from the export's own column; empty where there is none
-    input        the editor's state as written; prompt; or the messages as JSON text [{"role", "content"}, …]
+    input        the editor's state as written; the finished prompt; or the messages as JSON text [{"role", "content"}, …]
     output       the completion as written; response; empty for messages
     held_out     the row comes from `eval_sources`
 """

@@ -19,6 +19,7 @@ from fim_core.batches import GroupWriter
 from fim_core.config.data import DataConfig, Source
 from fim_core.errors import FimError
 from fim_core.parallel import ordered_map
+from fim_core.recipe import Recipe, schema_with
 from fim_core.records.chat import messages_text
 from fim_core.records.columns import Layout, layout_of
 from fim_core.records.locate import locate
@@ -96,7 +97,8 @@ def write_raw_completions(data: DataConfig, output: Path) -> RawCounts:
 
     Rows come in the order of the sources, files of a folder by name, then those of `eval_sources`. Columns are those of
     `RAW_SCHEMA`, then every other column of any export; one that an export does not have is empty there. Other
-    columns whose names differ in case only are one column.
+    columns whose names differ in case only are one column. The file carries the recipe of finished prompts (see
+    `recipe_of`), if the sources have one.
 
     Raises:
         FimError: a source is missing, unreadable or damaged, lacks a column, or there is no row at all.
@@ -126,6 +128,8 @@ def write_raw_completions(data: DataConfig, output: Path) -> RawCounts:
         parts = _parts(data, Path(scratch), warn)
         extras = _all_extras([part.layout for part in parts])
         schema = pa.schema([*RAW_SCHEMA, *(pa.field(name, pa.string(), nullable=False) for name in extras.values())])
+        if (recipe := _common_recipe(part.export for part in parts)) is not None:
+            schema = schema_with(schema, recipe)
         with GroupWriter(output, schema, use_dictionary=_FEW_VALUES) as writer:
             for batch in rows(parts, extras, schema):
                 writer.write(batch)
@@ -152,17 +156,42 @@ def digest_sources(data: DataConfig) -> str:
     """Hash of everything that the raw table is made from: names and bytes of the files, options of what is generated.
 
     Raises:
-        FimError: a source is missing or unreadable.
+        FimError: a source is missing or unreadable, or the options contradict the recipe of its finished prompts.
     """
     digest = hashlib.sha256()
+    found: list[Export] = []
     for held_out, source in _all_sources(data):
         if source.type == "demo":
             content: object = {"rows": source.rows, "seed": source.seed}
         else:
-            content = [[export.name, export.digest()] for export in locate(source, data.cache_dir, _log.debug)]
+            exports = locate(source, data.cache_dir, _log.debug)
+            content = [[export.name, export.digest()] for export in exports]
+            found += exports
         options = source.model_dump(mode="json", exclude={"name_or_path"})
         digest.update(json.dumps([held_out, options, content], sort_keys=True).encode() + b"\n")
+    if (recipe := _common_recipe(found)) is not None:
+        recipe.refuse_contradictions(data)
     return digest.hexdigest()
+
+
+def _common_recipe(exports: Iterable[Export]) -> Recipe | None:
+    """The recipe of the finished prompts among exports; None where none says how it was made.
+
+    Raises:
+        FimError: there are several.
+    """
+    first: Export | None = None
+    for export in exports:
+        if export.recipe is None:
+            continue
+        if first is None or first.recipe is None:
+            first = export
+        elif not export.recipe.same_prompts_as(first.recipe):
+            raise FimError(
+                f"{first.name} and {export.name} hold finished prompts of different form. One model reads one form: "
+                "convert both exports with the same tokenizer, template and options, or train on one of them."
+            )
+    return first.recipe if first else None
 
 
 def _all_sources(data: DataConfig) -> Iterator[tuple[bool, Source]]:
@@ -180,6 +209,8 @@ def _parts(data: DataConfig, scratch: Path, warn: Callable[[str], None]) -> list
         for export, selected in zip(exports, masks, strict=True):
             options = source.model_copy(update=_GENERATED) if export.generated else source
             layout = layout_of(export.columns, options, export.name)
+            if export.recipe and source.render:
+                raise FimError(f"{export.name} holds finished prompts, made by `fim convert`: leave out `render`.")
             if layout.notice:
                 warn(layout.notice)
             digest = export.digest()

@@ -17,7 +17,7 @@ from fim_core.prompts import PromptBuilder
 from fim_core.records.schema import Completion
 from fim_core.serving.prompting import load_prompt_builder
 from fim_core.serving.text import TextStream
-from fim_core.store import Store
+from fim_core.store import Store, champion_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,11 @@ class Completer:
         """
         model, tokenizer = load_for_inference(checkpoint)
         return cls(model, tokenizer, load_prompt_builder(checkpoint, tokenizer))
+
+    @property
+    def notice(self) -> str | None:
+        """What a user of this model should know of its prompts, or None."""
+        return None if self._builder.recipe.has_template else self._builder.notice
 
     def prompt_ids(self, completion: Completion) -> list[int]:
         """The prompt's tokens, the same as in training for the same fields."""
@@ -133,6 +138,6 @@ def default_checkpoint(experiment: Experiment | None = None) -> Path:
                 "meant with --experiment CONFIG, or name a folder with --checkpoint."
             )
     try:
-        return store.current("champion_model", name).path / "model"
+        return champion_weights(store.current("champion_model", name))
     except FimError:
         return store.current("trained_checkpoint", name).path

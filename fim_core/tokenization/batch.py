@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from tokenizers import Tokenizer
 
 from fim_core.config import DataConfig
 from fim_core.parts import Parts
+from fim_core.recipe import read_recipe
 from fim_core.records.schema import Reason
 from fim_core.tokenization.encoder import Piece, TextEncoder
 from fim_core.tokenization.pieces import PieceTable
@@ -62,13 +62,12 @@ class BatchTokenizer:
     """Tokenizes batches; each process has its own, with its own table of pieces."""
 
     def __init__(self, prompts: Path, data: DataConfig, falls_back: bool, parts: Parts | None) -> None:
-        files = prompts / "tokens.json", prompts / "tokenizer" / "tokenizer.json"
-        tokens = json.loads(files[0].read_text(encoding="utf-8"))
-        self.encoder = TextEncoder(Tokenizer.from_file(str(files[1])))
-        self._parts = parts.narrowed(*files, falls_back=falls_back) if parts else None
+        tokenizer = prompts / "tokenizer" / "tokenizer.json"
+        self._end = read_recipe(prompts).fim_tokens.end_id
+        self.encoder = TextEncoder(Tokenizer.from_file(str(tokenizer)))
+        self._parts = parts.narrowed(tokenizer, falls_back=falls_back, end=self._end) if parts else None
         if falls_back:
             self.encoder.fall_back()
-        self._end = int(tokens["end_id"])
         self._table = PieceTable(self.encoder)
         self._max_length = data.max_length
         self._mask_inputs = data.mask_inputs

@@ -29,7 +29,7 @@ from fim_core.training.trackers import EventLog
 logger = logging.getLogger(__name__)
 
 CURE = (
-    "Look at these rows; if they are sound, lower the learning rate, set deepspeed.gradient_clipping, "
+    "Look at these rows; if they are sound, lower the learning rate or deepspeed.gradient_clipping, "
     "or use model.dtype bf16 or fp32."
 )
 
@@ -246,7 +246,7 @@ def finish(run: Run, progress: Progress) -> TrainResult:
         packing=run.packing,
         notices=run.notices,
     )
-    export_model(run.job, run.engine, run.tokenizer, run.ranks, result)
+    export_model(run.job, run.engine, run.tokenizer, run.ranks)
     if run.ranks.is_first:
         result.write(run.job.work.result)
     run.ranks.barrier()

@@ -1,8 +1,7 @@
-"""The trained model as others load it: safetensors, tokenizer, generation config, model card."""
+"""The trained model as others load it: safetensors, tokenizer, generation config."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -14,28 +13,18 @@ from deepspeed import DeepSpeedEngine, zero
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from fim_core.files import write_json
 from fim_core.modeling.load import build_model, checkpoint_dtype, training_dtype
 from fim_core.modeling.save import save_model
-from fim_core.store import digest
-from fim_core.tokens import FimTokens
+from fim_core.recipe import Recipe, read_recipe, write_recipe
 from fim_core.training.checkpoint import publish_folder
 from fim_core.training.distributed import Ranks
-from fim_core.training.job import Job, TrainResult
-from fim_core.training.schedule import warmup_steps
+from fim_core.training.job import Job
 from fim_core.training.step_exports import StepExports
 
-SERVING_SETTINGS = "fim.json"
-"""What serving needs to build prompts as training did: the `data` and `model` sections, and the control tokens."""
 
-
-TRAINED = {"adapters": "LoRA adapters", "pretrained": "all weights", "scratch": "all weights, from scratch"}
-
-
-def fim_tokens_of(job: Job) -> FimTokens:
-    """The control tokens that the rows were made with, from the file beside the tokenizer's folder."""
-    content = json.loads((job.tokenizer.parent / "tokens.json").read_text(encoding="utf-8"))
-    return FimTokens(**{**content, "end_ids": tuple(content["end_ids"]), "added": tuple(content["added"])})
+def recipe_of(job: Job) -> Recipe:
+    """How the job's prompts were built, from the file next to the tokenizer's folder."""
+    return read_recipe(job.tokenizer.parent)
 
 
 def build_for(
@@ -50,7 +39,7 @@ def build_for(
         partition: see `build_model`.
     """
     config = job.experiment.model
-    new_ids = [tokenizer.get_vocab()[token] for token in fim_tokens_of(job).added]
+    new_ids = [tokenizer.get_vocab()[token] for token in recipe_of(job).fim_tokens.added]
     return build_model(
         config,
         tokenizer,
@@ -62,16 +51,13 @@ def build_for(
     )
 
 
-def export_model(
-    job: Job, engine: DeepSpeedEngine, tokenizer: PreTrainedTokenizerFast, ranks: Ranks, result: TrainResult
-) -> None:
-    """Write the final model with its card; to be called on all ranks."""
+def export_model(job: Job, engine: DeepSpeedEngine, tokenizer: PreTrainedTokenizerFast, ranks: Ranks) -> None:
+    """Write the final model; to be called on all ranks."""
     beside = job.work.model.with_name(f".{job.work.model.name}")
     if ranks.is_first and os.path.lexists(beside):
         shutil.rmtree(beside)
     _write_weights(job, engine, tokenizer, ranks, beside)
     if ranks.is_first:
-        (beside / "README.md").write_text(model_card(job, result), encoding="utf-8")
         publish_folder(beside, job.work.model)
 
 
@@ -105,10 +91,9 @@ def _write_weights(
         # Partitioned parameters are hollow; a model of its own takes their place.
         model = build_for(job, tokenizer, torch.device("cpu"))
         model.load_state_dict(gathered)
-    tokens = fim_tokens_of(job)
-    save_model(model, tokenizer, tokens.end_ids, folder, dtype=checkpoint_dtype(job.experiment.model))
-    sections = job.experiment.model_dump(mode="json", include={"data", "model"})
-    write_json(folder / SERVING_SETTINGS, {**sections, "fim_tokens": vars(tokens)})
+    recipe = recipe_of(job)
+    save_model(model, tokenizer, recipe.fim_tokens.end_ids, folder, dtype=checkpoint_dtype(job.experiment.model))
+    write_recipe(folder, recipe)
 
 
 def gather_weights(model: PreTrainedModel, ranks: Ranks) -> dict[str, torch.Tensor]:
@@ -120,69 +105,3 @@ def gather_weights(model: PreTrainedModel, ranks: Ranks) -> dict[str, torch.Tens
             if ranks.is_first:
                 weights[name] = tensor.detach().cpu().clone()
     return weights
-
-
-def model_card(job: Job, result: TrainResult) -> str:
-    """The model's README: what it is, what it was made of, how to load and prompt it."""
-    experiment, tokens = job.experiment, fim_tokens_of(job)
-    if experiment.data.fim_order == "psm":
-        markers = f"{tokens.prefix}{{text before the cursor}}{tokens.suffix}{{text after it}}{tokens.middle}"
-    else:
-        markers = f"{tokens.suffix}{{text after the cursor}}{tokens.prefix}{{text before it}}{tokens.middle}"
-    made_of = {
-        "experiment": experiment.name,
-        "experiment digest": digest(experiment.model_dump(mode="json")),
-        **job.provenance,
-        "base model": experiment.model.name_or_path or "none, trained from scratch",
-        "optimizer steps": result.steps,
-        "rows of a step": result.batch_rows,
-        "rows, counted once an epoch": result.rows,
-        "tokens": result.tokens,
-        "trained": TRAINED[experiment.model.trains],
-        "learning rate, peak": f"{experiment.optimizer.lr:g}",
-        "schedule": f"{experiment.scheduler.name}, {warmup_steps(experiment.scheduler, result.steps)} steps of warm-up",
-        "gradients clipped to a norm of": f"{experiment.deepspeed['gradient_clipping'] or '-'}",
-        "held-out loss before, after (nats)": f"{_number(result.loss_before)}, {_number(result.loss_after)}",
-        "packing": result.packing,
-        "seed": experiment.seed,
-    }
-    table = "\n".join(f"| {key} | {value} |" for key, value in made_of.items())
-    return f"""---
-library_name: transformers
-pipeline_tag: text-generation
-tags: [sql, fill-in-the-middle]
----
-
-# {experiment.name}
-
-Completes SQL at the cursor from the text before and after it, and from what the editor knows (history, tables, the open
-file).
-
-| | |
-|---|---|
-{table}
-
-## Load
-
-```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained("path/of/this/folder")
-model = AutoModelForCausalLM.from_pretrained("path/of/this/folder")
-```
-
-## Prompt
-
-Template `{experiment.data.template}`. Each prompt ends in
-
-```
-{markers}
-```
-
-and the model writes the missing text, then `{tokens.end}`, at which generation stops. `{SERVING_SETTINGS}` holds the
-settings that prompts were built with; `fim complete` and `fim serve` read it and build the same token ids.
-"""
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"

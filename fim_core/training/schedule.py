@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
@@ -11,16 +14,16 @@ from fim_core.errors import FimError
 
 
 def warmup_steps(config: SchedulerConfig, total_steps: int) -> int:
-    """Optimizer steps below the peak: `warmup_steps`, or `warmup_ratio` of all steps, rounded."""
+    """Optimizer steps of the warm-up: `warmup_steps`, or `warmup_ratio` of all steps, rounded."""
     return config.warmup_steps if config.warmup_steps is not None else round(config.warmup_ratio * total_steps)
 
 
 def build_scheduler(config: SchedulerConfig, optimizer: torch.optim.Optimizer, total_steps: int) -> LambdaLR:
     """The schedule of transformers with this name, to be stepped once an optimizer step.
 
-    The schedules of transformers give step 0 of a warm-up the rate 0: it computes gradients and changes nothing. Here a
-    run starts one step into a schedule that is one step longer, so that W steps of warm-up take 1/(W+1) to W/(W+1) of
-    the peak, and the steps after them what they would have taken.
+    Most schedules of transformers begin a warm-up with a step at rate 0, which computes gradients and changes nothing.
+    Such a warm-up is entered one step later here: W steps take 1/(W+1) to W/(W+1) of the peak where transformers takes 0
+    to (W-1)/W, and the steps after the warm-up take the same rates.
 
     Args:
         total_steps: optimizer steps of the whole run; linear and cosine would reach their floor one step after the last.
@@ -32,18 +35,32 @@ def build_scheduler(config: SchedulerConfig, optimizer: torch.optim.Optimizer, t
     if config.name == "cosine_with_restarts" and "num_cycles" in arguments:
         arguments["num_cycles"] = int(arguments["num_cycles"])
     warmup, decay = warmup_steps(config, total_steps), arguments.get("num_decay_steps", 0)
+    if config.name == "inverse_sqrt" and warmup:
+        arguments.setdefault("timescale", warmup)
     if decay and warmup + decay > total_steps:
         raise FimError(
             f"scheduler: num_decay_steps {decay} and the warm-up of {warmup} steps are more than the run's {total_steps}. "
             "Lower them, or train longer."
         )
-    # transformers puts its rates into the optimizer that it gets, and reads the peak from there.
-    scratch = torch.optim.SGD([torch.zeros(1)], lr=optimizer.defaults["lr"])
-    shape = get_scheduler(
-        config.name,
-        scratch,
-        num_warmup_steps=warmup + 1,
-        num_training_steps=total_steps + 1,
+    peak = optimizer.defaults["lr"]
+    share = _share_of_peak(config.name, peak, warmup, total_steps, arguments)
+    if share(0) > 0:
+        return LambdaLR(optimizer, lambda step: share(step))
+    later = _share_of_peak(config.name, peak, warmup + 1, total_steps + 1, arguments)
+    return LambdaLR(optimizer, lambda step: later(step + 1))
+
+
+def _share_of_peak(
+    name: str, peak: float, warmup: int, steps: int, arguments: dict[str, Any]
+) -> Callable[[int], float]:
+    """What transformers multiplies the peak by, by the number of the step from 0 on."""
+    # transformers sets the rate of the optimizer that it is given, which is therefore not the real one.
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=peak)
+    schedule = get_scheduler(
+        name,
+        optimizer,
+        num_warmup_steps=warmup,
+        num_training_steps=steps,
         scheduler_specific_kwargs=arguments or None,
-    ).lr_lambdas[0]
-    return LambdaLR(optimizer, lambda step: shape(step + 1))
+    )
+    return schedule.lr_lambdas[0]

@@ -128,19 +128,18 @@ def setup(job: Job, ranks: Ranks) -> Run:
         remove_leftovers(work.states)
         for entry in save_plan.exports:
             StepExports(entry, job, fingerprint).require_own()
-        options = {
-            "strategy": packing,
-            "pack_length": experiment.data.pack_length,
-            "seed": experiment.seed,
-            "cost": cost,
-        }
+        plan = partial(
+            plan_packs,
+            strategy=packing,
+            pack_length=experiment.data.pack_length,
+            seed=experiment.seed,
+            cost=cost,
+        )
         steps_of_epoch = count_steps(len(train_rows), batch_rows, epochs=1)
         for epoch in range(start.position.epoch, -(-total_steps // steps_of_epoch)):
-            plan = partial(
-                plan_packs, train_rows, batch_rows=batch_rows, ranks=ranks.world_size, epoch=epoch, **options
-            )
-            plans.make(f"epoch-{epoch}", plan, ranks=ranks.world_size)
-        plans.make(EVAL_PLAN, partial(plan_packs, eval_rows, **options), ranks=1)
+            of_epoch = partial(plan, train_rows, batch_rows=batch_rows, ranks=ranks.world_size, epoch=epoch)
+            plans.make(f"epoch-{epoch}", of_epoch, ranks=ranks.world_size)
+        plans.make(EVAL_PLAN, partial(plan, eval_rows), ranks=1)
         work.heartbeat.touch()
     ranks.barrier()
 

@@ -19,6 +19,7 @@ from fim_core.errors import FimError
 from fim_core.evaluation.rows import load_eval_set
 from fim_core.pipeline import STAGES, run
 from fim_core.prompts import Prompt
+from fim_core.recipe import read_recipe
 from fim_core.records.parse import parse_input
 from fim_core.records.schema import Completion
 from fim_core.serving.prompting import load_prompt_builder
@@ -91,7 +92,7 @@ def test_serving_builds_the_prompts_of_training(finished: Path) -> None:
     states = [parse_input(row.input) for row in held_out.raw]
     assert [builder.encode(state) for state in states if isinstance(state, Completion)] == held_out.prompts
     template = template_path(load_experiment(finished).data.template)
-    assert (checkpoint / "template.tmpl").read_bytes() == template.read_bytes(), "a later version may have another one"
+    assert read_recipe(checkpoint).template_text == template.read_text(), "a later version may have another one"
 
 
 def test_the_report_and_the_summary(finished: Path) -> None:

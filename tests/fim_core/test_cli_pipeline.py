@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from tiny_pipeline import TINY, write_experiment
 
-from fim_core.cli.pipeline import run_pipeline
+from fim_core.cli.pipeline import open_experiment, run_pipeline
 from fim_core.cli.row_bars import RowBars
 from fim_core.config import load_experiment
 from fim_core.evaluation.progress import RowProgress
@@ -93,3 +93,17 @@ def test_ctrl_c_says_where_the_next_run_goes_on(tmp_path: Path) -> None:
     assert found, said
     [work] = (tmp_path / "store" / "work" / "trained_checkpoint").iterdir()
     assert (work / "state" / f"step-{found[1]}").is_dir()
+
+
+def test_what_to_know_of_a_file_of_arctic_training_is_printed_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "theirs.yaml"
+    path.write_text("type: sft\nmodel: {name_or_path: m}\ndata: {sources: [d], dl_num_workers: 1}\n")
+    open_experiment(path)
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("theirs: read as a file of ArcticTraining.") == 1
+    assert "data.dl_num_workers: " in printed.err
+    open_experiment(write_experiment(tmp_path))
+    assert capsys.readouterr().err == ""

@@ -11,13 +11,20 @@ import datasets
 import pyarrow.parquet as pq
 import pytest
 import typer
-from data_path import completion
+from data_path import MODEL, completion, data_options
 from typer.testing import CliRunner
 
 from fim_core.cli.convert import register
-from fim_core.convert import convert, default_output
+from fim_core.config import DataConfig, Experiment
+from fim_core.convert import Format, convert, default_output
 from fim_core.demo.tokenizer import train_tokenizer
 from fim_core.errors import FimError
+from fim_core.pipeline import run as run_pipeline
+from fim_core.prompts import PromptBuilder
+from fim_core.recipe import recipe_of
+from fim_core.records.schema import Completion
+from fim_core.records.sources import digest_sources, write_raw_completions
+from fim_core.tokens import load_tokenizer
 
 app = typer.Typer()
 register(app)
@@ -113,3 +120,72 @@ def test_what_it_wrote_is_replaced_and_nothing_else(export: Path, tokenizer_fold
 )
 def test_the_default_output(name: str, expected: str) -> None:
     assert default_output(Path("x") / name) == Path("x") / f"{expected}_hf_fim_dataset"
+
+
+@pytest.mark.parametrize("format", ["disk", "parquet"])
+@pytest.mark.parametrize("output", [None, "out", "out.data"])
+def test_the_output_is_a_source_whatever_its_name(
+    export: Path, tokenizer_folder: str, format: Format, output: str | None
+) -> None:
+    place, summary = convert(
+        export, export.parent / output if output else None, tokenizer=tokenizer_folder, format=format
+    )
+    assert place == export.parent / (output or "july_hf_fim_dataset")
+    if format == "parquet":
+        written = pq.read_table(place).to_pylist()
+        loaded = datasets.load_dataset("parquet", data_files=str(place), cache_dir=str(export.parent / "cache"))
+        assert loaded["train"].to_list() == written
+    else:
+        written = datasets.load_from_disk(str(place)).to_list()
+    data = DataConfig.model_validate({"sources": [{"name_or_path": str(place)}]})
+    counts = write_raw_completions(data, export.parent / "raw.parquet")
+    assert (counts.rows, counts.by_source_type) == (summary["rows_kept"], {"prompt_response": summary["rows_kept"]})
+    raw = pq.read_table(export.parent / "raw.parquet")
+    assert [(row["input"], row["output"], row["type"]) for row in raw.to_pylist()] == [
+        (row["prompt"], row["response"], row["type"]) for row in written
+    ]
+    recipe = recipe_of(raw.schema, "raw")
+    assert recipe is not None
+    builder = PromptBuilder(load_tokenizer(tokenizer_folder), MODEL, data_options(), recipe)
+    assert (
+        builder.encode(Completion("select ", " from t"))
+        == load_tokenizer(tokenizer_folder)(written[0]["prompt"], add_special_tokens=False)["input_ids"]
+    )
+
+
+def test_the_folder_of_an_export_is_read_without_what_convert_wrote_there(export: Path, tokenizer_folder: str) -> None:
+    for format in ("disk", "parquet"):
+        convert(export, export.parent / format, tokenizer=tokenizer_folder, format=format)
+    data = DataConfig.model_validate({"sources": [{"name_or_path": str(export.parent)}]})
+    assert write_raw_completions(data, export.parent / "raw").by_source == {"july.csv": 6}
+
+
+def test_sets_of_different_recipes_do_not_mix(export: Path, tokenizer_folder: str) -> None:
+    places = [
+        convert(export, export.parent / template, tokenizer=tokenizer_folder, template=template, format="parquet")[0]
+        for template in ("chat", "plain")
+    ]
+    data = DataConfig.model_validate({"sources": [str(place) for place in places]})
+    for read in (digest_sources, lambda data: write_raw_completions(data, export.parent / "raw")):
+        with pytest.raises(FimError, match="chat and plain hold finished prompts of different form"):
+            read(data)
+
+
+@pytest.mark.parametrize(
+    ("options", "source", "said"),
+    [
+        ({"fim_order": "spm"}, {}, "order psm"),
+        ({"template": "plain"}, {}, "template chat"),
+        ({}, {"render": "chat"}, "leave out `render`"),
+    ],
+)
+def test_options_that_contradict_are_refused_before_work(
+    export: Path, tokenizer_folder: str, options: dict[str, Any], source: dict[str, Any], said: str
+) -> None:
+    place, _ = convert(export, tokenizer=tokenizer_folder, format="parquet")
+    data = {"sources": [{"name_or_path": str(place), **source}], **options}
+    experiment = {"name": "x", "storage": str(export.parent / "store"), "data": data}
+    experiment["model"] = {"config": {"model_type": "qwen3"}, "tokenizer": tokenizer_folder}
+    with pytest.raises(FimError, match=said):
+        run_pipeline(Experiment.model_validate(experiment), until="fim_prompts")
+    assert not list((export.parent / "store" / "raw_completions").glob("*/manifest.json"))

@@ -2,4 +2,4 @@
 -- severity: error
 SELECT row_id
 FROM fim_prompts
-WHERE source_type = 'fim_completions' AND NOT ends_with(prompt, $middle_token)
+WHERE source_type <> 'messages' AND prefix IS NOT NULL AND NOT ends_with(prompt, $middle_token)

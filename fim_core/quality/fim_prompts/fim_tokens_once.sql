@@ -3,7 +3,8 @@
 -- severity: error
 SELECT row_id
 FROM fim_prompts
-WHERE source_type = 'fim_completions'
+WHERE source_type <> 'messages'
+    AND prefix IS NOT NULL
     AND control_spans IS NULL
     AND (
         len(string_split(prompt, $prefix_token)) <> 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from fim_core.config import Experiment
 from fim_core.evaluation.metrics.execution import Sandbox
 from fim_core.modeling import build_model, save_model
 from fim_core.prompts import PromptBuilder, write_fim_prompts
+from fim_core.recipe import write_recipe
 from fim_core.records.sources import write_raw_completions
 from fim_core.tokenization import tokenize_prompts
 
@@ -83,14 +84,9 @@ def save_checkpoint(
 ) -> None:
     """A checkpoint as the pipeline writes it, with random weights."""
     model = build_model(experiment.model, tokenizer, seed=seed)
-    tokens = PromptBuilder(tokenizer, experiment.model, experiment.data, chat_rows=chat_rows).tokens
-    save_model(model, tokenizer, tokens.end_ids, folder)
-    recipe = {
-        "data": experiment.data.model_dump(mode="json"),
-        "model": experiment.model.model_dump(mode="json"),
-        "fim_tokens": asdict(tokens),
-    }
-    (folder / "fim.json").write_text(json.dumps(recipe))
+    recipe = PromptBuilder(tokenizer, experiment.model, experiment.data, chat_rows=chat_rows).recipe
+    save_model(model, tokenizer, recipe.fim_tokens.end_ids, folder)
+    write_recipe(folder, recipe)
 
 
 def _write_export(file: Path) -> None:

@@ -40,7 +40,7 @@ NOT_WORSE = GateConfig(rules=[GateRule(metric="exact_match_sql", rule="not_worse
 def predictions(right: float, *, wrong: str = "made_up", seed: int = 0, nats: float = 2.0) -> list[Prediction]:
     """A share of the rows right, the others made up."""
     rng = Random(seed)
-    return [Prediction(row.completion if rng.random() < right else wrong, True, nats, 2) for row in ROWS]
+    return [Prediction(row.completion if rng.random() < right else wrong, True, nats, 2, 1.0) for row in ROWS]
 
 
 BASE = predictions(0.02, seed=9, nats=5.0)
@@ -107,24 +107,25 @@ def test_a_model_trained_on_shuffled_responses_is_refused(tmp_path: Path) -> Non
     """
     texts = [row.completion for row in ROWS]
     Random(4).shuffle(texts)
-    shuffled = [Prediction(text, True, 4.0, 2) for text in texts]
-    hopeless = [Prediction("made_up", True, 9.0, 2) for _ in ROWS]
+    shuffled = [Prediction(text, True, 4.0, 2, 1.0) for text in texts]
+    hopeless = [Prediction("made_up", True, 9.0, 2, 1.0) for _ in ROWS]
     decided = decision(tmp_path, shuffled, base=hopeless)
     assert not decided.promote
     assert result(decided, "exact_match_sql", "better_than_base").holds is True
-    assert result(decided, "loss", "better_than_base").holds is True
+    assert result(decided, "loss_text", "better_than_base").holds is True
     assert result(decided, "exact_match_sql", "better_than_constants").holds is False
     assert result(decided, "loss", "finite").holds is True
 
 
 def test_a_model_that_learnt_the_format_and_forgot_the_rest_is_refused_by_its_loss(tmp_path: Path) -> None:
     """The base knows what comes next, but writes on and on; the candidate stops, and knows less."""
-    base = [Prediction(row.completion + ", and", True, 2.0, 2) for row in ROWS]
+    base = [Prediction(row.completion + ", and", True, 2.0, 2, 1.0) for row in ROWS]
     decided = decision(tmp_path, predictions(0.6, nats=3.0), base=base)
     assert not decided.promote
     assert [found.rule for found in decided.results if found.holds is False] == ["better_than_base"]
     assert (
-        "lower is better. Failed: the loss is larger than chance" in result(decided, "loss", "better_than_base").reason
+        "lower is better. Failed: the loss is larger than chance"
+        in result(decided, "loss_text", "better_than_base").reason
     )
 
 
@@ -137,7 +138,7 @@ def test_an_untrained_adapter_is_refused(tmp_path: Path) -> None:
     assert refused.holds is False
     assert "Failed: there is no difference on any row" in refused.reason
     assert refused.differences["base"]["detectable"] > 0.01
-    assert result(decided, "loss", "better_than_base").holds is False
+    assert result(decided, "loss_text", "better_than_base").holds is False
     assert result(decided, "exact_match_sql", "better_than_constants").holds is True
 
 
@@ -149,7 +150,7 @@ def test_a_wrecked_base_is_refused(tmp_path: Path) -> None:
 
 def test_a_constant_that_knows_the_type_is_shown_but_not_asked_to_be_beaten(tmp_path: Path) -> None:
     """A model of which the 16 rows with nothing missing are wrong, which TYPE gives away."""
-    model = [Prediction(row.completion or "made_up", True, 2.0, 2) if i < 50 else Prediction("x", True, 2.0, 2)
+    model = [Prediction(row.completion or "made_up", True, 2.0, 2) if i < 50 else Prediction("x", True, 2.0, 2, 1.0)
              for i, row in enumerate(ROWS)]  # fmt: skip
     assert decision(tmp_path, model).promote
     by_type = read_report(tmp_path)["others"]["most_frequent_by_type"]
@@ -201,7 +202,7 @@ def test_a_gain_in_few_groups_is_not_told_from_chance(tmp_path: Path, monkeypatc
 
 def test_reasons_are_sentences_with_all_that_decided(tmp_path: Path) -> None:
     gate = GateConfig(rules=[GateRule(metric="exact_match_sql", rule="better_than_base")])
-    base = [Prediction("made_up" if i % 2 else row.completion, True, 5.0, 2) for i, row in enumerate(ROWS)]
+    base = [Prediction("made_up" if i % 2 else row.completion, True, 5.0, 2, 1.0) for i, row in enumerate(ROWS)]
     reason = decision(tmp_path, predictions(1.0), gate=gate, base=base).results[0].reason
     assert re.fullmatch(
         r"Exact match, SQL tokens: 100\.0%, base model 50\.0%: \+50\.0 points \(\+50\.0 to \+50\.0 with 95% confidence\), "
@@ -226,7 +227,7 @@ def test_the_first_candidate_needs_no_champion(tmp_path: Path) -> None:
 
 def test_the_first_candidate_must_be_better_than_base_and_constants_whatever_the_gate(tmp_path: Path) -> None:
     gate = GateConfig(rules=[GateRule(metric="loss", rule="finite")])
-    decided = decision(tmp_path, [Prediction("", True, 2.0, 2)] * len(ROWS), gate=gate)
+    decided = decision(tmp_path, [Prediction("", True, 2.0, 2, 1.0)] * len(ROWS), gate=gate)
     assert not decided.promote
     assert [found.rule for found in decided.results[1:]] == ["better_than_base", "better_than_constants"]
     assert decision(tmp_path, predictions(0.8), predictions(0.8), gate).promote, (
@@ -281,7 +282,7 @@ def test_each_rule(rule: GateRule, holds: bool, tmp_path: Path) -> None:
 
 def test_a_candidate_that_stopped_abstaining_is_refused(tmp_path: Path) -> None:
     gate = GateConfig(rules=[GateRule(metric="abstention_precision", rule="not_worse")])
-    never = [Prediction("made_up", True, 2.0, 2)] * len(ROWS)
+    never = [Prediction("made_up", True, 2.0, 2, 1.0)] * len(ROWS)
     assert not decision(tmp_path, never, predictions(0.8), gate).promote
     beside = GateConfig(rules=[*gate.rules, GateRule(metric="loss", rule="finite")])
     assert decision(tmp_path, predictions(0.8), never, beside).promote, (
@@ -294,7 +295,7 @@ def test_by_default_neither_side_of_abstention_may_be_lost(tmp_path: Path) -> No
     right = predictions(1.0)
 
     def abstaining(wrong: set[int], text: str) -> list[Prediction]:
-        return [Prediction(text, True, 2.0, 2) if place in wrong else made for place, made in enumerate(right)]
+        return [Prediction(text, True, 2.0, 2, 1.0) if place in wrong else made for place, made in enumerate(right)]
 
     full = [place for place, row in enumerate(ROWS) if row.completion]
     empty = [place for place, row in enumerate(ROWS) if not row.completion]
@@ -319,12 +320,12 @@ def test_rows_that_the_champion_cannot_read_decide_nothing(tmp_path: Path) -> No
     """A worse candidate is not saved by them, and one that is as good on the others does not fail by them."""
     unread = [None] * 40
     champion = [*unread, *predictions(0.9, seed=1)[40:]]
-    worse = [*(Prediction(row.completion, True, 2.0, 2) for row in ROWS[:40]), *predictions(0.3)[40:]]
+    worse = [*(Prediction(row.completion, True, 2.0, 2, 1.0) for row in ROWS[:40]), *predictions(0.3)[40:]]
     refused = result(decision(tmp_path, worse, champion, NOT_WORSE), "exact_match_sql", "not_worse")
     assert refused.holds is False
     assert refused.differences["champion"]["n"] == refused.figures["champion"]["n"] == 40
     assert "cannot read 40 of the rows" in refused.reason
-    equal = [Prediction("made_up", True, 2.0, 2)] * 40 + predictions(0.9, seed=1)[40:]
+    equal = [Prediction("made_up", True, 2.0, 2, 1.0)] * 40 + predictions(0.9, seed=1)[40:]
     assert decision(tmp_path, equal, champion, NOT_WORSE).promote
 
 

@@ -126,7 +126,7 @@ def test_another_template_is_read_as_the_champion_was_trained(tmp_path: Path) ->
     prompts, targets = build_tokens(champion, ours.raw, [row.completion for row in ours.rows])
     assert (prompts, targets) == (theirs.prompts, theirs.targets)
     changed = {raw.source_type for raw, mine, its in zip(ours.raw, ours.prompts, prompts, strict=True) if mine != its}
-    assert changed == {"messages", "fim_completions"}, "questions are asked alike in both"
+    assert changed == {"messages", "fim_completions"}, "finished prompts are what they are"
 
 
 def test_rows_that_the_champion_cannot_read_are_left_out_and_counted(tmp_path: Path) -> None:

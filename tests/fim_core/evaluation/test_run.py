@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import weakref
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +25,11 @@ from fim_core.evaluation.prompts import build_tokens, same_prompts
 from fim_core.evaluation.report import read_report
 from fim_core.evaluation.rows import MostFrequent, load_eval_set, most_frequent_in_training, sample
 from fim_core.evaluation.run import evaluate
-from fim_core.modeling.load import build_model
-from fim_core.modeling.save import save_model
+from fim_core.modeling import build_model, save_model
 from fim_core.parts import Parts
-from fim_core.tokens import control_ids, load_tokenizer, resolve_fim_tokens
+from fim_core.prompts import PromptBuilder
+from fim_core.recipe import read_recipe, write_recipe
+from fim_core.tokens import control_ids, load_tokenizer
 from tests.fim_core.evaluation.conftest import Evaluated, save_checkpoint
 
 
@@ -144,16 +145,17 @@ def test_which_checkpoints_read_the_same_prompts(evaluated: Evaluated, tmp_path:
     for place in places:
         shutil.copytree(evaluated.checkpoint, place)
     assert same_prompts(*places)
-    for name, content in (("template.tmpl", "{{.PREFIX}}"), ("chat_template.jinja", "{{ messages }}")):
-        (places[0] / name).write_text(content)
-        assert not same_prompts(*places)
-        (places[1] / name).write_text(content + " ")
-        assert not same_prompts(*places)
-        (places[1] / name).write_text(content)
-        assert same_prompts(*places)
-    recipe = json.loads((places[0] / "fim.json").read_text())
-    (places[0] / "fim.json").write_text(json.dumps(recipe | {"granularity": "whole"}))
+    chat_template = places[0] / "chat_template.jinja"
+    before = chat_template.read_text()
+    chat_template.write_text("{{ messages }}")
     assert not same_prompts(*places)
+    chat_template.write_text(before)
+    recipe = read_recipe(places[0])
+    for other in ({"template_text": recipe.template_text + " "}, {"granularity": "whole"}, {"fim_order": "spm"}):
+        write_recipe(places[0], replace(recipe, **other))
+        assert not same_prompts(*places), other
+    write_recipe(places[0], replace(recipe, template="of another name"))
+    assert same_prompts(*places)
 
 
 def test_vllm_loads_what_has_a_folder_and_nothing_else(
@@ -349,11 +351,12 @@ def test_a_pretrained_base_is_the_model_that_training_begins_with(evaluated: Eva
     )
     experiment = evaluated.experiment.model_copy(update={"model": model})
     grown = load_tokenizer(place)
-    tokens = resolve_fim_tokens(grown, model)
+    recipe = PromptBuilder(grown, model, evaluated.experiment.data).recipe
+    tokens = recipe.fim_tokens
     trained = build_model(model, grown, seed=0, new_token_ids=[tokens.prefix_id, tokens.suffix_id, tokens.middle_id])
     checkpoint = tmp_path / "checkpoint"
     save_model(trained, grown, tokens.end_ids, checkpoint)
-    (checkpoint / "fim.json").write_text(json.dumps({"fim_tokens": asdict(tokens)}))
+    write_recipe(checkpoint, recipe)
     base = load_base(experiment.model, checkpoint, seed=0)
     wanted = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).state_dict()
     found = base.model.state_dict()

@@ -5,12 +5,15 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pack_helpers import row, shared_part, to_rows
 
-from fim_core.packing import IGNORE_INDEX
+from fim_core.packing import IGNORE_INDEX, Rows
 from fim_core.packing.batches import BLOCK_ROWS, epoch_order
+from fim_core.packing.prompt_order import WINDOW
+from fim_core.packing.rows import FlatColumn
 
 
 def common(first: list[int], second: list[int]) -> int:
@@ -35,6 +38,25 @@ def test_prompts_are_sorted_and_share_what_they_share(pairs, data):
     places = np.array(sorted(data.draw(st.sets(st.sampled_from(range(len(pairs))))) if pairs else []), np.int64)
     expected = [common(prompts[a], prompts[b]) for a, b in pairwise(places.tolist())]
     assert order.common(places).tolist() == [0, *expected][: len(places)]
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_long_prompts_are_sorted_as_lists_are(parts):
+    """Prefixes of prefixes, longer than what is compared at once, with rows in several record batches."""
+    rng = np.random.default_rng(0)
+    prompts: list[list[int]] = [rng.integers(0, 9, 70).tolist()]
+    for _ in range(400):
+        other = prompts[rng.integers(len(prompts))]
+        prompts.append(other[: rng.integers(len(other) + 1)] + rng.integers(0, 9, rng.integers(3 * WINDOW)).tolist())
+    rows = to_rows([([*prompt, 1, 2], [IGNORE_INDEX] * (len(prompt) + 1) + [2]) for prompt in prompts])
+    ends = [int(rows.offsets[len(rows) * part // parts]) for part in range(parts + 1)]
+    columns = [
+        FlatColumn(tuple(column.parts[0][a:b] for a, b in pairwise(ends))) for column in (rows.tokens, rows.labels)
+    ]
+    order = Rows(*columns, rows.offsets, rows.row_ids).prompt_order
+    found = [prompts[row] for row in order.order.tolist()]
+    assert found == sorted(prompts)
+    assert order.shared.tolist() == [0, *(common(a, b) for a, b in pairwise(found))]
 
 
 def worksheets(count: int, size: int) -> list[tuple[list[int], list[int]]]:

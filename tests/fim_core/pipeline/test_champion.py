@@ -11,6 +11,7 @@ from random import Random
 from typing import Any
 
 import pytest
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 from tiny_pipeline import TINY, write_experiment
 from typer.testing import CliRunner
@@ -21,7 +22,7 @@ from fim_core.config.evaluation import GateConfig
 from fim_core.errors import FimError
 from fim_core.pipeline import run, run_stage, stage_of
 from fim_core.pipeline.evaluation import champion, decisions, roll_back
-from fim_core.store import Artifact, Store
+from fim_core.store import Artifact, Store, champion_weights
 
 ORDERED_BY = {
     "orders": "placed_at",
@@ -73,6 +74,8 @@ def write(folder: Path, export: Path, **changes: Any) -> Path:
         "max_steps": STEPS,
         "epochs": STEPS,
         "evaluation": {"max_rows": 120, "max_new_tokens": 8, "bootstrap_samples": 200},
+        # Else this check would stop most of the bad models before the gate.
+        "checks": {"loss_fell": {"severity": "warn"}},
     }
     folder.mkdir(parents=True, exist_ok=True)
     return write_experiment(folder, **{**sections, "storage": str(folder.parent / "store"), **changes})
@@ -94,6 +97,21 @@ def value(path: Path, metric: str, predictor: str | None = None) -> float:
     return report["others"][predictor][metric] if predictor else report["metrics"][metric]["value"]
 
 
+def assert_card_has_metrics(champion: Artifact, checkpoint: Artifact, exact_match: float) -> None:
+    """In a card of its own, in a folder that tools can name the model after; the checkpoint's card stays."""
+    weights = champion_weights(champion)
+    assert weights.name == "tiny"
+    assert (weights / "model.safetensors").samefile(checkpoint.path / "model.safetensors")
+    results = {result.metric_type: result for result in ModelCard.load(weights / "README.md").data.eval_results}
+    assert results["exact_match"].metric_value == pytest.approx(exact_match, abs=1e-4)
+    card = (checkpoint.path / "README.md").read_text()
+    assert "## Evaluation" not in card
+    assert "| rows | 700 |" in card
+    assert ModelCard(card).data.eval_results is None
+    for folder in (weights, checkpoint.path):
+        assert str(champion.path.parents[1]) not in (folder / "README.md").read_text()
+
+
 def test_a_champion_survives_a_worse_candidate_and_a_rollback_stays(tmp_path: Path) -> None:
     write_rows(tmp_path / "export.csv")
     good = write(tmp_path / "good", tmp_path / "export.csv")
@@ -103,6 +121,7 @@ def test_a_champion_survives_a_worse_candidate_and_a_rollback_stays(tmp_path: Pa
     first = champion(store, "tiny")
     assert first is not None
     assert value(good, "exact_match_sql") > value(good, "exact_match_sql", "most_frequent") + 0.2, "it has learnt"
+    assert_card_has_metrics(first, store.current("trained_checkpoint"), value(good, "exact_match"))
 
     worse = write(tmp_path / "worse", tmp_path / "export.csv", max_steps=1)
     exit_code, said = fim("champion", "promote", worse)
@@ -150,7 +169,7 @@ def test_a_model_trained_on_shuffled_responses_is_refused(tmp_path: Path) -> Non
     assert champion(store, "tiny") is None
     # It has learnt how completions look, which its random base does not know.
     found = {(rule, metric): holds for rule, metric, holds in rules(store)}
-    assert found["better_than_base", "loss"] is True
+    assert found["better_than_base", "loss_text"] is True
     assert found["better_than_constants", "exact_match_sql"] is False
 
     write_rows(tmp_path / "export.csv")
@@ -209,7 +228,7 @@ def test_a_fine_tune_that_does_not_improve_a_good_base_is_refused(
     assert True not in of_base
     report = json.loads((store.current("evaluation_report").path / "report.json").read_text(encoding="utf-8"))
     if name != "shuffled":
-        assert report["others"]["base"]["metrics"]["exact_match_sql"]["value"] > 0.8, "the base is good"
+        assert report["others"]["base"]["metrics"]["exact_match_sql"]["value"] > 0.6, "the base is good"
     assert any("base model" in line and why in line for line in said.splitlines() if line.startswith("- ")), said
 
 

@@ -20,6 +20,7 @@ from fim_core.errors import FimError
 from fim_core.prompts.builder import PromptBuilder, PromptRow
 from fim_core.prompts.messages import build_messages
 from fim_core.quality.run import run_checks
+from fim_core.recipe import read_recipe
 from fim_core.records.schema import Reason, Rejection
 
 DEMO = train_tokenizer(["select a\n  from t;\n"] * 3, 600)
@@ -254,4 +255,4 @@ def test_rows_with_chat_markup_end_as_a_turn_does(tmp_path: Path, template: str,
     tokenizer.chat_template = templates.VERBATIM
     done = run_data_path(tmp_path, [row], tokenizer, template=template, eval_fraction=0)
     assert tokenizer.decode(done.rows[0]["labels"][-1]) == end
-    assert json.loads((tmp_path / "prompts" / "tokens.json").read_text())["end"] == end
+    assert read_recipe(tmp_path / "prompts").fim_tokens.end == end

@@ -13,7 +13,7 @@ import pytest
 from data_path import MODEL, completion, data_options, run_data_path, write_raw
 from hypothesis import given
 from hypothesis import strategies as st
-from small_tokenizers import long_run
+from small_tokenizers import long_run, sentencepiece_like
 from transformers import PreTrainedTokenizerFast
 
 from fim_core.config import ModelConfig
@@ -22,6 +22,7 @@ from fim_core.demo.tokenizer import train_tokenizer
 from fim_core.errors import FimError
 from fim_core.prompts import PROMPTS_SCHEMA, PromptBuilder, train_tokenizer_on, write_fim_prompts
 from fim_core.prompts.split import statement_hash
+from fim_core.recipe import read_recipe
 from fim_core.records.schema import Completion, Rejection
 from fim_core.tokens import load_tokenizer
 
@@ -98,9 +99,9 @@ def test_the_tables_and_what_lies_beside_them(tmp_path: Path) -> None:
     assert pq.read_schema(tmp_path / "prompts" / "rejected.parquet").names[:3] == ["row_id", "reason", "detail"]
     row = done.prompts[0]
     assert (row["type"], row["prefix"], row["suffix"], row["response"]) == ("expr", "select ", " from t", "a")
-    tokens = json.loads((tmp_path / "prompts" / "tokens.json").read_text())
-    assert tokens["end"] == "<|im_end|>"
-    assert load_tokenizer(tmp_path / "prompts" / "tokenizer").convert_tokens_to_ids("<|im_end|>") == tokens["end_id"]
+    tokens = read_recipe(tmp_path / "prompts").fim_tokens
+    assert tokens.end == "<|im_end|>"
+    assert load_tokenizer(tmp_path / "prompts" / "tokenizer").convert_tokens_to_ids("<|im_end|>") == tokens.end_id
     assert not list((tmp_path / "prompts").glob(".*"))
 
 
@@ -209,23 +210,63 @@ def test_secrets_are_masked_and_counted(tmp_path: Path) -> None:
     assert not any(secret in text for secret in ("a@b.com", "c@d.com", "e@f.com", "g@h.com", "'x'"))
 
 
-def test_prompt_and_response_rows(tmp_path: Path) -> None:
-    rows = [
-        {"source_type": "prompt_response", "input": "why?", "output": "so"},
+def test_finished_prompts_are_read_as_they_are(tmp_path: Path) -> None:
+    chat = TOKENIZER.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False, add_generation_prompt=True)
+    prompts = [f"{chat}<|fim_prefix|>x <|fim_suffix|> y<|fim_middle|>", "why?", "  two\n\n", "<|im_end|><|endoftext|>"]
+    rows = [{"source_type": "prompt_response", "input": prompt, "output": "so"} for prompt in prompts]
+    rows += [
         {"source_type": "prompt_response", "input": " ", "output": "so"},
-        {"source_type": "prompt_response", "input": "<|im_end|>", "output": "so"},
         {"source_type": "prompt_response", "input": "why?", "output": "<|im_end|>"},
     ]
     done = run_data_path(tmp_path / "r", rows, TOKENIZER)
-    expected = TOKENIZER.apply_chat_template(
-        [{"role": "user", "content": "why?"}], tokenize=False, add_generation_prompt=True
-    )
-    assert [(row["prompt"], row["response"]) for row in done.prompts] == [(expected, "so")]
-    assert done.prompt_counts.rejected == {"control_token": 2, "empty_input": 1}
+    assert done.prompt_counts.rejected == {"control_token": 1, "empty_input": 1}
+    assert [row["prompt"] for row in done.prompts] == prompts
+    assert [(row["prefix"], row["suffix"]) for row in done.prompts] == [("x ", " y"), *[(None, None)] * 3]
+    # Most hold no chat markup, so the family's own token ends a completion.
+    end = TOKENIZER.convert_tokens_to_ids("<|endoftext|>")
+    for number, prompt in enumerate(prompts):
+        # The reference: the whole text at once, nothing added.
+        ids = TOKENIZER(prompt, add_special_tokens=False)["input_ids"]
+        response = TOKENIZER("so")["input_ids"]
+        assert done.row(f"r{number}")["input_ids"] == [*ids, *response, end]
+        assert done.row(f"r{number}")["labels"] == [-100] * len(ids) + [*response, end]
     neutral = run_data_path(tmp_path / "n", rows, TOKENIZER, control_tokens="neutralise")
-    assert neutral.prompt_counts.rows_kept == 3
-    end = TOKENIZER.convert_tokens_to_ids("<|im_end|>")
-    assert [row["input_ids"].count(end) for row in neutral.rows] == [2, 2, 2]
+    assert neutral.prompt_counts.rows_kept == 5
+    assert TOKENIZER.convert_tokens_to_ids("<|im_end|>") not in neutral.row("r5")["input_ids"], "there it is text"
+
+
+def test_nothing_is_added_to_a_finished_prompt_of_a_tokenizer_that_adds(tmp_path: Path) -> None:
+    tokenizer = sentencepiece_like()
+    prompts = ["<s>▁<PRE>a ▁<SUF> b▁<MID>", "▁<PRE>a ▁<SUF> c▁<MID>", "plain"]
+    rows = [{"source_type": "prompt_response", "input": prompt, "output": "x"} for prompt in prompts]
+    done = run_data_path(tmp_path, rows, tokenizer)
+    starts = {
+        row["row_id"]: row["input_ids"][: row["prompt_length"]].count(tokenizer.bos_token_id) for row in done.rows
+    }
+    assert starts == {"r0": 1, "r1": 0, "r2": 0}
+    for number, prompt in enumerate(prompts):
+        ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        assert done.row(f"r{number}")["input_ids"][: len(ids)] == ids
+
+
+def test_secrets_in_a_finished_prompt_never_reach_over_a_control_token(tmp_path: Path) -> None:
+    prompt = "<|fim_prefix|>password = '<|fim_suffix|>longer' -- a@b.com<|fim_middle|>"
+    rows = [{"source_type": "prompt_response", "input": prompt, "output": "so"}]
+    done = run_data_path(tmp_path, rows, TOKENIZER, mask_secrets=True)
+    assert done.prompts[0]["prompt"] == prompt.replace("a@b.com", "masked@example.com")
+    assert (done.prompts[0]["prefix"], done.prompt_counts.masked) == ("password = '", 1)
+
+
+def test_finished_prompts_of_one_statement_stay_with_its_completions(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = []
+    for number in range(60):
+        prompt = f"ctx {number}<|fim_prefix|>select {number} <|fim_suffix|> t<|fim_middle|>"
+        rows.append({"source_type": "prompt_response", "input": prompt, "output": "from"})
+        rows.append(completion("SELECT ", " from  t", str(number)))
+    done = run_data_path(tmp_path, rows, TOKENIZER, eval_fraction=0.5)
+    sides = {row["row_id"]: row["split"] for row in done.prompts}
+    assert all(sides[f"r{2 * number}"] == sides[f"r{2 * number + 1}"] for number in range(60))
+    assert {*sides.values()} == {"train", "eval"}
 
 
 def test_mistakes_in_the_template_end_the_job(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:

@@ -383,9 +383,16 @@ def test_what_masking_hides_is_no_longer_found(secret: str, tmp_path: Path) -> N
         assert results_of(P, write_tables(tables, tmp_path / folder))[name].rows == rows, folder
 
 
-def test_rows_of_other_shapes_need_no_fim_tokens(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("source_type", "around", "passes"),
+    [("messages", "", True), ("prompt_response", None, True), ("prompt_response", "a", False)],
+)
+def test_rows_that_do_not_tell_the_cursor_need_no_fim_tokens(
+    tmp_path: Path, source_type: str, around: str | None, passes: bool
+) -> None:
     tables = clean_tables()
-    setting(P, 1, source_type="prompt_response", prompt="plain", prefix="", suffix="")(tables)
+    setting(P, 1, source_type=source_type, prompt="plain", prefix=around, suffix=around)(tables)
     found = results_of(P, write_tables(tables, tmp_path))
-    assert all(found[name].passed for name in ("ends_in_middle_token", "fim_tokens_once", "empty_prefix"))
+    assert found["empty_prefix"].passed
+    assert {found[name].passed for name in ("ends_in_middle_token", "fim_tokens_once")} == {passes}
     assert found["empty_prefix"].rows == 0

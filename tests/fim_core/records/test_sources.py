@@ -176,6 +176,7 @@ def test_parquet_with_native_items_and_an_index(tmp_path: Path) -> None:
             ("1", "2"),
         ),
         (["chat", "x"], {"type": "huggingface", "columns": {"messages": "chat"}}, "messages", ("1", "")),
+        (["prompt", "response"], {"type": "huggingface_prompt_response"}, "prompt_response", ("1", "2")),
     ],
 )
 def test_shapes(tmp_path: Path, header: list[str], options: dict, shape: str, texts: tuple[str, str]) -> None:
@@ -191,6 +192,39 @@ def test_two_shapes_at_once_name_the_choice(tmp_path: Path) -> None:
     assert (row["source_type"], row["input"], row["output"], row["messages"]) == ("prompt_response", "p", "r", "m")
     assert len(counts.warnings) == 1
     assert "read as prompt_response" in counts.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("header", "options"),
+    [
+        (["Prompt", "response"], {}),
+        (["prompt", "response"], {"type": "huggingface_prompt_response"}),
+        (["q.a.b", "A"], {"type": "huggingface", "columns": {"prompt": "q.a.b", "response": "a"}}),
+    ],
+)
+def test_questions_and_answers_become_conversations(tmp_path: Path, header: list[str], options: dict) -> None:
+    path = export(tmp_path / "a.csv", header, ["why?", "so"])
+    _, (row,) = run(config(at(path, render="chat", **options)), tmp_path)
+    messages = [{"role": "user", "content": "why?"}, {"role": "assistant", "content": "so"}]
+    assert (row["source_type"], json.loads(row["input"]), row["output"]) == ("messages", messages, "")
+
+
+@pytest.mark.parametrize("header", [["INPUT", "OUTPUT"], ["messages"]])
+def test_render_goes_with_prompts_and_responses(tmp_path: Path, header: list[str]) -> None:
+    path = export(tmp_path / "a.csv", header, ["x"] * len(header))
+    with pytest.raises(FimError, match="`render: chat` goes with"):
+        run(config(at(path, render="chat")), tmp_path)
+
+
+@pytest.mark.parametrize("place", ["sets/july", "sets/j*"])
+def test_parquet_without_a_suffix_is_found_by_its_first_bytes(tmp_path: Path, place: str) -> None:
+    (tmp_path / "sets").mkdir()
+    pq.write_table(pa.table({"prompt": ["p"], "response": ["r"]}), tmp_path / "sets" / "july")
+    (tmp_path / "sets" / "june").write_bytes(b"something else")
+    _, (row,) = run(config(at(tmp_path / place)), tmp_path)
+    assert (row["input"], row["output"]) == ("p", "r")
+    with pytest.raises(FimError, match="holds no file"):
+        run(config(at(tmp_path / "sets" / "june")), tmp_path)
 
 
 HUMAN = {"from": "human", "value": "hi"}

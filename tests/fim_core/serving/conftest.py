@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import copy
-import json
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, set_seed
 
 from fim_core.config import DataConfig, ModelConfig, Source
+from fim_core.prompts import PromptBuilder
+from fim_core.recipe import write_recipe
 from fim_core.serving.completer import Completer
-from fim_core.tokens import resolve_fim_tokens
 
 CONTEXT_LENGTH = 1000
 
@@ -42,9 +41,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTo
     model.generation_config.eos_token_id = [tokenizer.eos_token_id, *range(300, 320)]
     model.save_pretrained(folder)
     copy.deepcopy(tokenizer).save_pretrained(folder)
-    tokens = asdict(resolve_fim_tokens(copy.deepcopy(tokenizer), MODEL))
-    recipe = {"data": DATA.model_dump(mode="json"), "model": MODEL.model_dump(mode="json"), "fim_tokens": tokens}
-    (folder / "fim.json").write_text(json.dumps(recipe), encoding="utf-8")
+    write_recipe(folder, PromptBuilder(copy.deepcopy(tokenizer), MODEL, DATA).recipe)
     return folder
 
 

@@ -88,12 +88,12 @@ def test_default_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     trained = publish("trained_checkpoint")
     assert default_checkpoint().resolve() == trained.resolve()
     champion = publish("champion_model")
-    assert default_checkpoint().resolve() == (champion / "model").resolve()
+    assert default_checkpoint().resolve() == (champion / "model" / "x").resolve()
 
     other = publish("trained_checkpoint", "y")
     with pytest.raises(FimError, match=r"several experiments \(x, y\).*--experiment"):
         default_checkpoint()
-    named = {"x": champion / "model", "y": other}
+    named = {"x": champion / "model" / "x", "y": other}
     monkeypatch.delenv("FIM_STORAGE")
     for name, folder in named.items():
         experiment = tmp_path / f"{name}.yaml"

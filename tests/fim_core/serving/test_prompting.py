@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from hypothesis import strategies as st
 from small_tokenizers import CL100K, byte_level, sentencepiece_like
 from tokenizers import AddedToken
 
-from fim_core.config import DataConfig, ModelConfig
+from fim_core.config import DataConfig
 from fim_core.errors import FimError
-from fim_core.prompts import write_fim_prompts
+from fim_core.prompts import PromptBuilder, write_fim_prompts
+from fim_core.recipe import read_recipe, write_recipe
 from fim_core.records.schema import CONTEXT_FIELDS, PLACEHOLDER, RAW_SCHEMA, Completion
 from fim_core.serving.prompting import load_prompt_builder
 from fim_core.tokenization import tokenize_prompts
@@ -51,9 +53,7 @@ def checkpoint_for(checkpoint: Path, folder: Path, data: DataConfig) -> Path:
     for place in checkpoint.iterdir():
         if place.suffix != ".safetensors":
             shutil.copy(place, folder)
-    recipe = json.loads((checkpoint / "fim.json").read_text(encoding="utf-8"))
-    recipe["data"] = data.model_dump(mode="json")
-    (folder / "fim.json").write_text(json.dumps(recipe), encoding="utf-8")
+    write_recipe(folder, PromptBuilder(load_tokenizer(checkpoint), MODEL, data).recipe)
     return folder
 
 
@@ -73,13 +73,11 @@ def train_data(completions: list[Completion], folder: Path, checkpoint: Path, da
         }
         rows.append(row)
     pq.write_table(pa.Table.from_pylist(rows, schema=RAW_SCHEMA), folder / "raw.parquet")
-    recipe = json.loads((checkpoint / "fim.json").read_text(encoding="utf-8"))
-    model = ModelConfig.model_validate(recipe["model"])
     write_fim_prompts(
         folder / "raw.parquet",
         folder / "prompts",
         data=data,
-        model=model,
+        model=MODEL,
         tokenizer=load_tokenizer(checkpoint),
         seed=0,
     )
@@ -147,8 +145,7 @@ def test_the_same_tokens_where_training_fell_back_to_whole_rows(
     monkeypatch.setattr(TextEncoder, "_finest", lambda self: "line")
     trained, served = both(tmp_path, "segment", [Completion("a\n  b\n\nc", "\n\nd", ddl_context="x\n\n  y")])
     assert trained == served
-    recipe = tmp_path / "checkpoint" / "fim.json"
-    assert json.loads(recipe.read_text(encoding="utf-8"))["granularity"] == "whole"
+    assert read_recipe(tmp_path / "checkpoint").granularity == "whole"
 
 
 def both(folder: Path, build: str, completions: list[Completion]) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
@@ -160,13 +157,7 @@ def both(folder: Path, build: str, completions: list[Completion]) -> tuple[dict[
     done = run_data_path(folder, rows, TOKENIZERS[build], eval_fraction=0, template="plain")
     place = folder / "checkpoint"
     shutil.copytree(folder / "prompts" / "tokenizer", place)
-    recipe = {
-        "data": data_options(template="plain").model_dump(mode="json"),
-        "model": MODEL.model_dump(mode="json"),
-        "fim_tokens": json.loads((folder / "prompts" / "tokens.json").read_text(encoding="utf-8")),
-        "granularity": done.counts.granularity,
-    }
-    (place / "fim.json").write_text(json.dumps(recipe), encoding="utf-8")
+    write_recipe(place, replace(read_recipe(folder / "prompts"), granularity=done.counts.granularity))
     builder = load_prompt_builder(place, load_tokenizer(place))
     trained = {row["row_id"]: list(row["input_ids"][: row["prompt_length"]]) for row in done.rows}
     return trained, {row_id: builder.encode(completions[int(row_id[1:])]) for row_id in trained}
@@ -186,36 +177,33 @@ def test_a_control_token_in_user_text_is_text(checkpoint: Path) -> None:
 
 
 def test_a_template_of_its_own_travels_with_the_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
-    data = DataConfig.model_validate({"sources": [{"type": "demo"}], "template": "gone/since/training.tmpl"})
-    folder = checkpoint_for(checkpoint, tmp_path / "checkpoint", data)
-    tokenizer = load_tokenizer(folder)
-    with pytest.raises(FimError, match=r"training\.tmpl"):
-        load_prompt_builder(folder, tokenizer)
     block = "<|fim_prefix|>{{.PREFIX}}<|fim_suffix|>{{.SUFFIX}}<|fim_middle|>"
-    (folder / "template.tmpl").write_text('{{define "assistant"}}' + block + "{{end}}", encoding="utf-8")
+    template = tmp_path / "gone_since_training.tmpl"
+    template.write_text('{{define "assistant"}}' + block + "{{end}}", encoding="utf-8")
+    data = DataConfig.model_validate({"sources": [{"type": "demo"}], "template": str(template)})
+    folder = checkpoint_for(checkpoint, tmp_path / "checkpoint", data)
+    template.unlink()
+    tokenizer = load_tokenizer(folder)
+    assert str(tmp_path) not in (folder / "fim.json").read_text(encoding="utf-8"), "a path of this machine"
     ids = load_prompt_builder(folder, tokenizer).encode(Completion("a", "b"))
     assert tokenizer.decode(ids) == "<|fim_prefix|>a<|fim_suffix|>b<|fim_middle|>"
 
 
 def test_another_tokenizer_is_refused(checkpoint: Path, tmp_path: Path) -> None:
-    folder = checkpoint_for(checkpoint, tmp_path / "checkpoint", DataConfig.model_validate(data_of(checkpoint)))
-    recipe = json.loads((folder / "fim.json").read_text(encoding="utf-8"))
-    recipe["fim_tokens"]["middle_id"] += 1
-    (folder / "fim.json").write_text(json.dumps(recipe), encoding="utf-8")
+    folder = checkpoint_for(checkpoint, tmp_path / "checkpoint", data_options())
+    recipe = read_recipe(folder)
+    tokens = replace(recipe.fim_tokens, middle_id=recipe.fim_tokens.middle_id + 1)
+    write_recipe(folder, replace(recipe, fim_tokens=tokens))
     with pytest.raises(FimError, match="other FIM tokens"):
         load_prompt_builder(folder, load_tokenizer(folder))
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", "{", json.dumps({"data": {"sources": []}, "model": {}})])
 def test_a_recipe_that_does_not_fit(checkpoint: Path, tmp_path: Path, content: str) -> None:
-    folder = checkpoint_for(checkpoint, tmp_path / "checkpoint", DataConfig.model_validate(data_of(checkpoint)))
+    folder = checkpoint_for(checkpoint, tmp_path / "checkpoint", data_options())
     (folder / "fim.json").write_text(content, encoding="utf-8")
     with pytest.raises(FimError, match="does not fit"):
         load_prompt_builder(folder, load_tokenizer(folder))
     (folder / "fim.json").unlink()
     with pytest.raises(FimError, match=r"no fim\.json"):
         load_prompt_builder(folder, load_tokenizer(folder))
-
-
-def data_of(checkpoint: Path) -> dict[str, Any]:
-    return json.loads((checkpoint / "fim.json").read_text(encoding="utf-8"))["data"]

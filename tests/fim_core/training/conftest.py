@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from data_path import data_options
 from transformers import PreTrainedTokenizerFast
 
 from fim_core.config import ModelConfig
-from fim_core.tokens import resolve_fim_tokens
+from fim_core.prompts import PromptBuilder
+from fim_core.recipe import write_recipe
 
 # Ranks are processes of their own and import what they run by name.
 sys.path.insert(0, str(Path(__file__).parent))
@@ -21,11 +21,11 @@ from training_helpers import MODEL, make_rows, save_rows
 
 @pytest.fixture(scope="session")
 def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Path:
-    """A tokenizer with tokens.json beside its folder, as the stage that renders prompts leaves them."""
+    """A tokenizer with the recipe of prompts next to its folder, as the stage that renders prompts leaves them."""
     folder = tmp_path_factory.mktemp("prompts")
-    tokens = resolve_fim_tokens(tokenizer, ModelConfig(config=MODEL, tokenizer="unused"))
+    builder = PromptBuilder(tokenizer, ModelConfig(config=MODEL, tokenizer="unused"), data_options())
     tokenizer.save_pretrained(folder / "tokenizer")
-    (folder / "tokens.json").write_text(json.dumps(asdict(tokens)))
+    write_recipe(folder, builder.recipe)
     return folder / "tokenizer"
 
 

@@ -55,7 +55,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_fim_prompts(folder / "raw.parquet", folder / "prompts", data=data, model=model, tokenizer=tokenizer, seed=0)
     tokenize_prompts(folder / "prompts", folder / "tokens", data=data)
     members: list[int] = []
-    for pack in plan_packs(load_rows(folder / "tokens", "train"), strategy="prefix_tree", max_length=MAX_LENGTH):
+    for pack in plan_packs(load_rows(folder / "tokens", "train"), strategy="prefix_tree", pack_length=MAX_LENGTH):
         members += pack.rows.tolist()
         if len(members) >= ROWS:
             break
@@ -67,19 +67,16 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def job_of(prepared: Path, work: Path, *, ranks: int, stage: int, **options: Any) -> Job:
     """All rows in one optimizer step, divided as the options say."""
-    packing, accumulation = options["packing"], options["accumulation"]
-    packs = len(plan_packs(load_rows(prepared / "sample", "train"), strategy=packing, max_length=MAX_LENGTH))
     experiment = tiny_experiment(
         model={"config": BODY, "tokenizer": "unused"},
         data={
             "sources": [{"type": "demo"}],
             "max_length": MAX_LENGTH,
-            "pack_samples": packing,
+            "pack_length": options["pack_length"],
+            "pack_samples": options["packing"],
             "sample_weighted_loss": options["sample_mean"],
         },
-        gradient_accumulation_steps=accumulation,
-        # Packs may come out a few more with the model's own costs.
-        micro_batch_size=-(-(packs + 2) // (ranks * accumulation)),
+        batch_rows=len(load_rows(prepared / "sample", "train")),
         deepspeed={"zero_optimization": {"stage": stage}},
     )
     return Job(experiment, prepared / "sample", prepared / "prompts" / "tokenizer", Work(work), "test")
@@ -88,7 +85,7 @@ def job_of(prepared: Path, work: Path, *, ranks: int, stage: int, **options: Any
 @pytest.fixture(scope="module")
 def reference(prepared: Path) -> Path:
     """The slow, obvious way in float64: one row at a time through the plain model; both means of all rows."""
-    job = job_of(prepared, prepared, ranks=1, stage=1, packing="none", accumulation=1, sample_mean=False)
+    job = job_of(prepared, prepared, ranks=1, stage=1, packing="none", pack_length=MAX_LENGTH, sample_mean=False)
     model = build_for(job, load_tokenizer(job.tokenizer), torch.device("cpu")).double()
     model.set_attn_implementation("eager")
     names, parameters = zip(*model.named_parameters(), strict=True)
@@ -120,20 +117,20 @@ def reference(prepared: Path) -> Path:
 def test_loss_and_gradient_are_those_of_separate_rows(
     tmp_path: Path, prepared: Path, reference: Path, stage: int, ranks: int
 ) -> None:
-    """In float32 to 1e-5, with every packing, either mean and accumulation of 1 and 4."""
+    """In float32 to 1e-5, with every packing, either mean, and packs of two sizes."""
     jobs = {
-        f"{packing}, {'sample' if sample_mean else 'token'} mean, accumulation {accumulation}": job_of(
+        f"{packing}, {'sample' if sample_mean else 'token'} mean, packs of {pack_length}": job_of(
             prepared,
-            tmp_path / f"{packing}-{sample_mean}-{accumulation}",
+            tmp_path / f"{packing}-{sample_mean}-{pack_length}",
             ranks=ranks,
             stage=stage,
             packing=packing,
             sample_mean=sample_mean,
-            accumulation=accumulation,
+            pack_length=pack_length,
         )
         for packing in ("prefix_tree", "flat", "none")
         for sample_mean in (False, True)
-        for accumulation in (1, 4)
+        for pack_length in (MAX_LENGTH, 8 * MAX_LENGTH)
     }
     answers = run_ranks(ranks, differences, list(jobs.values()), reference, folder=tmp_path, timeout=1800)
     for name, *of_ranks in zip(jobs, *answers, strict=True):

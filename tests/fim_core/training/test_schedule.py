@@ -18,19 +18,19 @@ from fim_core.training.schedule import build_scheduler
 PEAK, WARMUP, TOTAL = 3e-4, 5, 40
 
 
-def optimizer() -> torch.optim.Optimizer:
+def adam() -> torch.optim.Optimizer:
     return torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=PEAK)
 
 
 def rates(total: int = TOTAL, **options: Any) -> list[float]:
     """The learning rate that each optimizer step of a run takes."""
-    stepped = optimizer()
-    scheduler = build_scheduler(SchedulerConfig(**options), stepped, total)
+    optimizer = adam()
+    scheduler = build_scheduler(SchedulerConfig(**options), optimizer, total)
     seen = []
     for _ in range(total):
-        assert scheduler.get_last_lr() == [stepped.param_groups[0]["lr"]]
+        assert scheduler.get_last_lr() == [optimizer.param_groups[0]["lr"]]
         seen.append(scheduler.get_last_lr()[0])
-        stepped.step()
+        optimizer.step()
         scheduler.step()
     return seen
 
@@ -106,7 +106,7 @@ def test_a_decay_that_is_longer_than_the_run_is_refused() -> None:
                 "scheduler_specific_kwargs": {"min_lr_rate": 0.1, "warmup_lr_rate": 0.5},
             },
             lambda step: (
-                PEAK * (0.5 + 0.5 * (step + 1) / WARMUP)
+                PEAK * (0.5 + 0.5 * step / (WARMUP - 1))
                 if step < WARMUP
                 else PEAK * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * (step - WARMUP + 1) / (TOTAL - WARMUP))))
             ),
@@ -117,7 +117,7 @@ def test_a_decay_that_is_longer_than_the_run_is_refused() -> None:
                 "warmup_steps": WARMUP,
                 "scheduler_specific_kwargs": {"num_decay_steps": 10, "decay_type": "linear", "min_lr_ratio": 0.2},
             },
-            lambda step: PEAK * (0.2 + 0.8 * min((step + 1) / (WARMUP + 1), 1, (TOTAL - step) / 10)),
+            lambda step: PEAK * (0.2 + 0.8 * min(step / WARMUP, 1, (TOTAL - step) / 10)),
         ),
     ],
 )
@@ -125,11 +125,31 @@ def test_rates_follow_the_formula(options: dict[str, Any], formula: Any) -> None
     assert rates(**options) == pytest.approx([formula(step) for step in range(TOTAL)], rel=1e-9, abs=1e-15)
 
 
-@pytest.mark.parametrize("name", ["constant", "linear", "cosine"])
-def test_rates_after_the_warm_up_are_those_of_transformers(name: str) -> None:
-    warmup = {} if name == "constant" else {"warmup_steps": WARMUP}
-    theirs = get_scheduler(name, optimizer(), num_warmup_steps=WARMUP, num_training_steps=TOTAL).lr_lambdas[0]
-    assert rates(name=name, **warmup)[WARMUP:] == pytest.approx([PEAK * theirs(step) for step in range(WARMUP, TOTAL)])
+NEEDED: dict[str, dict[str, Any]] = {
+    "cosine_with_min_lr": {"min_lr_rate": 0.1},
+    "cosine_warmup_with_min_lr": {"min_lr_rate": 0.1},
+    "warmup_stable_decay": {"num_decay_steps": 10},
+}
+
+
+@pytest.mark.parametrize("warmup", [0, WARMUP])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_rates_after_the_warm_up_are_those_of_transformers(name: str, warmup: int) -> None:
+    if name == "constant" and warmup:
+        return
+    arguments = NEEDED.get(name, {})
+    schedule = get_scheduler(
+        name,
+        adam(),
+        num_warmup_steps=warmup,
+        num_training_steps=TOTAL,
+        scheduler_specific_kwargs=dict(arguments) or None,
+    )
+    theirs = [PEAK * schedule.lr_lambdas[0](step) for step in range(TOTAL)]
+    ours = rates(name=name, warmup_steps=warmup, scheduler_specific_kwargs=arguments)
+    assert ours[warmup:] == pytest.approx(theirs[warmup:], rel=1e-9)
+    assert all(0 < rate <= PEAK * (1 + 1e-9) for rate in ours)
+    assert ours[:warmup] == sorted(ours[:warmup])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,177 @@
+"""Finished prompts: what stands around the cursor in them, and what they tell where no recipe comes along."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerFast
+
+from fim_core.config import DataConfig, ModelConfig
+from fim_core.config.model import FimTokenNames
+from fim_core.errors import FimError
+from fim_core.families import FAMILIES
+from fim_core.prompts.markup import render_chat, turn_end
+from fim_core.recipe import Recipe
+from fim_core.template import BARE
+from fim_core.tokens import FimTokens, control_pattern, control_tokens, resolve_fim_tokens
+
+FIM_TOKENS = tuple(
+    FimTokenNames(prefix=prefix, suffix=suffix, middle=middle)
+    for prefix, suffix, middle in dict.fromkeys(family.markers for family in FAMILIES.values())
+)
+"""The markers of all families; several families have the same."""
+
+Order = Literal["psm", "spm"]
+_ORDERS: tuple[Order, ...] = ("psm", "spm")
+_ORDER_WORDS = {"psm": "prefix first", "spm": "suffix first"}
+
+
+def around_cursor(prompt: str, tokens: FimTokens | FimTokenNames, order: Order) -> tuple[str, str] | None:
+    """Text before and after the cursor of a finished FIM prompt.
+
+    None where the three tokens do not stand in it once each, in this order, the middle at the end.
+    """
+    names = (tokens.prefix, tokens.suffix, tokens.middle)
+    if not prompt.endswith(tokens.middle) or any(prompt.count(name) != 1 for name in names):
+        return None
+    first, second = names[:2] if order == "psm" else (names[1], names[0])
+    _, _, rest = prompt.removesuffix(tokens.middle).partition(first)
+    left, found, right = rest.partition(second)
+    if not found:
+        return None
+    return (left, right) if order == "psm" else (right, left)
+
+
+def context_of(prompt: str, recipe: Recipe) -> str:
+    """What stands before the FIM block of a finished prompt; all of a prompt without one."""
+    first = recipe.fim_tokens.prefix if recipe.fim_order == "psm" else recipe.fim_tokens.suffix
+    return prompt.partition(first)[0]
+
+
+def is_fim_prompt(prompt: str) -> bool:
+    """Whether a finished prompt ends in the FIM block of any family, in any order."""
+    return any(around_cursor(prompt, names, order) for names in FIM_TOKENS for order in _ORDERS)
+
+
+@dataclass(frozen=True)
+class FoundForm:
+    """What finished prompts without a recipe tell of their form.
+
+    Attributes:
+        model, data: the experiment's sections, with the tokens and the order that were found.
+        recipe: for serving; None where the experiment's own template holds, or nothing was found.
+        notice: what was found, for people.
+        is_chat: they hold chat markup, so that completions end as a turn does.
+    """
+
+    model: ModelConfig
+    data: DataConfig
+    recipe: Recipe | None
+    notice: str
+    is_chat: bool
+
+
+def find_form(
+    prompts: Sequence[str],
+    tokenizer: PreTrainedTokenizerFast,
+    model: ModelConfig,
+    data: DataConfig,
+    *,
+    has_template: bool,
+) -> FoundForm:
+    """Find FIM tokens and their order in finished prompts.
+
+    Args:
+        prompts: a sample; not empty.
+        has_template: the experiment's template is that of these prompts, or of other rows that come along.
+
+    Raises:
+        FimError: the tokenizer has other FIM tokens, or the experiment asks for another order.
+    """
+    is_chat = holds_chat_markup(prompts, tokenizer)
+    candidates = {model.fim_tokens} if model.fim_tokens else FIM_TOKENS
+    found = Counter(
+        (names, order)
+        for prompt in prompts
+        for names in candidates
+        for order in _ORDERS
+        if around_cursor(prompt, names, order) is not None
+    )
+    if not found:
+        notice = (
+            "Finished prompts without known FIM tokens: they are trained on as they are. If they are questions without "
+            "markup, set `render: chat` for their source."
+        )
+        return FoundForm(model, data, None, notice, is_chat)
+    ((names, order), rows) = found.most_common(1)[0]
+    _require_order(data, order)
+    _require_tokens(tokenizer, names)
+    model = model.model_copy(update={"fim_tokens": names})
+    data = data.model_copy(update={"fim_order": order})
+    notice = (
+        f"Finished prompts without a recipe: FIM tokens {_listed(names)}, {_ORDER_WORDS[order]}, "
+        f"in {rows:,} of {len(prompts):,} prompts looked at{', with chat markup' if is_chat else ''}."
+    )
+    if has_template:
+        return FoundForm(model, data, None, f"{notice} Serving uses the template {data.template}.", is_chat)
+    recipe = Recipe(
+        fim_tokens=resolve_fim_tokens(tokenizer, model, turn_end=turn_end(tokenizer) if is_chat else None),
+        fim_order=order,
+        template=None,
+        template_text=BARE,
+        chat_template=None,
+        opening=_opening(prompts, tokenizer),
+        example="",
+        prompt_tokens=(),
+        tokenizer="",
+    )
+    notice += (
+        " Their template is not known: serving sends the text around the cursor alone, in this order, without context. "
+        "Set data.template to the template that they were made with, if there is one."
+    )
+    return FoundForm(model, data, recipe, notice, is_chat)
+
+
+def holds_chat_markup(prompts: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> bool:
+    """Whether most prompts hold a control token that the tokenizer's chat template writes around a turn."""
+    if not tokenizer.chat_template:
+        return False
+    try:
+        markup = render_chat(tokenizer, [{"role": "user", "content": "x"}])
+    except TemplateError:
+        return False
+    turn = set(control_pattern(control_tokens(tokenizer)).findall(markup)) - {tokenizer.bos_token}
+    return 2 * sum(any(token in prompt for token in turn) for prompt in prompts) > len(prompts)
+
+
+def _require_order(data: DataConfig, order: Order) -> None:
+    if "fim_order" in data.model_fields_set and data.fim_order != order:
+        raise FimError(
+            f"data.fim_order is {data.fim_order}, but the finished prompts of the sources are in the order {order}. "
+            "Leave the option out."
+        )
+
+
+def _require_tokens(tokenizer: PreTrainedTokenizerFast, names: FimTokenNames) -> None:
+    """Refuse a tokenizer with FIM tokens of its own that lacks these; one without any gets them."""
+    known = control_tokens(tokenizer)
+    own = [its for its in FIM_TOKENS if its != names and {its.prefix, its.suffix, its.middle} <= known]
+    if own and not {names.prefix, names.suffix, names.middle} <= known:
+        raise FimError(
+            f"The finished prompts of the sources hold the FIM tokens {_listed(names)}, which the tokenizer would read as "
+            f"text: its own are {_listed(own[0])}. Choose a model that has the tokens of the prompts, or convert the "
+            "export with this tokenizer."
+        )
+
+
+def _listed(names: FimTokenNames) -> str:
+    return f"{names.prefix}, {names.suffix}, {names.middle}"
+
+
+def _opening(prompts: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> str:
+    bos = tokenizer.bos_token
+    return bos if bos and 2 * sum(prompt.startswith(bos) for prompt in prompts) > len(prompts) else ""

@@ -1,0 +1,143 @@
+"""The guide's three steps: convert an export, name the result as a source, train; and sets that others converted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets import load_from_disk
+from tiny_pipeline import TINY, write_experiment
+from transformers import PreTrainedTokenizerFast
+from typer.testing import CliRunner
+
+from fim_core.cli.main import app
+from fim_core.config import load_experiment
+from fim_core.demo.export import write_export
+from fim_core.pipeline import STAGES, StageResult, run
+from fim_core.recipe import read_recipe
+from fim_core.records.parse import parse_input
+from fim_core.records.readers import read_file
+from fim_core.records.schema import Completion
+from fim_core.serving.prompting import load_prompt_builder
+from fim_core.tokens import load_tokenizer
+
+pytestmark = pytest.mark.xdist_group("e2e")
+
+ROWS = 200
+FORMATS = ("disk", "parquet")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Path:
+    """An export, a tokenizer, and the export converted in both formats."""
+    folder = tmp_path_factory.mktemp("converted")
+    write_export(folder / "export.csv", rows=ROWS, seed=3)
+    tokenizer.save_pretrained(folder / "tokenizer")
+    for name in FORMATS:
+        arguments = ("export.csv", "-o", name, "--tokenizer", "tokenizer", "--format", name)
+        places = [str(folder / text) if text in ("export.csv", name, "tokenizer") else text for text in arguments[:-1]]
+        result = CliRunner().invoke(app, ["convert", *places, name])
+        assert result.exit_code == 0, result.output
+    return folder
+
+
+def converted(folder: Path, name: str) -> list[dict[str, str]]:
+    place = folder / name
+    return (pq.read_table(place) if place.is_file() else load_from_disk(str(place))).to_pandas().to_dict("records")
+
+
+def train(folder: Path, source: Path, **changes: Any) -> dict[str, StageResult]:
+    folder.mkdir()
+    model = {**TINY["model"], "tokenizer": str(source.parent / "tokenizer")}
+    data = {"sources": [{"name_or_path": str(source)}], "max_length": 2048, "eval_fraction": 0.2, **changes}
+    return run(load_experiment(write_experiment(folder, model=model, data=data)))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_guides_three_steps(folder: Path, tmp_path: Path, name: str) -> None:
+    rows = converted(folder, name)
+    summary = json.loads((folder / f"{name}.summary.json").read_text())
+    results = train(tmp_path / "run", folder / name)
+    assert list(results) == [stage.asset for stage in STAGES]
+    assert results["fim_prompts"].artifact.counts["rejected"] == {}
+    prompts = pq.read_table(results["fim_prompts"].artifact.path / "prompts.parquet").to_pylist()
+    assert len(prompts) == summary["rows_kept"] == len(rows)
+    assert [(row["prompt"], row["response"], row["type"]) for row in prompts] == [
+        (row["prompt"], row["response"], row["type"]) for row in rows
+    ]
+    states = original_states(folder / "export.csv")
+    by_state = [states[int(row["row_id"].rpartition("-")[2])] for row in rows]
+    assert [(row["prefix"], row["suffix"]) for row in prompts] == [(state.prefix, state.suffix) for state in by_state]
+
+    tokenizer, checkpoint = load_tokenizer(folder / "tokenizer"), results["trained_checkpoint"].artifact.path
+    recipe = read_recipe(checkpoint)
+    tokens = load_from_disk(str(results["tokenized_dataset"].artifact.path / "dataset"))
+    by_id = {row["row_id"]: row["input_ids"] for split in ("train", "eval") for row in tokens[split]}
+    for row in prompts:
+        ids = [tokenizer(row[column], add_special_tokens=False)["input_ids"] for column in ("prompt", "response")]
+        assert by_id[row["row_id"]] == [*ids[0], *ids[1], recipe.fim_tokens.end_id]
+
+    builder = load_prompt_builder(checkpoint, load_tokenizer(checkpoint))
+    for state, row in zip(by_state, rows, strict=True):
+        assert builder.encode(state) == tokenizer(row["prompt"], add_special_tokens=False)["input_ids"]
+    assert "Template `chat`." in (checkpoint / "README.md").read_text()
+    report = json.loads((results["evaluation_report"].artifact.path / "report.json").read_text())
+    assert report["counts"]["gold_parses"] > 0
+    assert report["counts"]["gold_binds"] > 0, "the table definitions are found in the prompts"
+    answer = CliRunner().invoke(app, ["complete", "--checkpoint", str(checkpoint)], input="select <fillMe> from t")
+    assert (answer.exit_code, answer.stderr) == (0, "")
+
+
+def test_both_formats_and_the_export_itself_hold_out_the_same_rows(folder: Path, tmp_path: Path) -> None:
+    sides = []
+    for name in (*FORMATS, "export.csv"):
+        (tmp_path / name).mkdir()
+        data = {"sources": [{"name_or_path": str(folder / name)}], "max_length": 2048, "eval_fraction": 0.3}
+        model = {**TINY["model"], "tokenizer": str(folder / "tokenizer")}
+        path = write_experiment(tmp_path / name, model=model, data=data)
+        prompts = run(load_experiment(path), until="fim_prompts")["fim_prompts"].artifact.path / "prompts.parquet"
+        table = pq.read_table(prompts, columns=["prompt", "split", "group"]).to_pylist()
+        sides.append([tuple(row.values()) for row in table])
+    assert sides[0] == sides[1] == sides[2]
+
+
+def test_a_set_without_a_recipe(folder: Path, tmp_path: Path) -> None:
+    """Another converter's: two columns, nothing else, and the suffix first."""
+    rows = converted(folder, "disk")
+    pairs = [{"prompt": suffix_first(row["prompt"]), "response": row["response"]} for row in rows]
+    (tmp_path / "tokenizer").symlink_to(folder / "tokenizer")
+    pq.write_table(pa.Table.from_pylist(pairs), tmp_path / "theirs.parquet")
+    results = train(tmp_path / "run", tmp_path / "theirs.parquet")
+    counts = results["fim_prompts"].artifact.counts
+    assert counts["rows_kept"] == len(rows)
+    assert "<|fim_middle|>, suffix first, in" in counts["notice"]
+    assert f"in {len(rows)} of {len(rows)} prompts" in counts["notice"]
+    report = json.loads((results["evaluation_report"].artifact.path / "report.json").read_text())
+    assert report["counts"]["gold_parses"] > 0
+    checkpoint = results["trained_checkpoint"].artifact.path
+    assert "The template is not known." in (checkpoint / "README.md").read_text()
+    tokenizer = load_tokenizer(checkpoint)
+    ids = load_prompt_builder(checkpoint, tokenizer).encode(
+        Completion("a ", " b", ddl_context="create table t (a int)")
+    )
+    assert tokenizer.decode(ids) == "<|fim_suffix|> b<|fim_prefix|>a <|fim_middle|>"
+    answer = CliRunner().invoke(app, ["complete", "--checkpoint", str(checkpoint)], input="select <fillMe> from t")
+    assert answer.exit_code == 0
+    assert "unknown template" in answer.stderr
+
+
+def suffix_first(prompt: str) -> str:
+    lead, _, rest = prompt.partition("<|fim_prefix|>")
+    prefix, _, suffix = rest.removesuffix("<|fim_middle|>").partition("<|fim_suffix|>")
+    return f"{lead}<|fim_suffix|>{suffix}<|fim_prefix|>{prefix}<|fim_middle|>"
+
+
+def original_states(export: Path) -> dict[int, Completion]:
+    """The editor's states of an export by row number; the demo's damaged rows are left out."""
+    texts = [text for batch in read_file(export, "export").batches(print) for text in batch.column("INPUT").to_pylist()]
+    parsed = {number: parse_input(text) for number, text in enumerate(texts)}
+    return {number: state for number, state in parsed.items() if isinstance(state, Completion)}
