@@ -17,7 +17,7 @@ Standing = Literal["better", "worse", "equal", "unclear", "too few groups"]
 VERDICTS: dict[Standing, str] = {
     "better": "the gain is larger than chance",
     "worse": "the loss is larger than chance",
-    "equal": "there is no difference on any row",
+    "equal": "there is no difference",
     "unclear": "a difference this small can be chance",
     "too few groups": "so few groups cannot tell a difference from chance",
 }

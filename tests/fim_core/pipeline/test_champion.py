@@ -210,7 +210,7 @@ def rules(store: Store) -> list[tuple[str, str, bool | None]]:
     ("name", "changes", "why"),
     [
         ("wrecked", {"optimizer": {"lr": 3.0}, "max_steps": 20}, LOSES),
-        ("untrained", {"lora": True, "optimizer": {"lr": 1e-12}, "max_steps": 1}, "there is no difference on any row"),
+        ("untrained", {"lora": True, "optimizer": {"lr": 1e-12}, "max_steps": 1}, "there is no difference"),
         ("shuffled", {"export": "shuffled.csv"}, None),
     ],
 )
