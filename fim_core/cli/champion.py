@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 from fim_core.config import Experiment, load_experiment
 from fim_core.errors import FimError
+from fim_core.files import read_json
 from fim_core.pipeline.evaluation import DECISION, champion, decisions, promoted, roll_back, withdrawn
 from fim_core.store import Artifact, Store
 
@@ -87,7 +87,7 @@ def rollback(
 
 
 def _print_reasons(decided: Artifact) -> None:
-    for result in json.loads((decided.path / DECISION).read_text(encoding="utf-8"))["results"]:
+    for result in read_json(decided.path / DECISION)["results"]:
         mark = {True: "+", False: "-", None: " "}[result["holds"]]
         typer.echo(f"{mark} {result['reason']}")
 

@@ -18,6 +18,7 @@ from fim_core.errors import FimError
 from fim_core.evaluation.aggregate import LENGTH_BUCKETS, Bootstrap, differences, estimates, length_bucket, subset
 from fim_core.evaluation.metrics.registry import BY_NAME
 from fim_core.evaluation.scores import Columns, EvalRow, Prediction, Scores
+from fim_core.files import read_json
 
 REPORT = "report.json"
 PREDICTIONS = "predictions.parquet"
@@ -103,7 +104,7 @@ def read_report(folder: Path) -> dict[str, Any]:
         FimError: there is none.
     """
     try:
-        return json.loads((folder / REPORT).read_text(encoding="utf-8"))
+        return read_json(folder / REPORT)
     except FileNotFoundError as error:
         raise FimError(f"There is no evaluation report in {folder}. Materialize evaluation_report first.") from error
 

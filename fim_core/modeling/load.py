@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from transformers import (
 
 from fim_core.config.model import ModelConfig, PeftConfig
 from fim_core.errors import FimError
+from fim_core.files import read_json
 from fim_core.hub import require_place
 from fim_core.modeling.attention import attention_name, register, select_backend
 from fim_core.modeling.partition import partitioned_loading, whole_shape, whole_weights
@@ -202,7 +202,7 @@ def _pretrained_config(place: str) -> PretrainedConfig:
     folder = Path(place)
     require_place(place, "model")
     if folder.is_dir() and (folder / "config.json").is_file():
-        options = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        options = read_json(folder / "config.json")
         if options.get("model_type") not in CONFIG_MAPPING:
             raise FimError(
                 f"The model {place} is of the type {options.get('model_type')!r}, which transformers does not know. "

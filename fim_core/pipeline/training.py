@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fim_core.config import Experiment
+from fim_core.files import read_json
 from fim_core.pipeline.data import TEMPLATE, folder_digest
 from fim_core.pipeline.stage import Build, Stage
 from fim_core.store import Artifact, Store
@@ -78,7 +79,7 @@ def _links(folder: str, names: list[str]) -> list[str]:
 
 def _complete_recipe(recipe: Path, **known: str) -> None:
     """Add what only the pipeline knows to what serving needs to build prompts."""
-    content = json.loads(recipe.read_text(encoding="utf-8")) | known
+    content = read_json(recipe) | known
     recipe.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -10,6 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from fim_core.config import DataConfig, ModelConfig
 from fim_core.errors import FimError
+from fim_core.files import read_json
 from fim_core.prompts import PromptBuilder
 
 RECIPE = "fim.json"
@@ -34,7 +34,7 @@ def load_prompt_builder(checkpoint: Path, tokenizer: PreTrainedTokenizerFast) ->
     """
     place = checkpoint / RECIPE
     try:
-        recipe = json.loads(place.read_text(encoding="utf-8"))
+        recipe = read_json(place)
         data, model = DataConfig.model_validate(recipe["data"]), ModelConfig.model_validate(recipe["model"])
         trained = [recipe["fim_tokens"][name] for name in _MARKERS]
     except FileNotFoundError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pyarrow as pa
 from tokenizers import Tokenizer
 
 from fim_core.config import DataConfig
+from fim_core.files import read_json
 from fim_core.parts import Parts
 from fim_core.records.schema import Reason
 from fim_core.tokenization.encoder import Piece, TextEncoder
@@ -63,7 +63,7 @@ class BatchTokenizer:
 
     def __init__(self, prompts: Path, data: DataConfig, falls_back: bool, parts: Parts | None) -> None:
         files = prompts / "tokens.json", prompts / "tokenizer" / "tokenizer.json"
-        tokens = json.loads(files[0].read_text(encoding="utf-8"))
+        tokens = read_json(files[0])
         self.encoder = TextEncoder(Tokenizer.from_file(str(files[1])))
         self._parts = parts.narrowed(*files, falls_back=falls_back) if parts else None
         if falls_back:

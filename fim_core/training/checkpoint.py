@@ -7,7 +7,6 @@ come. Its marker `state.json` is written last, before the rename.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import random
@@ -29,8 +28,8 @@ from deepspeed.utils.tensor_fragment import fragment_address
 
 from fim_core.config import Experiment
 from fim_core.config.training import CheckpointConfig
-from fim_core.errors import FimError
-from fim_core.files import flush, flush_tree, write_json
+from fim_core.errors import DamagedFile, FimError
+from fim_core.files import flush, flush_tree, read_json, write_json
 from fim_core.training.distributed import Ranks
 from fim_core.training.steps import Position, Step
 
@@ -241,9 +240,9 @@ def _read_state(folder: Path) -> State | None:
     if not _STATE.fullmatch(folder.name) or folder.is_symlink() or not place.is_file():
         return None
     try:
-        state = State(path=folder, **json.loads(place.read_text(encoding="utf-8")))
+        state = State(path=folder, **read_json(place))
         step = state.position.step
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (DamagedFile, TypeError, KeyError) as error:
         logger.warning("%s is damaged, so this state is not used: %s", place, error)
         return None
     return state if folder.name == f"step-{step}" else None

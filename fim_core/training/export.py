@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from deepspeed import DeepSpeedEngine, zero
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from fim_core.files import write_json
+from fim_core.files import read_json, write_json
 from fim_core.modeling.load import build_model, save_model, training_dtype
 from fim_core.store import digest
 from fim_core.tokens import FimTokens
@@ -29,7 +28,7 @@ SERVING_SETTINGS = "fim.json"
 
 def fim_tokens_of(job: Job) -> FimTokens:
     """The control tokens that the rows were made with, from the file beside the tokenizer's folder."""
-    content = json.loads((job.tokenizer.parent / "tokens.json").read_text(encoding="utf-8"))
+    content = read_json(job.tokenizer.parent / "tokens.json")
     return FimTokens(**{**content, "end_ids": tuple(content["end_ids"]), "added": tuple(content["added"])})
 
 

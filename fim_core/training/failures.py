@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import time
 import traceback
@@ -10,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fim_core.errors import FimError
-from fim_core.files import write_json
+from fim_core.files import read_json, write_json
 from fim_core.training.job import Job, TrainingFailed
 from fim_core.training.processes import Command
 
@@ -39,7 +38,7 @@ def failure_of(job: Job, codes: Mapping[int, int], commands: Sequence[Command]) 
         codes: exit code of each process that has failed, by its index in `commands`.
     """
     files = job.work.failure(job.attempt, 0).parent.glob(f"{job.attempt}-rank-*.json")
-    failures = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    failures = [read_json(file) for file in files]
     failures.sort(key=lambda failure: failure["time"])
     for failure in failures:
         if failure["user_error"]:
