@@ -35,6 +35,9 @@ SECTIONS = ("system", "user", "assistant")
 FIELDS = ("SQL_HISTORY", "DDL_CONTEXT", "LAST_FEW_EXECUTED", "FILE_CONTENT", "PREFIX", "SUFFIX")
 FIM_MARKERS = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
 
+TEMPLATE = "template.tmpl"
+"""Name of the template, as it lies next to what was rendered with it and in checkpoints."""
+
 _BUILT_IN = Path(__file__).parent / "templates"
 _ACTION = re.compile(
     r"\{\{(?P<left>-(?=\s))?\s*(?:(?P<comment>/\*.*?\*/)|(?P<body>.*?))\s*(?P<right>(?<=\s)-)?\}\}", re.DOTALL

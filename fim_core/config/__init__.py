@@ -1,7 +1,8 @@
 """The experiment file, as one typed model."""
 
+from fim_core.config.base import portable
 from fim_core.config.data import DataConfig, Source
 from fim_core.config.experiment import Experiment, default_storage, load_experiment
 from fim_core.config.model import ModelConfig
 
-__all__ = ["DataConfig", "Experiment", "ModelConfig", "Source", "default_storage", "load_experiment"]
+__all__ = ["DataConfig", "Experiment", "ModelConfig", "Source", "default_storage", "load_experiment", "portable"]

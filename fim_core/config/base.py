@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -21,6 +21,25 @@ Place = Annotated[str, AfterValidator(os.path.expanduser)]
 
 FolderName = Annotated[str, Field(pattern=r"^[^./\\][^/\\]*$", max_length=100)]
 """A name that a folder gets as well, so it may lead nowhere else."""
+
+
+_PLACES = {"name_or_path", "tokenizer", "template", "cache_dir"}
+
+
+def portable(options: Any) -> Any:
+    """Options as they are shared with others: of a path of this machine only its last part is left.
+
+    Args:
+        options: a section as plain values, lists and mappings.
+    """
+    if isinstance(options, Mapping):
+        return {
+            key: os.path.basename(value.rstrip("/"))
+            if key in _PLACES and isinstance(value, str) and os.path.isabs(value)
+            else portable(value)
+            for key, value in options.items()
+        }
+    return [portable(value) for value in options] if isinstance(options, (list, tuple)) else options
 
 
 def closest(name: str, known: Sequence[str]) -> str:

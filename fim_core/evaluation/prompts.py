@@ -12,7 +12,8 @@ from fim_core.evaluation.rows import RawRow, TokenIds
 from fim_core.prompts.builder import PromptRow
 from fim_core.prompts.rows import RowBuilder
 from fim_core.records.schema import Completion
-from fim_core.serving.prompting import RECIPE, TEMPLATE, load_prompt_builder
+from fim_core.serving.prompting import RECIPE, load_prompt_builder
+from fim_core.template import TEMPLATE
 from fim_core.tokenization.encoder import TextEncoder
 from fim_core.tokenization.spans import cut_at_spans
 

@@ -172,6 +172,10 @@ def save_model(
     model.save_pretrained(str(folder), state_dict=None if state_dict is None else dict(state_dict))
     model.config = config
     tokenizer.save_pretrained(folder)
+    # safetensors makes its files readable for their owner alone; the others have the rights that this process gives.
+    rights = (folder / "config.json").stat().st_mode
+    for weights in folder.glob("*.safetensors"):
+        weights.chmod(rights)
 
 
 def enable_activation_checkpointing(model: PreTrainedModel | PeftModel, *, offload: bool = False) -> None:

@@ -9,9 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fim_core.config import Experiment
+from fim_core.config import Experiment, portable
 from fim_core.files import read_json
-from fim_core.pipeline.data import TEMPLATE, folder_digest
+from fim_core.pipeline.data import folder_digest
 from fim_core.pipeline.stage import Build, Stage
 from fim_core.store import Artifact, Store
 from fim_core.training.job import Work
@@ -35,7 +35,7 @@ _OPTIONS = (
 
 def _options(experiment: Experiment) -> dict[str, Any]:
     return experiment.model_dump(mode="json", include=set(_OPTIONS)) | {
-        "model": experiment.model.model_dump(mode="json"),
+        "model": portable(experiment.model.model_dump(mode="json")),
         "data": experiment.data.model_dump(mode="json", include={"sample_weighted_loss"}),
         "num_processes": experiment.launcher.num_processes,
     }
@@ -66,7 +66,6 @@ def _build(build: Build) -> dict[str, Any]:
     if (trackers := Work(work).trackers).is_dir():
         # wandb's links to its latest run would lead nowhere.
         shutil.copytree(trackers, build.output / trackers.name, ignore=_links)
-    shutil.copyfile(prompts.path / TEMPLATE, build.output / TEMPLATE)
     _complete_recipe(build.output / "fim.json", granularity=dataset.counts["granularity"])
     counts = asdict(result)
     del counts["model"]

@@ -11,9 +11,9 @@ from fim_core.config import DataConfig, ModelConfig
 from fim_core.errors import FimError
 from fim_core.files import read_json
 from fim_core.prompts import PromptBuilder
+from fim_core.template import TEMPLATE
 
 RECIPE = "fim.json"
-TEMPLATE = "template.tmpl"
 
 _MARKERS = ("prefix_id", "suffix_id", "middle_id")
 

@@ -13,9 +13,11 @@ from deepspeed import DeepSpeedEngine, zero
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from fim_core.config import portable
 from fim_core.files import read_json, write_json
 from fim_core.modeling.load import build_model, save_model, training_dtype
 from fim_core.store import digest
+from fim_core.template import TEMPLATE
 from fim_core.tokens import FimTokens
 from fim_core.training.checkpoint import publish_folder
 from fim_core.training.distributed import Ranks
@@ -101,8 +103,10 @@ def _write_weights(
         model.load_state_dict(gathered)
     tokens = fim_tokens_of(job)
     save_model(model, tokenizer, tokens.end_ids, folder)
-    sections = job.experiment.model_dump(mode="json", include={"data", "model"})
+    sections = portable(job.experiment.model_dump(mode="json", include={"data", "model"}))
     write_json(folder / SERVING_SETTINGS, {**sections, "fim_tokens": vars(tokens)})
+    if (template := job.tokenizer.parent / TEMPLATE).is_file():
+        shutil.copyfile(template, folder / TEMPLATE)
 
 
 def gather_weights(model: PreTrainedModel, ranks: Ranks) -> dict[str, torch.Tensor]:
@@ -127,7 +131,7 @@ def model_card(job: Job, result: TrainResult) -> str:
         "experiment": experiment.name,
         "experiment digest": digest(experiment.model_dump(mode="json")),
         **job.provenance,
-        "base model": experiment.model.name_or_path or "none, trained from scratch",
+        "base model": portable(experiment.model.model_dump())["name_or_path"] or "none, trained from scratch",
         "optimizer steps": result.steps,
         "rows, counted once an epoch": result.rows,
         "tokens": result.tokens,
@@ -162,7 +166,7 @@ model = AutoModelForCausalLM.from_pretrained("path/of/this/folder")
 
 ## Prompt
 
-Template `{experiment.data.template}`. Each prompt ends in
+Template `{portable(experiment.data.model_dump())["template"]}`. Each prompt ends in
 
 ```
 {markers}

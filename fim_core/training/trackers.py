@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol, TextIO
 
-from fim_core.config import Experiment
+from fim_core.config import Experiment, portable
 from fim_core.config.training import TrackerConfig
 from fim_core.errors import FimError
 from fim_core.files import replacing
@@ -76,7 +76,8 @@ def open_trackers(experiment: Experiment, work: Work, resumed_at: int) -> list[T
     Raises:
         FimError: one whose package is not installed.
     """
-    settings = experiment.model_dump(mode="json", include={"name", "seed", "model", "optimizer", "scheduler", "epochs"})
+    sections = {"name", "seed", "model", "optimizer", "scheduler", "epochs"}
+    settings = portable(experiment.model_dump(mode="json", include=sections))
     trackers: list[Tracker] = []
     if experiment.tensorboard and experiment.tensorboard.enable:
         trackers.append(TensorBoard(experiment.tensorboard, experiment.name, work, settings, resumed_at))

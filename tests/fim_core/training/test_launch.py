@@ -77,6 +77,7 @@ class TestLightRanks:
         work.mkdir()
         earlier = {"event": "start", "attempt": "earlier", "step": 0, "total_steps": 1}
         (work / "metrics.jsonl").write_text(json.dumps(earlier) + "\n")
+        (work / "job.json").write_text("{}")
         result, events = start(tmp_path, **two_ranks())
         assert (result.steps, result.loss_before, result.model) == (2, 2.0, work / "model")
         assert [event["event"] for event in events] == ["start", "checkpoint"]
