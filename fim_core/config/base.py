@@ -12,14 +12,19 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 class Section(BaseModel):
     """One section of an experiment file: immutable, and closed to keys that it does not know."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, populate_by_name=True, protected_namespaces=(), allow_inf_nan=False
+    )
 
 
 Place = Annotated[str, AfterValidator(os.path.expanduser)]
 """A path, or the id of something on a hub; `~` stands for the home folder."""
 
 
-FolderName = Annotated[str, Field(pattern=r"^[^./\\][^/\\]*$", max_length=100)]
+NAME_LENGTH = 100
+"""Characters of a name that folders get; with a version and a suffix it has to stay below the 255 of a file system."""
+
+FolderName = Annotated[str, Field(pattern=r"^[^./\\][^/\\]*$", max_length=NAME_LENGTH)]
 """A name that a folder gets as well, so it may lead nowhere else."""
 
 
