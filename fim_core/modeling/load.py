@@ -29,6 +29,7 @@ from fim_core.hub import require_place
 from fim_core.modeling.attention import attention_name, register, select_backend
 from fim_core.modeling.partition import partitioned_loading, whole_shape, whole_weights
 from fim_core.modeling.support import causal_model, supports_prefix_tree
+from fim_core.modeling.weights import first_line, load_weights
 
 logger = logging.getLogger(__name__)
 
@@ -215,29 +216,12 @@ def _pretrained_config(place: str) -> PretrainedConfig:
     try:
         return AutoConfig.from_pretrained(folder if folder.is_dir() else place, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise FimError(f"The model {place} cannot be loaded: {_first_line(error)}") from error
+        raise FimError(f"The model {place} cannot be loaded: {first_line(error)}") from error
 
 
 def _pretrained(place: str, config: PretrainedConfig, dtype: torch.dtype, attention: str) -> PreTrainedModel:
     folder = Path(place)
-    try:
-        return AutoModelForCausalLM.from_pretrained(
-            folder if folder.is_dir() else place,
-            config=config,
-            dtype=dtype,
-            attn_implementation=attention,
-            use_safetensors=True,
-            trust_remote_code=False,
-        )
-    except (OSError, ValueError, ImportError) as error:
-        raise FimError(
-            f"The weights of {place} cannot be loaded: {_first_line(error)} Weights must be in safetensors, and their "
-            "model one that transformers has itself."
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return load_weights(folder if folder.is_dir() else place, config=config, dtype=dtype, attn_implementation=attention)
 
 
 @torch.no_grad()
@@ -292,7 +276,7 @@ def _with_adapters(model: PreTrainedModel, options: PeftConfig) -> PeftModel:
     try:
         adapted = get_peft_model(model, adapters)
     except ValueError as error:
-        raise FimError(f"model.peft_config cannot be used: {_first_line(error)}") from error
+        raise FimError(f"model.peft_config cannot be used: {first_line(error)}") from error
     if type(causal_model(adapted).get_output_embeddings()) is not nn.Linear:
         raise FimError("model.peft_config.target_modules names the output layer, which takes no adapter. Leave it out.")
     return adapted

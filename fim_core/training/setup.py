@@ -27,7 +27,7 @@ from fim_core.packing.plan import Strategy
 from fim_core.store import digest
 from fim_core.tokenization import load_rows
 from fim_core.tokens import load_tokenizer
-from fim_core.training.checkpoint import SavePlan, load_state, must_convert, newest_state, remove_leftovers
+from fim_core.training.checkpoint import SavePlan, agreed_state, load_state, must_convert, remove_leftovers
 from fim_core.training.counters import Progress
 from fim_core.training.deepspeed_config import deepspeed_config
 from fim_core.training.distributed import Ranks
@@ -110,7 +110,7 @@ def setup(job: Job, ranks: Ranks) -> Run:
         enable_activation_checkpointing(model, offload=offload)
 
     fingerprint = fingerprint_of(experiment, train_rows, eval_rows)
-    state = newest_state(work.states, fingerprint)
+    state = agreed_state(work.states, fingerprint, ranks)
     start = Progress() if state is None else Progress.from_json(state.progress)
     sharding = Sharding(
         ranks.world_size, ranks.rank, experiment.gradient_accumulation_steps, experiment.micro_batch_size

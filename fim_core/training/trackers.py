@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +13,7 @@ from fim_core.config import Experiment, portable
 from fim_core.config.training import TrackerConfig
 from fim_core.errors import FimError
 from fim_core.files import replacing
+from fim_core.training.follow import event_of
 from fim_core.training.job import Work
 
 
@@ -129,14 +131,21 @@ class EventLog:
             tracker.close()
 
 
+def _step(event: dict[str, Any]) -> float:
+    number = event.get("step")
+    return number if isinstance(number, (int, float)) else math.inf
+
+
 def _up_to(path: Path, step: int) -> list[str]:
     if not path.exists():
         return []
     # A kill may have left half a line at the end.
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+    text = path.read_text(encoding="utf-8", errors="replace")
+    lines = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
     # What was removed after that step is gone all the same.
     return [
         line
         for line in lines
-        if (event := json.loads(line))["event"] == "removed" or (event["step"] <= step and event["event"] != "end")
+        if (event := event_of(line)) is not None
+        and (event["event"] == "removed" or (event["event"] != "end" and _step(event) <= step))
     ]
