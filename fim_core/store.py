@@ -19,7 +19,6 @@ that the store uses itself (`_PLACES`) and no symbolic link leads there.
 from __future__ import annotations
 
 import ctypes
-import errno
 import fcntl
 import hashlib
 import json
@@ -39,7 +38,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from fim_core.errors import DamagedFile, FimError
+from fim_core.errors import DamagedFile, FimError, is_disk_full
 from fim_core.files import flush, flush_tree, read_json, replacing, write_json
 
 _log = logging.getLogger(__name__)
@@ -313,8 +312,8 @@ class Store:
         """
         try:
             yield
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
+        except Exception as error:
+            if isinstance(error, FimError) or not is_disk_full(error):
                 raise
             raise FimError(
                 f"The disk is full while writing {asset} in {self.root}. Free some space; `fim gc` helps."

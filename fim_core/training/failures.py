@@ -14,6 +14,8 @@ from fim_core.training.job import Job, TrainingFailed
 from fim_core.training.processes import Command
 
 TRACEBACK_LINES = 30
+DISK_FULL = 28
+"""Exit code of a rank that found the disk full, where it could write no reason: ENOSPC of Linux."""
 
 
 def record_failure(job: Job, rank: int, error: BaseException) -> None:
@@ -37,6 +39,11 @@ def failure_of(job: Job, codes: Mapping[int, int], commands: Sequence[Command]) 
     Args:
         codes: exit code of each process that has failed, by its index in `commands`.
     """
+    if DISK_FULL in codes.values():
+        return FimError(
+            f"The disk is full: {job.work.root}, or another place that training writes to. Free some space; `fim gc` "
+            "helps. Training resumes from its newest state."
+        )
     files = job.work.failure(job.attempt, 0).parent.glob(f"{job.attempt}-rank-*.json")
     failures = [read_json(file) for file in files]
     failures.sort(key=lambda failure: failure["time"])
