@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fim_core.config import DataConfig, ModelConfig, Source
-from fim_core.errors import FimError
+from fim_core.errors import DamagedFile, FimError
+from fim_core.files import read_json
 from fim_core.prompts import write_fim_prompts
 from fim_core.recipe import Recipe, read_recipe, schema_with, write_recipe
 from fim_core.records.schema import RAW_SCHEMA
@@ -145,8 +146,8 @@ def _require_own(output: Path) -> None:
 def _files_in(summary: Path) -> dict[str, int] | None:
     """The files that a summary vouches for; None if it is none of ours."""
     try:
-        return dict(json.loads(summary.read_text(encoding="utf-8"))["files"])
-    except (OSError, ValueError, TypeError, KeyError):
+        return dict(read_json(summary)["files"])
+    except (FileNotFoundError, DamagedFile, ValueError, TypeError, KeyError):
         return None
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fim_core.errors import FimError
+from fim_core.errors import DamagedFile, FimError
 
 
 @contextmanager
@@ -38,6 +38,25 @@ def require_free(*places: Path) -> None:
     for place in places:
         if os.path.lexists(place):
             raise FimError(f"{place} exists already and is not replaced. Name another place, or remove it.")
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        FileNotFoundError: there is none.
+        DamagedFile: it is not JSON, or cannot be read.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        # Neither the content nor a path twice: what is said of JSON is a place in it.
+        reason = error.strerror if isinstance(error, OSError) else type(error).__name__
+        raise DamagedFile(
+            f"{path} cannot be read ({reason}). Restore it from a copy, or have made again what it belongs to."
+        ) from error
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -19,7 +19,6 @@ that the store uses itself (`_PLACES`) and no symbolic link leads there.
 from __future__ import annotations
 
 import ctypes
-import errno
 import fcntl
 import hashlib
 import json
@@ -39,8 +38,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from fim_core.errors import FimError
-from fim_core.files import flush, flush_tree, replacing, write_json
+from fim_core.errors import DamagedFile, FimError, is_disk_full
+from fim_core.files import flush, flush_tree, read_json, replacing, write_json
 
 _log = logging.getLogger(__name__)
 
@@ -149,8 +148,8 @@ class Store:
     def has_mark(self) -> bool:
         """Whether the folder is marked as a store."""
         try:
-            return json.loads((self.root / MARKER).read_text(encoding="utf-8")) == _MARK
-        except (OSError, ValueError):
+            return read_json(self.root / MARKER) == _MARK
+        except (FileNotFoundError, DamagedFile):
             return False
 
     def require_mark(self) -> None:
@@ -232,7 +231,7 @@ class Store:
         """Every published version of an asset, oldest first."""
         entries = sorted(self.root.glob(f"{asset}/*"))
         found = [a for entry in entries if self._is_version(entry) and (a := _read(asset, entry))]
-        return sorted(found, key=lambda artifact: artifact.manifest["created"])
+        return sorted(found, key=lambda artifact: artifact.manifest["serial"])
 
     def use(self, artifact: Artifact, experiment: str) -> None:
         """Point `current` and the experiment's own link at an artifact."""
@@ -254,12 +253,19 @@ class Store:
         inputs: Mapping[str, str],
         config: Mapping[str, Any],
         code: str,
+        builds: Mapping[str, str] | None = None,
         replace: bool = False,
     ) -> Iterator[Draft]:
         """Write a new version: yields a draft folder, published when the block ends well, removed when it does not.
 
         Everything is flushed to disk before the rename, so a version that can be seen is whole. With `replace`, a
         version that exists already is swapped for the new one.
+
+        The manifest gets a `build` id, new for every build of a version, and a `serial` number, by which the builds of
+        an asset are ordered. Neither depends on a clock.
+
+        Args:
+            builds: build id of each input that is an artifact.
 
         Raises:
             FimError: the folder cannot be written, the disk is full, or something else is in the version's place.
@@ -286,6 +292,9 @@ class Store:
                     "version": version,
                     "experiment": experiment,
                     "inputs": dict(inputs),
+                    "build": secrets.token_hex(8),
+                    "builds": dict(builds or {}),
+                    "serial": 1 + max((a.manifest["serial"] for a in self.versions(asset)), default=0),
                     "config": config,
                     "config_digest": digest(config),
                     "code_version": code,
@@ -316,8 +325,8 @@ class Store:
         """
         try:
             yield
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
+        except Exception as error:
+            if isinstance(error, FimError) or not is_disk_full(error):
                 raise
             raise FimError(
                 f"The disk is full while writing {asset} in {self.root}. Free some space; `fim gc` helps."
@@ -376,7 +385,7 @@ class Store:
                 links = (link for link in self.links_by_experiment() if link.parts[-3] == asset)
                 used = [artifact for link in links if (artifact := _read(asset, link.resolve()))]
                 if used:
-                    newest = max(used, key=lambda artifact: artifact.manifest["created"])
+                    newest = max(used, key=lambda artifact: artifact.manifest["serial"])
                     _replace_link(current, os.path.relpath(newest.path, current.parent))
                 else:
                     current.unlink()
@@ -505,7 +514,18 @@ class Store:
         return self.root / asset / (f"by_experiment/{experiment}" if experiment else "current")
 
 
-_DESCRIBED = {"asset": str, "version": str, "experiment": str, "inputs": dict, "counts": dict, "created": str}
+_DESCRIBED = {
+    "asset": str,
+    "version": str,
+    "experiment": str,
+    "inputs": dict,
+    "build": str,
+    "builds": dict,
+    "serial": int,
+    "config": dict,
+    "counts": dict,
+    "created": str,
+}
 """What every manifest says at least, with its type."""
 
 
@@ -513,11 +533,13 @@ def _read(asset: str, folder: Path) -> Artifact | None:
     """What a folder holds of an asset; None where it holds no artifact, or one whose manifest is damaged."""
     place = folder / MANIFEST
     try:
-        manifest = json.loads(place.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
+        manifest = read_json(place)
+    except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
-        _log.warning("%s cannot be read, so this version is not used: %s", place, error)
+    except DamagedFile as error:
+        if not folder.is_dir():
+            return None
+        _log.warning("This version is not used: %s", error)
         return None
     known = isinstance(manifest, dict) and all(isinstance(manifest.get(k), kind) for k, kind in _DESCRIBED.items())
     if not known or manifest["asset"] != asset:
@@ -528,8 +550,8 @@ def _read(asset: str, folder: Path) -> Artifact | None:
 
 def _read_lease(scratch: Path) -> dict[str, Any] | None:
     try:
-        return json.loads((scratch / LEASE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(scratch / LEASE)
+    except (FileNotFoundError, DamagedFile):
         return None
 
 

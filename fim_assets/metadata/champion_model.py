@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import dagster as dg
@@ -10,6 +9,7 @@ import dagster as dg
 from fim_assets.metadata.tables import table
 from fim_assets.metadata.trained_checkpoint import how_to_load
 from fim_core.config import Experiment
+from fim_core.files import read_json
 from fim_core.pipeline.evaluation import DECISION
 from fim_core.store import Artifact, Store, champion_weights
 
@@ -18,7 +18,7 @@ _HOLDS = {True: "passed", False: "failed", None: "not applicable"}
 
 def shown(artifact: Artifact, experiment: Experiment, store: Store) -> dict[str, Any]:
     """What the gate decided, and why."""
-    decision = json.loads((artifact.path / DECISION).read_text(encoding="utf-8"))
+    decision = read_json(artifact.path / DECISION)
     rules = [
         {"result": _HOLDS[rule["holds"]], "reason": rule["reason"], "rule": rule["rule"], "metric": rule["metric"]}
         for rule in decision["results"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import dagster as dg
 from fim_assets.metadata import plots
 from fim_core.config import Experiment
 from fim_core.store import Artifact, Store
+from fim_core.training.follow import event_of
 
 
 def shown(artifact: Artifact, experiment: Experiment, store: Store) -> dict[str, Any]:
@@ -60,9 +60,8 @@ def how_to_load(folder: Path) -> str:
 
 
 def _events(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8") as lines:
-        for line in lines:
-            yield json.loads(line)
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        yield from (event for line in lines if (event := event_of(line)) is not None)
 
 
 def _mean(counts: Mapping[str, Any], key: str) -> float:

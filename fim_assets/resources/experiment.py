@@ -12,7 +12,7 @@ from pydantic import Field
 
 from fim_core.config import Experiment, load_experiment, read_experiment_file
 from fim_core.config.workflow import ExportsConfig, NotifyConfig, ScheduleConfig
-from fim_core.errors import FimError
+from fim_core.errors import FimError, system_error
 from fim_core.training.job import TrainingFailed
 
 DEFAULT_EXPERIMENT = "configs/demo.yaml"
@@ -86,3 +86,7 @@ def user_errors() -> Iterator[None]:
         yield
     except FimError as error:
         raise dg.Failure(description=str(error), allow_retries=isinstance(error, TrainingFailed)) from None
+    except Exception as error:
+        if (told := system_error(error)) is None:
+            raise
+        raise dg.Failure(description=str(told), allow_retries=False) from error

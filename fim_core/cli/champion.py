@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 from fim_core.config import Experiment, load_experiment
 from fim_core.errors import FimError
+from fim_core.files import read_json
 from fim_core.pipeline.evaluation import DECISION, champion, decisions, promoted, roll_back, withdrawn
 from fim_core.store import Artifact, Store
 
@@ -94,7 +94,7 @@ def _print_reasons(decided: Artifact) -> None:
 
 def reasons(decided: Artifact) -> list[str]:
     """What every rule of the gate found, a line each, and a warning where the report cannot see small gains."""
-    content = json.loads((decided.path / DECISION).read_text(encoding="utf-8"))
+    content = read_json(decided.path / DECISION)
     marks = {True: "+", False: "-", None: " "}
     lines = [f"{marks[result['holds']]} {result['reason']}" for result in content["results"]]
     return lines + ([] if content["power"]["enough"] else [f"! {content['power']['sentence']}"])

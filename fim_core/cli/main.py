@@ -18,7 +18,7 @@ from fim_core.cli import (
     summary,
     train,
 )
-from fim_core.errors import FimError
+from fim_core.errors import FimError, system_error
 
 USER_ERROR = 2
 
@@ -33,9 +33,13 @@ for command in (demo_data, convert, train, evaluate, summary, champion, complete
 
 
 def main() -> None:
-    """Run the command line; a user's mistake ends with its sentence on standard error and exit code 2."""
+    """Run the command line; a user's mistake ends with its sentence on standard error and exit code 2. So do a full disk
+    and a place that cannot be written."""
     try:
         app()
-    except FimError as error:
-        typer.echo(f"fim: {error}", err=True)
+    except Exception as error:
+        told = error if isinstance(error, FimError) else system_error(error)
+        if told is None:
+            raise
+        typer.echo(f"fim: {told}", err=True)
         sys.exit(USER_ERROR)

@@ -1,5 +1,6 @@
 """The experiment file, as one typed model."""
 
+from fim_core.config.base import portable
 from fim_core.config.data import DataConfig, Source
 from fim_core.config.experiment import Experiment, default_storage, load_experiment, read_experiment_file
 from fim_core.config.model import ModelConfig
@@ -11,5 +12,6 @@ __all__ = [
     "Source",
     "default_storage",
     "load_experiment",
+    "portable",
     "read_experiment_file",
 ]

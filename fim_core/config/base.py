@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
@@ -17,7 +17,9 @@ class Section(BaseModel):
     Every option that is a number may be written as text that spells one, see `numbers.py`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, populate_by_name=True, protected_namespaces=(), allow_inf_nan=False
+    )
 
     @field_validator("*", mode="before")
     @classmethod
@@ -32,8 +34,30 @@ Place = Annotated[str, AfterValidator(os.path.expanduser)]
 """A path, or the id of something on a hub; `~` stands for the home folder."""
 
 
-FolderName = Annotated[str, Field(pattern=r"^[^./\\][^/\\]*$", max_length=100)]
+NAME_LENGTH = 100
+"""Characters of a name that folders get; with a version and a suffix it has to stay below the 255 of a file system."""
+
+FolderName = Annotated[str, Field(pattern=r"^[^./\\][^/\\]*$", max_length=NAME_LENGTH)]
 """A name that a folder gets as well, so it may lead nowhere else."""
+
+
+_PLACES = {"name_or_path", "tokenizer", "template", "cache_dir"}
+
+
+def portable(options: Any) -> Any:
+    """Options as they are shared with others: of a path of this machine only its last part is left.
+
+    Args:
+        options: a section as plain values, lists and mappings.
+    """
+    if isinstance(options, Mapping):
+        return {
+            key: os.path.basename(value.rstrip("/"))
+            if key in _PLACES and isinstance(value, str) and os.path.isabs(value)
+            else portable(value)
+            for key, value in options.items()
+        }
+    return [portable(value) for value in options] if isinstance(options, (list, tuple)) else options
 
 
 def closest(name: str, known: Sequence[str]) -> str:

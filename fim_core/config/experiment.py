@@ -12,7 +12,7 @@ import yaml
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from fim_core.config.arctic_training import Translation, report, translate
-from fim_core.config.base import Section, closest
+from fim_core.config.base import NAME_LENGTH, Section, closest
 from fim_core.config.data import DataConfig
 from fim_core.config.deepspeed import checked_section, offloads_optimizer
 from fim_core.config.evaluation import EvaluationConfig, GateConfig
@@ -48,7 +48,12 @@ class Experiment(Section):
     """Everything that decides what is trained, on what, and how."""
 
     type: Literal["sft"] = Field("sft", description="Supervised fine-tuning.")
-    name: str = Field("experiment", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="Default: the file's name.")
+    name: str = Field(
+        "experiment",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
+        max_length=NAME_LENGTH,
+        description="Default: the file's name.",
+    )
     seed: int = Field(42, ge=0, description="Seed of everything random.")
     storage: Path = Field(
         default_factory=default_storage,
@@ -236,6 +241,8 @@ def read_experiment_file(path: str | Path) -> ExperimentFile:
         content = read_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise FimError(f"{path} is not valid YAML: {error}") from error
+    except OSError as error:
+        raise FimError(f"{path} cannot be read: {error.strerror}.") from error
     if not isinstance(content, dict):
         raise FimError(f"{path} holds no options. It needs at least `model` and `data`; see configs/demo.yaml.")
     translation = translate(content)
@@ -259,7 +266,7 @@ def _name_of(path: Path) -> str:
     Raises:
         FimError: nothing is left of it.
     """
-    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", path.stem).strip("-_.")
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", path.stem).strip("-_.")[:NAME_LENGTH]
     if not name:
         raise FimError(f"{path}: no name can be made of the file's; give the key `name`, in letters and digits.")
     return name

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from fim_core.errors import FimError
 from fim_core.evaluation.prefix_cache import PrefixCache, greedy_tokens, why_not_shared
 from fim_core.evaluation.progress import Advance
 from fim_core.evaluation.shared_decoding import DecodedRow, decode
 from fim_core.evaluation.vllm_backend import decode_with_vllm
+from fim_core.modeling.weights import load_weights
 from fim_core.tokens import control_ids, load_tokenizer
 
 log = logging.getLogger(__name__)
@@ -101,17 +102,9 @@ def load_for_inference(checkpoint: Path) -> tuple[PreTrainedModel, PreTrainedTok
     if not (checkpoint / "config.json").is_file():
         raise FimError(f"There is no checkpoint in {checkpoint}: config.json and *.safetensors are needed.")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            checkpoint,
-            device_map=device,
-            dtype="auto" if device == "cuda" else torch.float32,
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-        )
-    except (OSError, ValueError) as error:
-        raise FimError(f"The checkpoint in {checkpoint} cannot be loaded: {error}") from error
+    model = load_weights(
+        checkpoint, device_map=device, dtype="auto" if device == "cuda" else torch.float32, local_files_only=True
+    )
     return model.eval(), load_tokenizer(checkpoint)
 
 

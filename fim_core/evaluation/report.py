@@ -20,6 +20,7 @@ from fim_core.evaluation.metrics.registry import BY_NAME
 from fim_core.evaluation.names import BASE, CHAMPION, MODEL
 from fim_core.evaluation.power import power_of
 from fim_core.evaluation.scores import Columns, EvalRow, Prediction, Scores
+from fim_core.files import read_json
 
 REPORT = "report.json"
 PREDICTIONS = "predictions.parquet"
@@ -112,7 +113,7 @@ def read_report(folder: Path) -> dict[str, Any]:
         FimError: there is none.
     """
     try:
-        return json.loads((folder / REPORT).read_text(encoding="utf-8"))
+        return read_json(folder / REPORT)
     except FileNotFoundError as error:
         raise FimError(f"There is no evaluation report in {folder}. Materialize evaluation_report first.") from error
 

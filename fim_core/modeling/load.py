@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,10 +22,12 @@ from transformers import (
 
 from fim_core.config.model import ModelConfig, PeftConfig
 from fim_core.errors import FimError
+from fim_core.files import read_json
 from fim_core.hub import require_place
 from fim_core.modeling.attention import attention_name, register, select_backend
 from fim_core.modeling.partition import partitioned_loading, whole_shape, whole_weights
 from fim_core.modeling.support import causal_model, supports_prefix_tree
+from fim_core.modeling.weights import first_line, load_weights
 
 logger = logging.getLogger(__name__)
 
@@ -198,7 +199,7 @@ def _pretrained_config(place: str) -> PretrainedConfig:
     folder = Path(place)
     require_place(place, "model")
     if folder.is_dir() and (folder / "config.json").is_file():
-        options = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        options = read_json(folder / "config.json")
         if options.get("model_type") not in CONFIG_MAPPING:
             raise FimError(
                 f"The model {place} is of the type {options.get('model_type')!r}, which transformers does not know. "
@@ -207,25 +208,12 @@ def _pretrained_config(place: str) -> PretrainedConfig:
     try:
         return AutoConfig.from_pretrained(folder if folder.is_dir() else place, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise FimError(f"The model {place} cannot be loaded: {_first_line(error)}") from error
+        raise FimError(f"The model {place} cannot be loaded: {first_line(error)}") from error
 
 
 def _pretrained(place: str, config: PretrainedConfig, dtype: torch.dtype, attention: str) -> PreTrainedModel:
     folder = Path(place)
-    try:
-        return AutoModelForCausalLM.from_pretrained(
-            folder if folder.is_dir() else place,
-            config=config,
-            dtype=dtype,
-            attn_implementation=attention,
-            use_safetensors=True,
-            trust_remote_code=False,
-        )
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
-        raise FimError(
-            f"The weights of {place} cannot be loaded: {_first_line(error)} Weights must be in safetensors, and their "
-            "model one that transformers has itself."
-        ) from error
+    return load_weights(folder if folder.is_dir() else place, config=config, dtype=dtype, attn_implementation=attention)
 
 
 def _first_line(error: Exception) -> str:
@@ -284,7 +272,7 @@ def _with_adapters(model: PreTrainedModel, options: PeftConfig) -> PeftModel:
     try:
         adapted = get_peft_model(model, adapters)
     except ValueError as error:
-        raise FimError(f"model.peft_config cannot be used: {_first_line(error)}") from error
+        raise FimError(f"model.peft_config cannot be used: {first_line(error)}") from error
     if type(causal_model(adapted).get_output_embeddings()) is not nn.Linear:
         raise FimError("model.peft_config.target_modules names the output layer, which takes no adapter. Leave it out.")
     return adapted

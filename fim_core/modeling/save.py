@@ -53,6 +53,10 @@ def save_model(
     network.config.save_pretrained(str(folder))
     network.config, network.generation_config = config, generation
     tokenizer.save_pretrained(folder)
+    # safetensors makes its files readable for their owner alone; the others have the rights that this process gives.
+    rights = (folder / "config.json").stat().st_mode
+    for file in folder.glob("*.safetensors"):
+        file.chmod(rights)
 
 
 def merged_weights(network: PreTrainedModel) -> dict[str, torch.Tensor]:

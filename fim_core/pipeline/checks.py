@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fim_core.config import Experiment
-from fim_core.errors import FimError
-from fim_core.files import flush, replacing
+from fim_core.errors import DamagedFile, FimError
+from fim_core.files import flush, read_json, replacing
 from fim_core.pipeline.code import code_version
 from fim_core.quality.run import CheckResult, run_checks
 from fim_core.recipe import read_recipe
@@ -42,10 +42,10 @@ def run_artifact_checks(artifact: Artifact, experiment: Experiment, store: Store
 def _remembered(place: Path) -> list[CheckResult] | None:
     """What was kept in a file; None where there is none, or where it is damaged and the checks have to run again."""
     try:
-        return [CheckResult(**entry) for entry in json.loads(place.read_text(encoding="utf-8"))]
+        return [CheckResult(**entry) for entry in read_json(place)]
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError) as error:
+    except (DamagedFile, TypeError) as error:
         _log.warning("%s is damaged, so the checks run again: %s", place, error)
         return None
 
@@ -93,7 +93,7 @@ def _previous(artifact: Artifact, store: Store) -> dict[str, Path]:
         other
         for other in store.versions(artifact.asset)
         if other.manifest["experiment"] == artifact.manifest["experiment"]
-        and other.manifest["created"] < artifact.manifest["created"]
+        and other.manifest["serial"] < artifact.manifest["serial"]
     ]
     return {"previous": older[-1].path / "prompts.parquet"} if older else {}
 

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fim_core.config import Experiment
+from fim_core.config import Experiment, portable
 from fim_core.config.data import DataConfig
 from fim_core.config.model import TrainedTokenizer
 from fim_core.pipeline.stage import Build, Stage
@@ -81,8 +81,8 @@ raw_completions = Stage(
 def _prompt_options(experiment: Experiment) -> dict[str, Any]:
     model = experiment.model
     return {
-        "data": experiment.data.model_dump(mode="json", include=set(_PROMPT_OPTIONS)),
-        "tokenizer": model.model_dump(mode="json", include={"tokenizer", "fim_tokens", "end_token"}),
+        "data": portable(experiment.data.model_dump(mode="json", include=set(_PROMPT_OPTIONS))),
+        "tokenizer": portable(model.model_dump(mode="json", include={"tokenizer", "fim_tokens", "end_token"})),
         "seed": experiment.seed,
     }
 

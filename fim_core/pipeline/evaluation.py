@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fim_core.config import Experiment
 from fim_core.errors import FimError
-from fim_core.files import write_json
+from fim_core.files import read_json, write_json
 from fim_core.hub import require_place
 from fim_core.pipeline.code import code_version
 from fim_core.pipeline.data import RAW_ROWS
@@ -212,7 +212,7 @@ def roll_back(store: Store, experiment: str, version: str | None = None) -> Arti
 def withdrawn(store: Store, experiment: str) -> set[str]:
     """The checkpoints of an experiment that were rolled back."""
     try:
-        return set(json.loads(withdrawn_file(store, experiment).read_text(encoding="utf-8")))
+        return set(read_json(withdrawn_file(store, experiment)))
     except FileNotFoundError:
         return set()
 

@@ -127,7 +127,8 @@ def run_stage(
 
     def make() -> None:
         preflight(experiment, trains=stage.trains)
-        with store.publish(stage.asset, experiment=experiment.name, replace=True, **identity) as draft:
+        builds = {asset: artifact.manifest["build"] for asset, artifact in inputs.items()}
+        with store.publish(stage.asset, experiment=experiment.name, builds=builds, replace=True, **identity) as draft:
             build = Build(
                 experiment,
                 store,
@@ -160,10 +161,9 @@ def run_stage(
 
 
 def _up_to_date(artifact: Artifact | None, inputs: Mapping[str, Artifact]) -> Artifact | None:
-    """The artifact, unless an input was made again after it, by force: the same work need not give the same bytes."""
-    if artifact is None or any(i.manifest["created"] > artifact.manifest["created"] for i in inputs.values()):
-        return None
-    return artifact
+    """The artifact, unless an input was made again since, by force: the same work need not give the same bytes."""
+    builds = {asset: given.manifest["build"] for asset, given in inputs.items()}
+    return artifact if artifact is not None and artifact.manifest["builds"] == builds else None
 
 
 def _verified_input(stage: Stage, experiment: Experiment, store: Store) -> Artifact:

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from fim_core.config import Experiment
+from fim_core.config import Experiment, portable
 from fim_core.pipeline.data import folder_digest
 from fim_core.pipeline.stage import Build, Stage
 from fim_core.recipe import Recipe, read_recipe, write_recipe
@@ -37,7 +37,7 @@ _OPTIONS = (
 
 def _options(experiment: Experiment) -> dict[str, Any]:
     return experiment.model_dump(mode="json", include=set(_OPTIONS)) | {
-        "model": experiment.model.model_dump(mode="json"),
+        "model": portable(experiment.model.model_dump(mode="json")),
         "data": experiment.data.model_dump(mode="json", include={"sample_weighted_loss"}),
         "num_processes": experiment.launcher.num_processes,
     }

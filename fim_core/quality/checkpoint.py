@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from fim_core.files import read_json
 from fim_core.quality.result import Check, Evidence, Finding
 
 _UNSAFE_SUFFIXES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
@@ -97,7 +97,7 @@ def has_end_token(evidence: Evidence) -> Finding:
     path = evidence.tables["checkpoint"] / "generation_config.json"
     if not path.is_file():
         return Finding(1, 1, note="There is no generation_config.json.")
-    found = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
+    found = read_json(path).get("eos_token_id")
     stops = set(found) if isinstance(found, list) else {found}
     missing = sorted(set(evidence.parameters["end_ids"]) - stops)
     return Finding(len(missing), len(evidence.parameters["end_ids"]), [str(token) for token in missing])

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-
+from fim_core.files import read_json
 from fim_core.quality.result import Check, Evidence, Finding
 
 
 def gate(evidence: Evidence) -> Finding:
     """Rules that the candidate does not meet, with the reasons that were recorded."""
-    decision = json.loads(evidence.tables["decision"].read_text(encoding="utf-8"))
+    decision = read_json(evidence.tables["decision"])
     results = decision["results"]
     failed = [result for result in results if result["holds"] is False]
     return Finding(

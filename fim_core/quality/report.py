@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from typing import Any
 
+from fim_core.files import read_json
 from fim_core.quality.result import Check, Evidence, Finding
 
 SHOWN_ROWS = 5
@@ -14,7 +14,7 @@ SHOWN_ROWS = 5
 
 def finite_numbers(evidence: Evidence) -> Finding:
     """Numbers of the report that are NaN or infinite, by their dotted place in it."""
-    content = json.loads(evidence.tables["report"].read_text(encoding="utf-8"))
+    content = read_json(evidence.tables["report"])
     numbers = list(_numbers(content, ""))
     offending = sorted(place for place, value in numbers if not math.isfinite(value))
     if not numbers:
@@ -24,7 +24,7 @@ def finite_numbers(evidence: Evidence) -> Finding:
 
 def enough_rows(evidence: Evidence) -> Finding:
     """Comparisons in which a small gain would not show, for want of held-out rows."""
-    power = json.loads(evidence.tables["report"].read_text(encoding="utf-8"))["power"]
+    power = read_json(evidence.tables["report"])["power"]
     compared = [
         {"compared with": name, "smallest gain": "none" if gain is None else f"{100 * gain:.1f} points"}
         for name, gain in power["smallest_gain"].items()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import pyarrow as pa
 from duckdb import DuckDBPyConnection
 
 from fim_core.errors import FimError
+from fim_core.files import read_json
 
 MEMORY_LIMIT = "1GB"
 
@@ -44,7 +44,7 @@ def _add_view(connection: DuckDBPyConnection, name: str, path: Path) -> None:
         # The reader takes the path as a pattern.
         connection.read_parquet(glob.escape(str(path))).create_view(name)
     elif (path / "dataset_dict.json").is_file():
-        splits = json.loads((path / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
+        splits = read_json(path / "dataset_dict.json")["splits"]
         selects = []
         for split in splits:
             connection.register(f"{name}/{split}", saved_dataset(path / split))
@@ -58,9 +58,9 @@ def _add_view(connection: DuckDBPyConnection, name: str, path: Path) -> None:
 
 def saved_dataset(folder: Path) -> pa.Table:
     """A dataset as `datasets` saves it: memory-mapped Arrow streams, so that its rows take no memory."""
-    files = json.loads((folder / "state.json").read_text(encoding="utf-8"))["_data_files"]
+    files = read_json(folder / "state.json")["_data_files"]
     if not files:
-        features = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))["features"]
+        features = read_json(folder / "dataset_info.json")["features"]
         return pa.schema([(name, _arrow_type(feature)) for name, feature in features.items()]).empty_table()
     streams = [pa.ipc.open_stream(pa.memory_map(str(folder / file["filename"]))) for file in files]
     return pa.concat_tables([stream.read_all() for stream in streams])

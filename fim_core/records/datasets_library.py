@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pyarrow as pa
 from datasets.config import DATASETDICT_JSON_FILENAME as DATASETDICT_JSON
 
 from fim_core.errors import FimError
+from fim_core.files import read_json
 from fim_core.recipe import Recipe, find_recipe
 from fim_core.records.readers import BATCH_ROWS, Export, arrow_batch, digest_files
 
@@ -25,7 +25,7 @@ def saved_dataset(path: Path, split: str) -> Export:
     """
     folder = path
     if (path / DATASETDICT_JSON).is_file():
-        splits = json.loads((path / DATASETDICT_JSON).read_text(encoding="utf-8"))["splits"]
+        splits = read_json(path / DATASETDICT_JSON)["splits"]
         if split not in splits:
             raise FimError(f"{path.name} has no split {split}. Its splits are: {', '.join(splits)}.")
         # The others need not be read, and the library cannot read one without rows that it saved itself.

@@ -7,7 +7,8 @@ come. Its marker `state.json` is written last, before the rename.
 from __future__ import annotations
 
 import argparse
-import json
+import hashlib
+import itertools
 import logging
 import os
 import random
@@ -29,8 +30,9 @@ from deepspeed.utils.tensor_fragment import fragment_address
 
 from fim_core.config import Experiment
 from fim_core.config.training import CheckpointConfig
-from fim_core.errors import FimError
-from fim_core.files import flush, flush_tree, write_json
+from fim_core.errors import DamagedFile, FimError
+from fim_core.files import flush, flush_tree, read_json, write_json
+from fim_core.store import digest
 from fim_core.training.distributed import Ranks
 from fim_core.training.steps import Position, Step
 
@@ -39,8 +41,8 @@ logger = logging.getLogger(__name__)
 MARKER = "state.json"
 DEEPSPEED_TAG = "deepspeed"
 
-_STATE = re.compile(r"step-\d+")
-_LEFTOVER = re.compile(r"\.step-\d+-(?:unfinished|universal)")
+_STATE = re.compile(r"step-(\d+)(?:-\d+)?")
+_LEFTOVER = re.compile(r"\.step-\d+(?:-\d+)?-(?:unfinished|universal)")
 
 # What DeepSpeed pickles into its states beside tensors and plain values. Nothing else is loaded: the ranks run with
 # TORCH_FORCE_WEIGHTS_ONLY_LOAD, see main.py.
@@ -57,6 +59,7 @@ class State:
         world_size: ranks that wrote it. stage: ZeRO stage that it was partitioned by.
         threads: CPU threads of each rank; sums on a CPU depend on them in their last digits.
         batch_rows: rows of an optimizer step, which the run keeps on any number of ranks.
+        files: SHA-256 of each file by its path in the folder.
         progress: position and counters of the run.
     """
 
@@ -66,6 +69,7 @@ class State:
     stage: int
     threads: int
     batch_rows: int
+    files: Mapping[str, str]
     progress: Mapping[str, Any]
 
     @property
@@ -75,19 +79,30 @@ class State:
 
 
 def newest_state(folder: Path, fingerprint: str) -> State | None:
-    """The newest whole state, or None.
+    """The newest state that is whole, byte by byte, or None. Of newer ones that are damaged a warning tells.
 
     Raises:
-        FimError: it belongs to other options or other data.
+        FimError: the newest belongs to other options or other data.
     """
-    states = _states(folder)
-    if not states:
-        return None
-    if states[-1].fingerprint != fingerprint:
-        raise FimError(
-            f"{states[-1].path} was saved with other options or other data. Remove {folder} to start from the beginning."
-        )
-    return states[-1]
+    for state in reversed(_states(folder)):
+        if state.fingerprint != fingerprint:
+            raise FimError(
+                f"{state.path} was saved with other options or other data. Remove {folder} to start from the beginning."
+            )
+        if (damage := _damage(state)) is None:
+            return state
+        logger.warning("%s is damaged (%s); an older state is used, or none.", state.path, damage)
+    return None
+
+
+def agreed_state(folder: Path, fingerprint: str, ranks: Ranks) -> State | None:
+    """The state that all ranks resume from: rank 0 reads every byte of it, the others follow; to be called on all."""
+    found = newest_state(folder, fingerprint) if ranks.is_first else None
+    step = -1.0 if found is None else float(found.position.step)
+    (step,) = ranks.sum(step if ranks.is_first else 0.0)
+    if ranks.is_first or step < 0:
+        return found
+    return next(state for state in reversed(_states(folder)) if state.position.step == step)
 
 
 def save_state(
@@ -105,19 +120,10 @@ def save_state(
     Args:
         progress: of the run, JSON-serialisable, with its `position`.
         keep: older states of the run beyond so many are removed.
-
-    Raises:
-        FimError: something that is not a state of this run is in its place.
     """
     step = Position(**progress["position"]).step
-    final, beside = folder / f"step-{step}", folder / f".step-{step}-unfinished"
+    final, beside = _place(folder, step, fingerprint), folder / f".step-{step}-unfinished"
     if ranks.is_first:
-        own = [state.path for state in _states(folder) if state.fingerprint == fingerprint]
-        if os.path.lexists(final) and final not in own:
-            raise FimError(
-                f"{final} is not a state that this run has saved, so it is not replaced. Move it away; training resumes "
-                "from the newest state."
-            )
         if os.path.lexists(beside):
             shutil.rmtree(beside)
         beside.mkdir(parents=True)
@@ -127,8 +133,9 @@ def save_state(
     ranks.barrier()
     if ranks.is_first:
         stage, threads = engine.zero_optimization_stage(), torch.get_num_threads()
-        state = State(beside, fingerprint, ranks.world_size, stage, threads, batch_rows, progress)
-        write_json(beside / MARKER, {key: value for key, value in asdict(state).items() if key != "path"})
+        state = State(beside, fingerprint, ranks.world_size, stage, threads, batch_rows, _digests(beside), progress)
+        content = {key: value for key, value in asdict(state).items() if key != "path"}
+        write_json(beside / MARKER, content | {"digest": digest(content)})
         publish_folder(beside, final)
         for old in _outdated(folder, fingerprint, step, keep):
             shutil.rmtree(old)
@@ -247,15 +254,47 @@ def _states(folder: Path) -> list[State]:
 def _read_state(folder: Path) -> State | None:
     """The state in a folder; None where there is none, or its marker is damaged."""
     place = folder / MARKER
-    if not _STATE.fullmatch(folder.name) or folder.is_symlink() or not place.is_file():
+    name = _STATE.fullmatch(folder.name)
+    if name is None or folder.is_symlink() or not place.is_file():
         return None
     try:
-        state = State(path=folder, **json.loads(place.read_text(encoding="utf-8")))
+        content = dict(read_json(place))
+        if content.pop("digest") != digest(content):
+            raise DamagedFile("its digest is another")
+        state = State(path=folder, **content)
         step = state.position.step
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (DamagedFile, ValueError, TypeError, KeyError) as error:
         logger.warning("%s is damaged, so this state is not used: %s", place, error)
         return None
-    return state if folder.name == f"step-{step}" else None
+    return state if name[1] == str(step) else None
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    digests = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path != folder / MARKER:
+            with path.open("rb") as file:
+                digests[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
+
+
+def _damage(state: State) -> str | None:
+    """What is wrong with the files of a state; None if they are as they were saved."""
+    try:
+        found = _digests(state.path)
+    except OSError as error:
+        return f"{error.filename}: {error.strerror}"
+    for name, saved in state.files.items():
+        if found.get(name) != saved:
+            return f"{name} is missing" if name not in found else f"{name} has changed"
+    return None
+
+
+def _place(folder: Path, step: int, fingerprint: str) -> Path:
+    """Where a state goes: in place of the run's own of that step, and never in place of anything else."""
+    own = {state.path for state in _states(folder) if state.fingerprint == fingerprint}
+    names = itertools.chain([f"step-{step}"], (f"step-{step}-{number}" for number in itertools.count(2)))
+    return next(path for name in names if (path := folder / name) in own or not os.path.lexists(path))
 
 
 def _outdated(folder: Path, fingerprint: str, step: int, keep: int) -> list[Path]:

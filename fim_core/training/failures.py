@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import time
 import traceback
@@ -10,11 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fim_core.errors import FimError
-from fim_core.files import write_json
+from fim_core.files import read_json, write_json
 from fim_core.training.job import Job, TrainingFailed
 from fim_core.training.processes import Command
 
 TRACEBACK_LINES = 30
+DISK_FULL = 28
+"""Exit code of a rank that found the disk full, where it could write no reason: ENOSPC of Linux."""
 
 
 def record_failure(job: Job, rank: int, error: BaseException) -> None:
@@ -38,8 +39,13 @@ def failure_of(job: Job, codes: Mapping[int, int], commands: Sequence[Command]) 
     Args:
         codes: exit code of each process that has failed, by its index in `commands`.
     """
+    if DISK_FULL in codes.values():
+        return FimError(
+            f"The disk is full: {job.work.root}, or another place that training writes to. Free some space; `fim gc` "
+            "helps. Training resumes from its newest state."
+        )
     files = job.work.failure(job.attempt, 0).parent.glob(f"{job.attempt}-rank-*.json")
-    failures = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    failures = [read_json(file) for file in files]
     failures.sort(key=lambda failure: failure["time"])
     for failure in failures:
         if failure["user_error"]:

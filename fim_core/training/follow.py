@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
+
+_log = logging.getLogger(__name__)
 
 
 class LineTail:
@@ -35,6 +38,18 @@ class LineTail:
         return whole.decode("utf-8", errors="replace").splitlines()
 
 
+def event_of(line: str) -> dict[str, Any] | None:
+    """The event that a line of metrics.jsonl holds; None for a line that a kill or a disk has damaged."""
+    try:
+        event = json.loads(line)
+    except (ValueError, RecursionError):
+        event = None
+    if isinstance(event, dict) and isinstance(event.get("event"), str):
+        return event
+    _log.warning("A damaged line of metrics.jsonl is passed over.")
+    return None
+
+
 class EventTail:
     """The events of one attempt, as they come. What earlier attempts left in the file is passed over."""
 
@@ -47,8 +62,9 @@ class EventTail:
         """New events."""
         events = []
         for line in self._lines.read():
-            event = json.loads(line)
-            self._begun = self._begun or (event["event"] == "start" and event["attempt"] == self._attempt)
+            if (event := event_of(line)) is None:
+                continue
+            self._begun = self._begun or (event["event"] == "start" and event.get("attempt") == self._attempt)
             if self._begun:
                 events.append(event)
         return events

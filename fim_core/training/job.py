@@ -5,7 +5,6 @@ Everything here is light, so that a front door can start a run without importing
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 from fim_core.config import Experiment
 from fim_core.errors import FimError
-from fim_core.files import write_json
+from fim_core.files import read_json, write_json
 
 
 class TrainingFailed(FimError):
@@ -135,7 +134,7 @@ class Job:
     @classmethod
     def read(cls, path: Path) -> Job:
         """Read what `write` stored."""
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         return cls(
             experiment=Experiment.model_validate(content["experiment"]),
             dataset=Path(content["dataset"]),
@@ -194,5 +193,5 @@ class TrainResult:
     @classmethod
     def read(cls, path: Path) -> TrainResult:
         """Read what `write` stored."""
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         return cls(**content | {"model": Path(content["model"]), "notices": tuple(content["notices"])})

@@ -232,7 +232,7 @@ def exclusive(work: Work, name: str = LOCK, seconds: float | None = None) -> Ite
         FimError: another run trains in this folder.
     """
     work.root.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(work.root / name, os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = os.open(work.root / name, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         deadline = time.monotonic() + (LOCK_SECONDS if seconds is None else seconds)
         while True:

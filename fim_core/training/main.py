@@ -7,20 +7,24 @@ of their own for the first three, and none for where the ranks meet; that is wha
 from __future__ import annotations
 
 import argparse
-import errno
 import faulthandler
 import logging
 import os
+import shutil
 import signal
 import sys
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
-from fim_core.errors import FimError
-from fim_core.training.failures import record_failure
+from fim_core.errors import FimError, is_disk_full
+from fim_core.training.failures import DISK_FULL, record_failure
 from fim_core.training.job import Job
 from fim_core.training.lease import die_without_follower
 from fim_core.training.processes import die_with_parent
+
+LEAST_BYTES = 2**20
+"""A disk with less free space than this counts as full."""
 
 FOREIGN_NAMES = {
     "RANK": ("OMPI_COMM_WORLD_RANK", "SLURM_PROCID"),
@@ -30,7 +34,7 @@ FOREIGN_NAMES = {
 
 
 def main() -> int:
-    """Train as one rank. Returns the exit code: 0, 2 for a mistake of the user, 1 for everything else."""
+    """Train as one rank. Returns the exit code: 0, 2 for a mistake of the user, DISK_FULL, 1 for everything else."""
     die_with_parent()
     # Asked for by the launcher when a run hangs: the stack of every thread, into the log.
     faulthandler.enable()
@@ -47,11 +51,14 @@ def main() -> int:
     try:
         train(job)
     except BaseException as error:
-        cause = explained(error, job)
-        record_failure(job, rank, cause)
-        user_error = isinstance(cause, FimError)
-        logging.getLogger(__name__).error("rank %d: %s", rank, cause, exc_info=not user_error)
-        return 2 if user_error else 1
+        full = ran_out_of_space(error, job)
+        user_error = isinstance(error, FimError)
+        # On a full disk nothing can be written down, so the exit code has to tell.
+        with suppress(OSError):
+            if not full:
+                record_failure(job, rank, error)
+        logging.getLogger(__name__).error("rank %d: %s", rank, error, exc_info=not user_error)
+        return DISK_FULL if full else 2 if user_error else 1
     return 0
 
 
@@ -65,11 +72,11 @@ def name_rank(master: str) -> None:
     os.environ.setdefault("MASTER_PORT", port)
 
 
-def explained(error: BaseException, job: Job) -> BaseException:
-    """The error, or what is to be said of it to the user."""
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return FimError(f"The disk is full. Free some space; training resumes from {job.work.states}.")
-    return error
+def ran_out_of_space(error: BaseException, job: Job) -> bool:
+    """Whether a rank ended because the disk is full. torch does not say why it could not write a file."""
+    if isinstance(error, FimError):
+        return False
+    return is_disk_full(error) or shutil.disk_usage(job.work.root).free < LEAST_BYTES
 
 
 def train(job: Job) -> None:
@@ -103,6 +110,7 @@ def configure_logging(level: str) -> None:
 if __name__ == "__main__":
     code = main()
     # All is written and the ranks have taken leave; taking the interpreter apart would only cost seconds.
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(code)

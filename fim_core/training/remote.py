@@ -7,7 +7,6 @@ the job's file, events, logs, states and failures pass through the run's folder 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import sys
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from fim_core.errors import FimError
-from fim_core.files import write_json
+from fim_core.files import read_json, write_json
 from fim_core.training.job import Job, TrainingFailed
 from fim_core.training.launch import LOCK_SECONDS, exclusive, local_commands
 from fim_core.training.lease import LEASE_SECONDS, Lease, LeaseCheck
@@ -85,7 +84,7 @@ class RemoteRanks:
             return None
         told = self._job.work.launcher_failure(self._job.attempt)
         if told.exists():
-            content = json.loads(told.read_text(encoding="utf-8"))
+            content = read_json(told)
             return (FimError if content["user_error"] else TrainingFailed)(content["message"])
         return TrainingFailed(f"{self._remote.name} has ended before its ranks did.\n{self._remote.output()}")
 

@@ -27,7 +27,7 @@ from fim_core.packing.plan import Strategy
 from fim_core.store import digest
 from fim_core.tokenization import load_rows
 from fim_core.tokens import load_tokenizer
-from fim_core.training.checkpoint import SavePlan, State, load_state, must_convert, newest_state, remove_leftovers
+from fim_core.training.checkpoint import SavePlan, State, agreed_state, load_state, must_convert, remove_leftovers
 from fim_core.training.counters import Progress
 from fim_core.training.deepspeed_config import deepspeed_config
 from fim_core.training.distributed import Ranks
@@ -102,7 +102,7 @@ def setup(job: Job, ranks: Ranks) -> Run:
         raise FimError(f"The training split of {job.dataset} has no position to train on. Look at the rejected rows.")
 
     fingerprint = fingerprint_of(experiment, train_rows, eval_rows)
-    state = newest_state(work.states, fingerprint)
+    state = agreed_state(work.states, fingerprint, ranks)
     start = Progress() if state is None else Progress.from_json(state.progress)
     saved_stage = None if state is None else state.stage
     config = deepspeed_config(experiment, world_size=ranks.world_size, dtype=dtype, saved_stage=saved_stage)

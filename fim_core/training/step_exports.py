@@ -6,14 +6,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from pathlib import Path
 
 from fim_core.config.training import CheckpointConfig
-from fim_core.errors import FimError
-from fim_core.files import flush, flush_tree, write_json
+from fim_core.errors import DamagedFile, FimError
+from fim_core.files import flush, flush_tree, read_json, write_json
 from fim_core.training.job import Job
 
 LIST = "exports.json"
@@ -93,12 +92,12 @@ class StepExports:
         if self.folder.is_symlink() or place.is_symlink():
             raise self._foreign("it is a symbolic link")
         try:
-            content = json.loads(place.read_text(encoding="utf-8"))
+            content = read_json(place)
         except FileNotFoundError:
             if self.folder.is_dir() and any(self.folder.iterdir()):
                 raise self._foreign(f"it has no {LIST}") from None
             return []
-        except ValueError as error:
+        except DamagedFile as error:
             raise self._foreign(f"its {LIST} is damaged") from error
         if not isinstance(content, dict) or content.get("fingerprint") != self._fingerprint:
             raise self._foreign(f"its {LIST} is that of another run")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol, TextIO
 
-from fim_core.config import Experiment
+from fim_core.config import Experiment, portable
 from fim_core.config.training import TrackerConfig, WandbConfig
 from fim_core.errors import FimError
 from fim_core.files import replacing
+from fim_core.training.follow import event_of
 from fim_core.training.job import Work
 
 
@@ -78,7 +80,8 @@ def open_trackers(experiment: Experiment, work: Work, resumed_at: int) -> list[T
     Raises:
         FimError: one whose package is not installed.
     """
-    settings = experiment.model_dump(mode="json", include={"name", "seed", "model", "optimizer", "scheduler", "epochs"})
+    sections = {"name", "seed", "model", "optimizer", "scheduler", "epochs"}
+    settings = portable(experiment.model_dump(mode="json", include=sections))
     trackers: list[Tracker] = []
     if experiment.tensorboard and experiment.tensorboard.enable:
         trackers.append(TensorBoard(experiment.tensorboard, experiment.name, work, settings, resumed_at))
@@ -130,14 +133,21 @@ class EventLog:
             tracker.close()
 
 
+def _step(event: dict[str, Any]) -> float:
+    number = event.get("step")
+    return number if isinstance(number, (int, float)) else math.inf
+
+
 def _up_to(path: Path, step: int) -> list[str]:
     if not path.exists():
         return []
     # A kill may have left half a line at the end.
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+    text = path.read_text(encoding="utf-8", errors="replace")
+    lines = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
     # What was removed after that step is gone all the same.
     return [
         line
         for line in lines
-        if (event := json.loads(line))["event"] == "removed" or (event["step"] <= step and event["event"] != "end")
+        if (event := event_of(line)) is not None
+        and (event["event"] == "removed" or (event["event"] != "end" and _step(event) <= step))
     ]

@@ -79,6 +79,15 @@ def test_the_checkpoint_loads_and_leads_back_to_the_rows(finished: Path) -> None
     assert store.find("raw_completions", prompts.manifest["inputs"]["raw_completions"]) is not None
 
 
+def test_a_checkpoint_tells_nothing_of_this_machine_and_others_can_read_it(finished: Path) -> None:
+    checkpoint = store_of(finished).current("trained_checkpoint").path.resolve()
+    files = [path for path in checkpoint.rglob("*") if path.is_file()]
+    folder = str(finished.parent).encode()
+    assert [path.name for path in files if folder in path.read_bytes()] == []
+    rights = (checkpoint / "manifest.json").stat().st_mode
+    assert [path.name for path in files if path.stat().st_mode != rights] == []
+
+
 def test_serving_builds_the_prompts_of_training(finished: Path) -> None:
     store = store_of(finished)
     checkpoint, raw = store.current("trained_checkpoint").path, store.current("raw_completions").path

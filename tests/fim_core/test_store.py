@@ -11,7 +11,9 @@ import sys
 import textwrap
 import threading
 import time
+from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -67,6 +69,28 @@ def test_each_experiment_keeps_its_own_current_version(tmp_path: Path) -> None:
     assert store.current("raw_completions", "demo") == first
     assert store.current("raw_completions").version == second.version
     assert os.readlink(tmp_path / "raw_completions" / "current") == second.version
+
+
+def test_versions_are_in_the_order_of_their_builds_whatever_the_clock_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, made = Store(tmp_path), []
+    for number, year in enumerate((2030, 2020, 2025)):
+        moment = datetime(year, 1, 1, tzinfo=UTC)
+        monkeypatch.setattr("fim_core.store.datetime", SimpleNamespace(now=lambda zone, moment=moment: moment))
+        made.append(publish(store, config={"number": number}).version)
+    assert [artifact.version for artifact in store.versions("raw_completions")] == made
+
+
+def test_one_damaged_version_hides_no_other(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    whole, damaged = publish(store), publish(store, config={"rows": 4})
+    for content in (b"", b"{", b"[]", b"{}", b"\xff", b'{"asset": "raw_completions", "version": 3}', b"[" * 100_000):
+        (damaged.path / "manifest.json").write_bytes(content)
+        assert store.versions("raw_completions") == [whole]
+        assert store.find("raw_completions", damaged.version) is None
+        with pytest.raises(FimError, match=r"its manifest\.json is damaged"):
+            publish(store, replace=True, config={"rows": 4})
 
 
 def test_a_missing_asset_is_a_clear_error(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from fim_core.evaluation.benchmark.schemas import SCHEMAS, Schema
 from fim_core.evaluation.metrics.completed import CompletedSql
 from fim_core.evaluation.metrics.execution import Database, Sandbox, execution_match
 from fim_core.evaluation.scores import EvalRow
-from fim_core.files import require_free
+from fim_core.files import read_json, require_free
 
 DIALECT = "snowflake"
 ITEMS = "items.jsonl"
@@ -87,7 +87,7 @@ def read_benchmark(folder: Path) -> tuple[list[EvalRow], dict[str, Any]]:
         FimError: the folder holds none, or one whose tables this version of the package would fill with other rows.
     """
     try:
-        settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        settings = read_json(folder / SETTINGS)
         lines = (folder / ITEMS).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError as error:
         raise FimError(

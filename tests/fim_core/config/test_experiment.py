@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -178,6 +179,40 @@ def test_what_cannot_be_used_is_refused_by_name(tmp_path: Path, change: str, nam
         load_experiment(write(tmp_path, SMALL + change))
     assert named in str(error.value)
     assert "tuned.yaml" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("deepspeed: " + "[" * 40_000, "nested deeper than 50 levels"),
+        ("deepspeed: " + "{a: " * 60 + "1" + "}" * 60, "line 4: nested deeper than 50 levels"),
+        ("deepspeed:\n  a: &a [*a]", "line 5: an alias stands for something that holds it"),
+        ("deepspeed: &a {b: {c: *a}}", "line 4: an alias stands for something that holds it"),
+        (f"seed: {'9' * 5_000}", "line 4: a value cannot be used"),
+        (f"seed: {'9' * 4_000}", "line 4: a number has more than 64 bits"),
+        ("deepspeed: {a: 2020-13-45}", "line 4: a value cannot be used"),
+        ("optimizer: {lr: .inf}", "line 4: inf is not a finite number"),
+        ("deepspeed: {gradient_clipping: .nan}", "line 4: nan is not a finite number"),
+        ("optimizer: {lr: 1e999}", "optimizer.lr: "),
+        ("optimizer: {betas: [0.9, -.inf]}", "line 4: -inf is not a finite number"),
+        (f"name: {'n' * 300}", "name: "),
+        (f"tensorboard: {{project: {'n' * 300}}}", "tensorboard.project: "),
+        ("tensorboard: {project: /etc}", "tensorboard.project: "),
+        ("tensorboard: {name: ..}", "tensorboard.name: "),
+        (
+            "deepspeed:\n  a: &a0 [x, x]\n" + "".join(f"  b{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 32)),
+            "more than 100,000 values, aliases counted in full",
+        ),
+    ],
+    ids=lambda value: value[:30],
+)
+def test_hostile_files_are_refused_at_once(tmp_path: Path, change: str, named: str) -> None:
+    began = time.monotonic()
+    with pytest.raises(FimError) as error:
+        load_experiment(write(tmp_path, SMALL + change))
+    assert named in str(error.value)
+    assert len(str(error.value)) < 1_000
+    assert time.monotonic() - began < 10
 
 
 def test_a_key_that_is_given_twice_is_refused_with_both_lines(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,50 @@ def test_what_was_made_again_by_force_makes_what_follows_again(tmp_path: Path) -
     again = materialize(data.fim_prompts)
     assert not again.reused
     assert again.artifact.version == first.artifact.version
+    assert materialize(data.fim_prompts).reused
+
+
+def test_an_input_that_was_made_while_the_clock_was_ahead_is_used_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = load_experiment(write_experiment(tmp_path))
+    store = Store(experiment.storage)
+
+    class Ahead(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:
+            return datetime.now(tz) + timedelta(days=400)
+
+    def materialize(stage: Stage, force: bool = False) -> StageResult:
+        return run_stage(stage, experiment, store, upstream_of=stage_of, force=force)
+
+    monkeypatch.setattr("fim_core.store.datetime", Ahead)
+    materialize(data.raw_completions)
+    monkeypatch.undo()
+    assert not materialize(data.fim_prompts).reused
+    assert materialize(data.fim_prompts).reused
+    assert not materialize(data.raw_completions, force=True).reused
+    assert not materialize(data.fim_prompts).reused
+    assert materialize(data.fim_prompts).reused
+
+
+def test_an_input_that_is_made_again_while_it_is_used_is_used_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though what was made of it is newer."""
+    experiment = load_experiment(write_experiment(tmp_path))
+    store = Store(experiment.storage)
+
+    def materialize(stage: Stage, force: bool = False) -> StageResult:
+        return run_stage(stage, experiment, store, upstream_of=stage_of, force=force)
+
+    materialize(data.raw_completions)
+    meanwhile = replace(
+        data.fim_prompts,
+        build=lambda build: (materialize(data.raw_completions, force=True), data.fim_prompts.build(build))[1],
+    )
+    assert not materialize(meanwhile).reused
+    assert not materialize(data.fim_prompts).reused
     assert materialize(data.fim_prompts).reused
 
 

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from fim_core.errors import FimError
-from fim_core.training.failures import record_failure
+from fim_core.training.failures import DISK_FULL, record_failure
 from fim_core.training.job import Job, TrainResult
 from fim_core.training.processes import die_with_parent
 
@@ -29,6 +29,8 @@ def main() -> int:
         with job.work.metrics.open("a") as metrics:
             for event in ({"event": "start", "attempt": job.attempt, "total_steps": 2}, {"event": "checkpoint"}):
                 metrics.write(json.dumps(event | {"step": 0}) + "\n")
+    if behaviour == "disk full":
+        return DISK_FULL
     if behaviour == "stubborn":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         time.sleep(300)

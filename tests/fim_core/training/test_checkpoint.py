@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import shutil
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +164,67 @@ def test_another_batch_is_refused(tmp_path: Path, dataset: Path, tokenizer_folde
     )[0]
     assert kind == "FimError"
     assert "saved with batch_rows 8, and the experiment has 5" in words
+
+
+def damages(state: Path) -> dict[str, Callable[[], object]]:
+    """What may happen to a state: each of its files gone, empty, cut off or with one bit flipped, and its marker worse."""
+    found: dict[str, Callable[[], object]] = {}
+    for path in sorted(path for path in state.rglob("*") if path.is_file()):
+        content, name = path.read_bytes(), path.relative_to(state).as_posix()
+        flipped = bytearray(content)
+        flipped[len(content) // 2] ^= 4
+        found[f"{name} gone"] = path.unlink
+        found[f"{name} empty"] = partial(path.write_bytes, b"")
+        found[f"{name} cut off"] = partial(path.write_bytes, content[: len(content) // 2])
+        found[f"{name} with a flipped bit"] = partial(path.write_bytes, bytes(flipped))
+    for content in (b"[]", b"{}", b"null", b'{"fingerprint": 1}', b"[" * 100_000):
+        found[f"state.json of {content[:20]!r}"] = partial((state / "state.json").write_bytes, content)
+    found["deepspeed gone"] = partial(shutil.rmtree, state / "deepspeed")
+    return found
+
+
+def test_an_older_state_is_used_where_the_newest_is_damaged(
+    tmp_path: Path, dataset: Path, tokenizer_folder: Path
+) -> None:
+    job = job_in(tmp_path / "run", dataset, tokenizer_folder, epochs=1)
+    run_ranks(1, whole_run, job, folder=tmp_path)
+    newest, older = (job.work.states / name for name in ("step-5", "step-4"))
+    fingerprint = json.loads((newest / "state.json").read_text())["fingerprint"]
+    copy = shutil.copytree(newest, tmp_path / "copy")
+    attacks = damages(newest)
+    assert len(attacks) > 15
+    for name, attack in attacks.items():
+        attack()
+        found = newest_state(job.work.states, fingerprint)
+        assert found is not None, name
+        assert found.path == older, name
+        shutil.rmtree(newest)
+        shutil.copytree(copy, newest)
+    found = newest_state(job.work.states, fingerprint)
+    assert found is not None
+    assert found.path == newest
+
+
+@pytest.mark.parametrize("damaged", ["deepspeed", "marker"])
+def test_a_run_with_a_damaged_state_ends_as_one_without(
+    tmp_path: Path, dataset: Path, tokenizer_folder: Path, damaged: str
+) -> None:
+    """It resumes from the older state, and saves the step anew though the damaged one is there."""
+    straight, run = (job_in(tmp_path / name, dataset, tokenizer_folder, epochs=1) for name in ("straight", "run"))
+    run_ranks(1, whole_run, straight, folder=straight.work.root)
+    run_ranks(1, whole_run, run, folder=run.work.root)
+    newest = run.work.states / "step-5"
+    victim = newest / "state.json" if damaged == "marker" else next((newest / "deepspeed").glob("*model_states.pt"))
+    victim.write_bytes(b"damaged")
+    run.work.metrics.write_text(run.work.metrics.read_text() + '{"event": "st\n[1]\n' + "[" * 100_000 + "\n")
+    result = run_ranks(1, whole_run, run, folder=run.work.root)[0]
+    assert result["resumed_from"] == 4
+    assert weights_hash(run) == weights_hash(straight)
+    assert curve(run) == curve(straight)
+    fingerprint = json.loads((run.work.states / "step-4" / "state.json").read_text())["fingerprint"]
+    found = newest_state(run.work.states, fingerprint)
+    assert found is not None
+    assert found.position.step == 5
 
 
 def test_state_of_other_options_is_refused(tmp_path: Path, dataset: Path, tokenizer_folder: Path) -> None:

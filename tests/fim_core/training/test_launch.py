@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -21,9 +22,11 @@ from training_helpers import tiny_experiment
 
 from fim_core.errors import FimError
 from fim_core.training import launch as launching
+from fim_core.training import main
 from fim_core.training import ranks as running
+from fim_core.training.failures import DISK_FULL
 from fim_core.training.job import Job, TrainingFailed, Work
-from fim_core.training.launch import launch
+from fim_core.training.launch import launch, prepare_job
 
 LIGHT_RANK = Path(__file__).with_name("light_rank.py")
 
@@ -69,6 +72,18 @@ def start(tmp_path: Path, **options: Any) -> tuple[Any, list[dict[str, Any]]]:
     return result, events
 
 
+def test_a_rank_on_a_full_disk_ends_with_its_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    job = prepare_job(tiny_experiment(), tmp_path, tmp_path, tmp_path / "work")
+    monkeypatch.setattr(sys, "argv", ["main", "--job", str(job.work.job)])
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setattr(main, "train", full)
+    monkeypatch.setattr(main, "record_failure", full)
+    assert main.main() == DISK_FULL
+
+
 @pytest.mark.usefixtures("light")
 class TestLightRanks:
     def test_good_end(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,10 +92,19 @@ class TestLightRanks:
         work.mkdir()
         earlier = {"event": "start", "attempt": "earlier", "step": 0, "total_steps": 1}
         (work / "metrics.jsonl").write_text(json.dumps(earlier) + "\n")
+        (work / "job.json").write_text("{}")
         result, events = start(tmp_path, **two_ranks())
         assert (result.steps, result.loss_before, result.model) == (2, 2.0, work / "model")
         assert [event["event"] for event in events] == ["start", "checkpoint"]
         wait_until_dead(pids_in(work))
+
+    def test_a_full_disk_is_told_though_nothing_could_be_written(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("BEHAVIOUR", "disk full")
+        with pytest.raises(FimError, match="The disk is full") as caught:
+            start(tmp_path, **two_ranks())
+        assert not isinstance(caught.value, TrainingFailed), "a retry would find it full again"
 
     def test_user_error_is_told_as_it_is(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("BEHAVIOUR", "user error")

@@ -12,7 +12,7 @@ import pytest
 import torch
 from rank_functions import error_of_run, logged_lines, norm_before_and_after_clipping, whole_run
 from safetensors.torch import load_file
-from training_helpers import MODEL, make_rows, run_ranks, save_rows, tiny_experiment
+from training_helpers import MODEL, data_options, make_rows, run_ranks, save_rows, tiny_experiment
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast, Qwen3Config
 
 from fim_core.errors import FimError
@@ -126,6 +126,37 @@ def test_the_loss_is_logged_at_its_interval(
     )
     (lines,) = run_ranks(1, logged_lines, job, folder=tmp_path)
     assert [int(line.split()[1]) for line in lines if line.startswith("step ")] == shown
+
+
+def test_what_is_shared_names_no_folder_of_this_machine(tmp_path: Path, dataset: Path, tokenizer_folder: Path) -> None:
+    template = tmp_path / "own.tmpl"
+    template.write_text("template of somebody")
+    pretrained = tmp_path / "pretrained"
+    train(tmp_path / "first", dataset, tokenizer_folder, max_steps=1)[0].work.model.rename(pretrained)
+    data = data_options(template=str(template), sources=[{"name_or_path": str(tmp_path / "july.csv")}])
+    job, _, _ = train(
+        tmp_path / "run",
+        dataset,
+        tokenizer_folder,
+        max_steps=1,
+        model={"name_or_path": str(pretrained), "tokenizer": str(pretrained)},
+        data=data | {"cache_dir": str(tmp_path / "cache")},
+        checkpoint=[{"output_dir": str(tmp_path / "out")}],
+        tensorboard={},
+    )
+    shared = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    shared += [
+        path for path in job.work.root.rglob("*") if path.is_file() and path.parent.name not in ("state", "logs")
+    ]
+    named = [path.name for path in shared if str(tmp_path).encode() in path.read_bytes()]
+    # These two stay in the run's own folder.
+    assert set(named) <= {"job.json", "result.json"}
+    recipe = json.loads((job.work.model / "fim.json").read_text())
+    assert recipe["data"]["sources"][0]["name_or_path"] == "july.csv"
+    assert (recipe["data"]["template"], recipe["model"]["name_or_path"]) == ("own.tmpl", "pretrained")
+    assert "| base model | pretrained |" in (job.work.model / "README.md").read_text()
+    rights = {path.stat().st_mode for path in job.work.model.iterdir()}
+    assert len(rights) == 1, "all files are as readable as the umask has it"
 
 
 def test_activation_checkpointing_changes_nothing(tmp_path: Path, dataset: Path, tokenizer_folder: Path) -> None:
