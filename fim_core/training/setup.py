@@ -199,7 +199,6 @@ def beyond_context(longest_row: int, config: PretrainedConfig) -> tuple[str, ...
         f"The longest row has {longest_row} tokens, and the model was made for {limit} (max_position_embeddings): beyond "
         "that it trains at positions that it has never seen. data.max_length keeps such rows out."
     )
-    logger.warning("%s", notice)
     return (notice,)
 
 
@@ -210,7 +209,6 @@ def choose_packing(experiment: Experiment, model: PreTrainedModel | PeftModel) -
     if asked != "prefix_tree" or supported:
         return asked, ()
     notice = f"Rows are packed flat, data.pack_samples prefix_tree is not possible: {why}."
-    logger.warning("%s", notice)
     return "flat", (notice,)
 
 
@@ -248,7 +246,6 @@ def few_steps(steps: int, rows: int, batch_rows: int, experiment: Experiment) ->
         f"The run takes {steps} optimizer steps ({rows} rows, {batch_rows} a step, epochs: {experiment.epochs}); with "
         f"fewer than {FEW_STEPS} a model learns little. Lower {batch}, or raise {longer}."
     )
-    logger.warning("%s", notice)
     return (notice,)
 
 
