@@ -104,7 +104,7 @@ def test_defaults_that_are_filled_in_are_stated_and_read_back(tmp_path: Path) ->
 
 @pytest.mark.parametrize("norm", ["-1", "true", ".inf", ".nan", "[1]"])
 def test_a_norm_that_cannot_be_clipped_at_is_refused(tmp_path: Path, norm: str) -> None:
-    with pytest.raises(FimError, match="gradient_clipping is"):
+    with pytest.raises(FimError, match=r"gradient_clipping is|is not a finite number"):
         load_experiment(write(tmp_path, SMALL + f"deepspeed: {{gradient_clipping: {norm}}}"))
 
 
