@@ -65,5 +65,5 @@ def convert(
     if not summary["rows_kept"]:
         typer.echo("No row was kept, so the data set is empty: the rejected rows say why, one by one.")
     typer.echo(
-        f"{summary['markup']} Summary and rejected rows lie beside it: {place.name}.summary.json, .rejected.parquet"
+        f"{summary['markup']} Summary and rejected rows: {place.name}.summary.json, .rejected.parquet"
     )
