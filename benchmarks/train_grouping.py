@@ -138,7 +138,7 @@ def train(options: argparse.Namespace, block: int, seed: int) -> None:
 
     work = Work(options.work / f"block-{block}-{seed}")
     os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
-    os.environ["FIM_INIT_METHOD"] = (options.work / f"meeting-{block}-{seed}").as_uri()
+    os.environ["FIM_RENDEZVOUS_FILE"] = str(options.work / f"meeting-{block}-{seed}")
     tokenizer = options.work / "all" / "prompts" / "tokenizer"
     steps = options.epochs * -(-len(load_rows(options.work / "tokens", "train")) // options.batch_rows)
     model: dict[str, Any] = {"config": SCRATCH, "tokenizer": str(tokenizer)}

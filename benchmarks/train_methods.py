@@ -74,7 +74,7 @@ def _ours(
 
     name = f"{packing}-recompute" if recompute else packing
     os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
-    os.environ["FIM_INIT_METHOD"] = (folder / f"meeting-{name}").as_uri()
+    os.environ["FIM_RENDEZVOUS_FILE"] = str(folder / f"meeting-{name}")
     rows = read_sample(folder).rows
     job = job_of(
         case,

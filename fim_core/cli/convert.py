@@ -64,6 +64,4 @@ def convert(
         typer.echo(f"  {rows:,} rejected: {reason}")
     if not summary["rows_kept"]:
         typer.echo("No row was kept, so the data set is empty: the rejected rows say why, one by one.")
-    typer.echo(
-        f"{summary['markup']} Summary and rejected rows: {place.name}.summary.json, .rejected.parquet"
-    )
+    typer.echo(f"{summary['markup']} Summary and rejected rows: {place.name}.summary.json, .rejected.parquet")

@@ -11,7 +11,7 @@ import deepspeed.ops
 import torch
 import torch.distributed as dist
 
-from fim_core.training.launch import device_type
+from fim_core.training.launch import RENDEZVOUS_FILE, device_type
 
 # Rank 0 plans packs and exports models while the others wait.
 COLLECTIVE_TIMEOUT = timedelta(hours=2)
@@ -42,7 +42,8 @@ class Ranks:
 
 
 def join_ranks() -> Ranks:
-    """Join the other ranks that the environment speaks of (RANK, LOCAL_RANK, WORLD_SIZE, and where to meet)."""
+    """Join the other ranks that the environment names: RANK, LOCAL_RANK, WORLD_SIZE, and the file (RENDEZVOUS_FILE) or the
+    host (MASTER_ADDR, MASTER_PORT) through which they meet."""
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     if device_type() == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
@@ -56,10 +57,11 @@ def join_ranks() -> Ranks:
         # Starting DeepSpeed's optimizers imports one that is decorated with torch.compile, and with that the whole
         # compiler, for seconds. Nothing is compiled on a CPU here.
         os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
-    method = os.environ.get("FIM_INIT_METHOD", "env://")
-    deepspeed.init_distributed(
-        backend, init_method=method, rank=rank, world_size=world_size, timeout=COLLECTIVE_TIMEOUT, verbose=False
-    )
+    if meeting := os.environ.get(RENDEZVOUS_FILE):
+        # A store, not a file:// address: torch does not decode what a path with a space or a # becomes in one.
+        store = dist.FileStore(meeting, world_size)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=COLLECTIVE_TIMEOUT)
+    deepspeed.init_distributed(backend, rank=rank, world_size=world_size, timeout=COLLECTIVE_TIMEOUT, verbose=False)
     return Ranks(rank, world_size, device)
 
 

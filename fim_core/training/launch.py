@@ -22,6 +22,9 @@ from fim_core.training.progress import progress_bar
 from fim_core.training.ranks import HostfileRanks, LocalRanks, RunningRanks, Start
 from fim_core.training.watch import POLL_SECONDS, OnEvent, follow
 
+RENDEZVOUS_FILE = "FIM_RENDEZVOUS_FILE"
+"""Names the file through which the ranks of one machine meet."""
+
 LOCK = "lock"
 LOCK_SECONDS = 20.0
 MASTER_PORT = 29500
@@ -144,7 +147,7 @@ def local_commands(job: Job) -> list[Command]:
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": "0",
             PARENT: str(os.getpid()),
-            "FIM_INIT_METHOD": job.work.rendezvous(job.attempt).as_uri(),
+            RENDEZVOUS_FILE: str(job.work.rendezvous(job.attempt)),
             "DS_ACCELERATOR": device,
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, _cores() // ranks))),
             "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo"),

@@ -286,6 +286,11 @@ def test_a_run_of_few_steps_is_warned_about(tmp_path: Path, dataset: Path, token
     assert [event["message"] for event in events if event["event"] == "warning"] == [notice]
 
 
+def test_a_folder_may_have_any_name(tmp_path: Path, dataset: Path, tokenizer_folder: Path) -> None:
+    job, _, _ = train(tmp_path / "my work #1 100%20?x=y", dataset, tokenizer_folder, max_steps=1)
+    assert (job.work.model / "model.safetensors").is_file()
+
+
 def test_a_run_says_what_its_steps_hold(tmp_path: Path, dataset: Path, tokenizer_folder: Path) -> None:
     data = {"sources": [{"type": "demo"}], "pack_samples": "flat", "pack_length": 64}
     _, result, events = train(tmp_path, dataset, tokenizer_folder, data=data, batch_rows=7)

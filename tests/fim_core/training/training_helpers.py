@@ -88,7 +88,7 @@ class Ranks:
         folder.mkdir(parents=True, exist_ok=True)
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["fim_core.training.engine"])
-        meeting = (folder / f"meeting-{os.urandom(4).hex()}").as_uri()
+        meeting = str(folder / f"meeting-{os.urandom(4).hex()}")
         self._pipes: list[Connection] = []
         self._processes = []
         for rank in range(count):
@@ -154,7 +154,7 @@ def _rank(
         WORLD_SIZE=str(count),
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT="0",
-        FIM_INIT_METHOD=meeting,
+        FIM_RENDEZVOUS_FILE=meeting,
         GLOO_SOCKET_IFNAME="lo",
         TORCH_FORCE_WEIGHTS_ONLY_LOAD="1",
     )
