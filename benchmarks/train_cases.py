@@ -155,7 +155,6 @@ def tokenize_export(
     vocabulary: int = TRAINED_VOCABULARY,
     demo_rows: int = DEMO_ROWS,
     eval_fraction: float = 0.0,
-    template: str = "chat",
 ) -> None:
     """Put the export's rows as a data set into `folder/tokens`.
 

@@ -119,7 +119,7 @@ def prepare(options: argparse.Namespace, folder: Path) -> None:
         vocabulary=2048,
         demo_rows=options.rows,
         eval_fraction=0.1,
-        template="plain" if options.model else "chat",
+        pretrained=str(options.model) if options.model else None,
     )
     splits = datasets.load_from_disk(str(folder / "all" / "tokens" / "dataset"))
     limits = {"train": options.rows, "eval": options.eval_rows}

@@ -1,6 +1,6 @@
 """Families of models that were trained to fill in the middle: their markers, and which tokens end a middle.
 
-The tokens are those of the models' own documentation:
+The tokens are those of the models' own documentation. Only Qwen's were compared with a copy of it, and with a model:
 
 - qwen: README and examples/Qwen2.5-Coder-fim.py of QwenLM/Qwen2.5-Coder; Qwen3 has the same tokens.
 - codegemma: "CodeGemma formatting" on ai.google.dev, and the model card of google/codegemma-2b, which ends generation

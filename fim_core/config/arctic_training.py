@@ -1,4 +1,4 @@
-"""Experiment files of ArcticTraining: what becomes of each of their keys, and where its defaults differ from ours.
+"""Experiment files of ArcticTraining: how each of their keys is treated, and where its defaults differ from ours.
 
 ArcticTraining (github.com/snowflakedb/ArcticTraining) is the trainer whose file format this project follows. `KEYS` lists
 every key of its SFT files. `translate` turns such a file into one of ours; a file of ours passes through unchanged.
@@ -25,7 +25,7 @@ Location = tuple[int | str, ...]
 
 @dataclass(frozen=True)
 class Key:
-    """What becomes of one key.
+    """How one key is treated.
 
     treatment:
         same: an option of ours with this name and meaning.

@@ -30,7 +30,7 @@ class OptimizerConfig(Section):
 
 
 class SchedulerArgs(Section):
-    """`scheduler.scheduler_specific_kwargs`: what a schedule takes beside the warm-up and the number of steps."""
+    """`scheduler.scheduler_specific_kwargs`: what a schedule takes besides the warm-up and the number of steps."""
 
     min_lr_rate: float | None = Field(None, ge=0, le=1, description="Floor of the cosine as a share of the peak.")
     min_lr: float | None = Field(None, ge=0, description="Floor of the cosine as a learning rate.")

@@ -61,7 +61,7 @@ class Export:
 
 
 def read_file(path: Path, name: str) -> Export:
-    """A CSV, JSON-lines or Parquet file, told by its suffix, or Parquet of any name by its first bytes.
+    """A CSV, JSON-lines or Parquet file, recognised by its suffix, or Parquet of any name, by its first bytes.
 
     Raises:
         FimError: it cannot be read, or its first row shows that it is not what its suffix says.

@@ -1,4 +1,4 @@
-"""Resumable states: written beside, renamed when whole, so that a kill at any moment leaves the last good one.
+"""Resumable states: written under another name and renamed when whole, so that a kill at any moment leaves the last good one.
 
 A state holds what DeepSpeed saves (weights, optimizer, schedule), each rank's random state, and how far the run had
 come. Its marker `state.json` is written last, before the rename.
@@ -44,7 +44,7 @@ DEEPSPEED_TAG = "deepspeed"
 _STATE = re.compile(r"step-(\d+)(?:-\d+)?")
 _LEFTOVER = re.compile(r"\.step-\d+(?:-\d+)?-(?:unfinished|universal)")
 
-# What DeepSpeed pickles into its states beside tensors and plain values. Nothing else is loaded: the ranks run with
+# What DeepSpeed pickles into its states besides tensors and plain values. Nothing else is loaded: the ranks run with
 # TORCH_FORCE_WEIGHTS_ONLY_LOAD, see main.py.
 PICKLED_CLASSES = [LossScaler, DynamicLossScaler, fragment_address, ZeroStageEnum, OffloadDeviceEnum]
 
@@ -122,21 +122,21 @@ def save_state(
         keep: older states of the run beyond so many are removed.
     """
     step = Position(**progress["position"]).step
-    final, beside = _place(folder, step, fingerprint), folder / f".step-{step}-unfinished"
+    final, scratch = _place(folder, step, fingerprint), folder / f".step-{step}-unfinished"
     if ranks.is_first:
-        if os.path.lexists(beside):
-            shutil.rmtree(beside)
-        beside.mkdir(parents=True)
+        if os.path.lexists(scratch):
+            shutil.rmtree(scratch)
+        scratch.mkdir(parents=True)
     ranks.barrier()
-    engine.save_checkpoint(str(beside), tag=DEEPSPEED_TAG, save_latest=False)
-    torch.save(_random_state(ranks.device), beside / f"random-{ranks.rank}.pt")
+    engine.save_checkpoint(str(scratch), tag=DEEPSPEED_TAG, save_latest=False)
+    torch.save(_random_state(ranks.device), scratch / f"random-{ranks.rank}.pt")
     ranks.barrier()
     if ranks.is_first:
         stage, threads = engine.zero_optimization_stage(), torch.get_num_threads()
-        state = State(beside, fingerprint, ranks.world_size, stage, threads, batch_rows, _digests(beside), progress)
+        state = State(scratch, fingerprint, ranks.world_size, stage, threads, batch_rows, _digests(scratch), progress)
         content = {key: value for key, value in asdict(state).items() if key != "path"}
-        write_json(beside / MARKER, content | {"digest": digest(content)})
-        publish_folder(beside, final)
+        write_json(scratch / MARKER, content | {"digest": digest(content)})
+        publish_folder(scratch, final)
         for old in _outdated(folder, fingerprint, step, keep):
             shutil.rmtree(old)
     ranks.barrier()
@@ -232,16 +232,16 @@ def remove_leftovers(folder: Path) -> None:
             shutil.rmtree(leftover)
 
 
-def publish_folder(beside: Path, final: Path) -> None:
+def publish_folder(scratch: Path, final: Path) -> None:
     """Flush a folder to disk and rename it into place, where it replaces an older one.
 
     Args:
         final: free, or known to hold what the caller has put there before.
     """
-    flush_tree(beside)
+    flush_tree(scratch)
     if os.path.lexists(final):
         shutil.rmtree(final)
-    os.rename(beside, final)
+    os.rename(scratch, final)
     flush(final.parent)
 
 

@@ -53,12 +53,12 @@ def build_for(
 
 def export_model(job: Job, engine: DeepSpeedEngine, tokenizer: PreTrainedTokenizerFast, ranks: Ranks) -> None:
     """Write the final model; to be called on all ranks."""
-    beside = job.work.model.with_name(f".{job.work.model.name}")
-    if ranks.is_first and os.path.lexists(beside):
-        shutil.rmtree(beside)
-    _write_weights(job, engine, tokenizer, ranks, beside)
+    scratch = job.work.model.with_name(f".{job.work.model.name}")
+    if ranks.is_first and os.path.lexists(scratch):
+        shutil.rmtree(scratch)
+    _write_weights(job, engine, tokenizer, ranks, scratch)
     if ranks.is_first:
-        publish_folder(beside, job.work.model)
+        publish_folder(scratch, job.work.model)
 
 
 def export_step(
