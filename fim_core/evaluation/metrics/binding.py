@@ -60,7 +60,8 @@ class Catalog:
         if isinstance(target, exp.Schema):
             for column in target.find_all(exp.ColumnDef):
                 if column.parent is target:
-                    columns[column.name] = column.kind or exp.DataType.build("unknown")
+                    # A copy, so that the rest of the tree is not kept with it.
+                    columns[column.name] = column.kind.copy() if column.kind else exp.DataType.build("unknown")
             target = target.this
         elif isinstance(tree.expression, exp.Query) and not tree.expression.is_star:
             columns = {name: exp.DataType.build("unknown") for name in tree.expression.named_selects}
@@ -81,6 +82,8 @@ class Catalog:
             qualified = qualify(
                 query, schema=self._schema, dialect=self.dialect, quote_identifiers=False, validate_qualify_columns=True
             )
+        except MemoryError:
+            raise
         # On trees that no database would accept, the optimizer also fails with errors of other kinds.
         except Exception:
             return None
@@ -109,7 +112,7 @@ def binds(gold: CompletedSql, predicted: CompletedSql, ddl: str) -> bool | None:
     return bound_queries(predicted, ddl) is not None
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)
 def bound_queries(sql: CompletedSql, ddl: str) -> list[BoundQuery] | None:
     """All queries in the statements that a completion touches, resolved; None where anything does not resolve.
 
@@ -122,7 +125,7 @@ def bound_queries(sql: CompletedSql, ddl: str) -> list[BoundQuery] | None:
     return [query for queries in bound if queries for query in queries] if all(bound) else None
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=16)
 def catalog_of(ddl: str, dialect: str) -> Catalog:
     """The catalog of a DDL text; rows of one worksheet share it."""
     return Catalog(ddl, dialect)
