@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from functools import cache
@@ -79,18 +80,21 @@ class Worker:
         was_new, self._requests = self._requests == 0, self._requests + 1
         assert process.stdin
         assert process.stdout
+        finished = False
         try:
-            pickle.dump((row, tuple(stages)), process.stdin)
-            process.stdin.flush()
-        except BrokenPipeError:
-            pass  # it ended while it read, and has no answers
-        for _ in range(len(stages) * (1 + len(row.texts))):
-            line = process.stdout.readline()
-            if not line.endswith(b"\n"):
-                status = process.wait()
+            with suppress(BrokenPipeError):  # it ended while it read, and has no answers
+                pickle.dump((row, tuple(stages)), process.stdin)
+                process.stdin.flush()
+            for _ in range(len(stages) * (1 + len(row.texts))):
+                line = process.stdout.readline()
+                if not line.endswith(b"\n"):
+                    raise LimitExceeded(_limit_of(process.wait()), was_new=was_new)
+                yield json.loads(line)
+            finished = True
+        finally:
+            # Answers that nobody read would be taken for those of the next row.
+            if not finished:
                 self.close()
-                raise LimitExceeded(_limit_of(status), was_new=was_new)
-            yield json.loads(line)
 
     def close(self) -> None:
         """End the process."""

@@ -169,6 +169,13 @@ def test_the_process_has_hard_limits_and_inherits_nothing(worker: Worker, monkey
     assert not any(heavy in loaded for heavy in ("libtorch", "pyarrow", "numpy"))
 
 
+def test_answers_that_nobody_reads_are_not_those_of_the_next_row(worker: Worker, sandbox: Sandbox) -> None:
+    answers = worker.answers(row("SELECT", "SELECT a"), STAGES)
+    next(answers)
+    answers.close()
+    assert judge_row(ORDINARY[0], worker) == judged_here(ORDINARY[0], sandbox)
+
+
 def test_a_worker_ends_with_its_parent(worker: Worker) -> None:
     judge_row(row(), worker)
     process = worker._process
