@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
 
-from fim_assets.checks import check_results, check_specs
+from fim_assets.checks import check_results, check_specs, not_blocked_by_dagster
 from fim_assets.metadata import metadata_of, outcome
 from fim_assets.resources.experiment import ExperimentResource, user_errors
 from fim_assets.resources.run_worker import bind_to_worker
@@ -32,11 +33,12 @@ def materialize(
     stage: Stage,
     on_event: OnEvent = lambda event: None,
     start: Start | None = None,
-) -> dg.MaterializeResult:
+) -> Iterator[dg.MaterializeResult]:
     """Make, or reuse, the asset of a stage, and report it: content version, metadata, checks.
 
     Raises:
-        dagster.Failure: a mistake that the user can mend, in one sentence.
+        dagster.Failure: a mistake that the user can correct, in one sentence, or a failed check that the experiment
+            has raised to an error.
     """
     bind_to_worker(context)
     options = experiment.load()
@@ -55,8 +57,13 @@ def materialize(
     for check in result.checks:
         if not check.passed:
             context.log.warning(f"check failed ({check.severity}): {check.sentence}")
-    return dg.MaterializeResult(
+    yield dg.MaterializeResult(
         data_version=dg.DataVersion(artifact.version),
         metadata=metadata_of(result, options),
         check_results=check_results(artifact.asset, result.checks),
     )
+    if raised := not_blocked_by_dagster(artifact.asset, result.checks):
+        sentences = " ".join(check.sentence for check in raised)
+        raise dg.Failure(
+            description=f"Failed by the severity that the experiment sets: {sentences}", allow_retries=False
+        )

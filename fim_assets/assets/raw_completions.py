@@ -1,5 +1,7 @@
 """Every exported row, verbatim."""
 
+from collections.abc import Iterator
+
 import dagster as dg
 
 from fim_assets.assets.common import asset_options, materialize
@@ -8,6 +10,8 @@ from fim_core.pipeline import data
 
 
 @dg.asset(**asset_options(data.raw_completions), kinds={"parquet", "duckdb"})
-def raw_completions(context: dg.AssetExecutionContext, experiment: ExperimentResource) -> dg.MaterializeResult:
+def raw_completions(
+    context: dg.AssetExecutionContext, experiment: ExperimentResource
+) -> Iterator[dg.MaterializeResult]:
     """Every row of the exports as text, exactly as written, with a row_id that leads back to its file and line."""
-    return materialize(context, experiment, data.raw_completions)
+    yield from materialize(context, experiment, data.raw_completions)

@@ -1,5 +1,6 @@
 """The model, trained."""
 
+from collections.abc import Iterator
 from functools import partial
 
 import dagster as dg
@@ -19,11 +20,11 @@ from fim_core.pipeline import training
 )
 def trained_checkpoint(
     context: dg.AssetExecutionContext, experiment: ExperimentResource, launcher: dg.ResourceParam[Launcher]
-) -> dg.MaterializeResult:
+) -> Iterator[dg.MaterializeResult]:
     """A checkpoint that loads with transformers, trained by DeepSpeed; a retry resumes at the exact step."""
     if (notice := experiment.notice()) is not None:
         context.log.info(notice)
-    return materialize(
+    yield from materialize(
         context,
         experiment,
         training.trained_checkpoint,

@@ -10,12 +10,13 @@ from dataclasses import asdict, dataclass
 
 import dagster as dg
 import psutil
-from dagster._core.storage.tags import GRPC_INFO_TAG
+from dagster._core.storage.tags import GRPC_INFO_TAG, HIDDEN_TAG_PREFIX
 
 from fim_core.parallel import end_with_parent
 
-WORKER_TAG = "fim/worker"
-HOST_TAG = "fim/launched_on"
+# Dagster's UI hides tags of this prefix.
+WORKER_TAG = f"{HIDDEN_TAG_PREFIX}fim_worker"
+HOST_TAG = f"{HIDDEN_TAG_PREFIX}fim_launched_on"
 # Start times are told by the wall clock, which may be set; a number is hardly given twice within this time.
 CLOCK_SECONDS = 300.0
 
