@@ -28,6 +28,9 @@ def run_artifact_checks(artifact: Artifact, experiment: Experiment, store: Store
 
     An artifact never changes, so what its checks found is kept in `checks/` of the store, and found again when the
     artifact is an input later.
+
+    Raises:
+        DamagedFile: a file of what it was made from is not what was published.
     """
     overrides = {name: override.model_dump(mode="json") for name, override in sorted(experiment.checks.items())}
     key = digest({"overrides": overrides, "code": code_version("quality")})
@@ -70,6 +73,7 @@ def tables_of(artifact: Artifact, store: Store) -> dict[str, Path]:
     for asset in _LOOKS_BACK.get(artifact.asset, ()):
         upstream = store.find(asset, artifact.manifest["inputs"][asset])
         if upstream is not None:
+            upstream.require_whole()
             tables |= {name: upstream.path / place for name, place in _OWN_TABLES[asset].items() if name not in tables}
     if artifact.asset == "fim_prompts":
         tables |= _previous(artifact, store)
@@ -95,7 +99,12 @@ def _previous(artifact: Artifact, store: Store) -> dict[str, Path]:
         if other.manifest["experiment"] == artifact.manifest["experiment"]
         and other.manifest["serial"] < artifact.manifest["serial"]
     ]
-    return {"previous": older[-1].path / "prompts.parquet"} if older else {}
+    if not older:
+        return {}
+    if (damage := older[-1].find_damage()) is not None:
+        _log.warning("Nothing is compared with %s, which is damaged: %s", older[-1].path, damage)
+        return {}
+    return {"previous": older[-1].path / "prompts.parquet"}
 
 
 def _parameters(artifact: Artifact, store: Store) -> dict[str, Any]:
@@ -135,7 +144,7 @@ def _input(artifact: Artifact, store: Store, asset: str) -> Artifact:
             f"{artifact.asset} {artifact.version} was made from {asset} {version}, which is gone from {store.root}. "
             f"Materialize {asset} again."
         )
-    return found
+    return found.require_whole()
 
 
 def _tokens(prompts: Artifact) -> FimTokens:

@@ -162,11 +162,12 @@ champion_model = Stage(
 
 
 def champion(store: Store, experiment: str) -> Artifact | None:
-    """The model that an experiment has promoted, or None; see `champion_weights`."""
-    try:
-        return store.current("champion_model", experiment)
-    except FimError:
-        return None
+    """The model that an experiment has promoted, or None; see `champion_weights`.
+
+    Raises:
+        DamagedFile: its manifest is damaged.
+    """
+    return store.find_current("champion_model", experiment)
 
 
 def decisions(store: Store, experiment: str) -> list[Artifact]:
