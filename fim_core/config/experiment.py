@@ -235,16 +235,7 @@ def read_experiment_file(path: str | Path) -> ExperimentFile:
         FimError: no such file, not YAML, an unknown key or a bad value; the message names each key as the file has it.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FimError(f"There is no experiment file {path}. Give the path of a YAML file, such as configs/demo.yaml.")
-    try:
-        content = read_yaml(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise FimError(f"{path} is not valid YAML: {error}") from error
-    except OSError as error:
-        raise FimError(f"{path} cannot be read: {error.strerror}.") from error
-    if not isinstance(content, dict):
-        raise FimError(f"{path} holds no options. It needs at least `model` and `data`; see configs/demo.yaml.")
+    content = read_options(path)
     translation = translate(content)
     if "name" not in content:
         translation.content["name"] = _name_of(path)
@@ -258,6 +249,25 @@ def read_experiment_file(path: str | Path) -> ExperimentFile:
     if problems or experiment is None:
         raise FimError("\n  ".join([f"{path} has options that cannot be used:", *problems]))
     return ExperimentFile(experiment, translation)
+
+
+def read_options(path: Path) -> dict[str, Any]:
+    """The options that an experiment file gives, not validated yet.
+
+    Raises:
+        FimError: no such file, or not YAML, or no mapping.
+    """
+    if not path.is_file():
+        raise FimError(f"There is no experiment file {path}. Give the path of a YAML file, such as configs/demo.yaml.")
+    try:
+        content = read_yaml(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise FimError(f"{path} is not valid YAML: {error}") from error
+    except OSError as error:
+        raise FimError(f"{path} cannot be read: {error.strerror}.") from error
+    if not isinstance(content, dict):
+        raise FimError(f"{path} holds no options. It needs at least `model` and `data`; see configs/demo.yaml.")
+    return content
 
 
 def _name_of(path: Path) -> str:

@@ -42,8 +42,7 @@ def open_log(run: Run) -> EventLog | None:
         gradient_clipping=run.experiment.deepspeed["gradient_clipping"],
         packing=run.packing,
         batch_rows=run.batch_rows,
-        peak_flops=run.peak.flops,
-        peak_source=run.peak.source,
+        **({"peak_flops": run.peak.flops, "peak_source": run.peak.source} if run.peak else {}),
     )
     for notice in run.notices:
         log.write("warning", run.start.position.step, message=notice)
@@ -74,7 +73,7 @@ def log_step(log: EventLog | None, run: Run, step: Step, progress: Progress, out
         rows_per_second=step.rows / seconds,
         tokens_per_second=step.tokens / seconds,
         distinct_tokens_per_second=step.distinct_tokens / seconds,
-        mfu=outcome.operations / seconds / (run.peak.flops * run.ranks.world_size),
+        **({"mfu": outcome.operations / seconds / (run.peak.flops * run.ranks.world_size)} if run.peak else {}),
         memory_bytes=peak_memory(run.ranks.device),
         empty_steps=progress.empty_steps,
     )

@@ -66,7 +66,7 @@ class Run:
     start: Progress
     resumed_from: int | None
     cost: Cost
-    peak: Peak
+    peak: Peak | None
     packing: Strategy
     notices: tuple[str, ...]
 

@@ -60,7 +60,7 @@ def test_run_and_its_model(
     assert result["loss_before"] == pytest.approx(torch.tensor(float(len(tokenizer))).log().item(), rel=0.1)
     assert result["rows"] == 3 * 40 == steps[-1]["rows_total"]
     assert result["distinct_tokens"] < result["tokens"]
-    assert 0 < steps[-1]["mfu"] < 1.5
+    assert "mfu" not in steps[-1], "a CPU has no peak to take a share of"
     assert steps[-1]["memory_bytes"] > 2**20
     kept = sorted((tmp_path / "out" / "tiny-run").glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
     assert [path.name for path in kept] == [f"step-{n}" for n in (3 * ((result["steps"] - 1) // 3), result["steps"])]
