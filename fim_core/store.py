@@ -31,7 +31,7 @@ import socket
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
@@ -39,8 +39,8 @@ from pathlib import Path
 from typing import Any
 
 from fim_core.errors import DamagedFile, FimError, is_disk_full
-from fim_core.files import flush, flush_tree, read_json, replacing, write_json
-from fim_core.integrity import digests_of, find_damage
+from fim_core.files import flush, flush_tree, read_json, read_json_as, replacing, write_json
+from fim_core.integrity import digests_of, find_damage, seal, unseal
 
 _log = logging.getLogger(__name__)
 
@@ -154,6 +154,20 @@ class Draft:
 
     path: Path
     counts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Lease:
+    """Who writes a draft.
+
+    Attributes:
+        pid, host: of the process.
+        inputs: version of each input, which must not be collected meanwhile.
+    """
+
+    pid: int
+    host: str
+    inputs: dict[str, str]
 
 
 class Store:
@@ -349,7 +363,7 @@ class Store:
                     "files": digests_of(new, without=MANIFEST),
                     "created": datetime.now(UTC).isoformat(timespec="microseconds"),
                 }
-                content = json.dumps(manifest | {"digest": digest(manifest)}, indent=2, ensure_ascii=False) + "\n"
+                content = json.dumps(seal(manifest), indent=2, ensure_ascii=False) + "\n"
                 (new / MANIFEST).write_text(content, encoding="utf-8")
                 flush_tree(new)
                 self._require_version(final)
@@ -435,8 +449,8 @@ class Store:
                 else:
                     current.unlink()
 
-    def drafts(self) -> list[tuple[Path, dict[str, Any] | None]]:
-        """Folders of unfinished versions, each with its lease: pid, host, inputs. None where it cannot be read, in the
+    def drafts(self) -> list[tuple[Path, Lease | None]]:
+        """Folders of unfinished versions, each with its lease. None where it cannot be read, in the
         moment in which a draft begins or ends or something is removed, or after a kill in that moment."""
         return [(folder, _read_lease(folder)) for folder in self._folders("draft")]
 
@@ -511,8 +525,8 @@ class Store:
 
     @staticmethod
     def _lease(folder: Path, inputs: Mapping[str, str]) -> None:
-        lease = {"pid": os.getpid(), "host": socket.gethostname(), "inputs": dict(inputs)}
-        (folder / LEASE).write_text(json.dumps(lease), encoding="utf-8")
+        lease = Lease(os.getpid(), socket.gethostname(), dict(inputs))
+        (folder / LEASE).write_text(json.dumps(asdict(lease)), encoding="utf-8")
 
     @staticmethod
     def _discard(folder: Path) -> None:
@@ -579,7 +593,7 @@ def _read(asset: str, folder: Path) -> Artifact | None:
     """What a folder holds of an asset; None where it holds no artifact, or one whose manifest is damaged."""
     place = folder / MANIFEST
     try:
-        manifest = read_json(place)
+        manifest = unseal(read_json(place))
     except FileNotFoundError:
         return None
     except DamagedFile as error:
@@ -587,8 +601,8 @@ def _read(asset: str, folder: Path) -> Artifact | None:
             return None
         _log.warning("This version is not used: %s", error)
         return None
-    known = isinstance(manifest, dict) and all(isinstance(manifest.get(k), kind) for k, kind in _DESCRIBED.items())
-    if not known or manifest.pop("digest", None) != digest(manifest) or manifest["asset"] != asset:
+    known = manifest is not None and all(isinstance(manifest.get(k), kind) for k, kind in _DESCRIBED.items())
+    if manifest is None or not known or manifest["asset"] != asset:
         _log.warning("%s does not describe a version of %s, so this folder is not used.", place, asset)
         return None
     return Artifact(asset, manifest["version"], folder, manifest)
@@ -608,10 +622,8 @@ def require_whole_copy(folder: Path) -> None:
         return
     if not isinstance(manifest, dict) or not {"asset", "files"} <= manifest.keys():
         return  # another tool's
-    if manifest.pop("digest", None) != digest(manifest):
-        damage: str | None = f"{MANIFEST} has changed"
-    else:
-        damage = find_damage(folder, manifest["files"], ignore=("README.md",))
+    plain = unseal(manifest)
+    damage = f"{MANIFEST} has changed" if plain is None else find_damage(folder, plain["files"], ignore=("README.md",))
     if damage is not None:
         raise DamagedFile(
             f"{folder} is damaged: {damage}. Copy the folder again; in a store, `fim verify --delete` removes what is "
@@ -619,9 +631,9 @@ def require_whole_copy(folder: Path) -> None:
         )
 
 
-def _read_lease(scratch: Path) -> dict[str, Any] | None:
+def _read_lease(scratch: Path) -> Lease | None:
     try:
-        return read_json(scratch / LEASE)
+        return read_json_as(scratch / LEASE, Lease)
     except (FileNotFoundError, DamagedFile):
         return None
 

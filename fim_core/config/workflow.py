@@ -28,7 +28,9 @@ class ScheduleConfig(Section):
                 f"{value!r} has {len(fields)} fields; a cron has five: minute, hour, day of month, month, day of week"
             )
         if not croniter.is_valid(value, strict=True):
-            raise ValueError(f"{value!r} is not a valid cron expression; write for example '0 3 * * 0' for Sundays at 03:00")
+            raise ValueError(
+                f"{value!r} is not a valid cron expression; write for example '0 3 * * 0' for Sundays at 03:00"
+            )
         return value
 
     @field_validator("timezone")

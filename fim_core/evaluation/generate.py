@@ -20,7 +20,7 @@ from fim_core.evaluation.shared_decoding import DecodedRow, decode
 from fim_core.evaluation.vllm_backend import decode_with_vllm
 from fim_core.modeling.weights import load_weights
 from fim_core.store import require_whole_copy
-from fim_core.tokens import control_ids, load_tokenizer
+from fim_core.tokens import control_ids, load_tokenizer, require_generation_config
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +104,7 @@ def load_for_inference(checkpoint: Path) -> tuple[PreTrainedModel, PreTrainedTok
     if not (checkpoint / "config.json").is_file():
         raise FimError(f"There is no checkpoint in {checkpoint}: config.json and *.safetensors are needed.")
     require_whole_copy(checkpoint)
+    require_generation_config(checkpoint)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = load_weights(
         checkpoint, device_map=device, dtype="auto" if device == "cuda" else torch.float32, local_files_only=True

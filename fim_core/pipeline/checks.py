@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fim_core.config import Experiment
 from fim_core.errors import DamagedFile, FimError
-from fim_core.files import flush, read_json, replacing
+from fim_core.integrity import read_sealed, write_sealed
 from fim_core.pipeline.code import code_version
 from fim_core.quality.run import CheckResult, run_checks
 from fim_core.recipe import read_recipe
@@ -45,10 +44,10 @@ def run_artifact_checks(artifact: Artifact, experiment: Experiment, store: Store
 def _remembered(place: Path) -> list[CheckResult] | None:
     """What was kept in a file; None where there is none, or where it is damaged and the checks have to run again."""
     try:
-        return [CheckResult(**entry) for entry in read_json(place)]
+        return [CheckResult(**entry) for entry in read_sealed(place)["results"]]
     except FileNotFoundError:
         return None
-    except (DamagedFile, TypeError) as error:
+    except DamagedFile as error:
         _log.warning("%s is damaged, so the checks run again: %s", place, error)
         return None
 
@@ -56,9 +55,7 @@ def _remembered(place: Path) -> list[CheckResult] | None:
 def _remember(results: Sequence[CheckResult], place: Path, artifact: Artifact, store: Store) -> None:
     with store.full_disk_told(artifact.asset):
         store.folder("checks", artifact.asset)
-        with replacing(place) as scratch:
-            scratch.write_text(json.dumps([asdict(result) for result in results]), encoding="utf-8")
-            flush(scratch)
+        write_sealed(place, {"results": [asdict(result) for result in results]})
 
 
 def blocking_failures(results: Sequence[CheckResult]) -> list[CheckResult]:

@@ -30,9 +30,8 @@ from deepspeed.utils.tensor_fragment import fragment_address
 from fim_core.config import Experiment
 from fim_core.config.training import CheckpointConfig
 from fim_core.errors import DamagedFile, FimError
-from fim_core.files import flush, flush_tree, read_json, write_json
-from fim_core.integrity import digests_of, find_damage
-from fim_core.store import digest
+from fim_core.files import flush, flush_tree
+from fim_core.integrity import digests_of, find_damage, read_sealed, write_sealed
 from fim_core.training.distributed import Ranks
 from fim_core.training.steps import Position, Step
 
@@ -144,7 +143,7 @@ def save_state(
             progress,
         )
         content = {key: value for key, value in asdict(state).items() if key != "path"}
-        write_json(scratch / MARKER, content | {"digest": digest(content)})
+        write_sealed(scratch / MARKER, content)
         publish_folder(scratch, final)
         for old in _outdated(folder, fingerprint, step, keep):
             shutil.rmtree(old)
@@ -267,10 +266,7 @@ def _read_state(folder: Path) -> State | None:
     if name is None or folder.is_symlink() or not place.is_file():
         return None
     try:
-        content = dict(read_json(place))
-        if content.pop("digest") != digest(content):
-            raise DamagedFile("its digest is another")
-        state = State(path=folder, **content)
+        state = State(path=folder, **read_sealed(place))
         step = state.position.step
     except (DamagedFile, ValueError, TypeError, KeyError) as error:
         logger.warning("%s is damaged, so this state is not used: %s", place, error)
