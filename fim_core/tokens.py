@@ -6,8 +6,10 @@ import hashlib
 import logging
 import re
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
@@ -15,6 +17,7 @@ from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFas
 from fim_core.config.model import ModelConfig
 from fim_core.errors import FimError
 from fim_core.families import FAMILIES
+from fim_core.files import read_json_as
 from fim_core.hub import require_place
 
 logger = logging.getLogger(__name__)
@@ -56,9 +59,9 @@ def load_tokenizer(path_or_id: str | Path) -> PreTrainedTokenizerFast:
     require_place(place, "tokenizer")
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            Path(place).expanduser() if Path(place).expanduser().is_dir() else place
+            Path(place).expanduser() if Path(place).expanduser().is_dir() else place, trust_remote_code=False
         )
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # tokenizers raises nothing narrower, and a damaged file leads to errors of any class
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise FimError(
             f"The tokenizer {place} cannot be loaded: {reason} Give a folder that holds tokenizer.json and "
@@ -196,6 +199,17 @@ def _end_id(tokenizer: PreTrainedTokenizerFast, model: ModelConfig, end: str | N
     return eos
 
 
+def require_generation_config(folder: Path) -> None:
+    """Go on if a folder has no generation_config.json, or one that can be read: transformers passes over a damaged one,
+    and generation would stop elsewhere.
+
+    Raises:
+        DamagedFile: it is damaged.
+    """
+    with suppress(FileNotFoundError):
+        read_json_as(folder / "generation_config.json", dict[str, Any])
+
+
 def _generation_end_ids(tokenizer: PreTrainedTokenizerFast, model: ModelConfig) -> tuple[int, ...]:
     """What the pretrained model's own generation config stops at; nothing for a model from scratch or without one.
 
@@ -204,6 +218,7 @@ def _generation_end_ids(tokenizer: PreTrainedTokenizerFast, model: ModelConfig) 
     """
     if model.name_or_path is None:
         return ()
+    require_generation_config(Path(model.name_or_path))
     try:
         ends = GenerationConfig.from_pretrained(model.name_or_path).eos_token_id
     except OSError:

@@ -90,8 +90,12 @@ def _print_reasons(decided: Artifact) -> None:
 
 
 def reasons(decided: Artifact) -> list[str]:
-    """What every rule of the gate found, a line each, and a warning where the report cannot see small gains."""
-    content = read_json(decided.path / DECISION)
+    """What every rule of the gate found, a line each, and a warning where the report cannot see small gains.
+
+    Raises:
+        DamagedFile: the decision is damaged.
+    """
+    content = read_json(decided.require_whole().path / DECISION)
     marks = {True: "+", False: "-", None: " "}
     lines = [f"{marks[result['holds']]} {result['reason']}" for result in content["results"]]
     return lines + ([] if content["power"]["enough"] else [f"! {content['power']['sentence']}"])

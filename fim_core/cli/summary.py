@@ -10,7 +10,6 @@ import typer
 
 from fim_core.cli.champion import reasons
 from fim_core.config import load_experiment
-from fim_core.errors import FimError
 from fim_core.pipeline import STAGES
 from fim_core.pipeline.evaluation import decisions
 from fim_core.store import Artifact, Store
@@ -94,9 +93,8 @@ def _headline(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _champion(store: Store, experiment: str, checkpoint: Artifact) -> str:
-    try:
-        champion = store.current("champion_model", experiment)
-    except FimError:
+    champion = store.find_current("champion_model", experiment)
+    if champion is None:
         return "none yet; `fim champion show` tells why"
     if champion.manifest["inputs"]["trained_checkpoint"] == checkpoint.version:
         return "this model"

@@ -19,7 +19,8 @@ from fim_core.evaluation.progress import Advance
 from fim_core.evaluation.shared_decoding import DecodedRow, decode
 from fim_core.evaluation.vllm_backend import decode_with_vllm
 from fim_core.modeling.weights import load_weights
-from fim_core.tokens import control_ids, load_tokenizer
+from fim_core.store import require_whole_copy
+from fim_core.tokens import control_ids, load_tokenizer, require_generation_config
 
 log = logging.getLogger(__name__)
 
@@ -98,9 +99,12 @@ def load_for_inference(checkpoint: Path) -> tuple[PreTrainedModel, PreTrainedTok
 
     Raises:
         FimError: no such folder, or not a checkpoint with safetensors weights.
+        DamagedFile: a file is not what was published.
     """
     if not (checkpoint / "config.json").is_file():
         raise FimError(f"There is no checkpoint in {checkpoint}: config.json and *.safetensors are needed.")
+    require_whole_copy(checkpoint)
+    require_generation_config(checkpoint)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = load_weights(
         checkpoint, device_map=device, dtype="auto" if device == "cuda" else torch.float32, local_files_only=True

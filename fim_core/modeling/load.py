@@ -201,14 +201,15 @@ def _pretrained_config(place: str) -> PretrainedConfig:
     require_place(place, "model")
     if folder.is_dir() and (folder / "config.json").is_file():
         options = read_json(folder / "config.json")
-        if options.get("model_type") not in CONFIG_MAPPING:
+        kind = options.get("model_type") if isinstance(options, dict) else None
+        if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
             raise FimError(
-                f"The model {place} is of the type {options.get('model_type')!r}, which transformers does not know. "
+                f"The model {place} is of the type {kind!r} by its config.json, which transformers does not know. "
                 "Models that need code of their own are not loaded."
             )
     try:
         return AutoConfig.from_pretrained(folder if folder.is_dir() else place, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # what a damaged file leads to has no common class
         raise FimError(f"The model {place} cannot be loaded: {first_line(error)}") from error
 
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from fim_core.config import Experiment
 from fim_core.errors import FimError
-from fim_core.files import read_json, write_json
 from fim_core.hub import require_place
+from fim_core.integrity import read_sealed, write_sealed
 from fim_core.pipeline.code import code_version
 from fim_core.pipeline.data import RAW_ROWS
 from fim_core.pipeline.stage import Build, Stage
@@ -162,11 +162,12 @@ champion_model = Stage(
 
 
 def champion(store: Store, experiment: str) -> Artifact | None:
-    """The model that an experiment has promoted, or None; see `champion_weights`."""
-    try:
-        return store.current("champion_model", experiment)
-    except FimError:
-        return None
+    """The model that an experiment has promoted, or None; see `champion_weights`.
+
+    Raises:
+        DamagedFile: its manifest is damaged.
+    """
+    return store.find_current("champion_model", experiment)
 
 
 def decisions(store: Store, experiment: str) -> list[Artifact]:
@@ -210,16 +211,20 @@ def roll_back(store: Store, experiment: str, version: str | None = None) -> Arti
 
 
 def withdrawn(store: Store, experiment: str) -> set[str]:
-    """The checkpoints of an experiment that were rolled back."""
+    """The checkpoints of an experiment that were rolled back.
+
+    Raises:
+        DamagedFile: their list is damaged.
+    """
     try:
-        return set(read_json(withdrawn_file(store, experiment)))
+        return set(read_sealed(withdrawn_file(store, experiment))["checkpoints"])
     except FileNotFoundError:
         return set()
 
 
 def _write_withdrawn(store: Store, experiment: str, checkpoints: set[str]) -> None:
     store.folder("champion_model", _WITHDRAWN)
-    write_json(withdrawn_file(store, experiment), sorted(checkpoints))
+    write_sealed(withdrawn_file(store, experiment), {"checkpoints": sorted(checkpoints)})
 
 
 def withdrawn_file(store: Store, experiment: str) -> Path:

@@ -146,7 +146,6 @@ def default_checkpoint(experiment: Experiment | None = None) -> Path:
                 f"{store.root} holds models of several experiments ({', '.join(sorted(names))}). Say which one's is "
                 "meant with --experiment CONFIG, or name a folder with --checkpoint."
             )
-    try:
-        return champion_weights(store.current("champion_model", name))
-    except FimError:
-        return store.current("trained_checkpoint", name).path
+    if (champion := store.find_current("champion_model", name)) is not None:
+        return champion_weights(champion)
+    return store.current("trained_checkpoint", name).path

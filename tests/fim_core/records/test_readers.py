@@ -168,6 +168,17 @@ def test_damaged_json_lines(tmp_path: Path, content: bytes, message: str) -> Non
         read(write(tmp_path / "a.jsonl", content))
 
 
+def test_keys_that_are_data_are_refused(tmp_path: Path) -> None:
+    """As many columns as rows would cost their product; so would a header of that length."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(f'{{"id {number}": 1}}\n' for number in range(readers.MOST_COLUMNS + 1)))
+    header = tmp_path / "rows.csv"
+    header.write_text(",".join(f"c{number}" for number in range(readers.MOST_COLUMNS + 1)) + "\n")
+    for file in (path, header):
+        with pytest.raises(FimError, match=f"{file.name} has more than 1,000 columns"):
+            read_file(file, file.name)
+
+
 def test_half_a_surrogate_pair_inside_a_nested_value_stays_an_escape(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", '{"INPUT": [{"text": "é\\ud800"}]}\n')
     assert json.loads(read(path)[0]["INPUT"]) == [{"text": "é\ud800"}]
