@@ -37,11 +37,11 @@ _MOST_TYPES = 50
 
 @dataclass(frozen=True)
 class TokenizedCounts:
-    """What became of the prompts: rows_in = rows_kept + too_long.
+    """What became of the prompts: rows_in = rows_kept + too_long + left_out.
 
     Attributes:
         tokens: of all kept rows; trained_tokens: those with a label.
-        train, eval: kept rows of each split.
+        train, eval: kept rows of each split; left_out: rows that are neither trained on nor held out.
         neutralised: rows with control tokens in user text, encoded as ordinary text.
         lengths: by type of completion, most frequent first 50: rows, and the quantiles QUANTILES of their tokens.
         histogram: rows by the power of two that their length does not exceed.
@@ -58,6 +58,7 @@ class TokenizedCounts:
     trained_tokens: int
     train: int
     eval: int
+    left_out: int
     neutralised: int
     lengths: dict[str, dict[str, float]]
     histogram: dict[str, int]
@@ -137,6 +138,7 @@ class _Totals:
 
     lengths: dict[str, list[np.ndarray]] = field(default_factory=lambda: defaultdict(list))
     too_long: int = 0
+    left_out: int = 0
     trained_tokens: int = 0
     neutralised: int = 0
     encoded: int = 0
@@ -147,6 +149,7 @@ class _Totals:
         for kind in sorted(set(result.types)):
             self.lengths[kind].append(result.lengths[types == kind])
         self.too_long += result.rejected.num_rows
+        self.left_out += result.left_out
         self.trained_tokens += result.trained_tokens
         self.neutralised += result.neutralised
         self.encoded += result.encoded
@@ -165,6 +168,7 @@ class _Totals:
             trained_tokens=self.trained_tokens,
             train=rows["train"],
             eval=rows["eval"],
+            left_out=self.left_out,
             neutralised=self.neutralised,
             lengths={kind: _summary(by_type[kind]) for kind in sorted(largest)},
             histogram={str(2**power): powers[power] for power in sorted(powers)},
