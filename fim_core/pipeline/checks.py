@@ -114,6 +114,8 @@ def _parameters(artifact: Artifact, store: Store) -> dict[str, Any]:
             "suffix_token": tokens.suffix,
             "middle_token": tokens.middle,
             "group_by": config["data"]["group_by"],
+            "asked": artifact.counts["asked_share"],
+            "shared_statements": artifact.counts["shared"],
         }
     if artifact.asset == "tokenized_dataset":
         prompts = _input(artifact, store, "fim_prompts")
@@ -122,6 +124,8 @@ def _parameters(artifact: Artifact, store: Store) -> dict[str, Any]:
             "vocab_size": prompts.counts["vocab_size"],
             "max_length": config["data"]["max_length"],
             "mask_inputs": config["data"]["mask_inputs"],
+            "asked": prompts.counts["asked_share"],
+            "nothing_held_out": prompts.counts["nothing_held_out"],
         }
     if artifact.asset == "trained_checkpoint":
         tokens = _tokens(_input(artifact, store, "fim_prompts"))

@@ -36,6 +36,10 @@ RAW_SCHEMA = pa.schema(
 """
 
 
+LEFT_OUT = "left_out"
+"""The split of rows that are neither trained on nor held out (see `fim_core.prompts.split`)."""
+
+
 class Reason(StrEnum):
     """Why a row is not used."""
 

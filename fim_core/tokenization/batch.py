@@ -12,7 +12,7 @@ import pyarrow as pa
 from fim_core.config import DataConfig
 from fim_core.parts import Parts
 from fim_core.recipe import read_recipe
-from fim_core.records.schema import Reason
+from fim_core.records.schema import LEFT_OUT, Reason
 from fim_core.tokenization.encoder import Piece, TextEncoder
 from fim_core.tokenization.pieces import PieceTable
 from fim_core.tokenization.spans import cut_at_spans
@@ -51,12 +51,17 @@ _PART_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class TokenizedBatch:
-    """One batch: kept rows by split (DATASET_SCHEMA), rejected ones, and what there is to count."""
+    """One batch: kept rows by split (DATASET_SCHEMA), rejected ones, and what there is to count.
+
+    left_out: rows that are neither trained on nor held out. They are encoded as well, so that an export's batches are
+    the same whatever the split.
+    """
 
     kept: dict[str, pa.RecordBatch]
     rejected: pa.Table
     types: list[str]
     lengths: np.ndarray
+    left_out: int
     trained_tokens: int
     neutralised: int
     changed: int
@@ -90,16 +95,19 @@ class BatchTokenizer:
         )
         lengths = part.column("length").to_numpy()
         has_stray = part.column("has_stray").to_numpy(zero_copy_only=False)
-        is_kept = (lengths <= self._max_length) & ~has_stray
         split = batch.column("split").to_numpy(zero_copy_only=False)
+        is_used, can_be_used = split != LEFT_OUT, (lengths <= self._max_length) & ~has_stray
+        is_kept = is_used & can_be_used
         columns = {name: (part if name in part.schema.names else batch).column(name) for name in DATASET_SCHEMA.names}
         rows = pa.record_batch(list(columns.values()), schema=DATASET_SCHEMA)
+        labels = rows.column("labels").filter(pa.array(is_kept))
         return TokenizedBatch(
             kept={name: rows.filter(pa.array(is_kept & (split == name))) for name in SPLITS},
-            rejected=self._rejected(batch, ~is_kept, lengths, has_stray),
+            rejected=self._rejected(batch, is_used & ~can_be_used, lengths, has_stray),
             types=batch.column("type").filter(pa.array(is_kept)).to_pylist(),
             lengths=lengths[is_kept],
-            trained_tokens=int(np.count_nonzero(part.column("labels").flatten().to_numpy() != IGNORED)),
+            left_out=int(np.count_nonzero(~is_used)),
+            trained_tokens=int(np.count_nonzero(labels.flatten().to_numpy() != IGNORED)),
             neutralised=len(batch) - batch.column("control_spans").null_count,
             changed=int(np.count_nonzero(part.column("is_changed").to_numpy(zero_copy_only=False) & is_kept)),
             encoded=len(batch) if is_new else 0,

@@ -37,12 +37,12 @@ _MOST_TYPES = 50
 
 @dataclass(frozen=True)
 class TokenizedCounts:
-    """What became of the prompts: rows_in = rows_kept + too_long + control_token.
+    """What became of the prompts: rows_in = rows_kept + too_long + control_token + left_out.
 
     Attributes:
         control_token: rows in which the tokenizer makes a control token of user text.
         tokens: of all kept rows; trained_tokens: those with a label.
-        train, eval: kept rows of each split.
+        train, eval: kept rows of each split; left_out: rows that are neither trained on nor held out.
         neutralised: rows with control tokens in user text, encoded as ordinary text.
         changed: rows whose response does not come back from its tokens as it was, because the tokenizer normalises text or
             lacks characters.
@@ -62,6 +62,7 @@ class TokenizedCounts:
     trained_tokens: int
     train: int
     eval: int
+    left_out: int
     neutralised: int
     changed: int
     lengths: dict[str, dict[str, float]]
@@ -139,6 +140,7 @@ class _Totals:
 
     lengths: dict[str, list[np.ndarray]] = field(default_factory=lambda: defaultdict(list))
     too_long: int = 0
+    left_out: int = 0
     trained_tokens: int = 0
     control_token: int = 0
     neutralised: int = 0
@@ -153,6 +155,7 @@ class _Totals:
         reasons = Counter(result.rejected.column("reason").to_pylist())
         self.too_long += reasons[Reason.TOO_LONG]
         self.control_token += reasons[Reason.CONTROL_TOKEN]
+        self.left_out += result.left_out
         self.trained_tokens += result.trained_tokens
         self.neutralised += result.neutralised
         self.changed += result.changed
@@ -173,6 +176,7 @@ class _Totals:
             trained_tokens=self.trained_tokens,
             train=rows["train"],
             eval=rows["eval"],
+            left_out=self.left_out,
             neutralised=self.neutralised,
             changed=self.changed,
             lengths={kind: _summary(by_type[kind]) for kind in sorted(largest)},

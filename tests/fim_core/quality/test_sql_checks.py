@@ -24,6 +24,9 @@ PARAMETERS = {
     "suffix_token": "<|fim_suffix|>",
     "middle_token": "<|fim_middle|>",
     "group_by": "worksheet_id",
+    "asked": None,
+    "shared_statements": 0,
+    "nothing_held_out": "",
     "mask_inputs": True,
     "vocab_size": 100,
     "max_length": 8,
@@ -143,6 +146,20 @@ def no_type(tables: Tables) -> None:
         del raw["type"]
 
 
+def in_groups(sizes: list[int], left_out: int = 0) -> Callable[[Tables], None]:
+    """Held-out groups of these sizes in 200 rows."""
+
+    def spoil(tables: Tables) -> None:
+        names = [f"h{group}" for group, size in enumerate(sizes) for _ in range(size)]
+        held = [prompt_row(0, "eval") | {"row_id": f"e{place}", "group": name} for place, name in enumerate(names)]
+        others = ["left_out"] * left_out + ["train"] * (200 - len(held) - left_out)
+        tables["fim_prompts"] = held + [
+            prompt_row(0, split) | {"row_id": f"t{place}", "group": f"t{place}"} for place, split in enumerate(others)
+        ]
+
+    return spoil
+
+
 def same_query(tables: Tables) -> None:
     """Rows 0 (training) and 7 (held out) differ in case, white space and literals only."""
     row(tables, "fim_prompts", 0).update(prefix="select  A from t\nwhere b = 'x' and c = ", response="10", suffix=";")
@@ -182,6 +199,8 @@ CASES: list[tuple[str, Callable[[Tables], None], list[str]]] = [
     ("length_limits", setting(P, 1, response="x" * 4001), ["r1"]),
     ("length_limits", prompt_of(1, "x" * 100_001), ["r1"]),
     ("split_by_group", setting(P, 7, group="g0"), ["r7"]),
+    ("held_out_share", in_groups([5, 4, 1, 1, 1, 1, 1, 1, 1]), ["groups", "largest group"]),
+    ("held_out_share", in_groups([]), ["groups"]),
     ("split_by_query", same_query, ["r7"]),
     ("split_by_worksheet", setting(R, 7, worksheet_id="w0"), ["r7"]),
     ("answer_in_context", setting(P, 3, response="nineteen and one more", prompt="x nineteen and one more y"), ["r3"]),
@@ -262,7 +281,7 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("asset", [R, P, T])
 def test_clean_tables_pass(asset: str, clean: dict[str, Path]) -> None:
     found = {name: (result.rows, result.passed) for name, result in results_of(asset, clean).items()}
-    tolerated = {"rejected_share": (1, True)}
+    tolerated = {"rejected_share": (1, True), "held_out_share": (2, False)}
     assert found == {name: tolerated.get(name, (0, True)) for name in found}
 
 
@@ -296,6 +315,45 @@ def test_training_on_every_token_wants_other_labels(tmp_path: Path, clean: dict[
     for tokens in tables[T]:
         tokens["labels"] = tokens["input_ids"]
     assert results_of(T, write_tables(tables, tmp_path), mask_inputs=False)["label_mask"].passed
+
+
+def test_the_held_out_rows_are_described(tmp_path: Path) -> None:
+    tables = clean_tables()
+    in_groups([2] * 10, left_out=3)(tables)
+    found = results_of(P, write_tables(tables, tmp_path), asked=0.1, shared_statements=7)["held_out_share"]
+    assert found.passed
+    assert found.note == (
+        "20 of 200 rows (10.0%) in 10 of 190 groups are held out. The largest of these groups has 10.0% of them. 3 rows "
+        "are left out: their group is held out, and their statement is trained on in others."
+    )
+    (shown,) = found.breakdown
+    assert (shown["asked"], shown["held_out_share"], shown["rows_of_shared_statements"]) == (0.1, 0.1, 7)
+    assert (shown["largest_group_rows"], shown["largest_held_out_group_share"], shown["left_out"]) == (2, 0.1, 3)
+    for asked, faults in ((0.13, ["share"]), (0.12, []), (0.07, ["share"])):
+        assert results_of(P, write_tables(tables, tmp_path), asked=asked)["held_out_share"].row_ids == faults
+
+
+@pytest.mark.parametrize(
+    ("parameters", "note"),
+    [
+        ({"asked": 0.0}, "None were asked for: data.eval_fraction is 0."),
+        ({"nothing_held_out": "The reason."}, "The reason."),
+        ({}, "All 3 held-out rows are longer than data.max_length (8 tokens)."),
+    ],
+)
+def test_why_nothing_is_held_out(parameters: dict[str, Any], note: str, tmp_path: Path) -> None:
+    tables = clean_tables()
+    only(T, lambda row: row["split"] == "train")(tables)
+    found = results_of(T, write_tables(tables, tmp_path), **parameters)["held_out_rows"]
+    assert (found.severity, found.passed, found.note) == ("error", "asked" in parameters, note)
+
+
+def test_rows_left_out_of_both_splits_are_accounted_for(tmp_path: Path) -> None:
+    tables = clean_tables()
+    setting(P, 7, split="left_out")(tables)
+    only(T, lambda row: row["row_id"] != "r7")(tables)
+    found = results_of(T, write_tables(tables, tmp_path))
+    assert found["tokens_accounted_for"].passed
 
 
 @pytest.mark.parametrize(
