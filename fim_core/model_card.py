@@ -22,7 +22,6 @@ from fim_core.evaluation.names import BASE
 from fim_core.recipe import RECIPE, Recipe
 from fim_core.store import digest
 from fim_core.training.job import TrainResult
-from fim_core.training.schedule import warmup_steps
 
 CARD = "README.md"
 
@@ -199,7 +198,7 @@ def _training(experiment: Experiment, result: TrainResult) -> dict[str, Any]:
         "tokens": f"{result.tokens:,}",
         "epochs": result.epochs,
         "learning rate, peak": f"{experiment.optimizer.lr:g}",
-        "schedule": f"{experiment.scheduler.name}, {warmup_steps(experiment.scheduler, result.steps)} steps of warm-up",
+        "schedule": f"{experiment.scheduler.name}, {result.warmup_steps} steps of warm-up",
         "gradients clipped to a norm of": experiment.deepspeed["gradient_clipping"] or "-",
         "loss": "each row counts once" if experiment.data.sample_weighted_loss else "each token counts once",
         "held-out loss before, after (nats)": f"{_number(result.loss_before)}, {_number(result.loss_after)}",

@@ -11,7 +11,7 @@ from fim_core.config import Experiment, load_experiment
 from fim_core.errors import FimError
 from fim_core.files import read_json
 from fim_core.pipeline.evaluation import DECISION, champion, decisions, promoted, roll_back, withdrawn
-from fim_core.store import Artifact, Store
+from fim_core.store import Artifact, Store, champion_weights
 
 Config = Annotated[Path, typer.Argument(help="Experiment file.", envvar="FIM_EXPERIMENT")]
 
@@ -38,7 +38,7 @@ def show(config: Config) -> None:
         typer.echo("There is no champion.")
     else:
         typer.echo(
-            f"champion    {reigning.version}: checkpoint {reigning.counts['candidate']}, {reigning.path / 'model'}"
+            f"champion    {reigning.version}: checkpoint {reigning.counts['candidate']}, {champion_weights(reigning)}"
         )
         _print_reasons(reigning)
     last = decided[-1]
@@ -64,7 +64,7 @@ def promote(config: Config) -> None:
     decided = run_pipeline(experiment, until="champion_model")["champion_model"].artifact
     candidate = decided.counts["candidate"]
     if decided.counts["promote"]:
-        typer.echo(f"champion {decided.version}: checkpoint {candidate}, {decided.path / 'model'}")
+        typer.echo(f"champion {decided.version}: checkpoint {candidate}, {champion_weights(decided)}")
     else:
         reigning = champion(store, experiment.name)
         stays = f"champion {reigning.version} stays" if reigning else "there is no champion"

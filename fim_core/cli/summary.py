@@ -56,7 +56,7 @@ def _lines(artifacts: dict[str, Artifact]) -> Iterator[tuple[str, str]]:
     training, report = artifacts["trained_checkpoint"].counts, artifacts["evaluation_report"].counts
     packing = tokens["packing"]
     yield "rows in", f"{prompts['rows_in']:,}"
-    yield "kept", f"{tokens['rows_kept']:,} ({prompts['train']:,} to train on, {prompts['eval']:,} held out)"
+    yield "kept", f"{tokens['rows_kept']:,} ({tokens['train']:,} to train on, {tokens['eval']:,} held out)"
     rejected = prompts["rejected"] | ({"too_long": tokens["too_long"]} if tokens["too_long"] else {})
     yield "rejected", ", ".join(f"{reason} {count:,}" for reason, count in rejected.items()) or "none"
     yield "tokens", f"{tokens['tokens']:,}, of which {tokens['trained_tokens']:,} are trained on"

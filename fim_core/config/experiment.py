@@ -195,6 +195,19 @@ class Experiment(Section):
         return self
 
     @model_validator(mode="after")
+    def _rate_falls_to_its_floor(self) -> Experiment:
+        floors = self.scheduler.scheduler_specific_kwargs.model_dump(include={"min_lr", "lr_end"}, exclude_none=True)
+        if self.scheduler.name == "polynomial":
+            floors.setdefault("lr_end", 1e-7)  # transformers' default
+        for name, floor in floors.items():
+            if self.optimizer.lr is not None and floor >= self.optimizer.lr:
+                raise ValueError(
+                    f"scheduler.scheduler_specific_kwargs.{name} is {floor:g}, which is not below the peak, "
+                    f"optimizer.lr {self.optimizer.lr:g}"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _run_has_an_end(self) -> Experiment:
         if self.epochs is None and self.max_steps is None:
             raise ValueError("`epochs: null` needs max_steps")

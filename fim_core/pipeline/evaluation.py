@@ -98,9 +98,11 @@ def _base(build: Build) -> Base:
                 )
         return load_base(experiment.model, checkpoint.path, seed=experiment.seed)
 
-    from_scratch = {"config": experiment.model.config, "dtype": experiment.model.dtype, "seed": experiment.seed}
-    weights = from_scratch if experiment.model.config is not None else trained_from
-    identity = digest({"base": weights, "code": code_version(*_PREDICTION_CODE)})
+    model = experiment.model
+    weights = {"config": model.config, "dtype": model.dtype} if model.config is not None else trained_from
+    # A pretrained model draws by the seed as well: the embeddings of tokens that are new to it.
+    options = {"hf_config_kwargs": model.hf_config_kwargs, "seed": experiment.seed}
+    identity = digest({"base": weights, "options": options, "code": code_version(*_PREDICTION_CODE)})
     return Base(load, replace(build.parts, identity=identity))
 
 

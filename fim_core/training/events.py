@@ -8,7 +8,6 @@ import torch
 
 from fim_core.training.counters import Outcome, Progress
 from fim_core.training.metrics import peak_memory
-from fim_core.training.schedule import warmup_steps
 from fim_core.training.setup import Run
 from fim_core.training.steps import Step
 from fim_core.training.trackers import EventLog, open_trackers
@@ -38,7 +37,7 @@ def open_log(run: Run) -> EventLog | None:
         trains=run.experiment.model.trains,
         lr=run.experiment.optimizer.lr,
         schedule=run.experiment.scheduler.name,
-        warmup_steps=warmup_steps(run.experiment.scheduler, run.total_steps),
+        warmup_steps=run.warmup_steps,
         gradient_clipping=run.experiment.deepspeed["gradient_clipping"],
         packing=run.packing,
         batch_rows=run.batch_rows,

@@ -169,7 +169,9 @@ class TrainResult:
         seconds: time spent in training steps, over all attempts.
         world_size: ranks of the last attempt.
         resumed_from: the step that the last attempt began at, or None when it began at the start.
-        packing: the strategy that was used; `notices`: what was replaced or left out, and why.
+        packing: the strategy that was used.
+        warmup_steps: optimizer steps of the warm-up, as the schedule of the whole run has them.
+        notices: what was replaced or left out, and why.
     """
 
     model: Path
@@ -189,6 +191,7 @@ class TrainResult:
     world_size: int
     resumed_from: int | None
     packing: str
+    warmup_steps: int
     notices: tuple[str, ...] = ()
 
     def write(self, path: Path) -> None:

@@ -35,6 +35,11 @@ class _Default:
 
 
 _DEFAULTS = (
+    _Default(
+        ("batch_rows", "micro_batch_size", "gradient_accumulation_steps"),
+        "1 a rank",
+        lambda e: _text(e.rows_per_step(1)),
+    ),
     _Default(("optimizer.lr", "optimizer.learning_rate"), "0.0005", lambda e: _text(e.optimizer.lr)),
     _Default(("scheduler.name",), "linear", lambda e: e.scheduler.name),
     _Default(

@@ -341,18 +341,19 @@ def _run_length(done: Translation) -> None:
     if "eval_frequency" in content:
         interval = content.pop("eval_frequency")
         _put(done, ("eval_frequency",), interval, "eval_interval", interval)
-    if "min_iterations" in content:
-        least, epochs = content.pop("min_iterations"), _number(content.get("epochs", 1))
-        number = _number(least)
-        in_all = least if number is None or epochs is None else number * epochs
-        _put(done, ("min_iterations",), least, "min_steps", in_all)
     if "train_iters" in content:
         steps = content.pop("train_iters")
         _put(done, ("train_iters",), steps, "max_steps", steps)
         if "epochs" in content:
             done.changed(("epochs",), content["epochs"], "as many as train_iters needs")
+        if "min_iterations" in content:
+            done.changed(("min_iterations",), content.pop("min_iterations"), "left out, as train_iters decides")
         content["epochs"] = None
-        content.pop("min_steps", None)
+    elif "min_iterations" in content:
+        least, epochs = content.pop("min_iterations"), _number(content.get("epochs", 1))
+        number = _number(least)
+        in_all = least if number is None or epochs is None else number * epochs
+        _put(done, ("min_iterations",), least, "min_steps", in_all)
 
 
 def _logging(done: Translation) -> None:

@@ -51,7 +51,7 @@ def main() -> int:
         record_failure(job, rank, error)
         return 1
     if rank == 0:
-        result = TrainResult(job.work.model, 2, 1, 2.0, 1.0, 1.1, 4, 8, 2, 80, 20, 40, 0, 0.5, 2, None, "flat")
+        result = TrainResult(job.work.model, 2, 1, 2.0, 1.0, 1.1, 4, 8, 2, 80, 20, 40, 0, 0.5, 2, None, "flat", 0)
         result.write(job.work.result)
     return 0
 
