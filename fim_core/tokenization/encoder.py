@@ -222,7 +222,7 @@ class TextEncoder:
         """What the tokenizer makes of a text where that is not the text itself (normalised, unknown characters)."""
         if self.is_lossless or (self._keeps_ascii and text.isascii()):
             return None
-        found = self.decode(self.encode_pieces([text])[0])
+        found = self.decode(self.encode_pieces([text])[0].tolist())
         return None if found == text else found
 
     def reads_control(self, text: str, *, blind: bool) -> bool:

@@ -105,7 +105,7 @@ def _has_unresolved_column(scope: Scope, columns: Mapping[str, Collection[str]])
 
 def _source_columns(scope: Scope, resolver: Resolver, source: str) -> Collection[str]:
     """The columns of a source, after its pivots; none where they are not known."""
-    columns = resolver.get_source_columns(source)
+    columns: Collection[str] = resolver.get_source_columns(source)
     for pivot in scope.selected_sources[source][0].args.get("pivots") or []:
         columns = _pivoted(pivot, columns)
     return columns
