@@ -56,7 +56,7 @@ def job_in(folder: Path) -> Job:
 
 def result_in(folder: Path) -> TrainResult:
     counts = dict.fromkeys(("steps", "epochs", "batch_rows", "rows", "packs", "tokens", "trained_tokens"), 3)
-    counts |= {"distinct_tokens": 5, "empty_steps": 0, "seconds": 1.5, "world_size": 1}
+    counts |= {"distinct_tokens": 5, "warmup_steps": 0, "empty_steps": 0, "seconds": 1.5, "world_size": 1}
     losses = {"loss_before": 2.0, "loss_after": 1.0, "train_loss_last": None}
     return TrainResult(folder, resumed_from=None, packing="flat", notices=("a", "b"), **counts, **losses)
 

@@ -101,7 +101,14 @@ def test_the_checks_accept_conversations(tmp_path: Path) -> None:
         "fim_prompts": tmp_path / "prompts" / "prompts.parquet",
     }
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    parameters = {"end_id": end, "vocab_size": len(tokenizer), "max_length": 8192, "mask_inputs": True, "asked": 0.1}
+    parameters = {
+        "end_id": end,
+        "vocab_size": len(tokenizer),
+        "max_length": 8192,
+        "mask_inputs": True,
+        "asked": 0.0,
+        "nothing_held_out": "",
+    }
     results = run_checks("tokenized_dataset", tables, parameters, {})
     assert [result.name for result in results if not result.passed and result.severity == "error"] == []
 
