@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from html.parser import HTMLParser
 from typing import ClassVar
 
@@ -29,10 +30,12 @@ def page(*, champion: bool = True, show_samples: bool = True) -> str:
     }
     if champion:
         made["champion"] = [Prediction("c1", True, 1.0, 2) for _ in ROWS]
+    scores = score(ROWS, made, dialect="snowflake")
+    scores.over_limit = {"accepted": Counter(timeout=2), "model": Counter(out_of_memory=1)}
     report = build_report(
         ROWS,
         made,
-        score(ROWS, made, dialect="snowflake"),
+        scores,
         name="a <b> & c",
         options=EvaluationConfig(bootstrap_samples=100),
         seed=0,
@@ -63,6 +66,12 @@ class Outline(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         if tag not in self.void:
             assert self.open.pop() == tag
+
+
+def test_completions_whose_sql_was_stopped_are_counted() -> None:
+    text = " ".join(page(champion=False).split())
+    assert "2 accepted completions: SQL stopped, timeout." in text
+    assert "1 completions of this model: SQL stopped, out of memory." in text
 
 
 @pytest.mark.parametrize("champion", [True, False])

@@ -15,7 +15,7 @@ import pytest
 from sql_attacks import DDL, DEEP, DEFINITIONS, PARSING, RUNNING
 
 from fim_core.errors import FimError
-from fim_core.evaluation.metrics.execution import Excluded, Sandbox
+from fim_core.evaluation.metrics.execution import Sandbox
 from fim_core.evaluation.scores import EvalRow, Prediction, score
 from fim_core.evaluation.sql_workers.measures import STAGES, SqlRow, judge
 from fim_core.evaluation.sql_workers.pool import JudgedRow, Limit, SqlWorkers, Worker, judge_row
@@ -210,9 +210,13 @@ def test_every_attack_is_stopped_as_gold_and_as_prediction(usual: Worker, attack
     query = (RUNNING | PARSING)[attack]
     as_prediction = judge_row(row(GOOD, query, GOOD), usual)
     as_gold = judge_row(row(query, GOOD), usual)
-    assert as_prediction.limits.get(query) in STOPPED or attack in PARSING
-    assert as_gold.gold_limit in STOPPED or as_gold.excluded in {Excluded.FAILED, Excluded.NOT_BOUND, None}
+    assert as_prediction.measures[query]["execution_match"] == 0
     assert as_prediction.measures[GOOD]["execution_match"] == 1
+    assert as_gold.measures[GOOD]["execution_match"] is None
+    # What the parser gives up by itself needs no limit.
+    if attack in RUNNING:
+        assert as_prediction.limits[query] in STOPPED
+        assert as_gold.gold_limit in STOPPED
 
 
 @pytest.mark.slow
@@ -238,7 +242,7 @@ def test_twenty_such_rows_in_five_hundred_cost_less_than_a_minute() -> None:
         seconds.append((time.monotonic() - begun) / busy)
     plain, attacked = found
     assert seconds[1] - seconds[0] < 60
-    assert sum(attacked.over_limit["model"].values()) >= 17
+    assert sum(attacked.over_limit["model"].values()) >= len(RUNNING)
     assert plain.over_limit == {}
     same = attacked.columns["model"]["execution_match"][20:] == plain.columns["model"]["execution_match"][20:]
     assert same.all()
