@@ -112,6 +112,6 @@ def user_errors() -> Iterator[None]:
     except FimError as error:
         raise dg.Failure(description=str(error), allow_retries=isinstance(error, TrainingFailed)) from None
     except Exception as error:
-        if (told := system_error(error)) is None:
+        if (message := system_error(error)) is None:
             raise
-        raise dg.Failure(description=str(told), allow_retries=False) from error
+        raise dg.Failure(description=str(message), allow_retries=False) from error

@@ -57,11 +57,8 @@ def promote(config: Config) -> None:
 
     What that needs and is not there yet, the checkpoint and its report, is made first.
     """
-    from transformers.utils.logging import disable_progress_bar
-
     from fim_core.cli.pipeline import open_experiment, run_pipeline
 
-    disable_progress_bar()
     experiment = open_experiment(config)
     store = Store(experiment.storage)
     decided = run_pipeline(experiment, until="champion_model")["champion_model"].artifact

@@ -12,9 +12,6 @@ from fim_core.cli.model import Checkpoint, OfExperiment, chosen_checkpoint
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 LOCAL_HOST_HEADERS = ("127.0.0.1", "localhost", "[::1]")
 
-# More requests than one model can have waiting are answered 503; editors ask again with the next key.
-MAX_CONNECTIONS = 64
-
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -34,13 +31,12 @@ def serve(
 ) -> None:
     """Serve POST /v1/completions (prompt, suffix, max_tokens, stop, stream), GET /v1/models and GET /health."""
     import uvicorn
-    from transformers.utils.logging import disable_progress_bar
 
     from fim_core.cli.complete import read_text
     from fim_core.serving.app import create_app
     from fim_core.serving.completer import Completer
+    from fim_core.serving.connections import ConnectionLimits, limited_protocol
 
-    disable_progress_bar()
     ddl_context = read_text(ddl)
     folder = chosen_checkpoint(checkpoint, experiment)
     completer = Completer.load(folder)
@@ -57,4 +53,5 @@ def serve(
     if completer.notice:
         typer.echo(f"fim: {completer.notice}", err=True)
     typer.echo(f"Serving {folder} as model {model_name}.", err=True)
-    uvicorn.run(app, host=host, port=port, log_level="info", limit_concurrency=MAX_CONNECTIONS, server_header=False)
+    protocol = limited_protocol(ConnectionLimits())
+    uvicorn.run(app, host=host, port=port, log_level="info", http=protocol, ws="none", server_header=False)

@@ -11,7 +11,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from fim_core.config.arctic_training import Translation, report, translate
+from fim_core.config.arctic_training.defaults import report
+from fim_core.config.arctic_training.translate import Translation, translate
 from fim_core.config.base import NAME_LENGTH, Section, closest
 from fim_core.config.data import DataConfig
 from fim_core.config.deepspeed import checked_section, offloads_optimizer

@@ -84,6 +84,7 @@ def build_report(
             "gold_parses": int((~np.isnan(ours["parses"])).sum()),
             "gold_binds": int((~np.isnan(ours["binds"])).sum()),
             "execution": dict(scores.executions),
+            "over_limit": {name: dict(counts) for name, counts in scores.over_limit.items()},
         },
         "definitions": {
             name: {

@@ -9,9 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fim_core.evaluation.metrics.binding import binds
-from fim_core.evaluation.metrics.completed import CompletedSql, parses
-from fim_core.evaluation.metrics.execution import Database, ExecutionMatch, Sandbox, execution_match
+from fim_core.evaluation.metrics.execution import Database
 from fim_core.evaluation.metrics.text import (
     edit_similarity,
     exact_match,
@@ -20,7 +18,8 @@ from fim_core.evaluation.metrics.text import (
     prefix_match_chars,
     repeats_suffix,
 )
-from fim_core.evaluation.metrics.tokens import exact_match_sql, identifier_overlap
+from fim_core.evaluation.sql_workers.measures import SqlRow
+from fim_core.evaluation.sql_workers.pool import JudgedRow, shared_workers
 
 Value = float | None
 Columns = dict[str, np.ndarray]
@@ -81,12 +80,23 @@ _NOT_PLACED: dict[str, Value] = dict.fromkeys(
 """The measures of the whole statement in rows that do not tell it."""
 
 
+ACCEPTED = "accepted"
+
+
 @dataclass
 class Scores:
-    """The measures of each predictor on the same rows, and why rows have no execution match."""
+    """The measures of each predictor on the same rows.
+
+    Attributes:
+        columns: by predictor.
+        executions: rows by the reason why they have no execution match; `compared` are those that have one.
+        over_limit: completions whose SQL was stopped, by whose they are (`accepted`, or the predictor) and the limit.
+            Where it is the accepted one, the measures from there on do not apply; a prediction fails them.
+    """
 
     columns: dict[str, Columns]
     executions: Counter[str] = field(default_factory=Counter)
+    over_limit: dict[str, Counter[str]] = field(default_factory=dict)
 
 
 def score(
@@ -104,36 +114,48 @@ def score(
         dialect: sqlglot dialect of the rows.
         databases: by the names that rows use.
     """
+    judged = iter(shared_workers().judge([
+        _sql_row(row, _read(predictions, index), dialect, databases or {})
+        for index, row in enumerate(rows) if row.is_placed
+    ]))  # fmt: skip
     cells: dict[str, list[dict[str, Value]]] = {name: [] for name in predictions}
     executions: Counter[str] = Counter()
-    sandbox = Sandbox()
-    try:
-        for index, row in enumerate(rows):
-            of_row = {name: predicted[index] for name, predicted in predictions.items()}
-            read = {name: prediction for name, prediction in of_row.items() if prediction is not None}
-            if not row.is_placed:
-                executions["not_placed"] += 1
-                for name, prediction in of_row.items():
-                    cells[name].append({} if prediction is None else _text_measures(row, prediction) | _NOT_PLACED)
+    over_limit: dict[str, Counter[str]] = {name: Counter() for name in (ACCEPTED, *predictions)}
+    for index, row in enumerate(rows):
+        on_sql = next(judged) if row.is_placed else None
+        executions[_execution(on_sql)] += 1
+        if on_sql and on_sql.gold_limit:
+            over_limit[ACCEPTED][on_sql.gold_limit] += 1
+        for name, predicted in predictions.items():
+            prediction = predicted[index]
+            if prediction is None:
+                cells[name].append({})
                 continue
-            distinct = {prediction.text: CompletedSql(row.prefix, prediction.text, row.suffix, dialect)
-                        for prediction in read.values()}  # fmt: skip
-            gold = distinct.get(row.completion) or CompletedSql(row.prefix, row.completion, row.suffix, dialect)
-            execution = execution_match(
-                gold, list(distinct.values()), row.ddl, sandbox, (databases or {}).get(row.database)
-            )
-            executions["compared" if execution.excluded is None else execution.excluded.value] += 1
-            on_sql = {
-                text: _sql_measures(gold, sql, row.ddl) | {"execution_match": _verdict(execution, place)}
-                for place, (text, sql) in enumerate(distinct.items())
-            }
-            for name, prediction in of_row.items():
-                measures = {} if prediction is None else _text_measures(row, prediction) | on_sql[prediction.text]
-                cells[name].append(measures)
-    finally:
-        sandbox.close()
+            measures = on_sql.measures[prediction.text] if on_sql else _NOT_PLACED
+            cells[name].append(_text_measures(row, prediction) | measures)
+            if on_sql and prediction.text in on_sql.limits:
+                over_limit[name][on_sql.limits[prediction.text]] += 1
     names = next((list(measures) for values in cells.values() for measures in values if measures), [])
-    return Scores({name: _columns(values, names) for name, values in cells.items()}, executions)
+    columns = {name: _columns(values, names) for name, values in cells.items()}
+    return Scores(columns, executions, {name: counts for name, counts in over_limit.items() if counts})
+
+
+def _read(predictions: Mapping[str, Sequence[Prediction | None]], index: int) -> list[str]:
+    """The distinct texts predicted for a row."""
+    read = (predicted[index] for predicted in predictions.values())
+    return list(dict.fromkeys(prediction.text for prediction in read if prediction is not None))
+
+
+def _sql_row(row: EvalRow, texts: Sequence[str], dialect: str, databases: Mapping[str, Database]) -> SqlRow:
+    database = databases.get(row.database)
+    return SqlRow(row.prefix, row.suffix, row.completion, tuple(texts), dialect, row.ddl, database)
+
+
+def _execution(judged: JudgedRow | None) -> str:
+    """Why a row has no execution match, or `compared`."""
+    if judged is None:
+        return "not_placed"
+    return judged.gold_limit or judged.excluded or "compared"
 
 
 def _text_measures(row: EvalRow, prediction: Prediction) -> dict[str, Value]:
@@ -164,23 +186,6 @@ def _loss_parts(prediction: Prediction) -> dict[str, Value]:
         return {"loss_end_nats": None, "loss_text_nats": None, "loss_text_tokens": None}
     text = 0.0 if tokens == 1 else math.inf if math.isinf(nats) else nats - end
     return {"loss_end_nats": end, "loss_text_nats": text, "loss_text_tokens": tokens - 1}
-
-
-def _sql_measures(gold: CompletedSql, predicted: CompletedSql, ddl: str) -> dict[str, Value]:
-    overlap = identifier_overlap(gold, predicted)
-    matched, found, expected = (overlap.matched, overlap.predicted, overlap.gold) if overlap else (None, None, None)
-    return {
-        "exact_match_sql": exact_match_sql(gold, predicted),
-        "parses": parses(gold, predicted),
-        "binds": binds(gold, predicted, ddl),
-        "identifiers_matched": matched,
-        "identifiers_predicted": found,
-        "identifiers_gold": expected,
-    }
-
-
-def _verdict(execution: ExecutionMatch, place: int) -> Value:
-    return None if execution.matches is None else execution.matches[place]
 
 
 def _columns(cells: list[dict[str, Value]], names: list[str]) -> Columns:

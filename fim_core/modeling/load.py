@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -275,7 +276,10 @@ def _with_adapters(model: PreTrainedModel, options: PeftConfig) -> PeftModel:
         target_modules=options.target_modules,
     )
     try:
-        adapted = get_peft_model(model, adapters)
+        with warnings.catch_warnings():
+            # PEFT asks transformers by a name that is about to change.
+            warnings.filterwarnings("ignore", category=FutureWarning, message="`is_gradient_checkpointing`")
+            adapted = get_peft_model(model, adapters)
     except ValueError as error:
         raise FimError(f"model.peft_config cannot be used: {first_line(error)}") from error
     if type(causal_model(adapted).get_output_embeddings()) is not nn.Linear:

@@ -85,6 +85,6 @@ class RowBuilder:
 
     def _response(self, text: str) -> tuple[str, int] | tuple[Rejection, int]:
         (response,), masked = self.prompts.masked(text)
-        if self.prompts.data.control_tokens == "reject" and self.prompts.guard.found_in(response):
+        if self.prompts.reads_control(response, neutralise=self.prompts.data.control_tokens == "neutralise"):
             return Rejection(Reason.CONTROL_TOKEN, "a control token stands in the response"), 0
         return response, masked

@@ -7,11 +7,13 @@ only to names it was told, and takes JSON only, so that a page in a browser can 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
-from dataclasses import replace
+import math
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
+from dataclasses import asdict, dataclass, replace
 
 import anyio
+from anyio.streams.memory import MemoryObjectSendStream
 from anyio.to_thread import run_sync
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -23,10 +25,28 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from fim_core.errors import FimError
+from fim_core.records.schema import Completion
 from fim_core.serving.completer import Completer, Delta
 from fim_core.serving.protocol import Answer, ApiError, CompletionRequest, Usage, parse_request
 
-MAX_BODY_BYTES = 4 * 1024 * 1024
+
+@dataclass(frozen=True)
+class RequestLimits:
+    """What requests may take.
+
+    Attributes:
+        body_bytes: largest body.
+        body_seconds: from the end of the headers to the end of the body.
+        requests: answered or waiting at a time; more are refused with status 503, and editors ask again with the next key.
+    """
+
+    body_bytes: int = 4 * 1024 * 1024
+    body_seconds: float = 20
+    requests: int = 64
+
+
+LONG_PROMPT = 20_000
+"""Characters from which a prompt is tokenized apart, so that short ones do not wait for it."""
 
 
 def create_app(
@@ -36,7 +56,7 @@ def create_app(
     max_tokens: int,
     allowed_hosts: Sequence[str],
     ddl_context: str = "",
-    max_body_bytes: int = MAX_BODY_BYTES,
+    limits: RequestLimits | None = None,
 ) -> Starlette:
     """The ASGI application.
 
@@ -46,9 +66,9 @@ def create_app(
         max_tokens: limit of new tokens where a request names none.
         allowed_hosts: values of the Host header that are answered; `*` for any.
         ddl_context: table definitions for requests that bring none, as those of editors.
-        max_body_bytes: largest body of a request.
+        limits: of requests.
     """
-    server = _Server(completer, model_name, max_tokens, ddl_context, max_body_bytes)
+    server = _Server(completer, model_name, max_tokens, ddl_context, limits or RequestLimits())
     return Starlette(
         routes=[
             Route("/v1/completions", server.completions, methods=["POST"]),
@@ -62,14 +82,17 @@ def create_app(
 
 class _Server:
     def __init__(
-        self, completer: Completer, model_name: str, max_tokens: int, ddl_context: str, max_body_bytes: int
+        self, completer: Completer, model_name: str, max_tokens: int, ddl_context: str, limits: RequestLimits
     ) -> None:
         self._completer = completer
         self._model_name = model_name
         self._max_tokens = max_tokens
         self._ddl_context = ddl_context
-        self._max_body_bytes = max_body_bytes
+        self._limits = limits
+        self._requests = 0
         self._turn = anyio.Lock()
+        # Threads of their own kinds, so that none waits for those of another.
+        self._short, self._long, self._model = (anyio.CapacityLimiter(1) for _ in range(3))
 
     async def health(self, request: Request) -> Response:
         return JSONResponse({"status": "ok"})
@@ -79,15 +102,15 @@ class _Server:
         return JSONResponse({"object": "list", "data": [model]})
 
     async def completions(self, request: Request) -> Response:
-        call = parse_request(await self._body(request))
-        if call.model not in (None, self._model_name):
-            message = f"This server has one model: {self._model_name}."
-            raise ApiError(404, message, param="model", code="model_not_found")
-        try:
-            completion = replace(call.completion, ddl_context=call.ddl_context or self._ddl_context)
-            prompt_ids = await run_sync(self._completer.prompt_ids, completion)
-        except FimError as error:
-            raise ApiError(400, str(error)) from error
+        body = await self._body(request)
+        if self._requests >= self._limits.requests:
+            raise ApiError(503, "Too many requests wait already.", code="overloaded")
+        with self._counted():
+            call = parse_request(body)
+            if call.model not in (None, self._model_name):
+                message = f"This server has one model: {self._model_name}."
+                raise ApiError(404, message, param="model", code="model_not_found")
+            prompt_ids = await self._prompt_ids(call)
         limit = self._limit(call, prompt_ids)
         answer = Answer(self._model_name)
 
@@ -103,15 +126,41 @@ class _Server:
                 text += last.text
         return JSONResponse(answer.dump(text, last.finish_reason, Usage(len(prompt_ids), last.tokens)))
 
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """One more request waits or is answered."""
+        self._requests += 1
+        try:
+            yield
+        finally:
+            self._requests -= 1
+
+    async def _prompt_ids(self, call: CompletionRequest) -> list[int]:
+        """The prompt's tokens, made while others have their turn; raises ApiError for one that is much too long."""
+        completion = replace(call.completion, ddl_context=call.ddl_context or self._ddl_context)
+        length, most = _characters(completion), self._completer.max_characters
+        if length > most:
+            message = f"The prompt has {length:,} characters with its context; this model takes {most:,} at most."
+            raise ApiError(400, message, param="prompt", code="context_length_exceeded")
+        limiter = self._long if length > LONG_PROMPT else self._short
+        try:
+            return await run_sync(self._completer.prompt_ids, completion, limiter=limiter)
+        except FimError as error:
+            raise ApiError(400, str(error)) from error
+
     async def _body(self, request: Request) -> bytes:
-        """Raises ApiError for what is not JSON by its type, or too large."""
+        """Raises ApiError for what is not JSON by its type, too large, or too slow to arrive."""
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise ApiError(415, "Send the request as Content-Type: application/json.")
         body = bytearray()
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > self._max_body_bytes:
-                raise ApiError(413, f"The request is larger than {self._max_body_bytes} bytes.")
+        try:
+            with anyio.fail_after(self._limits.body_seconds):
+                async for chunk in request.stream():
+                    body += chunk
+                    if len(body) > self._limits.body_bytes:
+                        raise ApiError(413, f"The request is larger than {self._limits.body_bytes} bytes.")
+        except TimeoutError:
+            raise ApiError(408, f"The request took longer than {self._limits.body_seconds:g} seconds.") from None
         return bytes(body)
 
     def _limit(self, call: CompletionRequest, prompt_ids: list[int]) -> int:
@@ -133,19 +182,21 @@ class _Server:
         self, request: Request, prompt_ids: list[int], limit: int, stop: list[str]
     ) -> AsyncGenerator[Delta, None]:
         """Generate when it is this request's turn, for as long as its client is there."""
-        async with self._turn:
-            generated = self._completer.deltas(prompt_ids, max_tokens=limit, stop=stop)
-            while True:
-                if await request.is_disconnected():
-                    raise ClientDisconnect
-                delta = await run_sync(next, generated, None)
-                if delta is None:
-                    return
-                yield delta
+        with self._counted():
+            async with self._turn:
+                generated = self._completer.deltas(prompt_ids, max_tokens=limit, stop=stop)
+                while True:
+                    if await request.is_disconnected():
+                        raise ClientDisconnect
+                    delta = await run_sync(next, generated, None, limiter=self._model)
+                    if delta is None:
+                        return
+                    yield delta
 
 
 class _EventStream(Response):
-    """Sends server-sent events from within one task, so that the model's turn ends with the connection."""
+    """Sends server-sent events. They are made in a task of their own and wait for the client outside the model's turn, so
+    that one who reads slowly keeps nobody waiting; there are no more of them than tokens were asked for."""
 
     def __init__(self, events: AsyncGenerator[str, None]) -> None:
         self._events = events
@@ -154,13 +205,24 @@ class _EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = [(name, value) for name, value in self.raw_headers if name != b"content-length"]
         await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
+        made, ready = anyio.create_memory_object_stream[str | None](math.inf)
+        async with anyio.create_task_group() as tasks, ready:
+            tasks.start_soon(self._make, made)
+            async for event in ready:
+                if event is None:
+                    await send({"type": "http.response.body", "body": b"", "more_body": False})
+                    return
+                await send({"type": "http.response.body", "body": f"data: {event}\n\n".encode(), "more_body": True})
+
+    async def _make(self, made: MemoryObjectSendStream[str | None]) -> None:
+        """Put all events into `made`, and None behind the last; without it, the client has left."""
         try:
-            async with aclosing(self._events) as events:
+            async with made, aclosing(self._events) as events:
                 async for event in events:
-                    await send({"type": "http.response.body", "body": f"data: {event}\n\n".encode(), "more_body": True})
+                    made.send_nowait(event)
+                made.send_nowait(None)
         except ClientDisconnect:
             return
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def _events(
@@ -176,9 +238,15 @@ async def _events(
     yield "[DONE]"
 
 
+def _characters(completion: Completion) -> int:
+    return sum(len(text) for text in asdict(completion).values() if isinstance(text, str))
+
+
 async def _api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
-    return JSONResponse(error.body, status_code=error.status)
+    # What is left of a body that was not read to its end would be taken for the next request.
+    headers = {"connection": "close"} if error.status in {408, 413, 503} else {}
+    return JSONResponse(error.body, status_code=error.status, headers=headers)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

@@ -19,6 +19,10 @@ from fim_core.serving.prompting import load_prompt_builder
 from fim_core.serving.text import TextStream
 from fim_core.store import Store, champion_weights
 
+MAX_CHARACTERS = 1_000_000
+CHARACTERS_PER_TOKEN = 16
+"""More than SQL has on average: tokens of SQL have 3 or 4."""
+
 
 @dataclass(frozen=True, slots=True)
 class Delta:
@@ -59,6 +63,11 @@ class Completer:
         """
         model, tokenizer = load_for_inference(checkpoint)
         return cls(model, tokenizer, load_prompt_builder(checkpoint, tokenizer))
+
+    @property
+    def max_characters(self) -> int:
+        """Characters of a prompt and its context beyond which it is not even tokenized."""
+        return MAX_CHARACTERS if self.context_length is None else self.context_length * CHARACTERS_PER_TOKEN
 
     @property
     def notice(self) -> str | None:

@@ -18,6 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from fim_core.records.schema import Completion
 
 Stop = str | list[str] | None
+MAX_STOPS = 16
+MAX_STOP_CHARACTERS = 256
 
 
 class ApiError(Exception):
@@ -107,6 +109,10 @@ def parse_request(body: bytes) -> CompletionRequest:
         raise ApiError(400, f"{param}: {problem['msg']}.{hint}", param=param, code="unsupported_value") from None
     if request.echo:
         raise ApiError(400, "echo: not supported.", param="echo", code="unsupported_value")
+    stops = request.stop_strings
+    if len(stops) > MAX_STOPS or any(len(stop) > MAX_STOP_CHARACTERS for stop in stops):
+        message = f"stop: at most {MAX_STOPS} strings of at most {MAX_STOP_CHARACTERS} characters each."
+        raise ApiError(400, message, param="stop", code="unsupported_value")
     return request
 
 

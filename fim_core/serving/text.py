@@ -51,5 +51,10 @@ class TextStream:
 
     def _maybe_stop(self, text: str) -> int:
         """Length of the longest end of `text` that a stop string starts with."""
-        starts = {stop[:length] for stop in self._stop for length in range(1, len(stop))}
-        return max((len(start) for start in starts if text.endswith(start)), default=0)
+        return max((_overlap(text, stop) for stop in self._stop), default=0)
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that is a start of `stop`, and not all of it."""
+    longest = min(len(text), len(stop) - 1)
+    return next((length for length in range(longest, 0, -1) if text.endswith(stop[:length])), 0)

@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 
 from fim_core.batches import by_export
 from fim_core.config import DataConfig
-from fim_core.errors import FimError
 from fim_core.packing.rows import Rows
 from fim_core.parallel import ordered_map
 from fim_core.parts import Parts
+from fim_core.records.schema import Reason
 from fim_core.tokenization.batch import DATASET_SCHEMA, REJECTED_SCHEMA, SPLITS, BatchTokenizer, TokenizedBatch
 from fim_core.tokenization.encoder import Granularity, TextEncoder
 from fim_core.tokenization.shards import SplitWriter
@@ -37,12 +37,15 @@ _MOST_TYPES = 50
 
 @dataclass(frozen=True)
 class TokenizedCounts:
-    """What became of the prompts: rows_in = rows_kept + too_long.
+    """What became of the prompts: rows_in = rows_kept + too_long + control_token.
 
     Attributes:
+        control_token: rows in which the tokenizer makes a control token of user text.
         tokens: of all kept rows; trained_tokens: those with a label.
         train, eval: kept rows of each split.
         neutralised: rows with control tokens in user text, encoded as ordinary text.
+        changed: rows whose response does not come back from its tokens as it was, because the tokenizer normalises text or
+            lacks characters.
         lengths: by type of completion, most frequent first 50: rows, and the quantiles QUANTILES of their tokens.
         histogram: rows by the power of two that their length does not exceed.
         encoded: rows that had to be encoded; what became of the others was known from an earlier run.
@@ -54,11 +57,13 @@ class TokenizedCounts:
     rows_in: int
     rows_kept: int
     too_long: int
+    control_token: int
     tokens: int
     trained_tokens: int
     train: int
     eval: int
     neutralised: int
+    changed: int
     lengths: dict[str, dict[str, float]]
     histogram: dict[str, int]
     encoded: int
@@ -80,24 +85,21 @@ def tokenize_prompts(prompts: Path, output: Path, *, data: DataConfig, parts: Pa
     Args:
         prompts: folder that `write_fim_prompts` wrote.
         parts: where what became of rows is kept; must be of the same options and code.
-
-    Raises:
-        FimError: control tokens are to be neutralised, which this tokenizer does not allow.
     """
     output.mkdir(parents=True, exist_ok=True)
     source = pq.ParquetFile(prompts / "prompts.parquet")
     worker = BatchTokenizer(prompts, data, False, parts)
-    disagreeing = [text for text in _sample(source) if not worker.encoder.agrees(text)]
-    falls_back = bool(disagreeing) and worker.encoder.granularity != "whole"
-    if falls_back and data.control_tokens == "neutralise":
-        raise FimError(
-            "The text between control tokens does not encode independently with this tokenizer, so control tokens in "
-            "user text cannot be neutralised. Set data.control_tokens: reject."
-        )
+    sample = _sample(source)
+    falls_back = not all(map(worker.encoder.lines_agree, sample))
     if falls_back:
         worker = BatchTokenizer(prompts, data, True, parts)
+        logger.warning("This tokenizer does not encode lines independently: text is cut at control tokens only.")
+    if others := sum(not worker.encoder.agrees(text) for text in sample):
         logger.warning(
-            "Pieces of %d sampled prompts do not encode independently: rows are encoded whole.", len(disagreeing)
+            "This tokenizer gives %d of %d sampled prompts other tokens when it reads them as one text, since it changes "
+            "the text around control tokens. Send the tokens of PromptBuilder.encode to a server, not text.",
+            others,
+            len(sample),
         )
     totals = _Totals()
     writers = {split: SplitWriter(output / DATASET / split, DATASET_SCHEMA, split) for split in SPLITS}
@@ -138,7 +140,9 @@ class _Totals:
     lengths: dict[str, list[np.ndarray]] = field(default_factory=lambda: defaultdict(list))
     too_long: int = 0
     trained_tokens: int = 0
+    control_token: int = 0
     neutralised: int = 0
+    changed: int = 0
     encoded: int = 0
     tokenizer_tokens: int = 0
 
@@ -146,9 +150,12 @@ class _Totals:
         types = np.array(result.types, dtype=object)
         for kind in sorted(set(result.types)):
             self.lengths[kind].append(result.lengths[types == kind])
-        self.too_long += result.rejected.num_rows
+        reasons = Counter(result.rejected.column("reason").to_pylist())
+        self.too_long += reasons[Reason.TOO_LONG]
+        self.control_token += reasons[Reason.CONTROL_TOKEN]
         self.trained_tokens += result.trained_tokens
         self.neutralised += result.neutralised
+        self.changed += result.changed
         self.encoded += result.encoded
         self.tokenizer_tokens += result.tokenizer_tokens
 
@@ -161,11 +168,13 @@ class _Totals:
             rows_in=rows_in,
             rows_kept=len(everything),
             too_long=self.too_long,
+            control_token=self.control_token,
             tokens=int(everything.sum(dtype=np.int64)),
             trained_tokens=self.trained_tokens,
             train=rows["train"],
             eval=rows["eval"],
             neutralised=self.neutralised,
+            changed=self.changed,
             lengths={kind: _summary(by_type[kind]) for kind in sorted(largest)},
             histogram={str(2**power): powers[power] for power in sorted(powers)},
             encoded=self.encoded,

@@ -105,7 +105,6 @@ def configure_logging(level: str) -> None:
     from deepspeed.utils import logger as deepspeed_logger
 
     transformers.utils.logging.set_verbosity(getattr(logging, level))
-    transformers.utils.logging.disable_progress_bar()
     deepspeed_logger.setLevel(level)
     for handler in deepspeed_logger.handlers:
         handler.setLevel(level)

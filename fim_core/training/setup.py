@@ -243,8 +243,8 @@ def few_steps(steps: int, rows: int, batch_rows: int, experiment: Experiment) ->
     batch = "micro_batch_size or gradient_accumulation_steps" if experiment.batch_grows_with_ranks else "batch_rows"
     longer = "max_steps" if steps == experiment.max_steps else "epochs"
     notice = (
-        f"The run takes {steps} optimizer steps ({rows} rows, {batch_rows} a step, epochs: {experiment.epochs}); with "
-        f"fewer than {FEW_STEPS} a model learns little. Lower {batch}, or raise {longer}."
+        f"The run takes {steps} optimizer steps ({rows} rows, {batch_rows} a step, epochs: {experiment.epochs}), which is "
+        f"few. A model usually learns more with {FEW_STEPS} or more: lower {batch}, or raise {longer}."
     )
     return (notice,)
 

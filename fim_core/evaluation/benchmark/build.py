@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from random import Random
@@ -15,7 +16,7 @@ from fim_core.evaluation.benchmark.masks import MASKS, choose_mask
 from fim_core.evaluation.benchmark.queries import write_query
 from fim_core.evaluation.benchmark.schemas import SCHEMAS, Schema
 from fim_core.evaluation.metrics.completed import CompletedSql
-from fim_core.evaluation.metrics.execution import Database, Sandbox, execution_match
+from fim_core.evaluation.metrics.execution import Comparison, Database, Sandbox
 from fim_core.evaluation.scores import EvalRow
 from fim_core.files import require_free
 from fim_core.integrity import digest_of, read_sealed, write_sealed
@@ -147,8 +148,8 @@ def _distinct(
 
 def _is_sound(item: EvalRow, database: Database, sandbox: Sandbox) -> bool:
     gold, empty = (CompletedSql(item.prefix, text, item.suffix, DIALECT) for text in (item.completion, ""))
-    matches = execution_match(gold, [empty], item.ddl, sandbox, database).matches
-    return matches is not None and matches[0] == (item.completion == "")
+    with closing(Comparison(gold, item.ddl, sandbox, database)) as comparison:
+        return comparison.run_gold() is None and comparison.matches(empty) == (item.completion == "")
 
 
 def _names(schema: Schema) -> set[str]:

@@ -13,6 +13,8 @@ from sqlglot.optimizer.scope import traverse_scope
 from sqlglot.schema import MappingSchema
 
 from fim_core.evaluation.metrics.completed import CompletedSql, parse_statement, split_statements
+from fim_core.evaluation.metrics.judged_queries import queries_of
+from fim_core.evaluation.metrics.unchecked_names import SOURCES, has_unresolved, is_unknown_source, prepare
 
 ColumnTypes = Mapping[str, exp.DataType]
 """Columns of a table by name, in their order."""
@@ -29,19 +31,18 @@ class BoundQuery:
 class Catalog:
     """The tables that a text of CREATE TABLE and CREATE VIEW statements defines.
 
-    A later definition of a name replaces the earlier one. Views and tables made from a query are known by the names
-    of its columns; those that select `*` are left out, and so is what sqlglot does not understand.
+    A later definition of a name replaces the earlier one. Views and tables made from a query have its columns, copies
+    those of their origin. Some definitions do not tell the columns, such as a query on tables that are not known.
     """
 
     def __init__(self, ddl: str, dialect: str) -> None:
         self.dialect = dialect
-        self.tables: dict[tuple[str, ...], ColumnTypes] = {}
+        self.tables: dict[tuple[str, ...], ColumnTypes | None] = {}
+        """By name; None where the columns are not known."""
+        self._schema = MappingSchema(dialect=dialect, normalize=False)
         for statement in split_statements(ddl, dialect):
             if isinstance(tree := parse_statement(statement, dialect), exp.Create):
                 self._define(normalize_identifiers(tree, dialect=dialect))
-        self._schema = MappingSchema(
-            {_key(name): dict(columns) for name, columns in self.tables.items()}, dialect=dialect, normalize=False
-        )
 
     def bind(self, tree: exp.Expr) -> list[BoundQuery] | None:
         """The queries of a statement with every name resolved.
@@ -49,42 +50,71 @@ class Catalog:
         None where a table or column does not resolve, or is ambiguous, and for statements that name no columns of
         tables (GRANT, SHOW …).
         """
-        queries = _queries_of(normalize_identifiers(tree.copy(), dialect=self.dialect))
+        queries = queries_of(normalize_identifiers(tree.copy(), dialect=self.dialect))
         bound = [self._bind_query(query) for query in queries]
         return [b for b in bound if b] if bound and all(bound) else None
+
+    def has_unknown_columns(self, tree: exp.Expr) -> bool:
+        """Whether a statement reads from something whose columns cannot be known: a stage, a function, or a table that is
+        defined without them."""
+        sources = list(normalize_identifiers(tree.copy(), dialect=self.dialect).find_all(*SOURCES))
+        if any(is_unknown_source(source) for source in sources):
+            return True
+        tables = (self._find(source) for source in sources if isinstance(source, exp.Table))
+        return any(name is not None and self.tables[name] is None for name in tables)
 
     def _define(self, tree: exp.Create) -> None:
         if tree.kind not in {"TABLE", "VIEW"}:
             return
-        target, columns = tree.this, {}
-        if isinstance(target, exp.Schema):
-            for column in target.find_all(exp.ColumnDef):
-                if column.parent is target:
-                    columns[column.name] = column.kind or exp.DataType.build("unknown")
-            target = target.this
-        elif isinstance(tree.expression, exp.Query) and not tree.expression.is_star:
-            columns = {name: exp.DataType.build("unknown") for name in tree.expression.named_selects}
-        if isinstance(target, exp.Table) and columns:
-            self.tables[tuple(part.name for part in target.parts)] = columns
+        target = tree.this.this if isinstance(tree.this, exp.Schema) else tree.this
+        if not isinstance(target, exp.Table):
+            return
+        name = tuple(part.name for part in target.parts)
+        columns = self._columns_of(tree)
+        self.tables.pop(name, None)  # so that it is the latest
+        self.tables[name] = columns
+        if columns:
+            self._schema.add_table(_table(_key(name)), dict(columns), normalize=False)
+
+    def _columns_of(self, tree: exp.Create) -> ColumnTypes | None:
+        if isinstance(tree.this, exp.Schema):
+            named = [c for c in tree.this.expressions if isinstance(c, exp.ColumnDef | exp.Identifier)]
+            if named:
+                # Copies, so that the rest of the tree is not kept with them.
+                return {c.name: c.args["kind"].copy() if c.args.get("kind") else _unknown() for c in named}
+        if origin := tree.find(exp.Clone, exp.LikeProperty):
+            name = self._find(origin.this)
+            return None if name is None else self.tables[name]
+        if isinstance(tree.expression, exp.Query):
+            bound = self._bind_query(tree.expression.copy())
+            query = bound.query if bound else tree.expression
+            if not query.is_star:
+                return {name: _unknown() for name in query.named_selects}
+        return None
 
     def _bind_query(self, query: exp.Query) -> BoundQuery | None:
         used: dict[str, ColumnTypes] = {}
         try:
             for table in _tables_of(query):
-                if (name := self._find(table)) is None:
+                if (name := self._find(table)) is None or (columns := self.tables[name]) is None:
                     return None
-                used[_key(name)] = self.tables[name]
+                used[_key(name)] = columns
                 _rename(table, _key(name))
             for column in query.find_all(exp.Column):
                 column.set("db", None)
                 column.set("catalog", None)
+            prepare(query)
             qualified = qualify(
                 query, schema=self._schema, dialect=self.dialect, quote_identifiers=False, validate_qualify_columns=True
             )
+            if not isinstance(qualified, exp.Query) or has_unresolved(qualified, self._schema):
+                return None
+        except MemoryError:
+            raise
         # On trees that no database would accept, the optimizer also fails with errors of other kinds.
         except Exception:
             return None
-        return BoundQuery(qualified, used) if isinstance(qualified, exp.Query) else None
+        return BoundQuery(qualified, used)
 
     def _find(self, table: exp.Table) -> tuple[str, ...] | None:
         """The defined name that a reference means: one of them may leave out database or schema."""
@@ -100,16 +130,20 @@ def binds(gold: CompletedSql, predicted: CompletedSql, ddl: str) -> bool | None:
     """Whether every table and column of the statements that the prediction touches resolves.
 
     Names resolve against the CREATE statements of the row's DDL context and of the document before the cursor, by the
-    scoping rules of sqlglot's `qualify`. Judged are queries, the queries in CREATE … AS and INSERT, UPDATE and DELETE.
-    None, not applicable, where the statement with the gold completion does not bind: then the context does not
-    define what the statement is about.
+    scoping rules of sqlglot's `qualify`. Judged are queries, the queries in CREATE … AS and INSERT, UPDATE, DELETE and
+    MERGE. None, not applicable, where the statement with the gold completion does not bind: then the context does not
+    define what the statement is about; and where the prediction does not, and reads from something whose columns the
+    context does not tell.
     """
     if bound_queries(gold, ddl) is None:
         return None
-    return bound_queries(predicted, ddl) is not None
+    if bound_queries(predicted, ddl) is not None:
+        return True
+    catalog = _catalog_for(predicted, ddl)
+    return None if any(catalog.has_unknown_columns(tree) for tree in predicted.trees or []) else False
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)
 def bound_queries(sql: CompletedSql, ddl: str) -> list[BoundQuery] | None:
     """All queries in the statements that a completion touches, resolved; None where anything does not resolve.
 
@@ -117,15 +151,19 @@ def bound_queries(sql: CompletedSql, ddl: str) -> list[BoundQuery] | None:
     """
     if sql.trees is None:
         return None
-    catalog = catalog_of(";\n".join([ddl, *sql.earlier_definitions]), sql.dialect)
-    bound = [catalog.bind(tree) for tree in sql.trees] if catalog.tables else [None]
+    catalog = _catalog_for(sql, ddl)
+    bound = [catalog.bind(tree) for tree in sql.trees] if any(catalog.tables.values()) else [None]
     return [query for queries in bound if queries for query in queries] if all(bound) else None
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=16)
 def catalog_of(ddl: str, dialect: str) -> Catalog:
     """The catalog of a DDL text; rows of one worksheet share it."""
     return Catalog(ddl, dialect)
+
+
+def _catalog_for(sql: CompletedSql, ddl: str) -> Catalog:
+    return catalog_of(";\n".join([ddl, *sql.earlier_definitions]), sql.dialect)
 
 
 def _key(name: tuple[str, ...]) -> str:
@@ -147,23 +185,9 @@ def _rename(table: exp.Table, key: str) -> None:
     table.set("catalog", None)
 
 
-def _queries_of(tree: exp.Expr) -> list[exp.Query]:
-    """The queries that use the same names as a statement; none for kinds that are not judged."""
-    if isinstance(tree, exp.Query):
-        return [tree]
-    if isinstance(tree, exp.Create):
-        return [tree.expression] if isinstance(tree.expression, exp.Query) else []
-    if isinstance(tree, exp.Insert):
-        target = tree.this
-        names = target.expressions if isinstance(target, exp.Schema) else [exp.Star()]
-        columns = [exp.column(name.copy()) if isinstance(name, exp.Identifier) else name for name in names]
-        into = exp.select(*columns).from_(target.this if isinstance(target, exp.Schema) else target)
-        return [into, tree.expression] if isinstance(tree.expression, exp.Query) else [into]
-    if isinstance(tree, exp.Update | exp.Delete):
-        sources = tree.args.get("using") or ([tree.args["from_"].this] if tree.args.get("from_") else [])
-        changed = exp.select(*(tree.expressions or [exp.Literal.number(1)])).from_(tree.this)
-        for source in sources:
-            changed = changed.join(source, join_type="cross")
-        where = tree.args.get("where")
-        return [changed.where(where.this) if where else changed]
-    return []
+def _table(key: str) -> exp.Table:
+    return exp.Table(this=exp.to_identifier(key, quoted=True))
+
+
+def _unknown() -> exp.DataType:
+    return exp.DataType.build("unknown")

@@ -108,6 +108,8 @@ def parse_statement(sql: str, dialect: str) -> exp.Expr | None:
     """The syntax tree of one statement, or None where sqlglot does not understand it."""
     try:
         trees = Dialect.get_or_raise(dialect).parse(sql)
+    except MemoryError:
+        raise
     # On broken SQL, which models write, the parser also fails with errors of other kinds.
     except Exception:
         return None

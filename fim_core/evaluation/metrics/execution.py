@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -15,9 +13,8 @@ from sqlglot import exp
 
 from fim_core.evaluation.metrics.binding import BoundQuery, ColumnTypes, bound_queries
 from fim_core.evaluation.metrics.completed import CompletedSql
-from fim_core.evaluation.metrics.filler import NOW, column_pools, table_rows
+from fim_core.evaluation.metrics.filler import NOW, Pools, column_pools, table_rows
 
-SECONDS = 2.0
 MEMORY = "256MB"
 LARGEST_RESULT = 10_000
 
@@ -36,34 +33,25 @@ class Excluded(StrEnum):
     NOT_A_QUERY = "not_a_query"
     """The cursor is not in one statement that is a query."""
     FAILED = "failed"
-    """DuckDB cannot run the gold query: a function it lacks, too slow, too large."""
+    """DuckDB cannot run the gold query: a function or type that it lacks, a result of over 10,000 rows."""
     EMPTY = "empty_result"
     """The gold query finds nothing, so that any wrong filter would seem right."""
     UNSTABLE = "unstable"
     """Two runs of the gold query differ."""
 
 
-@dataclass(frozen=True)
-class ExecutionMatch:
-    """One verdict for each prediction, or the reason why there is none."""
-
-    matches: list[bool] | None
-    excluded: Excluded | None = None
-
-
 class Sandbox:
-    """An in-memory DuckDB that reaches no file and no network, with bounds on time and memory.
+    """An in-memory DuckDB that reaches no file and no network.
 
-    Untrusted SQL runs here: only queries, translated from their syntax trees.
+    Untrusted SQL runs here: only queries, translated from their syntax trees. DuckDB does not keep to its limit of
+    memory in every function, and does not hear an interrupt in some, so that hard limits are those of the process that
+    the sandbox is in (see sql_workers/worker.py).
     """
 
-    def __init__(self, *, seconds: float = SECONDS, memory: str = MEMORY) -> None:
-        self.seconds = seconds
-        self._connection = duckdb.connect(":memory:")
+    def __init__(self) -> None:
+        self._connection = duckdb.connect(":memory:", config={"threads": 1, "memory_limit": MEMORY})
         # In this order: each of the last two forbids to change what stands above it.
         for setting in (
-            "threads = 1",
-            f"memory_limit = '{memory}'",
             "temp_directory = ''",
             "autoinstall_known_extensions = false",
             "autoload_known_extensions = false",
@@ -76,44 +64,45 @@ class Sandbox:
         """Free the database."""
         self._connection.close()
 
-    @contextmanager
-    def tables(self, tables: Tables) -> Iterator[None]:
-        """Have these tables, filled, inside the block.
+    def create(self, tables: Tables) -> None:
+        """Make these tables and fill them.
 
         Raises:
             duckdb.Error: a type or value that DuckDB does not know.
+            MemoryError: they need more than DuckDB or the process may have.
         """
-        try:
-            for name, (columns, rows) in tables.items():
-                kinds = ", ".join(f"{_quoted(column)} {kind.sql('duckdb')}" for column, kind in columns.items())
+        for name, (columns, rows) in tables.items():
+            kinds = ", ".join(f"{_quoted(column)} {kind.sql('duckdb')}" for column, kind in columns.items())
+            places = ", ".join([f"({', '.join('?' * len(columns))})"] * len(rows))
+            values = [value for row in rows for value in row]
+            with _memory_errors():
                 self._connection.execute(f"CREATE OR REPLACE TABLE {_quoted(name)} ({kinds})")
-                places = ", ".join([f"({', '.join('?' * len(columns))})"] * len(rows))
-                values = [value for row in rows for value in row]
                 self._connection.execute(f"INSERT INTO {_quoted(name)} VALUES {places}", values)
-            yield
-        finally:
-            for name in tables:
-                self._connection.execute(f"DROP TABLE IF EXISTS {_quoted(name)}")
+
+    def drop(self, names: Iterable[str]) -> None:
+        """Remove tables, as far as they exist."""
+        for name in names:
+            self._connection.execute(f"DROP TABLE IF EXISTS {_quoted(name)}")
 
     def run(self, query: exp.Expr) -> Rows | None:
-        """The rows of a query, or None where DuckDB refuses it or it exceeds time, memory or 10,000 rows."""
-        timer = threading.Timer(self.seconds, self._connection.interrupt)
-        timer.start()
+        """The rows of a query, or None where DuckDB refuses it or it exceeds 10,000 rows.
+
+        Raises:
+            MemoryError: it needs more than DuckDB or the process may have.
+        """
         try:
-            rows = self._connection.execute(query.sql("duckdb")).fetchmany(LARGEST_RESULT + 1)
+            with _memory_errors():
+                rows = self._connection.execute(query.sql("duckdb")).fetchmany(LARGEST_RESULT + 1)
+        except MemoryError:
+            raise
         # A translation that fails is sqlglot's error, a query that fails DuckDB's.
         except Exception:
             return None
-        finally:
-            timer.cancel()
-            timer.join()
         return rows if len(rows) <= LARGEST_RESULT else None
 
 
-def execution_match(
-    gold: CompletedSql, predicted: Sequence[CompletedSql], ddl: str, sandbox: Sandbox, database: Database | None = None
-) -> ExecutionMatch:
-    """Whether each completed query gives the rows that the query with the gold completion gives.
+class Comparison:
+    """The query with the accepted completion and its result, which predictions are compared with.
 
     The execution accuracy of text-to-SQL (Yu et al., "Spider", 2018; Zhong et al., "Semantic Evaluation for
     Text-to-SQL with Distilled Test Suites", 2020), on tables made from the row's DDL. Without a database of their own
@@ -123,25 +112,82 @@ def execution_match(
 
     Equal results do not prove equal queries. Rows where the gold query gives no rows are excluded.
     """
-    bound = bound_queries(gold, ddl)
-    if bound is None:
-        return ExecutionMatch(None, Excluded.NOT_BOUND)
-    if len(bound) != 1 or not _is_query(gold):
-        return ExecutionMatch(None, Excluded.NOT_A_QUERY)
-    candidates = [_only_query(sql, ddl) for sql in predicted]
-    pools = column_pools(bound[0].query)
 
-    def filled(tables: Mapping[str, ColumnTypes]) -> Tables:
+    def __init__(self, gold: CompletedSql, ddl: str, sandbox: Sandbox, database: Database | None = None) -> None:
+        self._gold = gold
+        self._ddl = ddl
+        self._sandbox = sandbox
+        self._database = database
+        self._query: BoundQuery | None = None
+        self._expected: Rows | None = None
+        self._pools: Pools = {}
+
+    def run_gold(self) -> Excluded | None:
+        """Make the tables and run the gold query; the reason where nothing can be compared with it."""
+        bound = bound_queries(self._gold, self._ddl)
+        if bound is None:
+            return Excluded.NOT_BOUND
+        if len(bound) != 1 or not _is_query(self._gold):
+            return Excluded.NOT_A_QUERY
+        query = self._query = bound[0]
+        self._pools = column_pools(query.query)
+        try:
+            self._sandbox.create(self._filled(query.tables))
+        except duckdb.Error:
+            return Excluded.FAILED
+        rows = self._sandbox.run(_pinned(query.query))
+        if rows is None:
+            return Excluded.FAILED
+        if not rows:
+            return Excluded.EMPTY
+        again = self._sandbox.run(_pinned(query.query))
+        if again is None or not same_rows(rows, again, ordered=_is_ordered(query)):
+            return Excluded.UNSTABLE
+        self._expected = rows
+        return None
+
+    def matches(self, predicted: CompletedSql) -> bool | None:
+        """Whether a completed query gives the rows of the gold query; None where `run_gold` gave a reason."""
+        if self._query is None or self._expected is None:
+            return None
+        candidate = _only_query(predicted, self._ddl)
+        if candidate is None:
+            return False
+        if candidate.query.sql() == self._query.query.sql():
+            return True
+        rows = self._rows_of(candidate, known=self._query.tables)
+        return rows is not None and same_rows(self._expected, rows, ordered=_is_ordered(self._query))
+
+    def close(self) -> None:
+        """Remove the tables."""
+        if self._query is not None:
+            self._sandbox.drop(self._query.tables)
+
+    def _rows_of(self, candidate: BoundQuery, known: Mapping[str, ColumnTypes]) -> Rows | None:
+        """Its result. Further tables are made for it alone, so that one with a type that DuckDB lacks counts against
+        the candidate and does not exclude the row."""
+        further = {name: columns for name, columns in candidate.tables.items() if name not in known}
+        try:
+            self._sandbox.create(self._filled(further))
+            return self._sandbox.run(_pinned(candidate.query))
+        except duckdb.Error:
+            return None
+        finally:
+            self._sandbox.drop(further)
+
+    def _filled(self, tables: Mapping[str, ColumnTypes]) -> Tables:
         return {
-            name: (columns, database[name] if database else table_rows(name, columns, pools))
+            name: (columns, self._database[name] if self._database else table_rows(name, columns, self._pools))
             for name, columns in tables.items()
         }
 
+
+@contextmanager
+def _memory_errors() -> Iterator[None]:
     try:
-        with sandbox.tables(filled(bound[0].tables)):
-            return _compare(bound[0], candidates, sandbox, filled)
-    except duckdb.Error:
-        return ExecutionMatch(None, Excluded.FAILED)
+        yield
+    except duckdb.OutOfMemoryException as error:
+        raise MemoryError from error
 
 
 def same_rows(gold: Rows, predicted: Rows, *, ordered: bool) -> bool:
@@ -150,38 +196,8 @@ def same_rows(gold: Rows, predicted: Rows, *, ordered: bool) -> bool:
     return left == right if ordered else Counter(left) == Counter(right)
 
 
-def _compare(
-    gold: BoundQuery,
-    candidates: Sequence[BoundQuery | None],
-    sandbox: Sandbox,
-    filled: Callable[[Mapping[str, ColumnTypes]], Tables],
-) -> ExecutionMatch:
-    """The verdicts, while gold's tables are there; a candidate's further tables are made for it alone, so that one with
-    a type that DuckDB lacks counts against the candidate and does not exclude the row."""
-    ordered = gold.query.args.get("order") is not None
-    expected = sandbox.run(_pinned(gold.query))
-    if expected is None:
-        return ExecutionMatch(None, Excluded.FAILED)
-    if not expected:
-        return ExecutionMatch(None, Excluded.EMPTY)
-    again = sandbox.run(_pinned(gold.query))
-    if again is None or not same_rows(expected, again, ordered=ordered):
-        return ExecutionMatch(None, Excluded.UNSTABLE)
-    written = gold.query.sql()
-
-    def matches(candidate: BoundQuery | None) -> bool:
-        if candidate is None:
-            return False
-        if candidate.query.sql() == written:
-            return True
-        try:
-            with sandbox.tables(filled({n: c for n, c in candidate.tables.items() if n not in gold.tables})):
-                rows = sandbox.run(_pinned(candidate.query))
-        except duckdb.Error:
-            return False
-        return rows is not None and same_rows(expected, rows, ordered=ordered)
-
-    return ExecutionMatch([matches(candidate) for candidate in candidates])
+def _is_ordered(query: BoundQuery) -> bool:
+    return query.query.args.get("order") is not None
 
 
 def _is_query(sql: CompletedSql) -> bool:

@@ -14,7 +14,9 @@ import pytest
 import yaml
 
 from fim_core.config import Experiment, load_experiment, read_experiment_file
-from fim_core.config.arctic_training import KEYS, differences, markdown_table, translate
+from fim_core.config.arctic_training.defaults import differences
+from fim_core.config.arctic_training.keys import KEYS, markdown_table
+from fim_core.config.arctic_training.translate import translate
 from fim_core.config.experiment import ExperimentFile
 from fim_core.errors import FimError
 
@@ -254,7 +256,9 @@ def test_values_that_ask_for_nothing_pass(tmp_path: Path, path: str) -> None:
 
 def test_the_documentation_lists_every_key() -> None:
     text = Path("docs/arctic_training.md").read_text(encoding="utf-8")
-    assert markdown_table() in text, "put the output of fim_core.config.arctic_training.markdown_table() into the file"
+    assert markdown_table() in text, (
+        "put the output of fim_core.config.arctic_training.keys.markdown_table() into the file"
+    )
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 from starlette.types import Message
 
 from fim_core.records.schema import Completion
-from fim_core.serving.app import create_app
+from fim_core.serving.app import RequestLimits, create_app
 from fim_core.serving.completer import Completer, Delta
 
 HOSTS = ("127.0.0.1",)
@@ -205,7 +205,7 @@ def test_only_json_and_only_known_hosts(client: TestClient) -> None:
 
 
 def test_large_requests_are_refused(completer: Completer) -> None:
-    client = TestClient(build(completer, max_body_bytes=100), base_url="http://127.0.0.1")
+    client = TestClient(build(completer, limits=RequestLimits(body_bytes=100)), base_url="http://127.0.0.1")
     assert client.post("/v1/completions", json={"prompt": "x" * 200}).status_code == 413
     assert client.post("/v1/completions", json={"prompt": "x"}).status_code == 200
 

@@ -16,7 +16,6 @@ from tokenizers import Tokenizer
 
 from fim_core.config import ModelConfig
 from fim_core.demo.tokenizer import train_tokenizer
-from fim_core.errors import FimError
 from fim_core.prompts import write_fim_prompts
 from fim_core.records.sources import write_raw_completions
 from fim_core.tokenization import load_rows, tokenize_prompts
@@ -125,25 +124,22 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
     assert [path.read_bytes() for path in files[0]] == [path.read_bytes() for path in files[1]]
 
 
-def test_a_tokenizer_that_only_encodes_whole_texts(tmp_path: Path) -> None:
+def test_a_tokenizer_with_a_mark_for_spaces(tmp_path: Path) -> None:
     tokenizer = sentencepiece_like()
     done = run_data_path(tmp_path, ROWS, tokenizer, eval_fraction=0)
-    assert "every row encoded whole" in done.counts.notice
     for prompt in done.prompts:
         row = done.row(prompt["row_id"])
         ids = tokenizer(prompt["prompt"], add_special_tokens=False)["input_ids"]
         assert row["input_ids"][: row["prompt_length"]] == ids
 
 
-def test_a_sample_that_disagrees_makes_rows_encode_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tokenizer whose probes agree though its pieces do not: here one that is told to cut lines and must not."""
+def test_a_sample_that_disagrees_is_cut_at_control_tokens_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tokenizer whose probes agree though its lines do not: here one that is told to cut lines and must not."""
     tokenizer = byte_level(["<|end|>"], eos="<|end|>")
     monkeypatch.setattr(TextEncoder, "_finest", lambda self: "line")
     rows = [completion("a\n  b\n\nc", "\n\nd", "e")]
-    with pytest.raises(FimError, match="cannot be neutralised"):
-        run_data_path(tmp_path / "n", rows, tokenizer, control_tokens="neutralise")
-    done = run_data_path(tmp_path / "r", rows, tokenizer, eval_fraction=0)
-    assert "every row encoded whole" in done.counts.notice
+    done = run_data_path(tmp_path, rows, tokenizer, eval_fraction=0)
+    assert "between control tokens" in done.counts.notice
     ids = tokenizer(done.prompts[0]["prompt"], add_special_tokens=False)["input_ids"]
     assert done.rows[0]["input_ids"][: len(ids)] == ids
 

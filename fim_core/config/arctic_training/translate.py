@@ -1,180 +1,19 @@
-"""Experiment files of ArcticTraining: how each of their keys is treated, and where its defaults differ from ours.
-
-ArcticTraining (github.com/snowflakedb/ArcticTraining) is the trainer whose file format this project follows. `KEYS` lists
-every key of its SFT files. `translate` turns such a file into one of ours; a file of ours passes through unchanged.
-"""
+"""Translation of ArcticTraining's experiment files: names, spellings and switches."""
 
 from __future__ import annotations
 
 import copy
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
-from fim_core.config.deepspeed import offloads_optimizer
+from fim_core.config.arctic_training.keys import KEYS, NO_EXPERT_PARALLELISM
 from fim_core.config.numbers import parse_number
 
-if TYPE_CHECKING:
-    from fim_core.config.experiment import Experiment
-
 Location = tuple[int | str, ...]
-
-
-@dataclass(frozen=True)
-class Key:
-    """How one key is treated.
-
-    treatment:
-        same: an option of ours with this name and meaning.
-        translated: an option of ours by another name, or with other spellings of its values; `note` says which.
-        no_effect: results are equal whatever it says, and there is nothing here for it to act on; named at loading.
-        refused: it cannot be done here; `note` is the reason and the cure.
-    passing: values of a refused key, or of one without effect, that ask for what is done here anyway.
-    """
-
-    treatment: Literal["same", "translated", "no_effect", "refused"]
-    note: str = ""
-    passing: tuple[Any, ...] = ()
-
-
-def _same(note: str = "") -> Key:
-    return Key("same", note)
-
-
-def _translated(note: str) -> Key:
-    return Key("translated", note)
-
-
-def _no_effect(note: str, *passing: Any) -> Key:
-    return Key("no_effect", note, passing)
-
-
-def _refused(note: str, *passing: Any) -> Key:
-    return Key("refused", note, passing)
-
-
-_SOURCE = {
-    "type": _translated("`huggingface` without `columns` means rows with `messages`, our `huggingface_instruct`"),
-    "name_or_path": _translated("`name:split[10:20]` becomes name and `split`"),
-    "split": _same("`train`; in eval_sources `eval`"),
-    "split_mapping": _translated("applied to `split`"),
-    "sample_ratio": _same(),
-    "sample_count": _same(),
-    "sample_seed": _same(),
-    "role_mapping": _same(),
-    "content_key": _same(),
-    "kwargs": _same("of data sets from a hub; only arguments that choose what is read"),
-    "process": _refused("rows are always tokenized here; leave it out", True),
-}
-
-_MOE = "experts are never spread over ranks here; leave it out to train the model as transformers has it"
-_LAUNCHER_SETS = "the launcher sets it; leave it out"
-_REUSED = "what was made of the same rows and options is always used again"
-_NO_PROFILER = "there is no memory profiler here; each step's peak memory is in metrics.jsonl"
-
-KEYS: dict[str, Key] = {
-    "type": _same("`sft`; other trainers are refused"),
-    "code": _refused("no code but this package's own is run; leave it out"),
-    "skip_validation": _refused("options are always checked; leave it out", False),
-    "local_rank": _refused(_LAUNCHER_SETS),
-    "global_rank": _refused(_LAUNCHER_SETS),
-    "world_size": _refused(_LAUNCHER_SETS),
-    "model.type": _same(),
-    "model.name_or_path": _same(),
-    "model.dtype": _translated("`bfloat16`, `torch.float16`, `half`, … become `bf16`, `fp16`, `fp32`"),
-    "model.save_name": _refused("the model is saved under the experiment's name; use the key `name`", None),
-    "model.attn_implementation": _same("what the machine lacks is replaced, with a message"),
-    "model.disable_activation_checkpoint": _translated("`activation_checkpointing`, negated"),
-    "model.peft_config": _translated("LoRA; `peft_type` in any case"),
-    "model.hf_config_kwargs": _same("`num_hidden_layers` may not change the model"),
-    "tokenizer.type": _refused("tokenizers are those of transformers (`huggingface`)", "", "huggingface"),
-    "tokenizer.name_or_path": _translated("`model.tokenizer`"),
-    "tokenizer.tokenize_kwargs": _refused("how rows are tokenized is fixed, so that training and serving agree", {}),
-    "data.type": _same(),
-    **{f"data.{part}[].{name}": key for part in ("sources", "eval_sources") for name, key in _SOURCE.items()},
-    "data.train_eval_split": _translated("its second number is `data.eval_fraction`; groups of rows stay together"),
-    "data.max_length": _same(),
-    "data.num_proc": _same(),
-    "data.dl_num_workers": _no_effect("batches are made in the training process, from tokens on disk"),
-    "data.seed": _translated("must equal `seed`, which decides everything random"),
-    "data.use_data_cache": _no_effect(_REUSED, True, None),
-    "data.cache_processed_data": _no_effect(_REUSED, True, None),
-    "data.cache_dir": _same("of data sets from a hub; everything else is in `storage`"),
-    "data.cache_fs_type": _no_effect("one process prepares the data, whatever the file system", "auto"),
-    "data.fail_on_missing_cache": _refused("what is missing is made; leave it out", False),
-    "data.div_length": _no_effect("rows are not padded"),
-    "data.pad_to": _no_effect("rows are not padded"),
-    "data.mask_inputs": _same(),
-    "data.always_max_length": _refused("no row is cut to fill a pack; leave it out", False),
-    "data.filter_samples": _translated("true; `false` keeps longer rows there, and is refused"),
-    "data.pack_samples": _same("packs share common prefixes, with equal loss"),
-    "data.drop_last": _refused("no pack is dropped; leave it out", False),
-    "data.fuse_positions_prob": _refused("every row has positions of its own; leave it out", 0),
-    "data.repeat_to_pack_max_length": _refused("rows are not repeated within a pack; use `epochs`", False),
-    "data.ignore_empty_think": _same(),
-    "data.sample_weighted_loss": _same(),
-    "logger.output_dir": _same(),
-    "logger.level": _same(),
-    "logger.print_output_ranks": _translated('`"*"` is `all`'),
-    "logger.file_output_ranks": _no_effect("every rank keeps its log file, which says why a rank failed", "*"),
-    "wandb.enable": _same(),
-    "wandb.entity": _same(),
-    "wandb.project": _same(),
-    "wandb.name": _same(),
-    "scheduler.type": _same(),
-    "scheduler.name": _same("the schedules of transformers that follow from the step"),
-    "scheduler.warmup_ratio": _same(),
-    "scheduler.scheduler_specific_kwargs": _same("only what the schedule takes"),
-    "scheduler.learning_rate": _refused("use `optimizer.learning_rate`", None),
-    "scheduler.lr": _refused("use `optimizer.learning_rate`", None),
-    "optimizer.type": _translated("`fused_adam`, `FusedAdam`, … become `adamw`; `CPUAdam`, … become `cpu_adam`"),
-    "optimizer.learning_rate": _same(),
-    "optimizer.lr": _same(),
-    "optimizer.weight_decay": _same(),
-    "optimizer.betas": _same(),
-    "deepspeed": _same("what DeepSpeed and this trainer can heed; numbers in any spelling"),
-    "epochs": _same(),
-    "micro_batch_size": _same(),
-    "gradient_accumulation_steps": _same(),
-    "loss_log_interval": _same(),
-    "train_log_iter_interval": _refused("every step is in metrics.jsonl; leave it out", 1),
-    "train_log_metrics_path": _refused("metrics.jsonl is kept with the checkpoint; leave it out"),
-    "sequence_parallel_size": _refused("a row is never split over ranks; use 1 and activation checkpointing", 1),
-    "expert_parallel_size": _refused(_MOE, 1),
-    "arctic_moe": _refused(_MOE, False),
-    "enable_arctic_moe_custom_optimization": _refused(_MOE, False),
-    "enable_routing_replay": _refused(_MOE, False),
-    "activation_checkpoint_cpu_offload": _same(),
-    "tiled_mlp_compute": _refused("MLPs are not computed in tiles; leave it out, results are equal", False),
-    "seed": _same(),
-    "checkpoint[].type": _same(),
-    "checkpoint[].output_dir": _translated(
-        "weights of `type: huggingface`; states of `type: deepspeed` stay in the run's own folder, where a retry finds them"
-    ),
-    "checkpoint[].enabled": _translated("`false` leaves the entry out"),
-    "checkpoint[].auto_resume": _no_effect(
-        "a stopped run always resumes, and ends as one that was never stopped", True
-    ),
-    "checkpoint[].save_every_n_steps": _translated("0 is off"),
-    "checkpoint[].save_every_n_epochs": _translated("0 is off"),
-    "checkpoint[].save_end_of_training": _same(),
-    "train_iters": _translated("`max_steps`, with as many epochs as they need; 0 is off"),
-    "eval_interval": _translated("0 is off"),
-    "eval_frequency": _translated("`eval_interval`"),
-    "eval_log_iter_interval": _refused("every evaluation is logged; leave it out", 1),
-    "exit_iteration": _translated("0 is off"),
-    "exit_iteration_this_run": _refused("a run goes to its end; stop it with Ctrl-C, and it resumes", 0),
-    "min_iterations": _translated("`min_steps`, times `epochs`; 0 is off"),
-    "overfit_first_batch": _refused("use a source with `sample_count`", False),
-    "mem_profiler": _refused(_NO_PROFILER, None),
-    "mem_profiler_dir": _refused(_NO_PROFILER),
-    "mem_profiler_max_entries": _refused(_NO_PROFILER),
-    "kill_switch_path": _refused("stop a run with Ctrl-C, or cancel it in Dagster; it resumes"),
-}
-"""Every key of an SFT file, by its path; `[]` is any entry of a list."""
 
 _DTYPES = {
     "bf16": ("bf16", "bfloat16", "bfloat"),
@@ -282,7 +121,7 @@ def _list_entries(content: dict[str, Any]) -> None:
     """Give every source and checkpoint the form of a list of sections."""
     if isinstance(content.get("checkpoint"), dict):
         content["checkpoint"] = [content["checkpoint"]]
-    data = _section(content, "data")
+    data = section_of(content, "data")
     for part in ("sources", "eval_sources"):
         entries = data.get(part)
         if isinstance(entries, str | dict):
@@ -291,7 +130,7 @@ def _list_entries(content: dict[str, Any]) -> None:
             data[part] = [{"name_or_path": entry} if isinstance(entry, str) else entry for entry in entries]
 
 
-def _sections(content: Any, path: str) -> Iterator[tuple[dict[str, Any], Location]]:
+def sections_at(content: Any, path: str) -> Iterator[tuple[dict[str, Any], Location]]:
     """The sections at a path (`data.sources[]`), each with its location; those of another shape are passed over."""
     found: list[tuple[Any, Location]] = [(content, ())]
     for part in path.split(".") if path else ():
@@ -308,7 +147,7 @@ def _sections(content: Any, path: str) -> Iterator[tuple[dict[str, Any], Locatio
     yield from ((value, at) for value, at in found if isinstance(value, dict))
 
 
-def _section(content: dict[str, Any], name: str) -> dict[str, Any]:
+def section_of(content: dict[str, Any], name: str) -> dict[str, Any]:
     """A top-level section, or an empty one where the file has none or something else."""
     section = content.get(name)
     return section if isinstance(section, dict) else {}
@@ -321,7 +160,7 @@ def _settle_known_keys(done: Translation) -> bool:
         if key.treatment not in ("refused", "no_effect"):
             continue
         parent, _, name = path.rpartition(".")
-        for section, at in _sections(done.content, parent):
+        for section, at in sections_at(done.content, parent):
             if name not in section:
                 continue
             found = True
@@ -345,7 +184,7 @@ def _is_one_of(value: Any, others: tuple[Any, ...]) -> bool:
 
 
 def _model(done: Translation) -> None:
-    model = _section(done.content, "model")
+    model = section_of(done.content, "model")
     if isinstance(dtype := model.get("dtype"), str):
         spelling = dtype.lower().removeprefix("torch.")
         model["dtype"] = next((name for name, names in _DTYPES.items() if spelling in names), dtype)
@@ -381,12 +220,12 @@ def _tokenizer(done: Translation) -> None:
 
 
 def _optimizer(done: Translation) -> None:
-    optimizer = _section(done.content, "optimizer")
+    optimizer = section_of(done.content, "optimizer")
     if not isinstance(kind := optimizer.get("type"), str):
         return
     spelling = re.sub(r"[^a-z]", "", kind.lower())
     if spelling.endswith("adammoe"):
-        done.refuse(("optimizer", "type"), f"{kind}: {_MOE}")
+        done.refuse(("optimizer", "type"), f"{kind}: {NO_EXPERT_PARALLELISM}")
         del optimizer["type"]
     elif not kind:
         del optimizer["type"]
@@ -395,9 +234,9 @@ def _optimizer(done: Translation) -> None:
 
 
 def _data(done: Translation) -> None:
-    data = _section(done.content, "data")
+    data = section_of(done.content, "data")
     for part, split in (("sources", "train"), ("eval_sources", "eval")):
-        for source, at in _sections(done.content, f"data.{part}[]"):
+        for source, at in sections_at(done.content, f"data.{part}[]"):
             _source(done, source, at, split)
     seed = done.content.get("seed", 42)
     if "seed" in data and _number(given := data.pop("seed")) != _number(seed):
@@ -517,7 +356,7 @@ def _run_length(done: Translation) -> None:
 
 
 def _logging(done: Translation) -> None:
-    logger = _section(done.content, "logger")
+    logger = section_of(done.content, "logger")
     if logger.get("print_output_ranks") == "*":
         logger["print_output_ranks"] = "all"
     if isinstance(level := logger.get("level"), str):
@@ -525,7 +364,7 @@ def _logging(done: Translation) -> None:
 
 
 def _refuse_unfiltered_rows(done: Translation) -> None:
-    if _section(done.content, "data").get("filter_samples") is False:
+    if section_of(done.content, "data").get("filter_samples") is False:
         done.refuse(
             ("data", "filter_samples"),
             "false keeps rows longer than max_length there; here they are always rejected and counted. "
@@ -552,146 +391,3 @@ def _short(value: Any) -> str:
     """A value as YAML has it, on one line, and not too long."""
     text = value if isinstance(value, str) else json.dumps(value, default=str)
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A default of ArcticTraining that is not ours: the option, its value there, and the one that is used here."""
-
-    option: str
-    there: str
-    here: str
-
-
-@dataclass(frozen=True)
-class _Default:
-    """keys: any of them in the file settles it. there, here: its value there, and in an experiment, as text."""
-
-    keys: tuple[str, ...]
-    there: str
-    here: Callable[[Experiment], str]
-    option: str = ""
-
-
-_DEFAULTS = (
-    _Default(("optimizer.lr", "optimizer.learning_rate"), "0.0005", lambda e: _text(e.optimizer.lr)),
-    _Default(("scheduler.name",), "linear", lambda e: e.scheduler.name),
-    _Default(
-        ("scheduler.warmup_ratio", "scheduler.warmup_steps", "scheduler.num_warmup_steps"),
-        "0.1",
-        lambda e: _text(e.scheduler.warmup_ratio),
-    ),
-    _Default(
-        ("activation_checkpointing", "model.disable_activation_checkpoint"),
-        "on",
-        lambda e: _text(e.activation_checkpointing or e.activation_checkpoint_cpu_offload),
-        "activation_checkpointing",
-    ),
-    _Default(("data.pack_samples",), "none", lambda e: e.data.packing),
-    _Default(("data.sample_weighted_loss",), "off", lambda e: _text(e.data.sample_weighted_loss)),
-    _Default(
-        ("data.train_eval_split", "data.eval_fraction", "data.eval_sources[].name_or_path"),
-        "0",
-        lambda e: _text(e.data.eval_fraction) if not e.data.eval_sources else "0",
-        "data.eval_fraction",
-    ),
-    _Default(("data.num_proc",), "16", lambda e: _text(e.data.num_proc)),
-    _Default(("model.dtype",), "bf16", lambda e: _dtype(e.model.dtype)),
-    _Default(("model.attn_implementation",), "sdpa", lambda e: e.model.attn_implementation),
-    _Default(("logger.print_output_ranks",), "[0]", lambda e: _text(e.logger.print_output_ranks)),
-)
-
-
-def differences(done: Translation, experiment: Experiment) -> list[Difference]:
-    """Where the file does not say, and ArcticTraining would use another value than the one that is used here."""
-    rows = [
-        (default.option or default.keys[0], default.there, default.here(experiment))
-        for default in _DEFAULTS
-        if not done.given & set(default.keys)
-    ]
-    rows += _deepspeed_rows(experiment)
-    if "data.max_length" not in done.given:
-        rows.append(("data.max_length", _context_of(experiment), _text(experiment.data.max_length)))
-    rows += _saving_rows(done, experiment)
-    if (adapters := experiment.model.peft_config) is not None:
-        given = _section(_section(done.content, "model"), "peft_config")
-        for name, there in (("r", "8"), ("lora_alpha", "8"), ("target_modules", "the model type's own")):
-            if name not in given:
-                rows.append((f"model.peft_config.{name}", there, _text(getattr(adapters, name))))
-    if experiment.wandb is not None:
-        for name, there in (("enable", "off"), ("project", "arctic-training")):
-            if f"wandb.{name}" not in done.given:
-                rows.append((f"wandb.{name}", there, _text(getattr(experiment.wandb, name))))
-    return [Difference(*row) for row in rows if row[1] != row[2]]
-
-
-def _deepspeed_rows(experiment: Experiment) -> Iterator[tuple[str, str, str]]:
-    # The default of gradient_clipping is 1.0 there, and DeepSpeed's own, so here as well.
-    zero = experiment.deepspeed.get("zero_optimization")
-    if zero is None or "stage" not in zero:
-        # Without the section ArcticTraining asks for stage 2; in a section without a stage DeepSpeed takes 0.
-        there = "2" if zero is None else "0"
-        here = "1" if offloads_optimizer(experiment.deepspeed) else "1; 0 for one rank in fp32"
-        yield "deepspeed.zero_optimization.stage", there, here
-
-
-def _saving_rows(done: Translation, experiment: Experiment) -> Iterator[tuple[str, str, str]]:
-    entries = [entry for entry, _ in _sections(done.content, "checkpoint[]")]
-    if not entries:
-        yield "checkpoint", "nothing is saved", "the trained model is kept"
-    for number, entry in enumerate(entries):
-        if "save_end_of_training" not in entry:
-            name = done.name_of(("checkpoint", number))
-            yield f"{name}.save_end_of_training", "off", _text(experiment.checkpoint[number].save_end_of_training)
-
-
-def _dtype(dtype: str) -> str:
-    return "bf16 on a GPU, fp32 on a CPU" if dtype == "auto" else dtype
-
-
-def _context_of(experiment: Experiment) -> str:
-    """The length that ArcticTraining takes where the file has none: what the model was made for."""
-    place = experiment.model.name_or_path
-    try:
-        config = json.loads((Path(place or "") / "config.json").read_text(encoding="utf-8"))
-        return _text(config["max_position_embeddings"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return "the model's max_position_embeddings"
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    if isinstance(value, float):
-        return f"{value:g}"
-    return value if isinstance(value, str) else "chosen at the start" if value is None else str(value)
-
-
-def report(done: Translation, experiment: Experiment) -> str | None:
-    """What to know when a file of ArcticTraining is loaded, as lines of plain text; None for a file of our own."""
-    if not done.is_reference:
-        return None
-    rows = differences(done, experiment)
-    lines = [f"{experiment.name}: read as a file of ArcticTraining."]
-    if rows:
-        lines.append("Defaults that differ, for options that the file does not give:")
-        lines += _table([("option", "ArcticTraining", "here"), *((row.option, row.there, row.here) for row in rows)])
-    for title, notes in (("Translated:", done.changes), ("Without effect here:", done.no_effect)):
-        if notes:
-            lines += [title, *(f"  {note}" for note in notes)]
-    return "\n".join(lines)
-
-
-def _table(rows: list[tuple[str, str, str]]) -> list[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(2)]
-    return [f"  {row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]}" for row in rows]
-
-
-def markdown_table() -> str:
-    """`KEYS` as the table of the documentation."""
-    words = {"same": "as there", "translated": "translated", "no_effect": "no effect, named", "refused": "refused"}
-    lines = ["| key | here | |", "| --- | --- | --- |"]
-    for path, key in KEYS.items():
-        passing = f" (passes: {', '.join(f'`{json.dumps(value)}`' for value in key.passing)})" if key.passing else ""
-        lines.append(f"| `{path}` | {words[key.treatment]} | {key.note}{passing} |")
-    return "\n".join(lines)
