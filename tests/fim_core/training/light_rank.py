@@ -20,8 +20,11 @@ def main() -> int:
     die_with_parent()
     job, rank = Job.read(Path(sys.argv[1])), int(os.environ["RANK"])
     with (job.work.root / "pids").open("a") as pids:
-        grandchild = subprocess.Popen(["sleep", "300"])
-        pids.write(f"{os.getpid()}\n{grandchild.pid}\n")
+        # As ninja does it with compilers, and as a daemon does it with itself.
+        for options in ({}, {"process_group": 0}, {"start_new_session": True}):
+            grandchild = subprocess.Popen(["sleep", "300"], **options)
+            pids.write(f"{grandchild.pid}\n")
+        pids.write(f"{os.getpid()}\n")
     print(f"rank {rank} speaks", flush=True)
     behaviour = os.environ["BEHAVIOUR"]
     if rank == 0:
