@@ -57,6 +57,8 @@ class Prediction:
             predictors without a model.
         tokens: how many tokens that sum is over.
         end_nats: the part of `nats` at the end token.
+        gold: the gold completion as the predictor's tokenizer gives it back (normalised, say), which is all that it can
+            write; None from predictors without a tokenizer.
     """
 
     text: str
@@ -64,6 +66,11 @@ class Prediction:
     nats: float | None = None
     tokens: int | None = None
     end_nats: float | None = None
+    gold: str | None = None
+
+    def sql(self, completion: str) -> str:
+        """The completion as SQL: the gold `completion` where the predictor's tokenizer knows no difference to it."""
+        return completion if self.text == self.gold else self.text
 
 
 _NOT_PLACED: dict[str, Value] = dict.fromkeys(
@@ -116,8 +123,8 @@ def score(
                 for name, prediction in of_row.items():
                     cells[name].append({} if prediction is None else _text_measures(row, prediction) | _NOT_PLACED)
                 continue
-            distinct = {prediction.text: CompletedSql(row.prefix, prediction.text, row.suffix, dialect)
-                        for prediction in read.values()}  # fmt: skip
+            texts = {prediction.sql(row.completion) for prediction in read.values()}
+            distinct = {text: CompletedSql(row.prefix, text, row.suffix, dialect) for text in sorted(texts)}
             gold = distinct.get(row.completion) or CompletedSql(row.prefix, row.completion, row.suffix, dialect)
             execution = execution_match(
                 gold, list(distinct.values()), row.ddl, sandbox, (databases or {}).get(row.database)
@@ -128,8 +135,8 @@ def score(
                 for place, (text, sql) in enumerate(distinct.items())
             }
             for name, prediction in of_row.items():
-                measures = {} if prediction is None else _text_measures(row, prediction) | on_sql[prediction.text]
-                cells[name].append(measures)
+                sql = None if prediction is None else on_sql[prediction.sql(row.completion)]
+                cells[name].append({} if prediction is None or sql is None else _text_measures(row, prediction) | sql)
     finally:
         sandbox.close()
     names = next((list(measures) for values in cells.values() for measures in values if measures), [])
@@ -137,7 +144,7 @@ def score(
 
 
 def _text_measures(row: EvalRow, prediction: Prediction) -> dict[str, Value]:
-    gold, predicted = row.completion, prediction.text
+    gold, predicted = row.completion if prediction.gold is None else prediction.gold, prediction.text
     return {
         "exact_match": exact_match(gold, predicted),
         "edit_similarity": edit_similarity(gold, predicted),
@@ -148,8 +155,8 @@ def _text_measures(row: EvalRow, prediction: Prediction) -> dict[str, Value]:
         "gold_empty": is_empty(gold),
         "predicted_empty": is_empty(predicted),
         "both_empty": is_empty(gold) and is_empty(predicted),
-        "gold_chars": len(gold),
-        "gold_bytes": len(gold.encode(errors="surrogatepass")),
+        "gold_chars": len(row.completion),
+        "gold_bytes": len(row.completion.encode(errors="surrogatepass")),
         "loss_nats": prediction.nats,
         "loss_bits": None if prediction.nats is None else prediction.nats / math.log(2),
         "loss_tokens": prediction.tokens,

@@ -51,7 +51,10 @@ _PART_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class TokenizedBatch:
-    """One batch: kept rows by split (DATASET_SCHEMA), rejected ones, and what there is to count."""
+    """One batch: kept rows by split (DATASET_SCHEMA), rejected ones, and what there is to count.
+
+    `changed`: row_ids of kept rows whose response does not come back from its tokens as it was.
+    """
 
     kept: dict[str, pa.RecordBatch]
     rejected: pa.Table
@@ -59,7 +62,7 @@ class TokenizedBatch:
     lengths: np.ndarray
     trained_tokens: int
     neutralised: int
-    changed: int
+    changed: pa.Array
     encoded: int
     tokenizer_tokens: int
 
@@ -101,7 +104,9 @@ class BatchTokenizer:
             lengths=lengths[is_kept],
             trained_tokens=int(np.count_nonzero(part.column("labels").flatten().to_numpy() != IGNORED)),
             neutralised=len(batch) - batch.column("control_spans").null_count,
-            changed=int(np.count_nonzero(part.column("is_changed").to_numpy(zero_copy_only=False) & is_kept)),
+            changed=batch.column("row_id").filter(
+                pa.array(part.column("is_changed").to_numpy(zero_copy_only=False) & is_kept)
+            ),
             encoded=len(batch) if is_new else 0,
             tokenizer_tokens=self._table.encoded - before,
         )
