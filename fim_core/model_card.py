@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +84,7 @@ def model_card(
         result: of training.
         recipe: of its prompts.
         rows: counts of data preparation: `rows_in`, `rows_kept`, `rejected` (by reason), `train`, `eval`, and
-            `too_long`, rows left out for their length.
+            of tokenization `too_long` and `control_token`, rows that it rejected.
         provenance: version of each input, by asset.
     """
     place = experiment.model.name_or_path
@@ -178,7 +179,7 @@ def _origin(base: BaseModel | None) -> str:
 
 
 def _data(rows: Mapping[str, Any]) -> dict[str, Any]:
-    rejected = dict(rows["rejected"]) | ({"too_long": rows["too_long"]} if rows["too_long"] else {})
+    rejected = Counter(rows["rejected"]) + Counter({reason: rows[reason] for reason in ("too_long", "control_token")})
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in rejected.items())
     return {
         "rows": f"{rows['rows_in']:,}",

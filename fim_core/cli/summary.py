@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -57,7 +58,9 @@ def _lines(artifacts: dict[str, Artifact]) -> Iterator[tuple[str, str]]:
     packing = tokens["packing"]
     yield "rows in", f"{prompts['rows_in']:,}"
     yield "kept", f"{tokens['rows_kept']:,} ({tokens['train']:,} to train on, {tokens['eval']:,} held out)"
-    rejected = prompts["rejected"] | ({"too_long": tokens["too_long"]} if tokens["too_long"] else {})
+    rejected = Counter(prompts["rejected"]) + Counter(
+        {reason: tokens[reason] for reason in ("too_long", "control_token")}
+    )
     yield "rejected", ", ".join(f"{reason} {count:,}" for reason, count in rejected.items()) or "none"
     yield "tokens", f"{tokens['tokens']:,}, of which {tokens['trained_tokens']:,} are trained on"
     yield (

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from fim_core.errors import FimError
 from fim_core.evaluation.prefix_cache import PrefixCache, greedy_tokens, why_not_shared
@@ -126,16 +126,6 @@ def stop_ids_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> s
             f"{model.name_or_path or 'The model'} names no end token: set eos_token_id in its generation_config.json."
         )
     return {*(end if isinstance(end, list) else [end]), *control_ids(tokenizer)}
-
-
-def completion_text(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
-    """The text of a completion, white space as generated.
-
-    Args:
-        tokenizer: the model's.
-        token_ids: what was generated before the stop token; among these are no control tokens.
-    """
-    return str(tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 def _decode_with_transformers(

@@ -80,7 +80,11 @@ def tables_of(artifact: Artifact, store: Store) -> dict[str, Path]:
 _OWN_TABLES = {
     "raw_completions": {"raw_completions": "raw_completions.parquet"},
     "fim_prompts": {"fim_prompts": "prompts.parquet", "rejected": "rejected.parquet"},
-    "tokenized_dataset": {"tokenized_dataset": "dataset", "too_long": "rejected.parquet"},
+    "tokenized_dataset": {
+        "tokenized_dataset": "dataset",
+        "not_tokenized": "rejected.parquet",
+        "changed": "changed.parquet",
+    },
     "trained_checkpoint": {"checkpoint": "."},
     "evaluation_report": {"report": "report.json"},
     "champion_model": {"decision": "decision.json"},

@@ -165,6 +165,7 @@ fim_prompts = Stage(
         "tokens.py",
         "recipe.py",
         "families.py",
+        "tokenization/encoder.py",
         "records/schema.py",
         "records/parse.py",
         "records/repair.py",

@@ -109,7 +109,7 @@ def _base(build: Build) -> Base:
 evaluation_report = Stage(
     asset="evaluation_report",
     upstream=("raw_completions", "fim_prompts", "tokenized_dataset", "trained_checkpoint"),
-    code=("evaluation", "tokens.py", "families.py"),
+    code=("evaluation", "tokenization/encoder.py", "tokens.py", "families.py"),
     options=_report_options,
     outside=_champion_and_base,
     build=_build_report,

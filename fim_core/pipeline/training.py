@@ -90,7 +90,7 @@ def _write_card(build: Build, result: TrainResult, recipe: Recipe) -> None:
         build.experiment,
         result,
         recipe,
-        rows=prompts.counts | {name: dataset.counts[name] for name in ("too_long", "train", "eval")},
+        rows=prompts.counts | {name: dataset.counts[name] for name in ("too_long", "control_token", "train", "eval")},
         provenance={asset: artifact.version for asset, artifact in build.inputs.items()},
     )
     (build.output / CARD).write_text(card, encoding="utf-8")

@@ -214,12 +214,25 @@ def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
                 row = decoder.decode(text)
                 if not isinstance(row, dict):
                     raise ValueError("not an object")
+                if "\\u" in text:
+                    _require_text(row, path, line)
                 yield row
     except (UnicodeDecodeError, OSError, EOFError, pa.ArrowException) as error:
         raise cannot_read(path, error, line + 1) from error
     except (ValueError, RecursionError) as error:
         raise FimError(
             f"{path.name}, line {line}, is not a JSON object with each key once. JSON lines hold one object a line."
+        ) from error
+
+
+def _require_text(row: dict[str, Any], path: Path, line: int) -> None:
+    try:
+        for part in (*row, *(value for value in row.values() if isinstance(value, str))):
+            part.encode()
+    except UnicodeEncodeError as error:
+        raise FimError(
+            f"{path.name}, line {line}, holds half of a surrogate pair (\\ud800 to \\udfff), which is no text. Have the "
+            "exporter write both halves, or remove the line."
         ) from error
 
 
@@ -236,10 +249,7 @@ def _json_columns(path: Path) -> tuple[str, ...]:
 
 
 def _json_batches(path: Path, columns: tuple[str, ...]) -> Iterator[pa.RecordBatch]:
-    try:
-        yield from batches_of(columns, ([text_of(row.get(column)) for column in columns] for row in _json_rows(path)))
-    except UnicodeEncodeError as error:
-        raise FimError(f"{path.name} holds half of a surrogate pair (\\ud800 to \\udfff), which is no text.") from error
+    yield from batches_of(columns, ([text_of(row.get(column)) for column in columns] for row in _json_rows(path)))
 
 
 def _parquet_schema(path: Path) -> pa.Schema:

@@ -59,7 +59,7 @@ class Completion:
     """An editor's state at the moment of a completion, every text as the user had it.
 
     `prefix` + OUTPUT + `suffix` is the SQL after the completion. `repaired`: the INPUT was JSON only after escapes
-    had been mended.
+    had been added.
     """
 
     prefix: str

@@ -55,6 +55,7 @@ class TokenizedBatch:
 
     left_out: rows that are neither trained on nor held out. They are encoded as well, so that an export's batches are
     the same whatever the split.
+    changed: row_ids of kept rows whose response does not come back from its tokens as it was.
     """
 
     kept: dict[str, pa.RecordBatch]
@@ -64,7 +65,7 @@ class TokenizedBatch:
     left_out: int
     trained_tokens: int
     neutralised: int
-    changed: int
+    changed: pa.Array
     encoded: int
     tokenizer_tokens: int
 
@@ -109,7 +110,9 @@ class BatchTokenizer:
             left_out=int(np.count_nonzero(~is_used)),
             trained_tokens=int(np.count_nonzero(labels.flatten().to_numpy() != IGNORED)),
             neutralised=len(batch) - batch.column("control_spans").null_count,
-            changed=int(np.count_nonzero(part.column("is_changed").to_numpy(zero_copy_only=False) & is_kept)),
+            changed=batch.column("row_id").filter(
+                pa.array(part.column("is_changed").to_numpy(zero_copy_only=False) & is_kept)
+            ),
             encoded=len(batch) if is_new else 0,
             tokenizer_tokens=self._table.encoded - before,
         )

@@ -118,6 +118,7 @@ class TextEncoder:
         backend = tokenizer.backend_tokenizer
         self._tokenizer: Tokenizer = backend if takes_over else copy.deepcopy(backend)
         self.controls = {text: token_id(self._tokenizer, text) for text in sorted(control_tokens(tokenizer, fim))}
+        self._control_ids = frozenset(self.controls.values())
         self.pattern = control_pattern(self.controls)
         self._splitter = re.compile(f"({self.pattern.pattern})")
         # A server encodes from several threads, and each needs its own setting of the tokenizer.
@@ -212,8 +213,7 @@ class TextEncoder:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of a completion's ids, white space as generated; control tokens are left out."""
-        controls = set(self.controls.values())
-        text = [int(token) for token in ids if int(token) not in controls]
+        text = [token for token in map(int, ids) if token not in self._control_ids]
         if not self._anchors:
             return self._tokenizer.decode(text, skip_special_tokens=False)
         return self._tokenizer.decode([self._anchor_id, *text], skip_special_tokens=False).removeprefix(self._anchor)

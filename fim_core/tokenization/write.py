@@ -27,8 +27,11 @@ logger = logging.getLogger(__name__)
 
 DATASET = "dataset"
 REJECTED = "rejected.parquet"
+CHANGED = "changed.parquet"
 
 QUANTILES = (0.5, 0.9, 0.99, 1.0)
+
+_CHANGED_SCHEMA = pa.schema([pa.field("row_id", pa.string())])
 
 _BATCH_ROWS = 1024
 _SAMPLED_GROUPS, _SAMPLED_ROWS = 8, 16
@@ -80,8 +83,8 @@ def tokenize_prompts(prompts: Path, output: Path, *, data: DataConfig, parts: Pa
     rest, or everywhere with `mask_inputs: false`. Rows longer than `max_length` are rejected as `too_long`, and with
     `filter_samples: false` also reported one by one as warnings.
 
-    Writes into the folder `output`: `dataset/` (a `datasets.DatasetDict` with train and eval, DATASET_SCHEMA) and
-    `rejected.parquet`.
+    Writes into the folder `output`: `dataset/` (a `datasets.DatasetDict` with train and eval, DATASET_SCHEMA),
+    `rejected.parquet`, and `changed.parquet` (row_id), the rows that `TokenizedCounts.changed` counts.
 
     Args:
         prompts: folder that `write_fim_prompts` wrote.
@@ -104,7 +107,10 @@ def tokenize_prompts(prompts: Path, output: Path, *, data: DataConfig, parts: Pa
         )
     totals = _Totals()
     writers = {split: SplitWriter(output / DATASET / split, DATASET_SCHEMA, split) for split in SPLITS}
-    with pq.ParquetWriter(output / REJECTED, REJECTED_SCHEMA, compression="zstd") as rejected:
+    with (
+        pq.ParquetWriter(output / REJECTED, REJECTED_SCHEMA, compression="zstd") as rejected,
+        pq.ParquetWriter(output / CHANGED, _CHANGED_SCHEMA, compression="zstd") as changed,
+    ):
         batches = by_export(source.iter_batches(_BATCH_ROWS), _BATCH_ROWS)
         make, arguments = (
             (lambda: worker, ()) if data.num_proc == 1 else (BatchTokenizer, (prompts, data, falls_back, parts))
@@ -113,6 +119,7 @@ def tokenize_prompts(prompts: Path, output: Path, *, data: DataConfig, parts: Pa
             for split, rows in result.kept.items():
                 writers[split].write(rows)
             rejected.write_table(result.rejected)
+            changed.write_batch(pa.record_batch([result.changed], schema=_CHANGED_SCHEMA))
             totals.add(result)
             if not data.filter_samples:
                 _warn_of(result.rejected)
@@ -158,7 +165,7 @@ class _Totals:
         self.left_out += result.left_out
         self.trained_tokens += result.trained_tokens
         self.neutralised += result.neutralised
-        self.changed += result.changed
+        self.changed += len(result.changed)
         self.encoded += result.encoded
         self.tokenizer_tokens += result.tokenizer_tokens
 

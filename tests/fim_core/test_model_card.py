@@ -24,6 +24,7 @@ ROWS = {
     "rows_kept": 990,
     "rejected": {"invalid_json": 7, "control_token": 3},
     "too_long": 2,
+    "control_token": 1,
     "train": 800,
     "eval": 188,
 }
@@ -102,7 +103,7 @@ def test_a_card_holds_what_hubs_and_people_look_for(tmp_path: Path) -> None:
         "tags": ["fill-in-the-middle", "sql"],
     }
     assert "Trained from scratch." in card
-    assert "| rows | 1,000 |\n| kept | 988 |\n| rejected | 12 (invalid_json 7, control_token 3, too_long 2) |" in card
+    assert "| rows | 1,000 |\n| kept | 987 |\n| rejected | 13 (invalid_json 7, control_token 4, too_long 2) |" in card
     assert "| for training | 800 |\n| held out | 188 |" in card
     assert "| optimizer steps | 50 |\n| rows of a step | 32 |" in card
     assert "| learning rate, peak | 0.0002 |" in card

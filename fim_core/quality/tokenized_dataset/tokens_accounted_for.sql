@@ -1,4 +1,4 @@
--- description: Every prompt is tokenized in its split, or rejected as too long, or left out of both splits; once.
+-- description: Every prompt is tokenized in its split, or rejected, or left out of both splits; once.
 -- severity: error
 -- total: (SELECT count(*) FROM fim_prompts)
 WITH prompts AS (
@@ -7,7 +7,7 @@ WITH prompts AS (
 made AS (
     SELECT row_id, split FROM tokenized_dataset
     UNION ALL
-    SELECT row_id, split FROM too_long LEFT JOIN fim_prompts USING (row_id)
+    SELECT row_id, split FROM not_tokenized LEFT JOIN fim_prompts USING (row_id)
 ),
 made_rows AS (SELECT row_id, split, count(*) AS times FROM made GROUP BY row_id, split)
 SELECT row_id

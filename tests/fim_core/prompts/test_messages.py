@@ -97,7 +97,8 @@ def test_the_checks_accept_conversations(tmp_path: Path) -> None:
     assert len(done.rows) == len(texts)
     tables = {
         "tokenized_dataset": tmp_path / "tokens" / "dataset",
-        "too_long": tmp_path / "tokens" / "rejected.parquet",
+        "not_tokenized": tmp_path / "tokens" / "rejected.parquet",
+        "changed": tmp_path / "tokens" / "changed.parquet",
         "fim_prompts": tmp_path / "prompts" / "prompts.parquet",
     }
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")

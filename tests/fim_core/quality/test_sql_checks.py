@@ -92,7 +92,8 @@ def clean_tables() -> Tables:
         "fim_prompts": prompts,
         "rejected": [{"row_id": "r9", "reason": "invalid_json", "detail": ""}],
         "tokenized_dataset": tokens,
-        "too_long": [{"row_id": "r8", "reason": "too_long", "detail": ""}],
+        "not_tokenized": [{"row_id": "r8", "reason": "too_long", "detail": ""}],
+        "changed": [],
     }
 
 
@@ -215,7 +216,8 @@ CASES: list[tuple[str, Callable[[Tables], None], list[str]]] = [
     ("tokens_accounted_for", dropping(T, 2), ["r2"]),
     ("tokens_accounted_for", repeating(T, 2), ["r2"]),
     ("tokens_accounted_for", repeating(T, 2, row_id="stranger"), ["stranger"]),
-    ("tokens_accounted_for", repeating("too_long", 0, row_id="r1"), ["r1"]),
+    ("tokens_accounted_for", repeating("not_tokenized", 0, row_id="r1"), ["r1"]),
+    ("responses_unchanged", adding("changed", row_id="r4"), ["r4"]),
     ("label_mask", setting(T, 2, labels=[-100, -100, 3, 4, 9]), ["r2"]),
     ("label_mask", setting(T, 2, labels=[-100, -100, -100, -100, 9]), ["r2"]),
     ("label_mask", setting(T, 2, labels=[-100, -100, -100, 5, 9]), ["r2"]),
@@ -254,7 +256,7 @@ def write_tables(tables: Tables, folder: Path) -> dict[str, Path]:
             paths[name] = folder / name
         else:
             # Types come from the clean rows, so that a table without rows has its columns.
-            schema = pa.Table.from_pylist(rows or clean_tables()[name]).schema
+            schema = pa.Table.from_pylist(rows or clean_tables()[name] or [{"row_id": ""}]).schema
             paths[name] = folder / f"{name}.parquet"
             pq.write_table(pa.Table.from_pylist(rows, schema=schema), paths[name])
     return paths

@@ -159,7 +159,9 @@ def test_json_lines(tmp_path: Path) -> None:
         (b'{"a": 1}\n{"a": 1\n', "line 2"),
         (b'{"a": 1, "a": 2}\n', "line 1"),
         (b'{"a": ' + b"[" * 100_000 + b"\n", "line 1"),
-        (b'{"a": "\\ud800"}\n', "surrogate"),
+        (b'{"a": "x"}\n{"a": "\\ud800"}\n', "line 2, holds half of a surrogate"),
+        (b'{"\\udfff": "x"}\n', "line 1, holds half of a surrogate"),
+        (b'{"a": "\\ud83d\\ude42", "b": "\\ude42\\ud83d"}\n', "line 1, holds half of a surrogate"),
         (b'{"a": "\xff"}\n', "not UTF-8"),
     ],
 )

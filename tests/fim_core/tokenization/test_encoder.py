@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from small_tokenizers import CL100K, O200K_LIKE, byte_level, long_run, sentencepiece_like
-from tokenizers import AddedToken
+from tokenizers import AddedToken, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from fim_core.tokenization.encoder import TextEncoder
@@ -112,3 +112,42 @@ def test_gather_agrees_with_one_by_one_and_encodes_each_piece_once(monkeypatch: 
     assert (fresh.tolist(), table.encoded) == (ids.tolist(), 2 * asked)
     empty, none = table.gather([])
     assert (len(empty), len(none)) == (0, 0)
+
+
+ACUTE = "e\u0301"
+NFC_BYTES = byte_level(FIM)
+NFC_BYTES.backend_tokenizer.normalizer = normalizers.NFC()
+
+
+@pytest.mark.parametrize("scheme", ["first", "always", "never"])
+@given(st.text(st.sampled_from("ab (;\n"), max_size=8))
+def test_what_a_model_learns_is_what_an_editor_gets(scheme: str, text: str) -> None:
+    """The space before a completion belongs to it: `SELECT a` and ` FROM t` must not become `SELECT aFROM t`."""
+    encoder = MARKED[scheme]
+    back = encoder.decode(encoder.join([text]))
+    assert encoder.changed_by(text) == (None if back == text else back)
+    if scheme == "always":
+        # This one makes the same tokens of both.
+        assert back in (text, text.removeprefix(" "))
+    else:
+        assert back == text
+
+
+MARKED = {scheme: encoder_of(sentencepiece_like(scheme=scheme)) for scheme in ("first", "always", "never")}
+
+
+def test_which_texts_a_tokenizer_changes() -> None:
+    for tokenizer, text, expected in (
+        (LINES, ACUTE, None),
+        (LINES, " a\u00a0\U0001f642", None),
+        (NFC_BYTES, ACUTE, "\u00e9"),
+        (NFC_BYTES, " ascii\n", None),
+        (METASPACE, "a\U0001f642b", "ab"),
+    ):
+        assert encoder_of(tokenizer).changed_by(text) == expected
+
+
+def test_no_text_can_hold_what_the_encoder_adds() -> None:
+    encoder = MARKED["first"]
+    ids = encoder.join(["\ue000" * 3 + "\ue001"])
+    assert max(ids) < len(METASPACE)

@@ -6,7 +6,6 @@ ids of a finished row are those of the template, at their positions, and the end
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import fields
 from functools import cache
 from typing import NamedTuple
@@ -14,8 +13,8 @@ from typing import NamedTuple
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from small_tokenizers import TEXTS, long_run
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from small_tokenizers import long_run
+from tokenizer_builds import MODELS, NORMALIZERS, PRE_TOKENIZERS, TOKENS, Flags, made
 from transformers import PreTrainedTokenizerFast
 
 from fim_core.config import DataConfig, ModelConfig
@@ -25,76 +24,6 @@ from fim_core.prompts.rows import RowBuilder
 from fim_core.records.schema import Completion, Rejection
 
 SCRATCH = ModelConfig(config={"model_type": "qwen3"}, tokenizer="given")
-MARKERS = ["▁<PRE>", "▁<SUF>", "▁<MID>", "▁<EOT>"]
-TOKENS = ["<unk>", "<s>", "</s>", *MARKERS]
-SAMPLE = [*TEXTS, "".join(map(chr, range(32, 127))), "\n\t▁é漢"]
-
-NORMALIZERS: dict[str, Callable[[], object]] = {
-    "none": lambda: None,
-    "NFC": normalizers.NFC,
-    "NFKC": normalizers.NFKC,
-    "lowercase": normalizers.Lowercase,
-    "accents": lambda: normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents()]),
-    "strip": normalizers.Strip,
-    "invisible": lambda: normalizers.Replace("\u200b", ""),
-    "llama": lambda: normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]),
-    "gemma": lambda: normalizers.Replace(" ", "▁"),
-}
-PRE_TOKENIZERS: dict[str, Callable[[], tuple[object, object]]] = {
-    "bytes": lambda: (pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()),
-    "bytes, space in front": lambda: (pre_tokenizers.ByteLevel(add_prefix_space=True), decoders.ByteLevel()),
-    "metaspace first": lambda: _metaspace("first"),
-    "metaspace always": lambda: _metaspace("always"),
-    "metaspace never": lambda: _metaspace("never"),
-    "words": lambda: (pre_tokenizers.WhitespaceSplit(), decoders.WordPiece()),
-    "none": lambda: (None, decoders.Fuse()),
-}
-MODELS = ("BPE", "BPE, merges ignored", "Unigram", "WordPiece", "WordLevel")
-
-
-def _metaspace(scheme: str) -> tuple[object, object]:
-    return pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False), decoders.Metaspace(prepend_scheme=scheme)
-
-
-class Flags(NamedTuple):
-    """Of every control token; `vocab`: the model has them in its vocabulary as well."""
-
-    lstrip: bool = False
-    rstrip: bool = False
-    normalized: bool = False
-    single_word: bool = False
-    vocab: bool = True
-
-
-@cache
-def made(model: str, normalizer: str, pre_tokenizer: str, flags: Flags) -> PreTrainedTokenizerFast:
-    """A tokenizer of this build, with the control tokens of CodeLlama."""
-    alphabet = sorted({mark for text in SAMPLE for mark in text} | set(pre_tokenizers.ByteLevel.alphabet()))
-    words = [*alphabet, "▁▁", "select", "▁select", "##x", *(f"##{mark}" for mark in alphabet)]
-    vocab = dict.fromkeys(["<unk>", *(TOKENS if flags.vocab else []), *words])
-    ids = {word: number for number, word in enumerate(vocab)}
-    match model:
-        case "Unigram":
-            # Control tokens are the likeliest words of all.
-            scores = [(word, 0.0 if word in TOKENS else -float(1 + len(word))) for word in ids]
-            backend = Tokenizer(models.Unigram(scores, unk_id=0, byte_fallback=False))
-        case "WordPiece":
-            backend = Tokenizer(models.WordPiece(ids, unk_token="<unk>", max_input_chars_per_word=200))
-        case "WordLevel":
-            backend = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
-        case _:
-            merges = [("s", "e"), ("l", "e"), ("▁", "▁")]
-            ids |= {"".join(pair): len(ids) + place for place, pair in enumerate(merges) if "".join(pair) not in ids}
-            backend = Tokenizer(models.BPE(ids, merges, unk_token="<unk>", ignore_merges="ignored" in model))
-    if (given_normalizer := NORMALIZERS[normalizer]()) is not None:
-        backend.normalizer = given_normalizer
-    before, backend.decoder = PRE_TOKENIZERS[pre_tokenizer]()
-    if before is not None:
-        backend.pre_tokenizer = before
-    how = flags._asdict()
-    how.pop("vocab")
-    backend.add_tokens([AddedToken(token, special=token != "▁<EOT>", **how) for token in TOKENS])
-    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
 
 
 def attacks() -> list[str]:
@@ -207,6 +136,56 @@ def test_no_user_text_becomes_a_control_token(
     # A row that training keeps is served, with the same tokens.
     kept = trained(taken.rows, state, output).ids
     assert kept is None or kept == taken.serving.encode(state)
+
+
+# Builds like those of published models, and those that went wrong once.
+TABLE = {
+    "byte-level BPE": ("BPE", "none", "bytes", Flags(vocab=False)),
+    "byte-level BPE, NFC": ("BPE", "NFC", "bytes", Flags(vocab=False)),
+    "byte-level BPE, merges ignored": ("BPE, merges ignored", "none", "none", Flags()),
+    "Llama 2": ("BPE", "llama", "none", Flags()),
+    "CodeLlama": ("BPE, merges ignored", "none", "metaspace first", Flags(normalized=True)),
+    "Gemma": ("BPE", "gemma", "none", Flags()),
+    "Unigram": ("Unigram", "none", "metaspace always", Flags()),
+    "Unigram, NFKC": ("Unigram", "NFKC", "metaspace first", Flags(normalized=True)),
+    "WordPiece, lowercase": ("WordPiece", "lowercase", "words", Flags(normalized=True)),
+    "WordPiece, accents": ("WordPiece", "accents", "words", Flags(normalized=True)),
+    "WordLevel, strip": ("WordLevel", "strip", "words", Flags()),
+    "invisible characters": ("BPE", "invisible", "bytes", Flags(normalized=True)),
+    "stripping flags": ("BPE", "none", "bytes", Flags(lstrip=True, rstrip=True, vocab=False)),
+    "single words": ("BPE", "none", "bytes", Flags(single_word=True, vocab=False)),
+}
+
+
+def test_table_of_attacks() -> None:
+    """Every attack in a prompt and in a response. None gets through, and many would without the check."""
+    tried, kept, neutralised, served, effective, would_be = [0] * 6
+    for name, build in TABLE.items():
+        taken = path(*build)
+        tokenizer, controls = taken.serving.tokenizer, control_ids(taken.serving.tokenizer)
+        innocent = tokenizer("select a", add_special_tokens=False)["input_ids"]
+        assert not controls.intersection(innocent), name
+        for attack in ATTACKS:
+            would_be += bool(controls.intersection(tokenizer(attack, add_special_tokens=False)["input_ids"]))
+            for state, output in (
+                (Completion(attack, "", ddl_context=attack), ""),
+                (Completion("a", "b"), attack),
+            ):
+                tried += 1
+                for number, builder in enumerate(taken):
+                    outcome = trained(builder, state, output)
+                    kept += number == 0 and outcome.ids is not None
+                    neutralised += number == 1 and outcome.ids is not None
+                    effective += outcome.ids is not None and not is_safe(builder, outcome)
+                is_served = serves_safely(taken, state)
+                served += is_served is not None
+                effective += is_served is False
+    assert effective == 0
+    assert (tried, would_be, kept, neutralised, served) == COUNTS
+
+
+COUNTS = (0, 0, 0, 0, 0)
+"""Tried; read as a control token by the tokenizer itself; kept under `reject`, under `neutralise`, and served."""
 
 
 @pytest.mark.parametrize("pre_tokenizer", ["bytes", "metaspace first", "metaspace always", "none"])
