@@ -124,6 +124,11 @@ class DataConfig(Section):
         "or of one value of a column of the export, for example worksheet_id, or of one `source` (the file). Even then a "
         "statement is never both trained on and held out.",
     )
+    placeholder: str = Field(
+        "<fillMe>",
+        min_length=1,
+        description="Marks the cursor in an INPUT; in any case of letters where that is unambiguous.",
+    )
     template: Place = Field("chat", description="`chat`, `plain`, or the path of a template file.")
     fim_order: Literal["psm", "spm"] = Field("psm", description="Prefix-suffix-middle or suffix-prefix-middle prompts.")
     control_tokens: Literal["reject", "neutralise"] = Field(

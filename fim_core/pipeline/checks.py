@@ -118,6 +118,8 @@ def _parameters(artifact: Artifact, store: Store) -> dict[str, Any]:
             "suffix_token": tokens.suffix,
             "middle_token": tokens.middle,
             "group_by": config["data"]["group_by"],
+            "placeholder": config["data"]["placeholder"],
+            "rejected_path": str(artifact.path / "rejected.parquet"),
             "asked": artifact.counts["asked_share"],
             "shared_statements": artifact.counts["shared"],
         }
@@ -128,6 +130,7 @@ def _parameters(artifact: Artifact, store: Store) -> dict[str, Any]:
             "vocab_size": prompts.counts["vocab_size"],
             "max_length": config["data"]["max_length"],
             "mask_inputs": config["data"]["mask_inputs"],
+            "rejected_path": str(artifact.path / "rejected.parquet"),
             "asked": prompts.counts["asked_share"],
             "nothing_held_out": prompts.counts["nothing_held_out"],
         }

@@ -36,6 +36,7 @@ _SOURCE_OPTIONS = (
     "seed",
 )
 _PROMPT_OPTIONS = (
+    "placeholder",
     "template",
     "fim_order",
     "control_tokens",

@@ -181,8 +181,8 @@ def _verified_input(stage: Stage, experiment: Experiment, store: Store) -> Artif
     if failed:
         raise FimError(
             f"{stage.asset} {artifact.version} did not pass its checks: "
-            + "; ".join(check.sentence for check in failed)
-            + f". Mend the data and materialize {stage.asset} again, or change the thresholds under `checks`."
+            + "; ".join(check.sentence.rstrip(".") for check in failed)
+            + f". Correct the data or the options and materialize {stage.asset} again, or change the thresholds under `checks`."
         )
     return artifact
 

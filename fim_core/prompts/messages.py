@@ -56,14 +56,14 @@ def _parse(text: str) -> list[Message] | Rejection:
     except (ValueError, RecursionError):
         return Rejection(Reason.INVALID_JSON, "messages are not JSON")
     if not isinstance(value, list):
-        return Rejection(Reason.INVALID_JSON, "messages are not a JSON array")
+        return Rejection(Reason.UNSUPPORTED_JSON, "messages are not a JSON array")
     messages = []
     for number, turn in enumerate(value):
         role, content = (turn.get("role"), turn.get("content")) if isinstance(turn, dict) else (None, None)
         if not isinstance(role, str) or not isinstance(content, str):
-            return Rejection(Reason.INVALID_JSON, f"message {number} has no role or no content as text")
+            return Rejection(Reason.UNSUPPORTED_JSON, f"message {number} has no role or no content as text")
         if not _is_text(role) or not _is_text(content):
-            return Rejection(Reason.INVALID_JSON, f"message {number} holds half of a surrogate pair")
+            return Rejection(Reason.UNSUPPORTED_JSON, f"message {number} holds half of a surrogate pair")
         messages.append({"role": role, "content": content})
     if not messages:
         return Rejection(Reason.EMPTY_INPUT, "there are no messages")

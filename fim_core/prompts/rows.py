@@ -33,7 +33,7 @@ class RowBuilder:
         return row
 
     def _completion(self, input_text: str, output: str) -> PromptRow | Rejection:
-        completion = parse_input(input_text)
+        completion = parse_input(input_text, self.prompts.data.placeholder)
         if isinstance(completion, Rejection):
             return completion
         if self.prompts.data.skip_empty_prefix and not completion.prefix:

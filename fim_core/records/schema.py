@@ -45,6 +45,9 @@ class Reason(StrEnum):
 
     EMPTY_INPUT = "empty_input"
     INVALID_JSON = "invalid_json"
+    UNSUPPORTED_JSON = "unsupported_json"
+    DOUBLE_ENCODED_JSON = "double_encoded_json"
+    PYTHON_REPR = "python_repr"
     MISSING_PLACEHOLDER = "missing_placeholder"
     MULTIPLE_PLACEHOLDERS = "multiple_placeholders"
     BAD_CONTEXT = "bad_context"

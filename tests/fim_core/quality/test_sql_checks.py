@@ -24,6 +24,8 @@ PARAMETERS = {
     "suffix_token": "<|fim_suffix|>",
     "middle_token": "<|fim_middle|>",
     "group_by": "worksheet_id",
+    "placeholder": "<fillMe>",
+    "rejected_path": "store/rejected.parquet",
     "asked": None,
     "shared_statements": 0,
     "nothing_held_out": "",
@@ -348,6 +350,47 @@ def test_why_nothing_is_held_out(parameters: dict[str, Any], note: str, tmp_path
     only(T, lambda row: row["split"] == "train")(tables)
     found = results_of(T, write_tables(tables, tmp_path), **parameters)["held_out_rows"]
     assert (found.severity, found.passed, found.note) == ("error", "asked" in parameters, note)
+
+
+def test_a_rejected_share_names_reasons_markers_and_the_place_of_the_rows(tmp_path: Path) -> None:
+    tables = clean_tables()
+    details = ["INPUT holds no <fillMe>; it holds <FILL_ME>"] * 3 + [
+        "INPUT holds no <fillMe>; it holds <FILL_ME>, [MASK]"
+    ]
+    details.append("INPUT holds no <fillMe>")
+    tables["rejected"] += [
+        {"row_id": f"m{number}", "reason": "missing_placeholder", "detail": detail}
+        for number, detail in enumerate(details)
+    ]
+    found = results_of(P, write_tables(tables, tmp_path))["rejected_share"]
+    assert not found.passed
+    assert found.note == (
+        "By reason: missing_placeholder 5, invalid_json 1. Only <fillMe> marks the cursor; instead of it rows hold "
+        "<FILL_ME> (4), [MASK] (1): set data.placeholder. Every rejected row, with its reason: store/rejected.parquet"
+    )
+    tables["rejected"] = []
+    assert results_of(P, write_tables(tables, tmp_path))["rejected_share"].note == ""
+
+
+def test_too_long_rows_are_named_where_none_is_left(tmp_path: Path) -> None:
+    tables = clean_tables()
+    tables[T] = []
+    tables["too_long"] = [
+        {"row_id": f"r{tokens}", "reason": "too_long", "detail": f"{tokens} tokens, 8 allowed"}
+        for tokens in (900, 1200, 3000)
+    ]
+    assert results_of(T, write_tables(tables, tmp_path))["tokens_not_empty"].note == (
+        "3 rows are too_long: they have 900 to 3,000 tokens, half of them more than 1,200, and data.max_length is 8. They "
+        "are in store/rejected.parquet"
+    )
+
+
+def test_no_row_to_train_on_is_explained(tmp_path: Path) -> None:
+    tables = clean_tables()
+    only(P, lambda row: row["split"] == "eval")(tables)
+    assert results_of(P, write_tables(tables, tmp_path))["prompts_not_empty"].note == (
+        "1 rows were rejected (see rejected_share), 3 are held out, and none is left to train on."
+    )
 
 
 def test_rows_left_out_of_both_splits_are_accounted_for(tmp_path: Path) -> None:
