@@ -39,6 +39,7 @@ def convert(
     *,
     tokenizer: str,
     template: str = "chat",
+    fim_order: Literal["psm", "spm"] = "psm",
     format: Format = "disk",
     input_col: str = "INPUT",
     output_col: str = "OUTPUT",
@@ -70,6 +71,7 @@ def convert(
     data = DataConfig(
         sources=[Source(type="fim_completions", name_or_path=str(source), input_col=input_col, output_col=output_col)],
         template=template,
+        fim_order=fim_order,
         eval_fraction=0,
         skip_empty_output=skip_empty_output,
         skip_empty_prefix=skip_empty_prefix,

@@ -113,7 +113,10 @@ class PromptBuilder:
         is_chat = has_markup and (self.template.is_chat or chat_rows)
         self.tokens = resolve_fim_tokens(tokenizer, model, turn_end=turn_end(tokenizer) if is_chat else None)
         if self.tokens.family in SUFFIX_FIRST and data.fim_order == "psm":
-            raise FimError(f"Models of the {self.tokens.family} family read the suffix first. Set data.fim_order: spm.")
+            raise FimError(
+                f"Models of the {self.tokens.family} family read the suffix first. Set data.fim_order: spm, or convert "
+                "with --fim-order spm."
+            )
         self.data = data
         self.tokenizer = tokenizer
         controls = control_tokens(tokenizer, self.tokens)

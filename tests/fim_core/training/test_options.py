@@ -85,7 +85,7 @@ def rates(events: list[dict[str, Any]]) -> list[float]:
 def test_a_run_that_exits_early_follows_the_schedule_of_the_whole(
     tmp_path: Path, dataset: Path, tokenizer_folder: Path
 ) -> None:
-    slow = {"warmup_ratio": 0.5}
+    slow = {"warmup_ratio": 0.2}
     whole = train(tmp_path / "whole", dataset, tokenizer_folder, epochs=3, scheduler=slow)[2]
     _, result, early = train(tmp_path / "early", dataset, tokenizer_folder, epochs=3, exit_iteration=4, scheduler=slow)
     assert len(losses(whole)) > 4
