@@ -375,7 +375,7 @@ def test_a_rejected_share_names_reasons_markers_and_the_place_of_the_rows(tmp_pa
 def test_too_long_rows_are_named_where_none_is_left(tmp_path: Path) -> None:
     tables = clean_tables()
     tables[T] = []
-    tables["too_long"] = [
+    tables["not_tokenized"] = [
         {"row_id": f"r{tokens}", "reason": "too_long", "detail": f"{tokens} tokens, 8 allowed"}
         for tokens in (900, 1200, 3000)
     ]
