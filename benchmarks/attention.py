@@ -4,7 +4,7 @@
 
 The pack is a system prompt, a few worksheets below it and rows below those, as rows of an editor's export are. Times
 are processor seconds of one layer's forward and backward pass in float32, the least of some runs; the largest
-difference of outputs and gradients is printed beside them.
+difference of outputs and gradients is printed next to them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How fast a model trains on rows with long common prompts, beside the trainers that people use.
+"""How fast a model trains on rows with long common prompts, against the trainers that people use.
 
     python -m benchmarks.train [--case a b] [--rows N] [--steps N] [--max-length N] [--threads N]
                                [--export FILE] [--tokenizer FOLDER] [--methods NAME …]

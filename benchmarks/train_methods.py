@@ -135,7 +135,7 @@ class Counted:
 def _shared_options(
     case: Case, folder: Path, rows: int, steps: int, batch_size: int, *, recompute: bool = False
 ) -> dict[str, Any]:
-    """What both other trainers are told, so that they do the same work as ours.
+    """The arguments of both other trainers, so that they do the same work as ours.
 
     One optimizer step takes all rows: more accumulation than an epoch has batches ends with the epoch.
     """

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from fim_core.pipeline import STAGES
+from fim_core.pipeline.checks import blocking_failures
 from fim_core.quality.run import CheckResult, load_checks
 
 _SEVERITY = {"error": dg.AssetCheckSeverity.ERROR, "warn": dg.AssetCheckSeverity.WARN}
@@ -15,14 +15,21 @@ _SEVERITY = {"error": dg.AssetCheckSeverity.ERROR, "warn": dg.AssetCheckSeverity
 def check_specs(asset: str) -> list[dg.AssetCheckSpec]:
     """The checks of an asset, as its definition declares them.
 
-    Where something comes after, all are declared blocking, since an experiment may raise a warning to an error; Dagster
-    blocks only when a check fails with severity ERROR. A refused champion is a failed check, not a failed run.
+    Those of severity error block what comes after; Dagster shows them as blocking. For a warning that an experiment
+    raises to an error see `not_blocked_by_dagster`.
     """
-    has_downstream = any(asset in stage.upstream for stage in STAGES)
     return [
-        dg.AssetCheckSpec(name=check.name, asset=asset, description=check.description, blocking=has_downstream)
+        dg.AssetCheckSpec(
+            name=check.name, asset=asset, description=check.description, blocking=check.severity == "error"
+        )
         for check in load_checks(asset)
     ]
+
+
+def not_blocked_by_dagster(asset: str, results: Sequence[CheckResult]) -> list[CheckResult]:
+    """Failed checks that should block what comes after although their definition does not say so."""
+    declared = {spec.name for spec in check_specs(asset) if spec.blocking}
+    return [result for result in blocking_failures(results) if result.name not in declared]
 
 
 def check_results(asset: str, results: Sequence[CheckResult]) -> list[dg.AssetCheckResult]:
@@ -42,9 +49,9 @@ def check_results(asset: str, results: Sequence[CheckResult]) -> list[dg.AssetCh
 
 def _metadata(result: CheckResult) -> dict[str, dg.MetadataValue]:
     shown: dict[str, dg.MetadataValue] = {
-        "rows": dg.MetadataValue.int(result.rows),
-        "of": dg.MetadataValue.int(result.total),
-        "share": dg.MetadataValue.float(result.share),
+        "failing_rows": dg.MetadataValue.int(result.rows),
+        "checked_rows": dg.MetadataValue.int(result.total),
+        "failing_share": dg.MetadataValue.float(result.share),
         "threshold": dg.MetadataValue.text(result.threshold),
     }
     if result.row_ids:

@@ -6,12 +6,7 @@ from functools import partial
 
 import dagster as dg
 
-from fim_assets.assets.champion_model import champion_model
-from fim_assets.assets.evaluation_report import evaluation_report
-from fim_assets.assets.fim_prompts import fim_prompts
-from fim_assets.assets.raw_completions import raw_completions
-from fim_assets.assets.tokenized_dataset import tokenized_dataset
-from fim_assets.assets.trained_checkpoint import trained_checkpoint
+from fim_assets.assets import ASSETS
 from fim_assets.automation.conditions import with_automation
 from fim_assets.automation.exports import exports_sensor
 from fim_assets.automation.jobs import JOBS
@@ -19,8 +14,6 @@ from fim_assets.automation.notify import failure_sensor
 from fim_assets.automation.schedule import retraining_schedule
 from fim_assets.resources.experiment import ExperimentResource, default_experiment_path, workflow_settings
 from fim_assets.resources.launcher import Launcher
-
-ASSETS = [raw_completions, fim_prompts, tokenized_dataset, trained_checkpoint, evaluation_report, champion_model]
 
 
 @dg.definitions

@@ -32,7 +32,7 @@ def main() -> int:
 
 
 def failures(instance: dg.DagsterInstance, *, since: datetime) -> list[str]:
-    """What the failed steps of the newest failed run say."""
+    """What the failed steps of the newest failed run say; of failed checks that block, each with its counts."""
     failed = dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], created_after=since)
     said = []
     for run in instance.get_runs(failed, limit=1):
@@ -41,8 +41,21 @@ def failures(instance: dg.DagsterInstance, *, since: datetime) -> list[str]:
             if data.user_failure_data is not None and data.user_failure_data.description:
                 said.append(data.user_failure_data.description)
             elif data.error is not None:
-                said.append(data.error.message.strip())
+                said += _failed_checks(instance, run.run_id, entry.step_key) or [data.error.message.strip()]
     return said
+
+
+def _failed_checks(instance: dg.DagsterInstance, run_id: str, step_key: str | None) -> list[str]:
+    """The descriptions of the checks that made a step fail: Dagster's own error only names them."""
+    entries = instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION)
+    evaluations = [
+        entry.get_dagster_event().asset_check_evaluation_data for entry in entries if entry.step_key == step_key
+    ]
+    return [
+        f"{found.asset_key.to_user_string()} did not pass its checks: {found.description}"
+        for found in evaluations
+        if not found.passed and found.blocking and found.severity is dg.AssetCheckSeverity.ERROR
+    ]
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ import pyarrow.parquet as pq
 
 from fim_core.config import DataConfig, ModelConfig, Source
 from fim_core.errors import DamagedFile, FimError
-from fim_core.files import read_json
+from fim_core.files import read_json_as
 from fim_core.prompts import write_fim_prompts
 from fim_core.recipe import Recipe, read_recipe, schema_with, write_recipe
 from fim_core.records.schema import RAW_SCHEMA
@@ -38,6 +39,7 @@ def convert(
     *,
     tokenizer: str,
     template: str = "chat",
+    fim_order: Literal["psm", "spm"] = "psm",
     format: Format = "disk",
     input_col: str = "INPUT",
     output_col: str = "OUTPUT",
@@ -69,6 +71,7 @@ def convert(
     data = DataConfig(
         sources=[Source(type="fim_completions", name_or_path=str(source), input_col=input_col, output_col=output_col)],
         template=template,
+        fim_order=fim_order,
         eval_fraction=0,
         skip_empty_output=skip_empty_output,
         skip_empty_prefix=skip_empty_prefix,
@@ -143,11 +146,18 @@ def _require_own(output: Path) -> None:
         )
 
 
+@dataclass(frozen=True)
+class _Vouched:
+    """What counts of a summary here: the files that were written, with their sizes."""
+
+    files: dict[str, int]
+
+
 def _files_in(summary: Path) -> dict[str, int] | None:
     """The files that a summary vouches for; None if it is none of ours."""
     try:
-        return dict(read_json(summary)["files"])
-    except (FileNotFoundError, DamagedFile, ValueError, TypeError, KeyError):
+        return read_json_as(summary, _Vouched).files
+    except (FileNotFoundError, DamagedFile):
         return None
 
 

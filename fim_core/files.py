@@ -8,9 +8,11 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fim_core.errors import DamagedFile, FimError
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -41,7 +43,7 @@ def require_free(*places: Path) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file.
+    """The content of a JSON file, whatever it is; `read_json_as` and `integrity.read_sealed` say more.
 
     Raises:
         FileNotFoundError: there is none.
@@ -56,6 +58,26 @@ def read_json(path: Path) -> Any:
         reason = error.strerror if isinstance(error, OSError) else type(error).__name__
         raise DamagedFile(
             f"{path} cannot be read ({reason}). Restore it from a copy, or have made again what it belongs to."
+        ) from error
+
+
+def read_json_as(path: Path, kind: type[T]) -> T:
+    """The content of a JSON file as a value of a type: a dataclass, `list[str]`, `dict[str, int]`.
+
+    Raises:
+        FileNotFoundError: there is none.
+        DamagedFile: it is not JSON, cannot be read, or is not of that type.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    text = json.dumps(read_json(path))
+    try:
+        return TypeAdapter(kind).validate_json(text, strict=True)
+    except ValidationError as error:
+        keys = sorted({".".join(map(str, problem["loc"])) for problem in error.errors(include_url=False)})
+        raise DamagedFile(
+            f"{path} is damaged ({', '.join(keys[:3]) or 'it is something else'}). Restore it from a copy, or have made "
+            "again what it belongs to."
         ) from error
 
 

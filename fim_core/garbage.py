@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fim_core.parts import PARTS, unused_since
 from fim_core.pipeline.evaluation import withdrawn_file
-from fim_core.store import ASSETS, Artifact, Store
+from fim_core.store import ASSETS, Artifact, Lease, Store
 
 _HOUR_SECONDS = 60 * 60
 _DAY_SECONDS = 24 * _HOUR_SECONDS
@@ -122,7 +122,7 @@ def _referenced(
     pending += _newest(store.versions("trained_checkpoint"), keep_checkpoints, forget)
     for _, lease in store.drafts():
         if lease and _alive(lease):
-            pending += [a for asset, version in lease["inputs"].items() if (a := store.find(asset, version))]
+            pending += [a for asset, version in lease.inputs.items() if (a := store.find(asset, version))]
     kept: set[tuple[str, str]] = set()
     while pending:
         artifact = pending.pop()
@@ -155,12 +155,12 @@ def _last_touched(folder: Path) -> float:
         return time.time()
 
 
-def _alive(lease: dict) -> bool:
+def _alive(lease: Lease) -> bool:
     """Whether the process that holds a lease may still run; one on another machine is taken to."""
-    if lease["host"] != socket.gethostname():
+    if lease.host != socket.gethostname():
         return True
     try:
-        os.kill(lease["pid"], 0)
+        os.kill(lease.pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:

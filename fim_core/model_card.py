@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,6 @@ from fim_core.evaluation.names import BASE
 from fim_core.recipe import RECIPE, Recipe
 from fim_core.store import digest
 from fim_core.training.job import TrainResult
-from fim_core.training.schedule import warmup_steps
 
 CARD = "README.md"
 
@@ -84,7 +84,7 @@ def model_card(
         result: of training.
         recipe: of its prompts.
         rows: counts of data preparation: `rows_in`, `rows_kept`, `rejected` (by reason), `train`, `eval`, and
-            `too_long`, rows left out for their length.
+            of tokenization `too_long` and `control_token`, rows that it rejected.
         provenance: version of each input, by asset.
     """
     place = experiment.model.name_or_path
@@ -179,7 +179,7 @@ def _origin(base: BaseModel | None) -> str:
 
 
 def _data(rows: Mapping[str, Any]) -> dict[str, Any]:
-    rejected = dict(rows["rejected"]) | ({"too_long": rows["too_long"]} if rows["too_long"] else {})
+    rejected = Counter(rows["rejected"]) + Counter({reason: rows[reason] for reason in ("too_long", "control_token")})
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in rejected.items())
     return {
         "rows": f"{rows['rows_in']:,}",
@@ -199,7 +199,7 @@ def _training(experiment: Experiment, result: TrainResult) -> dict[str, Any]:
         "tokens": f"{result.tokens:,}",
         "epochs": result.epochs,
         "learning rate, peak": f"{experiment.optimizer.lr:g}",
-        "schedule": f"{experiment.scheduler.name}, {warmup_steps(experiment.scheduler, result.steps)} steps of warm-up",
+        "schedule": f"{experiment.scheduler.name}, {result.warmup_steps} steps of warm-up",
         "gradients clipped to a norm of": experiment.deepspeed["gradient_clipping"] or "-",
         "loss": "each row counts once" if experiment.data.sample_weighted_loss else "each token counts once",
         "held-out loss before, after (nats)": f"{_number(result.loss_before)}, {_number(result.loss_after)}",

@@ -3,7 +3,8 @@
     .fim/parts/<asset>/<key>.arrow
 
 A key is the hash of the rows themselves and of all that decides what becomes of them. Parts are only a shortcut: any of
-them may be removed at any time, and is made again when it is needed. `fim gc` removes those that were not used lately.
+them may be removed or damaged at any time, and is made again when it is needed: a file begins with the digest of its
+content. `fim gc` removes those that were not used lately.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
+import xxhash
 
 from fim_core.files import flush, replacing
 
 PARTS = "parts"
 
+_DIGEST_BYTES = 16
 _OPTIONS = pa.ipc.IpcWriteOptions(compression="zstd")
 
 
@@ -60,20 +63,29 @@ class Parts:
 
 def _read(path: Path) -> pa.RecordBatch | None:
     try:
-        with pa.OSFile(str(path)) as file, pa.ipc.open_file(file) as reader:
+        content = pa.py_buffer(path.read_bytes())
+        digest, written = content.slice(0, _DIGEST_BYTES), content.slice(_DIGEST_BYTES)
+        if xxhash.xxh3_128_digest(written) != digest.to_pybytes():
+            return None
+        with pa.ipc.open_file(written) as reader:
             batch = reader.get_batch(0)
         # So that `fim gc` sees that it is in use.
         os.utime(path)
-    except (pa.ArrowException, OSError):
+    except (pa.ArrowException, OSError, IndexError):
         # Not there, or not whole after a loss of power: it is made again.
         return None
     return batch
 
 
 def _write(path: Path, batch: pa.RecordBatch) -> None:
+    stream = pa.BufferOutputStream()
+    with pa.ipc.new_file(stream, batch.schema, options=_OPTIONS) as writer:
+        writer.write_batch(batch)
+    content = stream.getvalue()
     with replacing(path) as scratch:
-        with pa.OSFile(str(scratch), "wb") as file, pa.ipc.new_file(file, batch.schema, options=_OPTIONS) as writer:
-            writer.write_batch(batch)
+        with scratch.open("wb") as file:
+            file.write(xxhash.xxh3_128_digest(content))
+            file.write(content)
         flush(scratch)
 
 

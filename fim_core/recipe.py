@@ -58,7 +58,7 @@ class Recipe:
     control_tokens: Literal["reject", "neutralise"] = "reject"
     mask_secrets: bool = False
     ignore_empty_think: bool = False
-    granularity: Literal["line", "segment", "whole"] | None = None
+    granularity: Literal["line", "segment"] | None = None
     version: Literal[1] = 1
 
     __pydantic_config__: ClassVar = ConfigDict(defer_build=True, extra="forbid")

@@ -31,7 +31,7 @@ import socket
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
@@ -39,7 +39,8 @@ from pathlib import Path
 from typing import Any
 
 from fim_core.errors import DamagedFile, FimError, is_disk_full
-from fim_core.files import flush, flush_tree, read_json, replacing, write_json
+from fim_core.files import flush, flush_tree, read_json, read_json_as, replacing, write_json
+from fim_core.integrity import digests_of, find_damage, seal, unseal
 
 _log = logging.getLogger(__name__)
 
@@ -125,6 +126,27 @@ class Artifact:
         """What the stage counted while it made this artifact."""
         return self.manifest["counts"]
 
+    def find_damage(self) -> str | None:
+        """Which file is missing or has changed since the artifact was published; None if all are whole.
+
+        Each file is read once in a process.
+        """
+        return find_damage(self.path, self.manifest["files"])
+
+    def require_whole(self) -> Artifact:
+        """This artifact, if its files are as they were published.
+
+        Raises:
+            DamagedFile: they are not.
+        """
+        if (damage := self.find_damage()) is not None:
+            folder = self.path.resolve()
+            raise DamagedFile(
+                f"{self.asset} {self.version} is damaged: {damage} ({folder}). `fim verify --delete --storage "
+                f"{folder.parents[1]}` removes it, and the next run makes it again."
+            )
+        return self
+
 
 @dataclass
 class Draft:
@@ -132,6 +154,20 @@ class Draft:
 
     path: Path
     counts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Lease:
+    """Who writes a draft.
+
+    Attributes:
+        pid, host: of the process.
+        inputs: version of each input, which must not be collected meanwhile.
+    """
+
+    pid: int
+    host: str
+    inputs: dict[str, str]
 
 
 class Store:
@@ -220,12 +256,34 @@ class Store:
 
         Raises:
             FimError: it has not been made yet.
+            DamagedFile: its manifest is damaged.
+        """
+        if (artifact := self.find_current(asset, experiment)) is None:
+            whose = f" of experiment {experiment}" if experiment else ""
+            raise FimError(f"There is no {asset}{whose} in {self.root} yet. Materialize {asset} first.")
+        return artifact
+
+    def find_current(self, asset: str, experiment: str | None = None) -> Artifact | None:
+        """As `current`; None if it has not been made yet.
+
+        Raises:
+            DamagedFile: its manifest is damaged.
         """
         link = self._link(asset, experiment)
-        if link.is_symlink() and (artifact := _read(asset, link.resolve())):
-            return artifact
-        whose = f" of experiment {experiment}" if experiment else ""
-        raise FimError(f"There is no {asset}{whose} in {self.root} yet. Materialize {asset} first.")
+        folder = link.resolve()
+        if not link.is_symlink() or not folder.is_dir():
+            return None
+        if (artifact := _read(asset, folder)) is None:
+            raise DamagedFile(
+                f"{folder / MANIFEST} is missing or damaged. Move {folder} away, and materialize {asset} again."
+            )
+        return artifact
+
+    def unreadable(self, asset: str) -> list[Path]:
+        """Folders in the place of a version of an asset whose manifest is missing or damaged."""
+        entries = sorted(self.root.glob(f"{asset}/*"))
+        places = (entry for entry in entries if self.owns(entry, "version") and entry.is_dir())
+        return [entry for entry in places if not self._is_version(entry)]
 
     def versions(self, asset: str) -> list[Artifact]:
         """Every published version of an asset, oldest first."""
@@ -302,9 +360,10 @@ class Store:
                     "libraries": _library_versions(),
                     "counts": draft.counts,
                     "bytes": sum(f.stat().st_size for f in new.rglob("*") if f.is_file()),
+                    "files": digests_of(new, without=MANIFEST),
                     "created": datetime.now(UTC).isoformat(timespec="microseconds"),
                 }
-                content = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+                content = json.dumps(seal(manifest), indent=2, ensure_ascii=False) + "\n"
                 (new / MANIFEST).write_text(content, encoding="utf-8")
                 flush_tree(new)
                 self._require_version(final)
@@ -390,8 +449,8 @@ class Store:
                 else:
                     current.unlink()
 
-    def drafts(self) -> list[tuple[Path, dict[str, Any] | None]]:
-        """Folders of unfinished versions, each with its lease: pid, host, inputs. None where it cannot be read, in the
+    def drafts(self) -> list[tuple[Path, Lease | None]]:
+        """Folders of unfinished versions, each with its lease. None where it cannot be read, in the
         moment in which a draft begins or ends or something is removed, or after a kill in that moment."""
         return [(folder, _read_lease(folder)) for folder in self._folders("draft")]
 
@@ -466,8 +525,8 @@ class Store:
 
     @staticmethod
     def _lease(folder: Path, inputs: Mapping[str, str]) -> None:
-        lease = {"pid": os.getpid(), "host": socket.gethostname(), "inputs": dict(inputs)}
-        (folder / LEASE).write_text(json.dumps(lease), encoding="utf-8")
+        lease = Lease(os.getpid(), socket.gethostname(), dict(inputs))
+        (folder / LEASE).write_text(json.dumps(asdict(lease)), encoding="utf-8")
 
     @staticmethod
     def _discard(folder: Path) -> None:
@@ -524,6 +583,7 @@ _DESCRIBED = {
     "serial": int,
     "config": dict,
     "counts": dict,
+    "files": dict,
     "created": str,
 }
 """What every manifest says at least, with its type."""
@@ -533,7 +593,7 @@ def _read(asset: str, folder: Path) -> Artifact | None:
     """What a folder holds of an asset; None where it holds no artifact, or one whose manifest is damaged."""
     place = folder / MANIFEST
     try:
-        manifest = read_json(place)
+        manifest = unseal(read_json(place))
     except FileNotFoundError:
         return None
     except DamagedFile as error:
@@ -541,16 +601,39 @@ def _read(asset: str, folder: Path) -> Artifact | None:
             return None
         _log.warning("This version is not used: %s", error)
         return None
-    known = isinstance(manifest, dict) and all(isinstance(manifest.get(k), kind) for k, kind in _DESCRIBED.items())
-    if not known or manifest["asset"] != asset:
+    known = manifest is not None and all(isinstance(manifest.get(k), kind) for k, kind in _DESCRIBED.items())
+    if manifest is None or not known or manifest["asset"] != asset:
         _log.warning("%s does not describe a version of %s, so this folder is not used.", place, asset)
         return None
     return Artifact(asset, manifest["version"], folder, manifest)
 
 
-def _read_lease(scratch: Path) -> dict[str, Any] | None:
+def require_whole_copy(folder: Path) -> None:
+    """Go on if a folder has no manifest of ours, or holds what was published with it; a model card may have changed.
+
+    For folders that a user names: an artifact, a copy of one, or anything else.
+
+    Raises:
+        DamagedFile: the manifest is damaged, or a file is missing or has changed.
+    """
     try:
-        return read_json(scratch / LEASE)
+        manifest = read_json(folder / MANIFEST)
+    except FileNotFoundError:
+        return
+    if not isinstance(manifest, dict) or not {"asset", "files"} <= manifest.keys():
+        return  # another tool's
+    plain = unseal(manifest)
+    damage = f"{MANIFEST} has changed" if plain is None else find_damage(folder, plain["files"], ignore=("README.md",))
+    if damage is not None:
+        raise DamagedFile(
+            f"{folder} is damaged: {damage}. Copy the folder again; in a store, `fim verify --delete` removes what is "
+            "damaged, and the next run makes it again."
+        )
+
+
+def _read_lease(scratch: Path) -> Lease | None:
+    try:
+        return read_json_as(scratch / LEASE, Lease)
     except (FileNotFoundError, DamagedFile):
         return None
 

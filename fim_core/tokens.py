@@ -5,19 +5,30 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
+from tokenizers.models import BPE
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 
 from fim_core.config.model import ModelConfig
 from fim_core.errors import FimError
 from fim_core.families import FAMILIES
+from fim_core.files import read_json_as
 from fim_core.hub import require_place
 
 logger = logging.getLogger(__name__)
+
+_FAMILY_TOKENS = frozenset(
+    token
+    for family in FAMILIES.values()
+    for token in (*family.markers, family.end, *family.stops, family.mark)
+    if token
+)
 
 
 @dataclass(frozen=True)
@@ -55,10 +66,10 @@ def load_tokenizer(path_or_id: str | Path) -> PreTrainedTokenizerFast:
     place = str(path_or_id)
     require_place(place, "tokenizer")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            Path(place).expanduser() if Path(place).expanduser().is_dir() else place
-        )
-    except (OSError, ValueError, KeyError) as error:
+        folder = Path(place).expanduser()
+        # Not given, transformers asks on a terminal whether to run the code.
+        tokenizer = AutoTokenizer.from_pretrained(folder if folder.is_dir() else place, trust_remote_code=False)
+    except Exception as error:  # tokenizers raises nothing narrower, and a damaged file leads to errors of any class
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise FimError(
             f"The tokenizer {place} cannot be loaded: {reason} Give a folder that holds tokenizer.json and "
@@ -71,15 +82,49 @@ def load_tokenizer(path_or_id: str | Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def control_tokens(tokenizer: PreTrainedTokenizerFast | Tokenizer) -> frozenset[str]:
-    """Texts that a tokenizer turns into a control token wherever they stand.
+def control_tokens(tokenizer: PreTrainedTokenizerFast, fim: FimTokens | None = None) -> frozenset[str]:
+    """The control tokens of a tokenizer, as text: what user text must never become.
 
-    All special tokens, and of the added tokens without the special flag those that are markup (Qwen's FIM and tool
-    tokens). Added tokens that are ordinary text do not count: runs of spaces, single letters, line ends.
+    All special tokens; of the added tokens without the special flag those that are markup and that a family or the chat
+    template names (Qwen's FIM and tool tokens); and what `fim` names. Other added tokens are ordinary text, whatever
+    they look like: runs of spaces, line ends, Gemma's `<h1>` and `<table>`.
+
+    Args:
+        fim: the control tokens in use, if they are known. An end token counts if it is an added token.
     """
-    backend = tokenizer if isinstance(tokenizer, Tokenizer) else tokenizer.backend_tokenizer
-    added = backend.get_added_tokens_decoder().values()
-    return frozenset(token.content for token in added if token.special or _is_markup(token.content))
+    added = tokenizer.backend_tokenizer.get_added_tokens_decoder()
+    named = _FAMILY_TOKENS if fim is None else _FAMILY_TOKENS | {fim.prefix, fim.suffix, fim.middle, fim.end}
+    ends = frozenset(fim.end_ids if fim else ())
+    template = str(tokenizer.chat_template or "")
+    return frozenset(
+        token.content
+        for number, token in added.items()
+        if token.special
+        or number in ends
+        or token.content in named
+        or (_is_markup(token.content) and token.content in template)
+    )
+
+
+def is_spelled_out(tokenizer: PreTrainedTokenizerFast, fim: FimTokens | None = None) -> bool:
+    """Whether text becomes a control token only where it names one, so that `control_pattern` finds all there are.
+
+    Added tokens are matched in the text as it is, unless they are matched after normalisation. Below them the model must
+    not be able to write a control token: merges never reach over the ends of a token, so BPE writes one in some text only
+    if it does so for the token's own name. Unknown characters must not become one either.
+    """
+    backend, controls = tokenizer.backend_tokenizer, control_tokens(tokenizer, fim)
+    added, model = backend.get_added_tokens_decoder().values(), backend.model
+    if backend.normalizer is not None and any(token.normalized for token in added if token.content in controls):
+        return False
+    if all(model.token_to_id(text) is None for text in controls):
+        return True
+    if not isinstance(model, BPE) or model.ignore_merges or model.continuing_subword_prefix or model.end_of_word_suffix:
+        return False
+    ends = {tokenizer.eos_token, tokenizer.bos_token, *([fim.end] if fim else ())}
+    return model.unk_token not in ends - {None} and all(
+        token_id(backend, text) not in [token.id for token in model.tokenize(text)] for text in controls
+    )
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerFast) -> str:
@@ -140,11 +185,7 @@ def resolve_fim_tokens(
     family = FAMILIES.get(name)
     own = [text for text in (family.end, *family.stops) if id_of(text) is not None] if family else []
     added = tuple(text for text in texts if id_of(text) is None)
-    # A name that is only an entry of the vocabulary is not matched as a whole until it is an added token as well.
-    already = control_tokens(tokenizer)
-    tokenizer.add_tokens(
-        [AddedToken(text, special=True, normalized=False) for text in (*texts, *own) if text not in already]
-    )
+    _add_special(tokenizer, (*texts, *own))
     prefix_id, suffix_id, middle_id = markers = [token_id(tokenizer.backend_tokenizer, text) for text in texts]
     served = _generation_end_ids(tokenizer, model)
     end = turn_end or (family.end if family and family.end in own else None)
@@ -164,6 +205,21 @@ def resolve_fim_tokens(
     )
 
 
+def _add_special(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str]) -> None:
+    """Add tokens that are not added tokens yet: an entry of the vocabulary is not matched as a whole otherwise."""
+    known = {token.content for token in tokenizer.backend_tokenizer.get_added_tokens_decoder().values()}
+    tokenizer.add_tokens([AddedToken(text, special=True, normalized=False) for text in texts if text not in known])
+
+
+def _is_ordinary_text(tokenizer: PreTrainedTokenizerFast, token: str, number: int) -> bool:
+    """Whether a token is only an entry of the vocabulary, and text that spells it becomes it."""
+    backend = tokenizer.backend_tokenizer
+    return (
+        number not in backend.get_added_tokens_decoder()
+        and number in backend.encode(token, add_special_tokens=False).ids
+    )
+
+
 def _is_markup(text: str) -> bool:
     core = text.strip().lstrip("▁")
     return len(core) >= 3 and (core[0], core[-1]) in {("<", ">"), ("[", "]")}
@@ -179,11 +235,15 @@ def _end_id(tokenizer: PreTrainedTokenizerFast, model: ModelConfig, end: str | N
     eos = tokenizer.eos_token_id
     if model.end_token is not None:
         named = tokenizer.backend_tokenizer.token_to_id(model.end_token)
+        cure = f"Name a special token, for example {end or tokenizer.eos_token}, or leave the key out."
         if named is None:
+            raise FimError(f"model.end_token {model.end_token} is not a token of this tokenizer. {cure}")
+        if _is_ordinary_text(tokenizer, model.end_token, named):
             raise FimError(
-                f"model.end_token {model.end_token} is no token of this tokenizer. Name one that it has, "
-                f"for example {end or tokenizer.eos_token}, or leave the key out."
+                f"model.end_token {model.end_token} is ordinary text for this tokenizer: completions that hold it would "
+                f"end there. {cure}"
             )
+        _add_special(tokenizer, [model.end_token])
         return named
     if end is not None:
         return token_id(tokenizer.backend_tokenizer, end)
@@ -196,6 +256,17 @@ def _end_id(tokenizer: PreTrainedTokenizerFast, model: ModelConfig, end: str | N
     return eos
 
 
+def require_generation_config(folder: Path) -> None:
+    """Go on if a folder has no generation_config.json, or one that can be read: transformers passes over a damaged one,
+    and generation would stop elsewhere.
+
+    Raises:
+        DamagedFile: it is damaged.
+    """
+    with suppress(FileNotFoundError):
+        read_json_as(folder / "generation_config.json", dict[str, Any])
+
+
 def _generation_end_ids(tokenizer: PreTrainedTokenizerFast, model: ModelConfig) -> tuple[int, ...]:
     """What the pretrained model's own generation config stops at; nothing for a model from scratch or without one.
 
@@ -204,6 +275,7 @@ def _generation_end_ids(tokenizer: PreTrainedTokenizerFast, model: ModelConfig) 
     """
     if model.name_or_path is None:
         return ()
+    require_generation_config(Path(model.name_or_path))
     try:
         ends = GenerationConfig.from_pretrained(model.name_or_path).eos_token_id
     except OSError:

@@ -10,8 +10,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 # `make test` names an experiment for Dagster, and a shell may name more: a test says what it uses.
-for setting in ("FIM_EXPERIMENT", "FIM_STORAGE"):
-    os.environ.pop(setting, None)
+os.environ.pop("FIM_EXPERIMENT", None)
+os.environ.pop("FIM_STORAGE", None)
 
 import pytest
 from transformers import PreTrainedTokenizerFast

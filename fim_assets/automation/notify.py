@@ -1,4 +1,4 @@
-"""Who hears of a failed run."""
+"""Notification of failed runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _TIMEOUT_SECONDS = 10
 
 
 def failure_sensor(config: NotifyConfig) -> dg.SensorDefinition:
-    """A sensor that tells of every failed run: to the log, and by POST to the experiment's webhook."""
+    """A sensor that reports every failed run in the log and, by POST, to the experiment's webhook."""
 
     @dg.run_failure_sensor(
         name="run_failures",

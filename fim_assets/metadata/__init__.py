@@ -30,20 +30,17 @@ def metadata_of(result: StageResult, experiment: Experiment) -> Metadata:
     """
     artifact, manifest = result.artifact, result.artifact.manifest
     store = Store(experiment.storage)
-    shared: Metadata = {
-        "version": artifact.version,
-        "outcome": outcome(result),
-        "path": dg.MetadataValue.path(str(artifact.path)),
-        "megabytes": round(manifest["bytes"] / 1e6, 2),
-        "experiment": experiment.name,
-    }
+    made: Metadata = {"outcome": outcome(result), "experiment": experiment.name}
     origin: Metadata = {
+        "version": artifact.version,
+        "path": dg.MetadataValue.path(str(artifact.path)),
+        "megabytes": round(manifest["bytes"] / 1e6, 3),
         "exports": exports(artifact, store),
         "made_from": made_from(artifact, store),
         "commit": manifest["commit"] or "not in a git checkout",
         "config": dg.MetadataValue.json(manifest["config"]),
     }
-    return shared | _OF_ASSET[artifact.asset](artifact, experiment, store) | origin
+    return made | _OF_ASSET[artifact.asset](artifact, experiment, store) | origin
 
 
 def outcome(result: StageResult) -> str:

@@ -27,8 +27,8 @@ _COLUMNS = {
     "source_type": "Shape of the row in the export.",
     "control_spans": "Where the control tokens of `prompt` are, in rows whose user text looks like some too.",
     "trained_spans": "Earlier assistant turns in `prompt`, which are trained on as well.",
-    "split": "train or eval.",
-    "group": "Rows of one group are never parted between train and eval.",
+    "split": "train, eval, or left_out: neither, since the group is held out and the statement is trained on in others.",
+    "group": "Rows of one group are never both trained on and held out.",
 }
 _LINEAGE = {
     "row_id": ["row_id"],
@@ -59,5 +59,6 @@ def shown(artifact: Artifact, experiment: Experiment, store: Store) -> dict[str,
         "repaired": counts["repaired"],
         "train_rows": counts["train"],
         "eval_rows": counts["eval"],
+        "left_out_rows": counts["left_out"],
         "markup": counts["notice"],
     }

@@ -16,7 +16,7 @@ _HASH_DIGITS = 16
 def made_from(artifact: Artifact, store: Store) -> dg.MetadataValue:
     """One line for each version that the artifact was made from, and for itself; the way of the data downwards.
 
-    What is no asset (exports, templates, pretrained weights) stands with its content hash alone.
+    Exports, templates and pretrained weights are not assets: they have a content hash and nothing else.
     """
     columns = dict.fromkeys(("what", "version", "config", "commit", "code", "made (UTC)"), "string")
     return table(columns, list(_lines(artifact, store, set())))

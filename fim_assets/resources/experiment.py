@@ -6,16 +6,23 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
 
 import dagster as dg
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from fim_core.config import Experiment, load_experiment, read_experiment_file
+from fim_core.config.base import Section
+from fim_core.config.experiment import read_options
 from fim_core.config.workflow import ExportsConfig, NotifyConfig, ScheduleConfig
 from fim_core.errors import FimError, system_error
 from fim_core.training.job import TrainingFailed
 
 DEFAULT_EXPERIMENT = "configs/demo.yaml"
+
+S = TypeVar("S", bound=Section)
+D = TypeVar("D")
 
 
 def default_experiment_path() -> str:
@@ -35,15 +42,33 @@ class WorkflowSettings:
 def workflow_settings() -> WorkflowSettings:
     """Schedule, sensor folder and notifier of the default experiment.
 
-    An experiment file that cannot be used must not take the whole code location down: its defaults are used, with a
-    warning, and each run says what is wrong with the file.
+    An experiment file that cannot be used must neither take the code location down nor end the retraining silently:
+    sections that are valid by themselves count, an invalid `schedule` is on at its default time, and each run fails
+    with what is wrong with the file.
     """
+    path = default_experiment_path()
     try:
-        experiment = load_experiment(default_experiment_path())
+        experiment = load_experiment(path)
     except FimError as error:
-        dg.get_dagster_logger().warning(f"Schedule and sensors use their defaults. {error}")
-        return WorkflowSettings(ScheduleConfig(), None, NotifyConfig())
-    return WorkflowSettings(experiment.schedule, experiment.exports, experiment.notify)
+        dg.get_dagster_logger().warning(f"Runs will fail until the experiment file is corrected. {error}")
+    else:
+        return WorkflowSettings(experiment.schedule, experiment.exports, experiment.notify)
+    try:
+        options = read_options(Path(path))
+    except FimError:  # already in the warning
+        return WorkflowSettings(ScheduleConfig(enabled=True), None, NotifyConfig())
+    return WorkflowSettings(
+        _valid_section(ScheduleConfig, options.get("schedule", {}), ScheduleConfig(enabled=True)),
+        _valid_section(ExportsConfig, options.get("exports"), None),
+        _valid_section(NotifyConfig, options.get("notify", {}), NotifyConfig()),
+    )
+
+
+def _valid_section(kind: type[S], options: Any, otherwise: D) -> S | D:
+    try:
+        return kind.model_validate(options)
+    except ValidationError:
+        return otherwise
 
 
 class ExperimentResource(dg.ConfigurableResource):
@@ -87,6 +112,6 @@ def user_errors() -> Iterator[None]:
     except FimError as error:
         raise dg.Failure(description=str(error), allow_retries=isinstance(error, TrainingFailed)) from None
     except Exception as error:
-        if (told := system_error(error)) is None:
+        if (message := system_error(error)) is None:
             raise
-        raise dg.Failure(description=str(told), allow_retries=False) from error
+        raise dg.Failure(description=str(message), allow_retries=False) from error

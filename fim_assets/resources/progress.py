@@ -13,28 +13,36 @@ LIVE_METRICS = ("loss", "lr", "grad_norm", "rows_per_second", "tokens_per_second
 class LiveProgress:
     """Writes events of training and evaluation to the run's log, and as observations that the UI plots while it runs.
 
-    Steps and rows are thinned to one observation every `seconds_between`; other events always show, and so does the last
-    row of a task.
+    Steps and rows are thinned to one observation every `seconds_between`, and one line of the log every
+    `seconds_between_lines`; other events always show, and so does the last row of a task.
     """
 
-    def __init__(self, context: dg.AssetExecutionContext, seconds_between: float = 5.0) -> None:
+    def __init__(
+        self,
+        context: dg.AssetExecutionContext,
+        seconds_between: float = 5.0,
+        seconds_between_lines: float = 30.0,
+    ) -> None:
         self._context = context
-        self._seconds_between = seconds_between
-        self._last_shown = -seconds_between
+        self._observations = _Interval(seconds_between)
+        self._lines = _Interval(seconds_between_lines)
 
     def __call__(self, event: dict[str, Any]) -> None:
         """Log an event, and observe its numbers."""
-        now = time.monotonic()
         kind = event["event"]
-        ends_task = kind == "rows" and event["done"] == event["total"]
-        if kind in {"step", "rows"} and not ends_task:
-            if now - self._last_shown < self._seconds_between:
-                return
-            self._last_shown = now
+        always = kind not in {"step", "rows"} or (kind == "rows" and event["done"] == event["total"])
+        if always or self._lines.has_passed():
+            self._log(kind, event)
+        if always or self._observations.has_passed():
+            self._observe(kind, event)
+
+    def _log(self, kind: str, event: dict[str, Any]) -> None:
         shown = ("step", *LIVE_METRICS) if kind == "step" else [key for key in event if key != "event"]
         details = ", ".join(f"{key} {_short(event[key])}" for key in shown if event.get(key) is not None)
         log = self._context.log.warning if kind == "warning" else self._context.log.info
         log(f"{kind}: {details}")
+
+    def _observe(self, kind: str, event: dict[str, Any]) -> None:
         metrics = {key: event[key] for key in ("step", *LIVE_METRICS) if isinstance(event.get(key), int | float)}
         if kind == "eval" and "loss" in metrics:
             metrics["held_out_loss"] = metrics.pop("loss")
@@ -42,6 +50,21 @@ class LiveProgress:
             metrics["rows_done"] = event["done"]
         if kind in {"step", "eval", "rows"} and metrics:
             self._context.log_event(dg.AssetObservation(asset_key=self._context.asset_key, metadata=metrics))
+
+
+class _Interval:
+    """Says once in so many seconds that they have passed, and at the first question."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._last = float("-inf")
+
+    def has_passed(self) -> bool:
+        now = time.monotonic()
+        if now - self._last < self._seconds:
+            return False
+        self._last = now
+        return True
 
 
 def _short(value: Any) -> str:

@@ -10,13 +10,14 @@ from dataclasses import asdict, dataclass
 
 import dagster as dg
 import psutil
-from dagster._core.storage.tags import GRPC_INFO_TAG
+from dagster._core.storage.tags import GRPC_INFO_TAG, HIDDEN_TAG_PREFIX
 
 from fim_core.parallel import end_with_parent
 
-WORKER_TAG = "fim/worker"
-HOST_TAG = "fim/launched_on"
-# Start times are told by the wall clock, which may be set; a number is hardly given twice within this time.
+# Dagster's UI hides tags of this prefix.
+WORKER_TAG = f"{HIDDEN_TAG_PREFIX}fim_worker"
+HOST_TAG = f"{HIDDEN_TAG_PREFIX}fim_launched_on"
+# Start times come from the wall clock, which may be set; a process id is hardly given twice within this time.
 CLOCK_SECONDS = 300.0
 
 
@@ -76,7 +77,7 @@ def bind_to_worker(context: dg.AssetExecutionContext) -> None:
     """Record the process that carries out the run, and end this one with it.
 
     Dagster's executor starts a process for each step. If the run's own process were killed, that of the step would
-    train on, unseen, beside the next run.
+    train on, unseen, next to the next run.
     """
     end_with_parent()
     parent = multiprocessing.parent_process()

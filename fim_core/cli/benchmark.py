@@ -45,13 +45,10 @@ def run(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Limit of a completion.")] = 96,
 ) -> None:
     """Complete a benchmark's items with a checkpoint; print the figures and write a report."""
-    from transformers.utils.logging import disable_progress_bar
-
     from fim_core.cli.evaluate import print_figures
     from fim_core.evaluation.benchmark.contamination import training_documents
     from fim_core.evaluation.benchmark.run import run_benchmark
 
-    disable_progress_bar()
     documents = training_documents(training) if training else ()
     report = run_benchmark(
         folder,

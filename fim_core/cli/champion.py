@@ -11,7 +11,7 @@ from fim_core.config import Experiment, load_experiment
 from fim_core.errors import FimError
 from fim_core.files import read_json
 from fim_core.pipeline.evaluation import DECISION, champion, decisions, promoted, roll_back, withdrawn
-from fim_core.store import Artifact, Store
+from fim_core.store import Artifact, Store, champion_weights
 
 Config = Annotated[Path, typer.Argument(help="Experiment file.", envvar="FIM_EXPERIMENT")]
 
@@ -38,7 +38,7 @@ def show(config: Config) -> None:
         typer.echo("There is no champion.")
     else:
         typer.echo(
-            f"champion    {reigning.version}: checkpoint {reigning.counts['candidate']}, {reigning.path / 'model'}"
+            f"champion    {reigning.version}: checkpoint {reigning.counts['candidate']}, {champion_weights(reigning)}"
         )
         _print_reasons(reigning)
     last = decided[-1]
@@ -57,17 +57,14 @@ def promote(config: Config) -> None:
 
     What that needs and is not there yet, the checkpoint and its report, is made first.
     """
-    from transformers.utils.logging import disable_progress_bar
-
     from fim_core.cli.pipeline import open_experiment, run_pipeline
 
-    disable_progress_bar()
     experiment = open_experiment(config)
     store = Store(experiment.storage)
     decided = run_pipeline(experiment, until="champion_model")["champion_model"].artifact
     candidate = decided.counts["candidate"]
     if decided.counts["promote"]:
-        typer.echo(f"champion {decided.version}: checkpoint {candidate}, {decided.path / 'model'}")
+        typer.echo(f"champion {decided.version}: checkpoint {candidate}, {champion_weights(decided)}")
     else:
         reigning = champion(store, experiment.name)
         stays = f"champion {reigning.version} stays" if reigning else "there is no champion"
@@ -93,8 +90,12 @@ def _print_reasons(decided: Artifact) -> None:
 
 
 def reasons(decided: Artifact) -> list[str]:
-    """What every rule of the gate found, a line each, and a warning where the report cannot see small gains."""
-    content = read_json(decided.path / DECISION)
+    """What every rule of the gate found, a line each, and a warning where the report cannot see small gains.
+
+    Raises:
+        DamagedFile: the decision is damaged.
+    """
+    content = read_json(decided.require_whole().path / DECISION)
     marks = {True: "+", False: "-", None: " "}
     lines = [f"{marks[result['holds']]} {result['reason']}" for result in content["results"]]
     return lines + ([] if content["power"]["enough"] else [f"! {content['power']['sentence']}"])

@@ -42,11 +42,8 @@ def complete(
         file_content=read_text(file),
     )
 
-    from transformers.utils.logging import disable_progress_bar
-
     from fim_core.serving.completer import Completer
 
-    disable_progress_bar()
     completer = Completer.load(chosen_checkpoint(checkpoint, experiment))
     if completer.notice:
         typer.echo(f"fim: {completer.notice}", err=True)

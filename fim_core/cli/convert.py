@@ -16,6 +16,13 @@ class Format(StrEnum):
     PARQUET = "parquet"
 
 
+class Order(StrEnum):
+    """Which side of the cursor comes first in a prompt."""
+
+    PSM = "psm"
+    SPM = "spm"
+
+
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command("convert")(convert)
@@ -30,6 +37,7 @@ def convert(
         Path | None, typer.Option("--output", "-o", help="Where to write. Default: <input>_hf_fim_dataset.")
     ] = None,
     template: Annotated[str, typer.Option(help="`chat`, `plain`, or the path of a template file.")] = "chat",
+    fim_order: Annotated[Order, typer.Option(help="Prefix-suffix-middle or suffix-prefix-middle prompts.")] = Order.PSM,
     format: Annotated[
         Format, typer.Option(help="A folder for load_from_disk, or one Parquet file; OUT is its name, as given.")
     ] = Format.DISK,
@@ -52,6 +60,7 @@ def convert(
         output,
         tokenizer=tokenizer,
         template=template,
+        fim_order=fim_order.value,
         format=format.value,
         input_col=input_col,
         output_col=output_col,

@@ -21,12 +21,9 @@ def evaluate(
     force: Annotated[bool, typer.Option(help="Make everything again, even what has not changed.")] = False,
 ) -> None:
     """Evaluate an experiment's checkpoint; what it needs and is not there yet is made first."""
-    from transformers.utils.logging import disable_progress_bar
-
     from fim_core.cli.pipeline import open_experiment, run_pipeline
     from fim_core.evaluation.report import read_report
 
-    disable_progress_bar()
     experiment = open_experiment(config)
     report = run_pipeline(experiment, until="evaluation_report", force=force)["evaluation_report"].artifact.path
     print_figures(read_report(report))

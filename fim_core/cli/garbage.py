@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fim_core.cli.model import OfExperiment
-from fim_core.config import default_storage, load_experiment
+from fim_core.cli.model import OfExperiment, Storage, open_store
 from fim_core.errors import FimError
 from fim_core.garbage import experiments_in, find_garbage, remove
-from fim_core.store import Store
 
 
 def register(app: typer.Typer) -> None:
@@ -21,9 +18,7 @@ def register(app: typer.Typer) -> None:
 
 
 def collect(
-    storage: Annotated[
-        Path | None, typer.Option(help="Folder of all artifacts. Default: the experiment's, or FIM_STORAGE, or .fim.")
-    ] = None,
+    storage: Storage = None,
     experiment: OfExperiment = None,
     keep_checkpoints: Annotated[int, typer.Option(min=1, help="Newest checkpoints of each experiment that stay.")] = 3,
     keep_champions: Annotated[
@@ -45,15 +40,9 @@ def collect(
     ] = False,
 ) -> None:
     """Remove versions that no checkpoint, champion or running run refers to. A dry run unless --delete is given."""
-    if storage is None:
-        storage = load_experiment(experiment).storage if experiment else default_storage()
-    if not storage.is_dir():
-        raise FimError(
-            f"There is no folder {storage}. Name the folder of the artifacts with --storage, --experiment or FIM_STORAGE."
-        )
-    store = Store(storage)
+    store = open_store(storage, experiment)
     if unknown := sorted(set(forget or ()) - experiments_in(store)):
-        raise FimError(f"No experiment named {' or '.join(unknown)} has artifacts in {storage}.")
+        raise FimError(f"No experiment named {' or '.join(unknown)} has artifacts in {store.root}.")
     garbage = find_garbage(
         store,
         keep_checkpoints=keep_checkpoints,

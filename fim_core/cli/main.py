@@ -17,6 +17,7 @@ from fim_core.cli import (
     serve,
     summary,
     train,
+    verify,
 )
 from fim_core.errors import FimError, system_error
 
@@ -28,7 +29,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo_data, convert, train, evaluate, summary, champion, complete, serve, benchmark, garbage):
+for command in (demo_data, convert, train, evaluate, summary, champion, complete, serve, benchmark, garbage, verify):
     command.register(app)
 
 

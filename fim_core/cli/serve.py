@@ -31,14 +31,12 @@ def serve(
 ) -> None:
     """Serve POST /v1/completions (prompt, suffix, max_tokens, stop, stream), GET /v1/models and GET /health."""
     import uvicorn
-    from transformers.utils.logging import disable_progress_bar
 
     from fim_core.cli.complete import read_text
     from fim_core.serving.app import create_app
     from fim_core.serving.completer import Completer
     from fim_core.serving.connections import ConnectionLimits, limited_protocol
 
-    disable_progress_bar()
     ddl_context = read_text(ddl)
     folder = chosen_checkpoint(checkpoint, experiment)
     completer = Completer.load(folder)

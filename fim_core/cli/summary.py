@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +11,6 @@ import typer
 
 from fim_core.cli.champion import reasons
 from fim_core.config import load_experiment
-from fim_core.errors import FimError
 from fim_core.pipeline import STAGES
 from fim_core.pipeline.evaluation import decisions
 from fim_core.store import Artifact, Store
@@ -57,8 +57,10 @@ def _lines(artifacts: dict[str, Artifact]) -> Iterator[tuple[str, str]]:
     training, report = artifacts["trained_checkpoint"].counts, artifacts["evaluation_report"].counts
     packing = tokens["packing"]
     yield "rows in", f"{prompts['rows_in']:,}"
-    yield "kept", f"{tokens['rows_kept']:,} ({prompts['train']:,} to train on, {prompts['eval']:,} held out)"
-    rejected = prompts["rejected"] | ({"too_long": tokens["too_long"]} if tokens["too_long"] else {})
+    yield "kept", f"{tokens['rows_kept']:,} ({tokens['train']:,} to train on, {tokens['eval']:,} held out)"
+    rejected = Counter(prompts["rejected"]) + Counter(
+        {reason: tokens[reason] for reason in ("too_long", "control_token")}
+    )
     yield "rejected", ", ".join(f"{reason} {count:,}" for reason, count in rejected.items()) or "none"
     yield "tokens", f"{tokens['tokens']:,}, of which {tokens['trained_tokens']:,} are trained on"
     yield (
@@ -94,9 +96,8 @@ def _headline(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _champion(store: Store, experiment: str, checkpoint: Artifact) -> str:
-    try:
-        champion = store.current("champion_model", experiment)
-    except FimError:
+    champion = store.find_current("champion_model", experiment)
+    if champion is None:
         return "none yet; `fim champion show` tells why"
     if champion.manifest["inputs"]["trained_checkpoint"] == checkpoint.version:
         return "this model"

@@ -116,13 +116,18 @@ class DataConfig(Section):
         [], description="Held-out rows. Without them `eval_fraction` of the rows is held out."
     )
     eval_fraction: float = Field(
-        0.1, ge=0, lt=1, description="Share of groups held out when there are no eval_sources."
+        0.1, ge=0, lt=1, description="Share of the rows that is held out when there are no eval_sources."
     )
     group_by: str = Field(
         "statement",
-        description="Rows that never part between train and eval: `statement` (same SQL, white space and case folded), "
-        "or a column of the export, for example worksheet_id, or `source` (the file); rows of one statement stay "
-        "together even then.",
+        description="Rows that are held out together: those of one `statement` (same SQL, white space and case folded), "
+        "or of one value of a column of the export, for example worksheet_id, or of one `source` (the file). Even then a "
+        "statement is never both trained on and held out.",
+    )
+    placeholder: str = Field(
+        "<fillMe>",
+        min_length=1,
+        description="Marks the cursor in an INPUT; in any case of letters where that is unambiguous.",
     )
     template: Place = Field("chat", description="`chat`, `plain`, or the path of a template file.")
     fim_order: Literal["psm", "spm"] = Field("psm", description="Prefix-suffix-middle or suffix-prefix-middle prompts.")

@@ -11,7 +11,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from fim_core.config.arctic_training import Translation, report, translate
+from fim_core.config.arctic_training.defaults import report
+from fim_core.config.arctic_training.translate import Translation, translate
 from fim_core.config.base import NAME_LENGTH, Section, closest
 from fim_core.config.data import DataConfig
 from fim_core.config.deepspeed import checked_section, offloads_optimizer
@@ -194,6 +195,19 @@ class Experiment(Section):
         return self
 
     @model_validator(mode="after")
+    def _rate_falls_to_its_floor(self) -> Experiment:
+        floors = self.scheduler.scheduler_specific_kwargs.model_dump(include={"min_lr", "lr_end"}, exclude_none=True)
+        if self.scheduler.name == "polynomial":
+            floors.setdefault("lr_end", 1e-7)  # transformers' default
+        for name, floor in floors.items():
+            if self.optimizer.lr is not None and floor >= self.optimizer.lr:
+                raise ValueError(
+                    f"scheduler.scheduler_specific_kwargs.{name} is {floor:g}, which is not below the peak, "
+                    f"optimizer.lr {self.optimizer.lr:g}"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _run_has_an_end(self) -> Experiment:
         if self.epochs is None and self.max_steps is None:
             raise ValueError("`epochs: null` needs max_steps")
@@ -235,16 +249,7 @@ def read_experiment_file(path: str | Path) -> ExperimentFile:
         FimError: no such file, not YAML, an unknown key or a bad value; the message names each key as the file has it.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FimError(f"There is no experiment file {path}. Give the path of a YAML file, such as configs/demo.yaml.")
-    try:
-        content = read_yaml(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise FimError(f"{path} is not valid YAML: {error}") from error
-    except OSError as error:
-        raise FimError(f"{path} cannot be read: {error.strerror}.") from error
-    if not isinstance(content, dict):
-        raise FimError(f"{path} holds no options. It needs at least `model` and `data`; see configs/demo.yaml.")
+    content = read_options(path)
     translation = translate(content)
     if "name" not in content:
         translation.content["name"] = _name_of(path)
@@ -258,6 +263,25 @@ def read_experiment_file(path: str | Path) -> ExperimentFile:
     if problems or experiment is None:
         raise FimError("\n  ".join([f"{path} has options that cannot be used:", *problems]))
     return ExperimentFile(experiment, translation)
+
+
+def read_options(path: Path) -> dict[str, Any]:
+    """The options that an experiment file gives, not validated yet.
+
+    Raises:
+        FimError: no such file, or not YAML, or no mapping.
+    """
+    if not path.is_file():
+        raise FimError(f"There is no experiment file {path}. Give the path of a YAML file, such as configs/demo.yaml.")
+    try:
+        content = read_yaml(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise FimError(f"{path} is not valid YAML: {error}") from error
+    except OSError as error:
+        raise FimError(f"{path} cannot be read: {error.strerror}.") from error
+    if not isinstance(content, dict):
+        raise FimError(f"{path} holds no options. It needs at least `model` and `data`; see configs/demo.yaml.")
+    return content
 
 
 def _name_of(path: Path) -> str:

@@ -27,13 +27,16 @@ def parse_number(text: str) -> int | float:
     """
     plain = text.strip().lower().replace("_", "")
     if match := _POWER.fullmatch(plain):
-        value = Decimal(match["base"]) ** int(match["exponent"])
+        try:
+            value = Decimal(match["base"]) ** int(match["exponent"])
+        except ArithmeticError as error:
+            raise ValueError(f"{text!r} is not a number") from error
         value = -value if match["sign"] else value
     elif match := _SCALED.fullmatch(plain):
         value = Decimal(match["number"]) * _FACTORS[match["suffix"] or ""]
     else:
         raise ValueError(f"{text!r} is not a number. Numbers are written like 8192, 8k, 2^18, 10%, 1_000 or 1e-5")
-    if value and value.adjusted() > _LARGEST_POWER:
+    if not value.is_finite() or (value and value.adjusted() > _LARGEST_POWER):
         raise ValueError(f"{text!r} is too large")
     return int(value) if value == value.to_integral_value() else float(value)
 

@@ -21,11 +21,7 @@ class Slice:
     percent: bool
 
     def rows(self, total: int) -> range:
-        """The rows of `total` that it holds.
-
-        Raises:
-            ValueError: a bound lies outside.
-        """
+        """The rows of `total` that it holds. A bound that lies outside is moved to the end of the rows."""
         start, stop = (self._row(bound, total) for bound in (self.start, self.stop))
         return range(0 if start is None else start, total if stop is None else stop)
 

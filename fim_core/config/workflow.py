@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import zoneinfo
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from fim_core.config.base import Place, Section
+from fim_core.config.base import Place, Section, closest
 
 
 class ScheduleConfig(Section):
@@ -16,6 +17,28 @@ class ScheduleConfig(Section):
     timezone: str = Field("UTC", description="Time zone of the cron, an IANA name.")
     enabled: bool = Field(False, description="Whether the schedule starts switched on.")
     max_age_days: float = Field(8.0, gt=0, description="A checkpoint older than this fails its freshness policy.")
+
+    @field_validator("cron")
+    @classmethod
+    def _five_fields(cls, value: str) -> str:
+        from croniter import croniter
+
+        if len(fields := value.split()) != 5:
+            raise ValueError(
+                f"{value!r} has {len(fields)} fields; a cron has five: minute, hour, day of month, month, day of week"
+            )
+        if not croniter.is_valid(value, strict=True):
+            raise ValueError(
+                f"{value!r} is not a valid cron expression; write for example '0 3 * * 0' for Sundays at 03:00"
+            )
+        return value
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_timezone(cls, value: str) -> str:
+        if value not in (known := zoneinfo.available_timezones()):
+            raise ValueError(f"no such time zone: {value}{closest(value, sorted(known))}")
+        return value
 
 
 class ExportsConfig(Section):

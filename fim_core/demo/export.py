@@ -106,8 +106,9 @@ def damage_row(row: Row, before: Row, damage: str) -> Row:
         case "multiple_placeholders":
             return row._replace(input=row.input.replace(PLACEHOLDER, PLACEHOLDER * 2))
         case "repairable_escapes":
-            # A logger that put a backslash into JSON as it is.
-            return row._replace(input=row.input.replace(PLACEHOLDER, f"/* D:\\queries */{PLACEHOLDER}"))
+            # A logger that escapes nothing, and knows no context.
+            sql = json.loads(row.input)[-1]["text"].replace(PLACEHOLDER, f"/* D:\\queries */{PLACEHOLDER}")
+            return row._replace(input=f'[{{"type": "text", "text": "{sql}"}}]')
         case "empty_input":
             return row._replace(input="")
         case "duplicate":

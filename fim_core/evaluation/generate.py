@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from fim_core.errors import FimError
 from fim_core.evaluation.prefix_cache import PrefixCache, greedy_tokens, why_not_shared
@@ -19,7 +19,8 @@ from fim_core.evaluation.progress import Advance
 from fim_core.evaluation.shared_decoding import DecodedRow, decode
 from fim_core.evaluation.vllm_backend import decode_with_vllm
 from fim_core.modeling.weights import load_weights
-from fim_core.tokens import control_ids, load_tokenizer
+from fim_core.store import require_whole_copy
+from fim_core.tokens import control_ids, load_tokenizer, require_generation_config
 
 log = logging.getLogger(__name__)
 
@@ -98,9 +99,12 @@ def load_for_inference(checkpoint: Path) -> tuple[PreTrainedModel, PreTrainedTok
 
     Raises:
         FimError: no such folder, or not a checkpoint with safetensors weights.
+        DamagedFile: a file is not what was published.
     """
     if not (checkpoint / "config.json").is_file():
         raise FimError(f"There is no checkpoint in {checkpoint}: config.json and *.safetensors are needed.")
+    require_whole_copy(checkpoint)
+    require_generation_config(checkpoint)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = load_weights(
         checkpoint, device_map=device, dtype="auto" if device == "cuda" else torch.float32, local_files_only=True
@@ -122,16 +126,6 @@ def stop_ids_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> s
             f"{model.name_or_path or 'The model'} names no end token: set eos_token_id in its generation_config.json."
         )
     return {*(end if isinstance(end, list) else [end]), *control_ids(tokenizer)}
-
-
-def completion_text(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
-    """The text of a completion, white space as generated.
-
-    Args:
-        tokenizer: the model's.
-        token_ids: what was generated before the stop token; among these are no control tokens.
-    """
-    return str(tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 def _decode_with_transformers(

@@ -85,12 +85,18 @@ def power_of(others: Mapping[str, Mapping[str, Any]], counts: Mapping[str, Any])
     }
     worst = None if not compared or None in compared.values() else max(compared.values())
     enough = worst is not None and worst <= ENOUGH
+    if not compared:
+        sentence = (
+            f"The held-out rows hold nothing that {BY_NAME[METRIC].title} measures, so the gate sees no gain in it."
+        )
+    else:
+        sentence = _sentence(worst, counts) + ("" if enough else f" {_cure(counts)}")
     return {
         "metric": METRIC,
         "smallest_gain": compared,
         "at_least": worst,
         "enough": enough,
-        "sentence": _sentence(worst, counts) + ("" if enough else f" {_cure(counts)}"),
+        "sentence": sentence,
     }
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from fim_core.config.evaluation import EvaluationConfig
-from fim_core.evaluation.generate import completion_text, generate, load_for_inference, stop_ids_of
+from fim_core.evaluation.generate import generate, load_for_inference, stop_ids_of
 from fim_core.evaluation.progress import Advance, RowProgress
 from fim_core.evaluation.rows import TokenIds
 from fim_core.evaluation.scores import Prediction
@@ -21,6 +22,7 @@ from fim_core.modeling.attention import attention_name, register, select_backend
 from fim_core.modeling.load import supports_prefix_tree
 from fim_core.modeling.loss import batch_loss
 from fim_core.packing import IGNORE_INDEX, Rows, collate, plan_packs
+from fim_core.tokenization.encoder import TextEncoder
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,11 @@ class Predictor:
     stop_ids: set[int]
     folder: Path
     weights: Path | None
+
+    @cached_property
+    def encoder(self) -> TextEncoder:
+        """Decodes its completions."""
+        return TextEncoder(self.tokenizer)
 
     @classmethod
     def load(cls, folder: Path) -> Predictor:
@@ -84,13 +91,14 @@ def predict(
     )
     made = {
         place: Prediction(
-            completion_text(predictor.tokenizer, generation.token_ids),
+            predictor.encoder.decode(generation.token_ids),
             generation.stopped,
             loss.nats if math.isfinite(loss.nats) else math.inf,
             loss.tokens,
             loss.end_nats if math.isfinite(loss.end_nats) else math.inf,
+            predictor.encoder.decode(target[:-1]),
         )
-        for place, generation, loss in zip(usable, generations, losses, strict=True)
+        for place, generation, loss, target in zip(usable, generations, losses, targets, strict=True)
     }
     return [made.get(place) for place in range(rows)]
 

@@ -36,7 +36,7 @@ def build_tokens(
 ) -> tuple[list[TokenIds], list[TokenIds]]:
     """Prompts and targets as the predictor's checkpoint builds them.
 
-    User text that names a control token is encoded as ordinary text where the tokenizer can, as in serving.
+    User text that names a control token is encoded as ordinary text, as in serving.
 
     Args:
         predictor: the model.
@@ -60,10 +60,9 @@ def build_tokens(
 def _row_builder(predictor: Predictor) -> RowBuilder:
     """Rows as the checkpoint was trained on, but none left out that could be completed."""
     prompts = load_prompt_builder(predictor.folder, predictor.tokenizer)
-    can_neutralise = prompts.encoder.granularity != "whole"
     prompts.data = prompts.data.model_copy(
         update={
-            "control_tokens": "neutralise" if can_neutralise else "reject",
+            "control_tokens": "neutralise",
             "skip_empty_prefix": False,
             "skip_empty_output": False,
         }

@@ -44,7 +44,7 @@ class EvalSet:
         prompts: token ids of all that stands before each response, as in training.
         targets: token ids of each gold completion and its end token.
         raw: each row as it was before it was made into a prompt.
-        held_out: rows held out in all.
+        held_out: rows held out in all, but for those that are too long to be tokenized.
     """
 
     rows: list[EvalRow]
@@ -69,7 +69,7 @@ def load_eval_set(raw: Path, prompts: Path, dataset: Path, *, max_rows: int | No
         FimError: no rows are held out.
     """
     tokens = load_from_disk(str(dataset / "dataset"))["eval"]
-    if len(tokens) == 0:
+    if (held_out := len(tokens)) == 0:
         raise FimError(
             "There are no held-out rows to evaluate on. Set data.eval_fraction above 0, or data.eval_sources."
         )
@@ -95,7 +95,7 @@ def load_eval_set(raw: Path, prompts: Path, dataset: Path, *, max_rows: int | No
                 is_placed=text["prefix"] is not None,
             )
         )
-    return EvalSet(rows, *_split_tokens(tokens), raw_rows, held_out=_held_out(prompts / "prompts.parquet"))
+    return EvalSet(rows, *_split_tokens(tokens), raw_rows, held_out=held_out)
 
 
 def sample(row_ids: Sequence[str], size: int | None) -> list[int]:
@@ -154,7 +154,3 @@ def _split_tokens(tokens: Dataset) -> tuple[list[TokenIds], list[TokenIds]]:
         [list(row[:length]) for row, length in zip(ids, lengths, strict=True)],
         [list(row[length:]) for row, length in zip(ids, lengths, strict=True)],
     )
-
-
-def _held_out(file: Path) -> int:
-    return pq.read_table(file, columns=["split"], filters=[("split", "=", "eval")]).num_rows

@@ -56,6 +56,8 @@ class Prediction:
             predictors without a model.
         tokens: how many tokens that sum is over.
         end_nats: the part of `nats` at the end token.
+        gold: the gold completion as the predictor's tokenizer gives it back (normalised, say), which is all that it can
+            write; None from predictors without a tokenizer.
     """
 
     text: str
@@ -63,6 +65,11 @@ class Prediction:
     nats: float | None = None
     tokens: int | None = None
     end_nats: float | None = None
+    gold: str | None = None
+
+    def sql(self, completion: str) -> str:
+        """The completion as SQL: the gold `completion` where the predictor's tokenizer knows no difference to it."""
+        return completion if self.text == self.gold else self.text
 
 
 _NOT_PLACED: dict[str, Value] = dict.fromkeys(
@@ -115,7 +122,7 @@ def score(
         databases: by the names that rows use.
     """
     judged = iter(shared_workers().judge([
-        _sql_row(row, _read(predictions, index), dialect, databases or {})
+        _sql_row(row, _texts(row, predictions, index), dialect, databases or {})
         for index, row in enumerate(rows) if row.is_placed
     ]))  # fmt: skip
     cells: dict[str, list[dict[str, Value]]] = {name: [] for name in predictions}
@@ -131,19 +138,20 @@ def score(
             if prediction is None:
                 cells[name].append({})
                 continue
-            measures = on_sql.measures[prediction.text] if on_sql else _NOT_PLACED
+            sql = prediction.sql(row.completion)
+            measures = on_sql.measures[sql] if on_sql else _NOT_PLACED
             cells[name].append(_text_measures(row, prediction) | measures)
-            if on_sql and prediction.text in on_sql.limits:
-                over_limit[name][on_sql.limits[prediction.text]] += 1
+            if on_sql and sql in on_sql.limits:
+                over_limit[name][on_sql.limits[sql]] += 1
     names = next((list(measures) for values in cells.values() for measures in values if measures), [])
     columns = {name: _columns(values, names) for name, values in cells.items()}
     return Scores(columns, executions, {name: counts for name, counts in over_limit.items() if counts})
 
 
-def _read(predictions: Mapping[str, Sequence[Prediction | None]], index: int) -> list[str]:
+def _texts(row: EvalRow, predictions: Mapping[str, Sequence[Prediction | None]], index: int) -> list[str]:
     """The distinct texts predicted for a row."""
-    read = (predicted[index] for predicted in predictions.values())
-    return list(dict.fromkeys(prediction.text for prediction in read if prediction is not None))
+    made = (predicted[index] for predicted in predictions.values())
+    return list(dict.fromkeys(prediction.sql(row.completion) for prediction in made if prediction is not None))
 
 
 def _sql_row(row: EvalRow, texts: Sequence[str], dialect: str, databases: Mapping[str, Database]) -> SqlRow:
@@ -159,7 +167,7 @@ def _execution(judged: JudgedRow | None) -> str:
 
 
 def _text_measures(row: EvalRow, prediction: Prediction) -> dict[str, Value]:
-    gold, predicted = row.completion, prediction.text
+    gold, predicted = row.completion if prediction.gold is None else prediction.gold, prediction.text
     return {
         "exact_match": exact_match(gold, predicted),
         "edit_similarity": edit_similarity(gold, predicted),
@@ -170,8 +178,8 @@ def _text_measures(row: EvalRow, prediction: Prediction) -> dict[str, Value]:
         "gold_empty": is_empty(gold),
         "predicted_empty": is_empty(predicted),
         "both_empty": is_empty(gold) and is_empty(predicted),
-        "gold_chars": len(gold),
-        "gold_bytes": len(gold.encode(errors="surrogatepass")),
+        "gold_chars": len(row.completion),
+        "gold_bytes": len(row.completion.encode(errors="surrogatepass")),
         "loss_nats": prediction.nats,
         "loss_bits": None if prediction.nats is None else prediction.nats / math.log(2),
         "loss_tokens": prediction.tokens,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,7 @@ def build_model(
         seed: of random weights and adapters.
         device, dtype: where and in what it computes; dtype defaults to `training_dtype`.
         new_token_ids: ids that mean nothing to a pretrained model yet although its embeddings may have a row for them
-            (a padded vocabulary); they begin at the mean of all embeddings, as rows that are added do.
+            (a padded vocabulary); they are drawn around the mean of all embeddings, as rows that are added are.
         partition: DeepSpeed's configuration (ZeRO stage 3) under which each rank keeps only its part of each pretrained
             weight from the start; to be called on all ranks. None: whole weights.
 
@@ -88,7 +89,7 @@ def build_model(
     else:
         with partitioned_loading(partition):
             network = _pretrained(model.name_or_path, config, dtype, attention)
-            _grow_embeddings(network, len(tokenizer), new_token_ids)
+            _grow_embeddings(network, len(tokenizer), new_token_ids, seed)
     network.config.use_cache = False
     if model.type == "liger":
         _use_liger(network, device)
@@ -200,14 +201,15 @@ def _pretrained_config(place: str) -> PretrainedConfig:
     require_place(place, "model")
     if folder.is_dir() and (folder / "config.json").is_file():
         options = read_json(folder / "config.json")
-        if options.get("model_type") not in CONFIG_MAPPING:
+        kind = options.get("model_type") if isinstance(options, dict) else None
+        if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
             raise FimError(
-                f"The model {place} is of the type {options.get('model_type')!r}, which transformers does not know. "
+                f"The model {place} is of the type {kind!r} by its config.json, which transformers does not know. "
                 "Models that need code of their own are not loaded."
             )
     try:
         return AutoConfig.from_pretrained(folder if folder.is_dir() else place, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # what a damaged file leads to has no common class
         raise FimError(f"The model {place} cannot be loaded: {first_line(error)}") from error
 
 
@@ -221,11 +223,12 @@ def _first_line(error: Exception) -> str:
 
 
 @torch.no_grad()
-def _grow_embeddings(model: PreTrainedModel, tokens: int, new_token_ids: Sequence[int]) -> None:
-    """Give every id of the tokenizer a row in the embeddings; new rows begin at the mean of the old ones.
+def _grow_embeddings(model: PreTrainedModel, tokens: int, new_token_ids: Sequence[int], seed: int) -> None:
+    """Give every id of the tokenizer a row in the embeddings; new rows are drawn around the mean of the old ones.
 
-    At the mean, a new token is about as probable as others and takes nothing from them (Hewitt, 2021, "Initializing New
-    Word Embeddings for Pretrained Language Models").
+    Around the mean, a new token is about as probable as others and takes nothing from them (Hewitt, 2021, "Initializing
+    New Word Embeddings for Pretrained Language Models"). At the mean itself new tokens would all be the same to the
+    model, for good where only adapters are trained: no prompt could tell its prefix from its suffix.
     """
     before = whole_shape(_weights(model)[0])[0]
     fresh = sorted({*new_token_ids, *range(before, tokens)})
@@ -236,9 +239,12 @@ def _grow_embeddings(model: PreTrainedModel, tokens: int, new_token_ids: Sequenc
     if tokens > before:
         model.resize_token_embeddings(tokens, mean_resizing=False)
     weights = _weights(model)
+    generator = torch.Generator().manual_seed(seed)
     with whole_weights(weights):
         for weight in weights:
-            weight[fresh] = weight[:before][known].to(torch.float32).mean(dim=0).to(weight.dtype)
+            spread, mean = torch.std_mean(weight[:before][known].to(torch.float32), dim=0)
+            noise = torch.randn(weight[fresh].shape, generator=generator).to(weight.device)
+            weight[fresh] = (mean + spread * noise).to(weight.dtype)
 
 
 def _weights(model: PreTrainedModel) -> list[torch.Tensor]:
@@ -270,7 +276,10 @@ def _with_adapters(model: PreTrainedModel, options: PeftConfig) -> PeftModel:
         target_modules=options.target_modules,
     )
     try:
-        adapted = get_peft_model(model, adapters)
+        with warnings.catch_warnings():
+            # PEFT asks transformers by a name that is about to change.
+            warnings.filterwarnings("ignore", category=FutureWarning, message="`is_gradient_checkpointing`")
+            adapted = get_peft_model(model, adapters)
     except ValueError as error:
         raise FimError(f"model.peft_config cannot be used: {first_line(error)}") from error
     if type(causal_model(adapted).get_output_embeddings()) is not nn.Linear:

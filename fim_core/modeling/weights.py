@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import logging
 
 from fim_core.errors import DamagedFile, FimError
 
@@ -24,9 +27,10 @@ def load_weights(place: Path | str, **options: Any) -> PreTrainedModel:
         DamagedFile: they are damaged, or do not belong to the model that the configuration describes.
     """
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            place, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **options
-        )
+        with no_progress_bar():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                place, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **options
+            )
     except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, SafetensorError, MemoryError) as error:
         if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error):
             raise FimError(
@@ -43,6 +47,18 @@ def load_weights(place: Path | str, **options: Any) -> PreTrainedModel:
             f"another shape, {missing[0]} among them. Get the folder again, whole."
         )
     return model
+
+
+@contextmanager
+def no_progress_bar() -> Iterator[None]:
+    """Within it transformers draws no bars, which would fill logs and tell nobody anything."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def first_line(error: Exception) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fim_core.errors import DamagedFile
 from fim_core.packing.batches import epoch_order
 from fim_core.packing.bins import best_fit_decreasing
 from fim_core.packing.cost import Cost
@@ -183,7 +184,7 @@ class PackPlan(Sequence[Pack]):
             "cost": self.costs,
         }
         known = {"strategy": self.strategy, "pack_length": str(self.pack_length), "ranks": str(self.ranks)}
-        pq.write_table(pa.table(columns).replace_schema_metadata(known), path)
+        pq.write_table(pa.table(columns).replace_schema_metadata(known), path, write_page_checksum=True)
 
     def _segments(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The segments of all packs one after the other, where each pack's begin among them, and the rows' leaves.
@@ -202,9 +203,20 @@ class PackPlan(Sequence[Pack]):
 
     @classmethod
     def read(cls, path: Path) -> PackPlan:
-        """A plan that `write` has stored."""
+        """A plan that `write` has stored.
+
+        Raises:
+            DamagedFile: it is not what was stored.
+        """
+        try:
+            return cls._read(path)
+        except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, IndexError) as error:
+            raise DamagedFile(f"The pack plan {path} is damaged ({type(error).__name__}).") from error
+
+    @classmethod
+    def _read(cls, path: Path) -> PackPlan:
         names = ["batch", "rows", "row_ids", "lengths", "shared", "cost"]
-        table = pq.read_table(path, columns=names)
+        table = pq.read_table(path, columns=names, page_checksum_verification=True)
         columns = {name: table[name].combine_chunks() for name in names}
         pack_starts = np.append(0, np.cumsum(columns["rows"].value_lengths().to_numpy()))
         batch = columns["batch"].to_numpy()
@@ -218,13 +230,8 @@ class PackPlan(Sequence[Pack]):
             costs=columns["cost"].to_numpy(),
             strategy=table.schema.metadata[b"strategy"].decode(),
             pack_length=int(table.schema.metadata[b"pack_length"]),
-            ranks=stored_ranks(path),
+            ranks=int(table.schema.metadata[b"ranks"]),
         )
-
-
-def stored_ranks(path: Path) -> int:
-    """The number of ranks that a stored plan was made for, without reading the plan."""
-    return int(pq.read_schema(path).metadata[b"ranks"])
 
 
 def plan_packs(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fim_core.config import Experiment
 from fim_core.errors import DamagedFile, FimError
-from fim_core.files import flush, read_json, replacing
+from fim_core.integrity import read_sealed, write_sealed
 from fim_core.pipeline.code import code_version
 from fim_core.quality.run import CheckResult, run_checks
 from fim_core.recipe import read_recipe
@@ -28,6 +27,9 @@ def run_artifact_checks(artifact: Artifact, experiment: Experiment, store: Store
 
     An artifact never changes, so what its checks found is kept in `checks/` of the store, and found again when the
     artifact is an input later.
+
+    Raises:
+        DamagedFile: a file of what it was made from is not what was published.
     """
     overrides = {name: override.model_dump(mode="json") for name, override in sorted(experiment.checks.items())}
     key = digest({"overrides": overrides, "code": code_version("quality")})
@@ -42,10 +44,10 @@ def run_artifact_checks(artifact: Artifact, experiment: Experiment, store: Store
 def _remembered(place: Path) -> list[CheckResult] | None:
     """What was kept in a file; None where there is none, or where it is damaged and the checks have to run again."""
     try:
-        return [CheckResult(**entry) for entry in read_json(place)]
+        return [CheckResult(**entry) for entry in read_sealed(place)["results"]]
     except FileNotFoundError:
         return None
-    except (DamagedFile, TypeError) as error:
+    except DamagedFile as error:
         _log.warning("%s is damaged, so the checks run again: %s", place, error)
         return None
 
@@ -53,9 +55,7 @@ def _remembered(place: Path) -> list[CheckResult] | None:
 def _remember(results: Sequence[CheckResult], place: Path, artifact: Artifact, store: Store) -> None:
     with store.full_disk_told(artifact.asset):
         store.folder("checks", artifact.asset)
-        with replacing(place) as scratch:
-            scratch.write_text(json.dumps([asdict(result) for result in results]), encoding="utf-8")
-            flush(scratch)
+        write_sealed(place, {"results": [asdict(result) for result in results]})
 
 
 def blocking_failures(results: Sequence[CheckResult]) -> list[CheckResult]:
@@ -70,6 +70,7 @@ def tables_of(artifact: Artifact, store: Store) -> dict[str, Path]:
     for asset in _LOOKS_BACK.get(artifact.asset, ()):
         upstream = store.find(asset, artifact.manifest["inputs"][asset])
         if upstream is not None:
+            upstream.require_whole()
             tables |= {name: upstream.path / place for name, place in _OWN_TABLES[asset].items() if name not in tables}
     if artifact.asset == "fim_prompts":
         tables |= _previous(artifact, store)
@@ -79,7 +80,11 @@ def tables_of(artifact: Artifact, store: Store) -> dict[str, Path]:
 _OWN_TABLES = {
     "raw_completions": {"raw_completions": "raw_completions.parquet"},
     "fim_prompts": {"fim_prompts": "prompts.parquet", "rejected": "rejected.parquet"},
-    "tokenized_dataset": {"tokenized_dataset": "dataset", "too_long": "rejected.parquet"},
+    "tokenized_dataset": {
+        "tokenized_dataset": "dataset",
+        "not_tokenized": "rejected.parquet",
+        "changed": "changed.parquet",
+    },
     "trained_checkpoint": {"checkpoint": "."},
     "evaluation_report": {"report": "report.json"},
     "champion_model": {"decision": "decision.json"},
@@ -95,7 +100,12 @@ def _previous(artifact: Artifact, store: Store) -> dict[str, Path]:
         if other.manifest["experiment"] == artifact.manifest["experiment"]
         and other.manifest["serial"] < artifact.manifest["serial"]
     ]
-    return {"previous": older[-1].path / "prompts.parquet"} if older else {}
+    if not older:
+        return {}
+    if (damage := older[-1].find_damage()) is not None:
+        _log.warning("Nothing is compared with %s, which is damaged: %s", older[-1].path, damage)
+        return {}
+    return {"previous": older[-1].path / "prompts.parquet"}
 
 
 def _parameters(artifact: Artifact, store: Store) -> dict[str, Any]:
@@ -108,6 +118,10 @@ def _parameters(artifact: Artifact, store: Store) -> dict[str, Any]:
             "suffix_token": tokens.suffix,
             "middle_token": tokens.middle,
             "group_by": config["data"]["group_by"],
+            "placeholder": config["data"]["placeholder"],
+            "rejected_path": str(artifact.path / "rejected.parquet"),
+            "asked": artifact.counts["asked_share"],
+            "shared_statements": artifact.counts["shared"],
         }
     if artifact.asset == "tokenized_dataset":
         prompts = _input(artifact, store, "fim_prompts")
@@ -116,6 +130,9 @@ def _parameters(artifact: Artifact, store: Store) -> dict[str, Any]:
             "vocab_size": prompts.counts["vocab_size"],
             "max_length": config["data"]["max_length"],
             "mask_inputs": config["data"]["mask_inputs"],
+            "rejected_path": str(artifact.path / "rejected.parquet"),
+            "asked": prompts.counts["asked_share"],
+            "nothing_held_out": prompts.counts["nothing_held_out"],
         }
     if artifact.asset == "trained_checkpoint":
         tokens = _tokens(_input(artifact, store, "fim_prompts"))
@@ -135,7 +152,7 @@ def _input(artifact: Artifact, store: Store, asset: str) -> Artifact:
             f"{artifact.asset} {artifact.version} was made from {asset} {version}, which is gone from {store.root}. "
             f"Materialize {asset} again."
         )
-    return found
+    return found.require_whole()
 
 
 def _tokens(prompts: Artifact) -> FimTokens:

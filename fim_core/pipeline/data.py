@@ -36,6 +36,7 @@ _SOURCE_OPTIONS = (
     "seed",
 )
 _PROMPT_OPTIONS = (
+    "placeholder",
     "template",
     "fim_order",
     "control_tokens",
@@ -112,6 +113,21 @@ def _template_and_tokenizer(experiment: Experiment, store: Store, inputs: Mappin
     return found
 
 
+def _what_prompts_follow(experiment: Experiment, store: Store, inputs: Mapping[str, Artifact]) -> dict[str, str]:
+    return _template_and_tokenizer(experiment, store, inputs) | _stated_form(experiment, inputs)
+
+
+def _stated_form(experiment: Experiment, inputs: Mapping[str, Artifact]) -> dict[str, str]:
+    """Which options the experiment gives, where a default that is written out differs from one that is not.
+
+    The form of finished prompts is looked for in them, as far as the experiment does not state it.
+    """
+    raw = inputs.get("raw_completions")
+    if raw is None or "prompt_response" not in raw.counts["by_source_type"]:
+        return {}
+    return {"stated": ", ".join(sorted({"template", "fim_order"} & experiment.data.model_fields_set))}
+
+
 def _build_prompts(build: Build) -> dict[str, Any]:
     from fim_core.prompts import train_tokenizer_on, write_fim_prompts
     from fim_core.tokens import load_tokenizer
@@ -150,6 +166,7 @@ fim_prompts = Stage(
         "tokens.py",
         "recipe.py",
         "families.py",
+        "tokenization/encoder.py",
         "records/schema.py",
         "records/parse.py",
         "records/repair.py",
@@ -158,7 +175,7 @@ fim_prompts = Stage(
         "parts.py",
     ),
     options=_prompt_options,
-    outside=_template_and_tokenizer,
+    outside=_what_prompts_follow,
     build=_build_prompts,
 )
 

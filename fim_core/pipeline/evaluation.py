@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from fim_core.config import Experiment
 from fim_core.errors import FimError
-from fim_core.files import read_json, write_json
 from fim_core.hub import require_place
+from fim_core.integrity import read_sealed, write_sealed
 from fim_core.pipeline.code import code_version
 from fim_core.pipeline.data import RAW_ROWS
 from fim_core.pipeline.stage import Build, Stage
@@ -98,16 +98,18 @@ def _base(build: Build) -> Base:
                 )
         return load_base(experiment.model, checkpoint.path, seed=experiment.seed)
 
-    from_scratch = {"config": experiment.model.config, "dtype": experiment.model.dtype, "seed": experiment.seed}
-    weights = from_scratch if experiment.model.config is not None else trained_from
-    identity = digest({"base": weights, "code": code_version(*_PREDICTION_CODE)})
+    model = experiment.model
+    weights = {"config": model.config, "dtype": model.dtype} if model.config is not None else trained_from
+    # A pretrained model draws by the seed as well: the embeddings of tokens that are new to it.
+    options = {"hf_config_kwargs": model.hf_config_kwargs, "seed": experiment.seed}
+    identity = digest({"base": weights, "options": options, "code": code_version(*_PREDICTION_CODE)})
     return Base(load, replace(build.parts, identity=identity))
 
 
 evaluation_report = Stage(
     asset="evaluation_report",
     upstream=("raw_completions", "fim_prompts", "tokenized_dataset", "trained_checkpoint"),
-    code=("evaluation", "tokens.py", "families.py"),
+    code=("evaluation", "tokenization/encoder.py", "tokens.py", "families.py"),
     options=_report_options,
     outside=_champion_and_base,
     build=_build_report,
@@ -162,11 +164,12 @@ champion_model = Stage(
 
 
 def champion(store: Store, experiment: str) -> Artifact | None:
-    """The model that an experiment has promoted, or None; see `champion_weights`."""
-    try:
-        return store.current("champion_model", experiment)
-    except FimError:
-        return None
+    """The model that an experiment has promoted, or None; see `champion_weights`.
+
+    Raises:
+        DamagedFile: its manifest is damaged.
+    """
+    return store.find_current("champion_model", experiment)
 
 
 def decisions(store: Store, experiment: str) -> list[Artifact]:
@@ -210,16 +213,20 @@ def roll_back(store: Store, experiment: str, version: str | None = None) -> Arti
 
 
 def withdrawn(store: Store, experiment: str) -> set[str]:
-    """The checkpoints of an experiment that were rolled back."""
+    """The checkpoints of an experiment that were rolled back.
+
+    Raises:
+        DamagedFile: their list is damaged.
+    """
     try:
-        return set(read_json(withdrawn_file(store, experiment)))
+        return set(read_sealed(withdrawn_file(store, experiment))["checkpoints"])
     except FileNotFoundError:
         return set()
 
 
 def _write_withdrawn(store: Store, experiment: str, checkpoints: set[str]) -> None:
     store.folder("champion_model", _WITHDRAWN)
-    write_json(withdrawn_file(store, experiment), sorted(checkpoints))
+    write_sealed(withdrawn_file(store, experiment), {"checkpoints": sorted(checkpoints)})
 
 
 def withdrawn_file(store: Store, experiment: str) -> Path:

@@ -114,6 +114,7 @@ def run_stage(
     Raises:
         FimError: an input is missing, was made with other options, or failed a blocking check; or this machine lacks
             what the experiment needs, now or in a later stage.
+        DamagedFile: a file of an input, or of the version that exists, is not what was published.
     """
     started = time.monotonic()
     inputs = {asset: _verified_input(upstream_of(asset), experiment, store) for asset in stage.upstream}
@@ -154,6 +155,7 @@ def run_stage(
             make()
             artifact = store.find(stage.asset, version)
     assert artifact is not None, "publish returned, so the version is there"
+    artifact.require_whole()
     if stage.adopt(artifact):
         store.use(artifact, experiment.name)
     checks = run_artifact_checks(artifact, experiment, store)
@@ -167,7 +169,7 @@ def _up_to_date(artifact: Artifact | None, inputs: Mapping[str, Artifact]) -> Ar
 
 
 def _verified_input(stage: Stage, experiment: Experiment, store: Store) -> Artifact:
-    artifact = store.current(stage.asset, experiment.name)
+    artifact = store.current(stage.asset, experiment.name).require_whole()
     wanted = stage.options(experiment)
     if artifact.manifest["config"] != wanted:
         changed = ", ".join(_differences(artifact.manifest["config"], wanted))
@@ -179,8 +181,8 @@ def _verified_input(stage: Stage, experiment: Experiment, store: Store) -> Artif
     if failed:
         raise FimError(
             f"{stage.asset} {artifact.version} did not pass its checks: "
-            + "; ".join(check.sentence for check in failed)
-            + f". Mend the data and materialize {stage.asset} again, or change the thresholds under `checks`."
+            + "; ".join(check.sentence.rstrip(".") for check in failed)
+            + f". Correct the data or the options and materialize {stage.asset} again, or change the thresholds under `checks`."
         )
     return artifact
 

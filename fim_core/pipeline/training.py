@@ -18,9 +18,6 @@ from fim_core.training.job import TrainResult, Work
 _OPTIONS = (
     "type",
     "seed",
-    "batch_rows",
-    "micro_batch_size",
-    "gradient_accumulation_steps",
     "epochs",
     "max_steps",
     "min_steps",
@@ -39,6 +36,8 @@ def _options(experiment: Experiment) -> dict[str, Any]:
     return experiment.model_dump(mode="json", include=set(_OPTIONS)) | {
         "model": portable(experiment.model.model_dump(mode="json")),
         "data": experiment.data.model_dump(mode="json", include={"sample_weighted_loss"}),
+        "batch_rows": experiment.rows_per_step(ranks=1),
+        "batch_grows_with_ranks": experiment.batch_grows_with_ranks,
         "num_processes": experiment.launcher.num_processes,
     }
 
@@ -91,7 +90,7 @@ def _write_card(build: Build, result: TrainResult, recipe: Recipe) -> None:
         build.experiment,
         result,
         recipe,
-        rows=prompts.counts | {name: dataset.counts[name] for name in ("too_long", "train", "eval")},
+        rows=prompts.counts | {name: dataset.counts[name] for name in ("too_long", "control_token", "train", "eval")},
         provenance={asset: artifact.version for asset, artifact in build.inputs.items()},
     )
     (build.output / CARD).write_text(card, encoding="utf-8")

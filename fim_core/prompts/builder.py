@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -20,7 +20,7 @@ from fim_core.recipe import Recipe
 from fim_core.records.schema import Completion, Reason, Rejection
 from fim_core.template import FIELDS, SECTIONS, parse_template, read_template
 from fim_core.tokenization.encoder import TextEncoder
-from fim_core.tokens import control_tokens, resolve_fim_tokens, tokenizer_digest
+from fim_core.tokens import control_tokens, is_spelled_out, resolve_fim_tokens, tokenizer_digest
 
 _EXAMPLE_STATE = Completion("SELECT ", " FROM t")
 
@@ -113,13 +113,17 @@ class PromptBuilder:
         is_chat = has_markup and (self.template.is_chat or chat_rows)
         self.tokens = resolve_fim_tokens(tokenizer, model, turn_end=turn_end(tokenizer) if is_chat else None)
         if self.tokens.family in SUFFIX_FIRST and data.fim_order == "psm":
-            raise FimError(f"Models of the {self.tokens.family} family read the suffix first. Set data.fim_order: spm.")
+            raise FimError(
+                f"Models of the {self.tokens.family} family read the suffix first. Set data.fim_order: spm, or convert "
+                "with --fim-order spm."
+            )
         self.data = data
         self.tokenizer = tokenizer
-        self.guard = ControlTokenGuard(control_tokens(tokenizer))
-        self.template.refuse_control_tokens(control_tokens(tokenizer))
+        controls = control_tokens(tokenizer, self.tokens)
+        self.guard = ControlTokenGuard(controls)
+        self.template.refuse_control_tokens(controls)
         self._markup = (
-            ChatMarkup(tokenizer, system="system" in self.template.sections)
+            ChatMarkup(tokenizer, self.guard, system="system" in self.template.sections)
             if self.template.is_chat and has_markup
             else None
         )
@@ -127,22 +131,21 @@ class PromptBuilder:
             self._opening = recipe.opening
         else:
             self._opening = "" if self._markup is not None else self.sequence_start
+        self._opening_spans = self.guard.spans(self._opening)
         self.notice = self._describe(has_markup)
         if recipe is not None and named not in (None, recipe.fim_tokens.end):
             self.notice += (
                 f" Completions end in {named}, as the experiment says; the data set says {recipe.fim_tokens.end}."
             )
-        if data.control_tokens == "neutralise" and self.encoder.granularity == "whole":
-            raise FimError(
-                "data.control_tokens: neutralise needs a tokenizer that encodes the text between control tokens "
-                "independently, which this one does not. Use `reject`."
-            )
         self._fields = {section: self.template.fields_of(section) for section in SECTIONS}
         # Constant sections stay; rows of one worksheet come together and share the others.
         self._section = lru_cache(maxsize=16)(self._render_section)
-        # No text of the template names a control token, so every prompt has the same number of them.
-        self._controls = self.guard.count(self._render(Completion("", "")))
-        self._example = self._render(_EXAMPLE_STATE)
+        self._example, own = self._render(_EXAMPLE_STATE)
+        if own != self.guard.spans(self._example):
+            raise FimError(
+                f"The template {self.template_name or '(unknown)'} spells a control token around a field that is empty. "
+                "Reword it."
+            )
         if recipe is not None and recipe.example not in ("", self._example):
             raise FimError(
                 "This tokenizer's chat markup gives other prompts than the finished ones of the sources. Train with the "
@@ -151,8 +154,8 @@ class PromptBuilder:
 
     @cached_property
     def encoder(self) -> TextEncoder:
-        """Encodes prompts; made when first needed."""
-        return TextEncoder(copy.deepcopy(self.tokenizer.backend_tokenizer))
+        """Encodes prompts and decodes completions; made when first needed."""
+        return TextEncoder(self.tokenizer, self.tokens)
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -181,7 +184,7 @@ class PromptBuilder:
         return bos if bos and self.tokenizer("x")["input_ids"][0] == self.tokenizer.bos_token_id else ""
 
     def build(self, completion: Completion) -> Prompt | Rejection:
-        """The prompt of a completion; a rejection where user text names a control token, unless it is neutralised."""
+        """The prompt of a completion; a rejection where user text becomes a control token, unless it is neutralised."""
         return self._build(completion, neutralise=self.data.control_tokens == "neutralise")
 
     def encode(self, completion: Completion) -> list[int]:
@@ -190,12 +193,26 @@ class PromptBuilder:
         Someone waits for the answer, so user text that names a control token is not refused here: it encodes as text.
 
         Raises:
-            FimError: it does, and this tokenizer cannot tell such text from control tokens.
+            FimError: user text becomes a control token all the same.
         """
-        prompt = self._build(completion, neutralise=self.encoder.granularity != "whole")
+        prompt = self._build(completion, neutralise=True)
         if isinstance(prompt, Rejection):
             raise FimError(f"This text cannot be completed: {prompt.detail}.")
-        return self.encoder.join(self.encoder.pieces(prompt.text, prompt.control_spans))
+        pieces = self.encoder.pieces(prompt.text, prompt.control_spans)
+        ids = self.encoder.join(pieces)
+        if self.encoder.is_control[ids].sum() != sum(isinstance(piece, int) for piece in pieces):
+            raise FimError("This text cannot be completed: the tokenizer makes a control token of it.")
+        return ids
+
+    def reads_control(self, *texts: str, neutralise: bool) -> bool:
+        """Whether one of these user texts becomes a control token.
+
+        Args:
+            neutralise: where names of control tokens are encoded as text; False: as the tokenizer reads them by itself.
+        """
+        if not neutralise and self.guard.found_in(*texts):
+            return True
+        return not self._is_literal and any(self._reads(text, neutralise) for text in texts)
 
     def masked(self, *texts: str) -> tuple[list[str], int]:
         """Texts with secrets masked if that is asked for, and how many there were."""
@@ -209,45 +226,69 @@ class PromptBuilder:
         if self.data.mask_secrets:
             texts, masked = self.masked(*(getattr(completion, name) for name in _TEXTS))
             completion = _with_texts(completion, texts)
-        text = self._render(completion)
-        spans = None
-        if self.guard.count(text) != self._controls:
-            neutral = self._neutral(completion) if neutralise else None
-            if neutral is None:
-                return Rejection(Reason.CONTROL_TOKEN, self._where(completion))
-            text, spans = neutral
-        return Prompt(text, spans, completion.prefix, completion.suffix, masked)
+        text, own = self._render(completion)
+        spans = None if own is None else self.decide(text, own, neutralise=neutralise)
+        if spans is None:
+            return Rejection(Reason.CONTROL_TOKEN, self._where(completion))
+        return Prompt(text, spans or None, completion.prefix, completion.suffix, masked)
 
-    def _neutral(self, completion: Completion) -> tuple[str, list[int]] | None:
-        """The prompt and its own control tokens, where user text names some too; None where that cannot be told."""
-        texts = [getattr(completion, name) for name in _TEXTS]
-        plane = self.guard.plane_for(*texts)
-        if plane is None:
+    def decide(self, text: str, own: list[int], *, neutralise: bool) -> list[int] | None:
+        """Whether a prompt holds no control tokens but its own.
+
+        Args:
+            text: the prompt.
+            own: where its own control tokens stand, `[start, end, …]` in characters.
+            neutralise: names of control tokens elsewhere are encoded as text.
+
+        Returns:
+            None: user text becomes a control token. Nothing: every text that looks like one is one. Else `own`, which has
+            to be known to encode the prompt.
+        """
+        names_own = self.guard.spans(text) == own
+        if not names_own and not neutralise:
             return None
-        hidden = _with_texts(completion, [self.guard.hide(text, plane) for text in texts])
-        text, spans = self.guard.reveal(self._render(hidden), plane)
-        # More than the template's own: template and user text together spell one.
-        return (text, spans) if len(spans) == 2 * self._controls else None
+        if not self._is_literal:
+            between = [0, *own, len(text)]
+            user = [text[start:end] for start, end in zip(between[::2], between[1::2], strict=True) if start < end]
+            if any(self._reads(part, neutralise) for part in user):
+                return None
+        return [] if names_own else own
+
+    @cached_property
+    def _is_literal(self) -> bool:
+        return is_spelled_out(self.tokenizer, self.tokens)
+
+    @cached_property
+    def _reads(self) -> Callable[[str, bool], bool]:
+        return lru_cache(maxsize=1024)(lambda text, blind: self.encoder.reads_control(text, blind=blind))
 
     def _where(self, completion: Completion) -> str:
-        named = [name for name in _TEXTS if self.guard.found_in(getattr(completion, name))]
+        named = [name for name in _TEXTS if self.reads_control(getattr(completion, name), neutralise=False)]
         if not named:
             return "template and user text together spell a control token"
         return f"a control token stands in {', '.join(named)}"
 
-    def _render(self, completion: Completion) -> str:
+    def _render(self, completion: Completion) -> tuple[str, list[int] | None]:
+        """The prompt, and where its own control tokens stand in it; None where that cannot be told."""
         system, user, lead = [
             self._section(section, *[getattr(completion, field.lower()) for field in fields])
             for section, fields in self._fields.items()
         ]
         if self._markup is not None:
-            opening = self._markup.render(system, user)
+            opening, own = self._markup.render(system, user)
         else:
             opening = self._opening + "".join(f"{text}\n\n" for text in (system, user) if text)
+            own = self._opening_spans
         tokens = self.tokens
-        prefix, suffix = tokens.prefix + completion.prefix, tokens.suffix + completion.suffix
-        first, second = (prefix, suffix) if self.data.fim_order == "psm" else (suffix, prefix)
-        return f"{opening}{lead}{first}{second}{tokens.middle}"
+        prefix, suffix = (tokens.prefix, completion.prefix), (tokens.suffix, completion.suffix)
+        (mark, side), (other_mark, other_side) = (prefix, suffix) if self.data.fim_order == "psm" else (suffix, prefix)
+        text = f"{opening}{lead}{mark}{side}{other_mark}{other_side}{tokens.middle}"
+        if own is None:
+            return text, None
+        first = len(opening) + len(lead)
+        second = first + len(mark) + len(side)
+        middle = len(text) - len(tokens.middle)
+        return text, [*own, first, first + len(mark), second, second + len(other_mark), middle, len(text)]
 
     def _render_section(self, section: str, *values: str) -> str:
         pieces = self.template.render(section, dict(zip(self._fields[section], values, strict=True)))
@@ -275,7 +316,7 @@ def template_in_use(data: DataConfig, tokenizer: PreTrainedTokenizerFast) -> str
 
 
 def _require_prompt_tokens(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> None:
-    known = {*control_tokens(tokenizer), *recipe.fim_tokens.added}
+    known = {*control_tokens(tokenizer, recipe.fim_tokens), *recipe.fim_tokens.added}
     has_end = tokenizer.backend_tokenizer.token_to_id(recipe.fim_tokens.end) is not None
     missing = [token for token in recipe.prompt_tokens if token not in known]
     if missing or not has_end:

@@ -13,7 +13,9 @@ _PRIVATE_PLANES = (0xF0000, 0x100000)
 
 
 class ControlTokenGuard:
-    """Finds control tokens in user text, and takes them through rendering so that they stay text.
+    """Finds control tokens by their names in text, and takes them through rendering so that they stay text.
+
+    Whether user text becomes control tokens without naming them, only the tokenizer knows (`TextEncoder.reads_control`).
 
     Attributes:
         pattern: finds control tokens as the tokenizer does.
@@ -30,6 +32,10 @@ class ControlTokenGuard:
     def count(self, text: str) -> int:
         """How many control tokens a text names."""
         return sum(1 for _ in self.pattern.finditer(text))
+
+    def spans(self, text: str) -> list[int]:
+        """Where a text names control tokens: `[start, end, start, end, …]` in characters."""
+        return [place for match in self.pattern.finditer(text) for place in match.span()]
 
     def split(self, text: str) -> list[str]:
         """Ordinary text and control tokens in turns, ordinary text first."""

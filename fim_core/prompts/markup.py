@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from fim_core.errors import FimError
+from fim_core.prompts.guard import ControlTokenGuard
 from fim_core.tokens import control_pattern, control_tokens
 
 # Some chat templates write today's date when nobody gives one. A fixed one keeps training and serving the same.
@@ -87,13 +88,16 @@ class _Frame:
     after: str
     strip: tuple[bool, bool, bool, bool]
 
-    def fill(self, system: str, user: str) -> str:
+    def fill(self, system: str, user: str) -> tuple[str, int, int]:
+        """The text, and where `between` and `after` begin in it."""
         left_system, right_system, left_user, right_user = self.strip
         system = system.lstrip() if left_system else system
         system = system.rstrip() if right_system else system
         user = user.lstrip() if left_user else user
         user = user.rstrip() if right_user else user
-        return f"{self.before}{system}{self.between}{user}{self.after}"
+        start = len(self.before) + len(system)
+        end = start + len(self.between) + len(user)
+        return f"{self.before}{system}{self.between}{user}{self.after}", start, end
 
 
 class ChatMarkup:
@@ -102,28 +106,52 @@ class ChatMarkup:
     The constant parts are only used where they were shown to give what the template gives: a template that does more
     with a text than to strip it is rendered anew for every row, and so is a turn without any visible character.
 
+    Args:
+        guard: knows the tokenizer's control tokens.
+        system: whether there is a system turn.
+
     Attributes:
         folds_system: the template has no system role, so the system text opens the user's turn.
         constant: whether the constant parts are used.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, *, system: bool) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, guard: ControlTokenGuard, *, system: bool) -> None:
         self._tokenizer = tokenizer
+        self._guard = guard
         self._with_system = system
         self.folds_system = system and not self._keeps_system()
         self._frame = self._find_frame()
         self.constant = self._frame is not None
-        self._render = lru_cache(maxsize=256)(self._render_anew)
+        if self._frame is not None:
+            self._spans = [guard.spans(text) for text in (self._frame.before, self._frame.between, self._frame.after)]
+        self._rendered = lru_cache(maxsize=256)(self._render_with_spans)
 
-    def render(self, system: str, user: str) -> str:
+    def render(self, system: str, user: str) -> tuple[str, list[int] | None]:
         """The markup up to the beginning of the assistant's turn.
+
+        Returns:
+            the text, and where the template itself wrote control tokens, `[start, end, …]` in characters; None where
+            that cannot be told from the text of the turns.
 
         Raises:
             FimError: the chat template refuses the turns.
         """
         if self._frame is not None and user.strip() and (system.strip() or not self._with_system):
-            return self._frame.fill(system, user)
-        return self._render(system, user)
+            text, start, end = self._frame.fill(system, user)
+            before, between, after = self._spans
+            return text, [*before, *(start + place for place in between), *(end + place for place in after)]
+        return self._rendered(system, user)
+
+    def _render_with_spans(self, system: str, user: str) -> tuple[str, list[int] | None]:
+        """Render with the control tokens of the turns hidden, so that those that are there are the template's own."""
+        plane = self._guard.plane_for(system, user)
+        if plane is None:
+            return self._render_anew(system, user), None
+        hidden = [self._guard.hide(text, plane) for text in (system, user)]
+        text, spans = self._guard.reveal(self._render_anew(*hidden), plane)
+        # Text of the template and of a turn may spell one together.
+        own = self._render_anew(*("x" if text.strip() else text for text in (system, user)))
+        return text, spans if len(spans) == 2 * self._guard.count(own) else None
 
     def _render_anew(self, system: str, user: str) -> str:
         if self.folds_system:
@@ -167,6 +195,6 @@ class ChatMarkup:
         for number, user in enumerate(_PROBES * 2):
             # Each probe once beside itself and once beside the next one.
             text = _PROBES[(number + number // len(_PROBES)) % len(_PROBES)] if system else ""
-            if frame.fill(text, user) != self._render_anew(text, user):
+            if frame.fill(text, user)[0] != self._render_anew(text, user):
                 return None
         return frame

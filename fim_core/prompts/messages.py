@@ -56,14 +56,14 @@ def _parse(text: str) -> list[Message] | Rejection:
     except (ValueError, RecursionError):
         return Rejection(Reason.INVALID_JSON, "messages are not JSON")
     if not isinstance(value, list):
-        return Rejection(Reason.INVALID_JSON, "messages are not a JSON array")
+        return Rejection(Reason.UNSUPPORTED_JSON, "messages are not a JSON array")
     messages = []
     for number, turn in enumerate(value):
         role, content = (turn.get("role"), turn.get("content")) if isinstance(turn, dict) else (None, None)
         if not isinstance(role, str) or not isinstance(content, str):
-            return Rejection(Reason.INVALID_JSON, f"message {number} has no role or no content as text")
+            return Rejection(Reason.UNSUPPORTED_JSON, f"message {number} has no role or no content as text")
         if not _is_text(role) or not _is_text(content):
-            return Rejection(Reason.INVALID_JSON, f"message {number} holds half of a surrogate pair")
+            return Rejection(Reason.UNSUPPORTED_JSON, f"message {number} holds half of a surrogate pair")
         messages.append({"role": role, "content": content})
     if not messages:
         return Rejection(Reason.EMPTY_INPUT, "there are no messages")
@@ -87,9 +87,10 @@ class _Conversation:
         if plane is None:
             return Rejection(Reason.CONTROL_TOKEN, "the messages use up the private characters")
         self.plane = plane
+        neutralise = self.builder.data.control_tokens == "neutralise"
+        if self.builder.reads_control(*texts, neutralise=neutralise):
+            return Rejection(Reason.CONTROL_TOKEN, "a control token stands in the messages")
         if self.guard.found_in(*texts):
-            if self.builder.data.control_tokens == "reject":
-                return Rejection(Reason.CONTROL_TOKEN, "a control token stands in the messages")
             self.messages = [
                 {key: self.guard.hide(text, plane) for key, text in message.items()} for message in self.messages
             ]
@@ -105,13 +106,15 @@ class _Conversation:
             trained.append((start, content_start))
         prompt, trained_spans, control_spans = self._revealed(text[:content_start], trained)
         response, _ = self.guard.reveal(text[content_start:content_end], plane)
-        is_neutralised = len(control_spans) != 2 * self.guard.count(prompt)
+        spans = self.builder.decide(prompt, control_spans, neutralise=neutralise)
+        if spans is None:
+            return Rejection(Reason.CONTROL_TOKEN, "markup and messages together spell a control token")
         return PromptRow(
             prompt,
             response,
             "",
             "",
-            control_spans if is_neutralised else None,
+            spans or None,
             trained_spans or None,
             statement,
             masked=masked,

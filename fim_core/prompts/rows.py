@@ -33,7 +33,7 @@ class RowBuilder:
         return row
 
     def _completion(self, input_text: str, output: str) -> PromptRow | Rejection:
-        completion = parse_input(input_text)
+        completion = parse_input(input_text, self.prompts.data.placeholder)
         if isinstance(completion, Rejection):
             return completion
         if self.prompts.data.skip_empty_prefix and not completion.prefix:
@@ -85,6 +85,6 @@ class RowBuilder:
 
     def _response(self, text: str) -> tuple[str, int] | tuple[Rejection, int]:
         (response,), masked = self.prompts.masked(text)
-        if self.prompts.data.control_tokens == "reject" and self.prompts.guard.found_in(response):
+        if self.prompts.reads_control(response, neutralise=self.prompts.data.control_tokens == "neutralise"):
             return Rejection(Reason.CONTROL_TOKEN, "a control token stands in the response"), 0
         return response, masked

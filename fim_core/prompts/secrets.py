@@ -29,8 +29,15 @@ _SECRETS = (
         ),
         MASK,
     ),
-    # JSON web tokens.
-    (re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*"), MASK),
+    # JSON web tokens. What comes before `eyJ` is taken along, after a look at whether the two other parts follow: else a
+    # long word with many `eyJ` would be read to its end from each of them.
+    (
+        re.compile(
+            r"(?<![A-Za-z0-9_-])(?=[A-Za-z0-9_-]++\.[A-Za-z0-9_-]{8,}+\.)([A-Za-z0-9_-]*?)"
+            r"\beyJ[A-Za-z0-9_-]{8,}+\.[A-Za-z0-9_-]++\.[A-Za-z0-9_-]*+"
+        ),
+        rf"\1{MASK}",
+    ),
     # Passwords in URLs: https://user:password@host.
     (re.compile(rf"(://[^\s/:@'\"]+:)(?!{MASK})[^\s/@'\"]+(?=@)"), rf"\1{MASK}"),
     (

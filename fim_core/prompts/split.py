@@ -1,13 +1,34 @@
-"""Which rows are held out: whole groups, so that no statement is completed on both sides.
+"""Which rows are held out: whole groups, so that nothing is tested that was trained on.
 
-Statements also stand in the context of others. Grouping by worksheet or source keeps those on one side too.
+A row's group is its value of the `group_by` column, or its statement where it has none. A statement found in several
+groups does not join them: everybody types `SELECT CURRENT_DATE`, and one group of all rows could not be divided. Instead
+no row of such a statement is evaluated, unless all of its groups are held out. It is trained on where its group is, and
+left out where its group is held out, since its context may show that group's other statements.
 """
 
 from __future__ import annotations
 
 import hashlib
+import heapq
+from dataclasses import dataclass
 
 import numpy as np
+
+from fim_core.config import DataConfig
+
+TOLERANCE = 0.02
+"""The share held out is the one asked for, give or take this, and a fifth of the asked share if that is less. Where the
+groups are too large for that, it is the nearest share that whole groups allow."""
+
+FEWEST_GROUPS = 10
+"""Held-out groups below which intervals say little. A group with more than this part of the held-out rows is not drawn,
+unless groups of its size are usual, or the others are too few."""
+
+_SLACK = 2
+"""Tolerances that the share may be exceeded by while rows are passed: often it comes back as more rows follow."""
+
+_CHOICE = 2
+"""Rows that may be drawn, for each row that is held out: fewer would leave the draw no choice."""
 
 
 def statement_hash(text: str) -> int:
@@ -20,54 +41,196 @@ def text_hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
-def connected_groups(statements: np.ndarray, column: np.ndarray) -> np.ndarray:
-    """Join rows that share a statement or a value of a column, directly or over other rows.
+@dataclass(frozen=True)
+class Split:
+    """The split of the kept rows.
+
+    Attributes:
+        groups: uint64 [rows], the group of each row.
+        is_eval: bool [rows], held out.
+        is_left_out: bool [rows], neither trained on nor held out: the group is held out, and the statement is trained
+            on in another one.
+        is_shared: bool [rows], the statement is found in several groups.
+    """
+
+    groups: np.ndarray
+    is_eval: np.ndarray
+    is_left_out: np.ndarray
+    is_shared: np.ndarray
+
+
+def split_rows(
+    statements: np.ndarray,
+    column: np.ndarray,
+    from_eval_source: np.ndarray,
+    *,
+    fraction: float,
+    has_eval_sources: bool,
+    seed: int,
+) -> Split:
+    """Divide rows into training and held-out rows.
+
+    With eval sources, the groups of their rows are held out; without, groups are drawn (see `draw_groups`).
 
     Args:
         statements: uint64 [rows], a hash of each row's statement.
-        column: uint64 [rows], a hash of the column's value; 0 where it is empty, which joins nothing.
-
-    Returns:
-        uint64 [rows]: the smallest statement hash of the row's group.
+        column: uint64 [rows], a hash of the column's value; 0 where it is empty or no column is grouped by.
+        from_eval_source: bool [rows].
+        fraction: share of the rows to hold out.
     """
-    names, statement = np.unique(statements, return_inverse=True)
-    linked = np.flatnonzero(column)
-    _, value = np.unique(column[linked], return_inverse=True)
-    # `names` is sorted, so the smallest index is the smallest hash. Minima travel along shared statements and values
-    # until none changes; following `root[root]` shortens long chains.
-    root = np.arange(len(names))
-    lowest = np.empty(value.max() + 1 if len(value) else 0, root.dtype)
-    while True:
-        lowest[:] = len(names)
-        np.minimum.at(lowest, value, root[statement[linked]])
-        fresh = root.copy()
-        np.minimum.at(fresh, statement[linked], lowest[value])
-        fresh = fresh[fresh]
-        if np.array_equal(fresh, root):
-            return names[root][statement]
-        root = fresh
+    groups = np.where(column != 0, column, statements)
+    is_shared = _found_in_several(statements, groups)
+    if has_eval_sources:
+        is_held = np.isin(groups, groups[from_eval_source])
+    else:
+        is_held = draw_groups(groups, ~is_shared, fraction=fraction, seed=seed)
+    is_trained_on = np.isin(statements, statements[~is_held])
+    return Split(groups, is_held & ~is_trained_on, is_held & is_trained_on, is_shared)
 
 
-def held_out_groups(
-    groups: np.ndarray, from_eval_source: np.ndarray, *, fraction: float, has_eval_sources: bool, seed: int
-) -> np.ndarray:
-    """Which rows are for evaluation, bool [rows].
+def why_none_is_held_out(split: Split, data: DataConfig) -> str:
+    """Why no row is held out, and the cure; empty where some are, or where none was asked for."""
+    asked = bool(data.eval_sources) or data.eval_fraction > 0
+    if not asked or split.is_eval.any() or not len(split.groups):
+        return ""
+    groups, rows = np.unique(split.groups, return_counts=True)
+    if data.eval_sources and not split.is_left_out.any():
+        return "No row of eval_sources was kept: the rejected rows say why."
+    if data.eval_sources or split.is_shared.all():
+        return (
+            f"Each statement that could be held out is also found in another group of `data.group_by: {data.group_by}`, "
+            "and is trained on there. Use `data.group_by: statement`, or other eval_sources."
+        )
+    apart = np.unique(split.groups[~split.is_shared], return_counts=True)[1]
+    return (
+        f"The {len(split.groups):,} rows fall into {len(groups):,} groups by `data.group_by: {data.group_by}`, of "
+        f"{rows.min():,} to {rows.max():,} rows; the smallest that could be held out has {apart.min():,}, and "
+        f"{data.eval_fraction:.1%} were asked for. Use `data.group_by: statement`, raise data.eval_fraction, or give "
+        "eval_sources."
+    )
 
-    With eval sources: their rows, and every training row of the same group, which would leak otherwise. Without: the
-    groups whose hash falls below `fraction`.
+
+def _found_in_several(statements: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Whether a row's statement is found in more than one group, bool [rows]."""
+    order = np.lexsort((groups, statements))
+    statements_in_order, groups_in_order = statements[order], groups[order]
+    is_same = statements_in_order[1:] == statements_in_order[:-1]
+    is_apart = is_same & (groups_in_order[1:] != groups_in_order[:-1])
+    return np.isin(statements, statements_in_order[1:][is_apart])
+
+
+def draw_groups(groups: np.ndarray, may_be_evaluated: np.ndarray, *, fraction: float, seed: int) -> np.ndarray:
+    """Draw groups that hold the asked share of the rows within TOLERANCE, by their hash and the seed.
+
+    Rows are passed one after the other, as if the export grew, and each decision rests on the rows before it alone. So a
+    group that is held out stays held out when rows follow, unless the share would leave the tolerance. Rows that are put
+    in between change less than a new draw would, since the hash of a group decides most.
 
     Args:
         groups: uint64 [rows].
-        from_eval_source: bool [rows].
+        may_be_evaluated: bool [rows], the rows of a group that count for the share.
+        fraction: share of all rows.
+
+    Returns:
+        bool [rows]: whether the row's group is held out.
     """
-    if has_eval_sources:
-        return np.isin(groups, groups[from_eval_source])
-    mixed = _mix(groups ^ np.uint64(text_hash(f"split {seed}")))
-    return mixed < np.uint64(int(fraction * 2**64))
+    names, numbers = np.unique(groups, return_inverse=True)
+    counted = may_be_evaluated & _small_groups(numbers, may_be_evaluated, fraction)
+    draw = _Draw(fraction, _uniform(names, seed))
+    for number, counts in zip(numbers.tolist(), counted.tolist(), strict=True):
+        draw.pass_row(number, counts)
+    draw.end()
+    return np.isin(numbers, list(draw.held))
 
 
-def _mix(values: np.ndarray) -> np.ndarray:
-    """The finaliser of SplitMix64 (Steele et al., 2014): spreads each bit over the whole number."""
+def _small_groups(numbers: np.ndarray, may_be_evaluated: np.ndarray, fraction: float) -> np.ndarray:
+    """Rows of groups that are small enough to be drawn, bool [rows].
+
+    The limit is steady while data grows: it follows the size of the usual group, or the number of rows.
+    """
+    sizes = np.bincount(numbers[may_be_evaluated], minlength=numbers.max(initial=-1) + 1)
+    if not sizes.any():
+        return may_be_evaluated
+    wanted = fraction * len(numbers)
+    limit = max(wanted / FEWEST_GROUPS, 2 * float(np.median(sizes[sizes > 0])))
+    while limit < min(sizes.max(), 2 * wanted) and sizes[sizes <= limit].sum() < _CHOICE * wanted:
+        limit *= 2
+    return (sizes <= limit)[numbers]
+
+
+class _Draw:
+    """The groups held out after the rows passed so far: `held`."""
+
+    def __init__(self, fraction: float, order: list[float]) -> None:
+        self._fraction = fraction
+        self._tolerance = min(TOLERANCE, fraction / 5)
+        # A number in [0, 1) for each group; the smaller, the sooner it is held out.
+        self._order = order
+        self._sizes = [0] * len(order)
+        self.held: set[int] = set()
+        self._others: list[tuple[float, int]] = []
+        self._rows = self._held_rows = 0
+
+    def pass_row(self, group: int, counts: bool) -> None:
+        """Take one more row into account."""
+        self._rows += 1
+        if counts:
+            if not self._sizes[group]:
+                self._place(group)
+            self._sizes[group] += 1
+            self._held_rows += group in self.held
+        missing = self._fraction * self._rows - self._held_rows
+        if missing > self._tolerance * self._rows:
+            self._hold_more()
+        elif -missing > _SLACK * self._tolerance * self._rows:
+            self._hold_fewer()
+
+    def end(self) -> None:
+        """Release groups until the share is within the tolerance."""
+        while self._held_rows > (self._fraction + self._tolerance) * self._rows and self._hold_fewer():
+            pass
+
+    def _place(self, group: int) -> None:
+        """Decide on a new group: by the share, raised or lowered as far as it was missed by the rows before."""
+        missing = self._fraction * self._rows - self._held_rows
+        off = missing / (self._tolerance / 2 * self._rows) if self._tolerance else -1.0
+        if self._order[group] < self._fraction * (1 + max(-1.0, min(off, 1.0))):
+            self.held.add(group)
+        else:
+            heapq.heappush(self._others, (self._order[group], group))
+
+    def _hold_more(self) -> None:
+        """Hold out the next groups in order that bring the share closer to the asked one."""
+        passed_over = []
+        while self._others and (missing := self._fraction * self._rows - self._held_rows) > 0:
+            group = heapq.heappop(self._others)[1]
+            # One row is held out of however few.
+            if self._sizes[group] <= max(2 * missing, 1):
+                self.held.add(group)
+                self._held_rows += self._sizes[group]
+            else:
+                passed_over.append((self._order[group], group))
+        for entry in passed_over:
+            heapq.heappush(self._others, entry)
+
+    def _hold_fewer(self) -> bool:
+        """Release the largest group whose rows the share is better off without, if there is one."""
+        excess = self._held_rows - self._fraction * self._rows
+        # Not a single row, or `_hold_more` would take it back where rows are few.
+        fitting = [group for group in self.held if 1 < self._sizes[group] < 2 * excess]
+        if not fitting:
+            return False
+        group = max(fitting, key=lambda group: (self._sizes[group], self._order[group]))
+        self.held.remove(group)
+        self._held_rows -= self._sizes[group]
+        heapq.heappush(self._others, (self._order[group], group))
+        return True
+
+
+def _uniform(names: np.ndarray, seed: int) -> list[float]:
+    """A number in [0, 1) for each name (uint64), by the finaliser of SplitMix64 (Steele et al., 2014)."""
+    values = names ^ np.uint64(text_hash(f"split {seed}"))
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+    values ^= values >> np.uint64(31)
+    return [value / 2**64 for value in values.tolist()]

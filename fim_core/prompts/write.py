@@ -6,7 +6,6 @@ import logging
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,12 +18,12 @@ from fim_core.config import DataConfig, ModelConfig
 from fim_core.errors import FimError
 from fim_core.parallel import ordered_map
 from fim_core.parts import Parts
-from fim_core.prompts.builder import PromptBuilder, PromptRow
+from fim_core.prompts.builder import PromptBuilder
 from fim_core.prompts.finished import FoundForm, find_form
-from fim_core.prompts.rows import RowBuilder
-from fim_core.prompts.split import connected_groups, held_out_groups, statement_hash, text_hash
-from fim_core.recipe import RECIPE, Recipe, recipe_of, write_recipe
-from fim_core.records.schema import RAW_SCHEMA, Rejection
+from fim_core.prompts.render import RENDERED_SCHEMA, Rendered, Renderer, make_renderer
+from fim_core.prompts.split import Split, split_rows, why_none_is_held_out
+from fim_core.recipe import RECIPE, recipe_of, write_recipe
+from fim_core.records.schema import LEFT_OUT, RAW_SCHEMA
 
 logger = logging.getLogger(__name__)
 
@@ -35,42 +34,10 @@ TOKENIZER = "tokenizer"
 _BATCH_ROWS = 1024
 _LIGHT = pa.ipc.IpcWriteOptions(compression="lz4")
 
-_RENDERED_SCHEMA = pa.schema(
-    [
-        pa.field("row_id", pa.string(), nullable=False),
-        pa.field("type", pa.string(), nullable=False),
-        pa.field("prompt", pa.string(), nullable=False),
-        pa.field("response", pa.string(), nullable=False),
-        pa.field("prefix", pa.string()),
-        pa.field("suffix", pa.string()),
-        pa.field("source_type", pa.string(), nullable=False),
-        pa.field("control_spans", pa.list_(pa.int32())),
-        pa.field("trained_spans", pa.list_(pa.int32())),
-    ]
-)
-_PART_SCHEMA = pa.schema(
-    [
-        pa.field("prompt", pa.string()),
-        pa.field("response", pa.string()),
-        pa.field("prefix", pa.string()),
-        pa.field("suffix", pa.string()),
-        pa.field("control_spans", pa.list_(pa.int32())),
-        pa.field("trained_spans", pa.list_(pa.int32())),
-        pa.field("statement", pa.uint64()),
-        pa.field("repaired", pa.bool_()),
-        pa.field("masked", pa.int64()),
-        pa.field("reason", pa.string()),
-        pa.field("detail", pa.string()),
-    ]
-)
-"""What rendering makes of each row: all but the last two are null in rejected rows, the last two in kept ones."""
-
 _LOOKED_AT = 2000
 """Finished prompts that are looked at where no recipe says how they were built."""
 
-_RENDERED_FROM = ("source_type", "input", "output")
-
-PROMPTS_SCHEMA = _RENDERED_SCHEMA.append(pa.field("split", pa.string(), nullable=False)).append(
+PROMPTS_SCHEMA = RENDERED_SCHEMA.append(pa.field("split", pa.string(), nullable=False)).append(
     pa.field("group", pa.string(), nullable=False)
 )
 """Columns of the prompts table.
@@ -82,21 +49,25 @@ PROMPTS_SCHEMA = _RENDERED_SCHEMA.append(pa.field("split", pa.string(), nullable
     control_spans                 [start, end, …] in characters of the control tokens of `prompt`, in rows whose user
                                   text looks like some too (control_tokens: neutralise); null elsewhere
     trained_spans                 [start, end, …] of earlier assistant turns in `prompt`, which are trained on as well
-    split                         train or eval
-    group                         rows of one group (hexadecimal) are never parted
+    split                         train, eval, or left_out: a row of a held-out group whose statement is trained on
+    group                         rows of one group (hexadecimal) are never both trained on and held out
 """
 
 
 @dataclass(frozen=True)
 class PromptCounts:
-    """What became of the rows: rows_in = rows_kept + the sum of `rejected`.
+    """What became of the rows: rows_in = rows_kept + the sum of `rejected`; rows_kept = train + eval + left_out.
 
     Attributes:
         repaired: kept rows whose INPUT was damaged JSON.
         rejected: rows by reason.
         rendered: rows that had to be parsed and rendered; what became of the others was known from an earlier run.
-        train, eval: kept rows of each split.
-        groups: groups of rows that are never parted.
+        asked_share: share of the rows that is to be held out; None where eval_sources are.
+        train, eval, left_out: kept rows of each split.
+        shared: kept rows whose statement is found in several groups, so that it is not evaluated (see `split.py`).
+        groups: groups of all kept rows; held_out_groups: of the rows that are held out.
+        largest_group: kept rows of the largest group.
+        nothing_held_out: why no row is held out although some should be; empty where that is not so.
         neutralised: kept rows with control tokens in user text, encoded as ordinary text.
         masked: secrets that were masked.
         notice: which markup the prompts have.
@@ -109,9 +80,15 @@ class PromptCounts:
     repaired: int
     rejected: dict[str, int]
     rendered: int
+    asked_share: float | None
     train: int
     eval: int
+    left_out: int
+    shared: int
     groups: int
+    held_out_groups: int
+    largest_group: int
+    nothing_held_out: str
     neutralised: int
     masked: int
     notice: str
@@ -159,32 +136,39 @@ def write_fim_prompts(
     column = _group_column(source.schema_arrow, data.group_by)
     totals = _Totals()
     with (
-        pa.ipc.new_file(str(rendered), _RENDERED_SCHEMA, options=_LIGHT) as kept,
+        pa.ipc.new_file(str(rendered), RENDERED_SCHEMA, options=_LIGHT) as kept,
         GroupWriter(output / REJECTED, _rejected_schema(source.schema_arrow)) as rejected,
     ):
         batches = by_export(source.iter_batches(_BATCH_ROWS), _BATCH_ROWS)
-        renderer = _Renderer(builder, column, parts)
+        renderer = Renderer(builder, column, parts)
         make, arguments = (
             (lambda: renderer, ())
             if data.num_proc == 1
-            else (_make_renderer, (tokenizer, model, data, recipe, chat_rows, column, parts))
+            else (make_renderer, (tokenizer, model, data, recipe, chat_rows, column, parts))
         )
         for result in ordered_map(make, arguments, batches, num_proc=data.num_proc):
             kept.write_batch(result.kept)
             rejected.write(result.rejected)
             totals.add(result)
-    groups, is_eval = totals.split(data, seed)
-    _write_with_split(rendered, output / PROMPTS, groups, is_eval)
+    split = totals.split(data, seed)
+    _write_with_split(rendered, output / PROMPTS, split)
     rendered.unlink()
+    rows = np.unique(split.groups, return_counts=True)[1]
     return PromptCounts(
         rows_in=source.metadata.num_rows,
-        rows_kept=len(groups),
+        rows_kept=len(split.groups),
         repaired=totals.repaired,
         rejected=dict(sorted(totals.reasons.items())),
         rendered=totals.rendered,
-        train=int(np.count_nonzero(~is_eval)),
-        eval=int(np.count_nonzero(is_eval)),
-        groups=len(np.unique(groups)),
+        asked_share=None if data.eval_sources else data.eval_fraction,
+        train=int(np.count_nonzero(~split.is_eval & ~split.is_left_out)),
+        eval=int(np.count_nonzero(split.is_eval)),
+        left_out=int(np.count_nonzero(split.is_left_out)),
+        shared=int(np.count_nonzero(split.is_shared)),
+        groups=len(rows),
+        held_out_groups=len(np.unique(split.groups[split.is_eval])),
+        largest_group=int(rows.max(initial=0)),
+        nothing_held_out=why_none_is_held_out(split, data),
         neutralised=totals.neutralised,
         masked=totals.masked,
         notice=notice,
@@ -192,98 +176,6 @@ def write_fim_prompts(
         added=list(builder.tokens.added),
         vocab_size=len(tokenizer),
     )
-
-
-@dataclass(frozen=True)
-class _Rendered:
-    """One batch after rendering; hashes are uint64 and belong to the kept rows."""
-
-    kept: pa.RecordBatch
-    rejected: pa.RecordBatch
-    statements: np.ndarray
-    column: np.ndarray
-    held_out: np.ndarray
-    repaired: int
-    masked: int
-    rendered: int
-
-
-class _Renderer:
-    """Renders batches; each process has its own."""
-
-    def __init__(self, builder: PromptBuilder, column: str | None, parts: Parts | None) -> None:
-        self._rows = RowBuilder(builder)
-        self._column = column
-        self._parts = parts
-
-    def __call__(self, batch: pa.RecordBatch) -> _Rendered:
-        decisive = batch.select(_RENDERED_FROM)
-        part, is_new = (
-            self._parts.find_or_make(decisive, self._render) if self._parts else (self._render(decisive), True)
-        )
-        is_kept = part.column("reason").is_null()
-        rows, source = part.filter(is_kept), batch.filter(is_kept)
-        kept = {name: (rows if name in rows.schema.names else source).column(name) for name in _RENDERED_SCHEMA.names}
-        is_rejected = pc.invert(is_kept)
-        reasons, original = part.filter(is_rejected), batch.filter(is_rejected)
-        return _Rendered(
-            kept=pa.record_batch(list(kept.values()), schema=_RENDERED_SCHEMA),
-            rejected=original.add_column(1, "reason", reasons.column("reason")).add_column(
-                2, "detail", reasons.column("detail")
-            ),
-            statements=rows.column("statement").to_numpy(zero_copy_only=False),
-            column=self._column_hashes(source),
-            held_out=source.column("held_out").to_numpy(zero_copy_only=False),
-            repaired=rows.column("repaired").true_count,
-            masked=pc.sum(rows.column("masked"), min_count=0).as_py(),
-            rendered=len(batch) if is_new else 0,
-        )
-
-    def _render(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """What becomes of each row, as _PART_SCHEMA."""
-        texts = [batch.column(name).to_pylist() for name in _RENDERED_FROM]
-        records = [_record(self._rows.build(*row)) for row in zip(*texts, strict=True)]
-        columns = zip(*records, strict=True)
-        return pa.record_batch(
-            [pa.array(values, field.type) for values, field in zip(columns, _PART_SCHEMA, strict=True)], _PART_SCHEMA
-        )
-
-    def _column_hashes(self, kept: pa.RecordBatch) -> np.ndarray:
-        if self._column is None:
-            return np.zeros(len(kept), np.uint64)
-        values = kept.column(self._column).to_pylist()
-        return np.array([text_hash(value) if value else 0 for value in values], np.uint64)
-
-
-def _record(row: PromptRow | Rejection) -> tuple[Any, ...]:
-    """The values of _PART_SCHEMA."""
-    if isinstance(row, Rejection):
-        return (*[None] * (len(_PART_SCHEMA) - 2), str(row.reason), row.detail)
-    return (
-        row.prompt,
-        row.response,
-        row.prefix,
-        row.suffix,
-        row.control_spans,
-        row.trained_spans,
-        statement_hash(row.statement),
-        row.repaired,
-        row.masked,
-        None,
-        None,
-    )
-
-
-def _make_renderer(
-    tokenizer: PreTrainedTokenizerFast,
-    model: ModelConfig,
-    data: DataConfig,
-    recipe: Recipe | None,
-    chat_rows: bool,
-    column: str | None,
-    parts: Parts | None,
-) -> _Renderer:
-    return _Renderer(PromptBuilder(tokenizer, model, data, recipe, chat_rows=chat_rows), column, parts)
 
 
 def _find_form(
@@ -319,7 +211,7 @@ class _Totals:
     rendered: int = 0
     neutralised: int = 0
 
-    def add(self, result: _Rendered) -> None:
+    def add(self, result: Rendered) -> None:
         self.statements.append(result.statements)
         self.column.append(result.column)
         self.held_out.append(result.held_out)
@@ -330,32 +222,30 @@ class _Totals:
         spans = result.kept.column("control_spans")
         self.neutralised += len(spans) - spans.null_count
 
-    def split(self, data: DataConfig, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """The group of each kept row (uint64), and whether it is for evaluation (bool)."""
-        groups = connected_groups(
+    def split(self, data: DataConfig, seed: int) -> Split:
+        """Which of the kept rows are for evaluation."""
+        return split_rows(
             np.concatenate([np.empty(0, np.uint64), *self.statements]),
             np.concatenate([np.empty(0, np.uint64), *self.column]),
-        )
-        is_eval = held_out_groups(
-            groups,
             np.concatenate([np.empty(0, np.bool_), *self.held_out]),
             fraction=data.eval_fraction,
             has_eval_sources=bool(data.eval_sources),
             seed=seed,
         )
-        return groups, is_eval
 
 
-def _write_with_split(rendered: Path, output: Path, groups: np.ndarray, is_eval: np.ndarray) -> None:
+def _write_with_split(rendered: Path, output: Path, split: Split) -> None:
     """Copy the rendered rows by batch, with their `split` and `group`."""
     position = 0
     with GroupWriter(output, PROMPTS_SCHEMA, rows=_BATCH_ROWS) as writer, pa.ipc.open_file(str(rendered)) as reader:
         for number in range(reader.num_record_batches):
             batch = reader.get_batch(number)
             end = position + batch.num_rows
-            split = pa.array(np.where(is_eval[position:end], "eval", "train"), pa.string())
-            names = pa.array([f"{group:016x}" for group in groups[position:end].tolist()], pa.string())
-            writer.write(pa.record_batch([*batch.columns, split, names], schema=PROMPTS_SCHEMA))
+            names = np.where(split.is_eval[position:end], "eval", "train").astype(object)
+            names[split.is_left_out[position:end]] = LEFT_OUT
+            groups = [f"{group:016x}" for group in split.groups[position:end].tolist()]
+            columns = [pa.array(names, pa.string()), pa.array(groups, pa.string())]
+            writer.write(pa.record_batch([*batch.columns, *columns], schema=PROMPTS_SCHEMA))
             position = end
 
 
@@ -366,7 +256,7 @@ def _has_chat_rows(raw: Path) -> bool:
 
 
 def _group_column(schema: pa.Schema, group_by: str) -> str | None:
-    """The raw table's column that keeps rows together beside the statement, or None.
+    """The raw table's column whose values are the groups, or None where the statements are.
 
     Raises:
         FimError: it has no such column.

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from fim_core.files import read_json
@@ -49,9 +48,11 @@ def loads(evidence: Evidence) -> Finding:
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from fim_core.modeling.weights import no_progress_bar
+
     folder = evidence.tables["checkpoint"]
     try:
-        with _no_progress_bar():
+        with no_progress_bar():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder, dtype="auto", local_files_only=True, trust_remote_code=False, output_loading_info=True
             )
@@ -68,19 +69,6 @@ def loads(evidence: Evidence) -> Finding:
     if not torch.isfinite(logits).all():
         offending.append("logits")
     return Finding(len(offending), len(model.state_dict()), offending[:SHOWN_ROWS])
-
-
-@contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def loss_fell(evidence: Evidence) -> Finding:

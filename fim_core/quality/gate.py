@@ -1,4 +1,4 @@
-"""The gate's decision about a candidate, as a check that fails where the champion stays."""
+"""The gate's decision about a candidate, as a check that warns where the champion stays, which is an ordinary outcome."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CHECKS = (
         asset="champion_model",
         name="gate",
         description="The candidate meets every rule of the gate; if not, the champion stays.",
-        severity="error",
+        severity="warn",
         max_rows=0,
         max_share=None,
         find=gate,

@@ -6,6 +6,7 @@
     -- max_rows: offenders that are tolerated (default 0, unless max_share is given)
     -- max_share: share of offenders that is tolerated
     -- total: scalar SQL expression, out of how many (default: rows of the asset's own table)
+    -- note: scalar SQL expression, a sentence that says what was found and why; NULL is none
     -- needs: table, or table.column, without which there is nothing to check; the check passes with a note
     SELECT row_id FROM …;
     SELECT …            -- optional second query: a small table to read beside the result
@@ -25,7 +26,7 @@ from fim_core.quality.result import Check, Evidence, Finding
 SHOWN_ROWS = 5
 SHOWN_BREAKDOWN = 50
 
-_HEAD_KEYS = {"description", "severity", "max_rows", "max_share", "total", "needs"}
+_HEAD_KEYS = {"description", "severity", "max_rows", "max_share", "total", "note", "needs"}
 _HEAD_LINE = re.compile(r"--\s?(?:(?P<key>[a-z_]+):\s+(?P<value>.*)|\s+(?P<more>.*))")
 
 
@@ -53,6 +54,7 @@ def read_check(path: Path) -> Check:
             _find,
             sql=text,
             total=head.get("total", f"(SELECT count(*) FROM {asset})"),
+            note=head.get("note", "NULL"),
             needs=[need.strip() for need in head.get("needs", "").split(",") if need.strip()],
         ),
     )
@@ -75,16 +77,12 @@ def _read_head(text: str, path: Path) -> dict[str, str]:
     return head
 
 
-def _find(evidence: Evidence, *, sql: str, total: str, needs: list[str]) -> Finding:
+def _find(evidence: Evidence, *, sql: str, total: str, note: str, needs: list[str]) -> Finding:
     connection = evidence.connection
     missing = [need for need in needs if not _exists(evidence, need)]
     if missing:
         return Finding(0, 0, note=f"Not checked: there is no {' and no '.join(missing)}.")
-    offending, *beside = [
-        (statement.query.strip().removesuffix(";"), _bind(statement.named_parameters, evidence))
-        for statement in connection.extract_statements(sql)
-    ]
-    query, parameters = offending
+    (query, parameters), *beside = _statements(sql, evidence)
     row = connection.execute(
         f"WITH offending(key) AS (SELECT COLUMNS(*)::VARCHAR FROM (\n{query}\n))\n"
         f"SELECT count(*), min(key, {SHOWN_ROWS}), {total} FROM offending",
@@ -97,7 +95,16 @@ def _find(evidence: Evidence, *, sql: str, total: str, needs: list[str]) -> Find
         cursor = connection.execute(*beside[0])
         names = [column[0] for column in cursor.description]
         breakdown = [dict(zip(names, values, strict=True)) for values in cursor.fetchmany(SHOWN_BREAKDOWN)]
-    return Finding(rows, out_of, row_ids or [], breakdown=breakdown)
+    ((said,),) = connection.execute(*_statements(f"SELECT ({note})", evidence)[0]).fetchall()
+    return Finding(rows, out_of, row_ids or [], said or "", breakdown)
+
+
+def _statements(sql: str, evidence: Evidence) -> list[tuple[str, dict[str, Any]]]:
+    """Each statement of a text, with the parameters that it names."""
+    return [
+        (statement.query.strip().removesuffix(";"), _bind(statement.named_parameters, evidence))
+        for statement in evidence.connection.extract_statements(sql)
+    ]
 
 
 def _exists(evidence: Evidence, need: str) -> bool:

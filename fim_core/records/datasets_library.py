@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,16 @@ import pyarrow as pa
 from datasets.config import DATASETDICT_JSON_FILENAME as DATASETDICT_JSON
 
 from fim_core.errors import FimError
-from fim_core.files import read_json
+from fim_core.files import read_json_as
 from fim_core.recipe import Recipe, find_recipe
 from fim_core.records.readers import BATCH_ROWS, Export, arrow_batch, digest_files
+
+
+@dataclass(frozen=True)
+class _Splits:
+    """What the library writes for a folder of several splits."""
+
+    splits: list[str]
 
 
 def saved_dataset(path: Path, split: str) -> Export:
@@ -25,7 +33,7 @@ def saved_dataset(path: Path, split: str) -> Export:
     """
     folder = path
     if (path / DATASETDICT_JSON).is_file():
-        splits = read_json(path / DATASETDICT_JSON)["splits"]
+        splits = read_json_as(path / DATASETDICT_JSON, _Splits).splits
         if split not in splits:
             raise FimError(f"{path.name} has no split {split}. Its splits are: {', '.join(splits)}.")
         # The others need not be read, and the library cannot read one without rows that it saved itself.

@@ -4,20 +4,25 @@ INPUT                                             becomes
 ------------------------------------------------  -----------------------------------------------------------------
 nothing, or only white space                      empty_input
 `[]`, or only items without text                  empty_input
+a list as Python prints it (`[{'type': …`)        python_repr: pandas writes it where JSON had to be written
 not JSON (also NaN, Infinity, a second value)     repaired if that is certain (see repair.py), else invalid_json
-nested too deeply to read                         invalid_json
-JSON, but no array (a text, an object, null)      invalid_json
-an item that is no object with a text under       invalid_json
-  "text", or whose "type" is not "text"
+nested too deeply to read                         unsupported_json
+a JSON text that holds such an array once more    double_encoded_json
+JSON, but no array (a text, an object, null)      unsupported_json
+an item that is null, or whose "text" is null     empty context
+any other item that is no object with a text      unsupported_json
+  under "text", or whose "type" is not "text"
 other keys of an item                             ignored
-a key twice in one object                         invalid_json
-a half of a surrogate pair (`\ud800` alone)       invalid_json: it is no text, and no UTF-8 can hold it
+a key twice in one object                         unsupported_json
+a half of a surrogate pair (`\ud800` alone)       unsupported_json: it is no text, and no UTF-8 can hold it
 `\u0000`                                          kept: it is text
 no `<fillMe>` in any case                         missing_placeholder
 one `<fillMe>`, whatever else in other cases      the cursor; `<FILLME>` beside it is plain text
 no `<fillMe>`, one in another case                the cursor
 several, in one item or over several items,       multiple_placeholders: which one is meant would be a guess
   the context included
+
+`<fillMe>` is the placeholder of `data.placeholder`, which may be another one.
 
 The item with the cursor is the SQL, whatever else it holds (tags, braces, JSON): prefix and suffix are what stands
 before and after the cursor, verbatim. Items may come in any order. Every other item is context:
@@ -52,8 +57,14 @@ from typing import Any, NoReturn
 from fim_core.records.repair import repair_context, repair_items
 from fim_core.records.schema import CONTEXT_FIELDS, PLACEHOLDER, Completion, Reason, Rejection
 
-_EXACT = re.compile(re.escape(PLACEHOLDER))
-_ANY_CASE = re.compile(re.escape(PLACEHOLDER), re.IGNORECASE | re.ASCII)
+_PYTHON_LIST = re.compile(r"\s*\[\s*\{\s*'(?:type|text)'\s*:")
+# Markers of other editors and tools, from a closed list of words, so that naming one shows no user text.
+_OTHER_MARKERS = re.compile(
+    r"<\|?(?:fim[_-]?)?(?:fill|cursor|caret|hole|mask|infill|complete)(?:[_ -]?(?:me|here|in|this|position|middle|\d))?\|?>"
+    r"|\{\{ ?(?:fill|cursor|caret)(?:[_ -]?(?:me|here|in))? ?\}\}|\[(?:MASK|CURSOR|FILL_ME|BLANK)\]",
+    re.IGNORECASE,
+)
+_SHOWN_MARKERS = 3
 _OPEN, _CLOSE = "<sql_history>", "</sql_history>"
 
 
@@ -65,17 +76,19 @@ class _Unusable(Exception):
         self.rejection = Rejection(reason, detail)
 
 
-def parse_input(text: str) -> Completion | Rejection:
+def parse_input(text: str, placeholder: str = PLACEHOLDER) -> Completion | Rejection:
     """Read one INPUT by the table of this module. Never raises; a rejection never quotes the text."""
     try:
-        return _parse(text)
+        return _parse(text, placeholder)
     except _Unusable as unusable:
         return unusable.rejection
 
 
-def _parse(text: str) -> Completion:
+def _parse(text: str, placeholder: str) -> Completion:
     if not text or text.isspace():
         raise _Unusable(Reason.EMPTY_INPUT, "INPUT is empty")
+    if _PYTHON_LIST.match(text):
+        raise _Unusable(Reason.PYTHON_REPR, "INPUT is a list as Python prints it, not JSON: write it with json.dumps")
     value, repaired = _decode_or_repair(text, repair_items, Reason.INVALID_JSON, "INPUT")
     items = _texts_of_items(value)
     if not any(item.strip() for item in items):
@@ -84,9 +97,9 @@ def _parse(text: str) -> Completion:
         # An item boundary inside unescaped SQL would show as an empty item.
         raise _Unusable(Reason.INVALID_JSON, "INPUT is damaged JSON with an empty item")
 
-    where, start, end, pattern = _find_cursor(items)
+    where, start, end, pattern = _find_cursor(items, placeholder)
     sql = items.pop(where)
-    _check_text(sql, Reason.INVALID_JSON, "the SQL")
+    _check_text(sql, Reason.UNSUPPORTED_JSON, "the SQL")
 
     context: dict[str, list[str]] = {field: [] for field in CONTEXT_FIELDS}
     for item in items:
@@ -96,7 +109,7 @@ def _parse(text: str) -> Completion:
             _check_text(part, Reason.BAD_CONTEXT, field)
             # The same character may be written as an escape inside the context's own JSON.
             if pattern.search(part):
-                raise _Unusable(Reason.MULTIPLE_PLACEHOLDERS, f"{PLACEHOLDER} stands in {field} too")
+                raise _Unusable(Reason.MULTIPLE_PLACEHOLDERS, f"{placeholder} is in {field} too")
             if part:
                 context[field].append(part)
     return Completion(
@@ -108,24 +121,48 @@ def _parse(text: str) -> Completion:
 
 
 def _texts_of_items(value: Any) -> list[str]:
+    if isinstance(value, str) and _is_array(value):
+        raise _Unusable(Reason.DOUBLE_ENCODED_JSON, "INPUT is JSON inside a JSON text: it was encoded twice")
     if not isinstance(value, list):
-        raise _Unusable(Reason.INVALID_JSON, "INPUT is not a JSON array")
-    for number, item in enumerate(value):
-        if not isinstance(item, dict) or not isinstance(item.get("text"), str) or item.get("type", "text") != "text":
-            raise _Unusable(Reason.INVALID_JSON, f"item {number} of INPUT is not a text item")
-    return [item["text"] for item in value]
+        raise _Unusable(Reason.UNSUPPORTED_JSON, "INPUT is JSON, but not an array of text items")
+    return [_text_of_item(number, item) for number, item in enumerate(value)]
 
 
-def _find_cursor(items: list[str]) -> tuple[int, int, int, re.Pattern[str]]:
+def _text_of_item(number: int, item: Any) -> str:
+    text = item.get("text", item) if isinstance(item, dict) else item
+    if text is None:
+        return ""
+    if not isinstance(item, dict) or not isinstance(text, str) or item.get("type", "text") != "text":
+        raise _Unusable(Reason.UNSUPPORTED_JSON, f"item {number} of INPUT is not a text item")
+    return text
+
+
+def _is_array(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), list)
+    except (ValueError, RecursionError):
+        return False
+
+
+@lru_cache(maxsize=16)
+def _patterns(placeholder: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """The placeholder as it is written, and in any case."""
+    literal = re.escape(placeholder)
+    return re.compile(literal), re.compile(literal, re.IGNORECASE | re.ASCII)
+
+
+def _find_cursor(items: list[str], placeholder: str) -> tuple[int, int, int, re.Pattern[str]]:
     """Item, start and end of the one placeholder, and the pattern by which it was found."""
-    for pattern in (_EXACT, _ANY_CASE):
+    for pattern in _patterns(placeholder):
         hits = ((number, *hit.span(), pattern) for number, item in enumerate(items) for hit in pattern.finditer(item))
         found = list(islice(hits, 2))
         if len(found) > 1:
-            raise _Unusable(Reason.MULTIPLE_PLACEHOLDERS, f"INPUT holds more than one {PLACEHOLDER}")
+            raise _Unusable(Reason.MULTIPLE_PLACEHOLDERS, f"INPUT holds more than one {placeholder}")
         if found:
             return found[0]
-    raise _Unusable(Reason.MISSING_PLACEHOLDER, f"INPUT holds no {PLACEHOLDER}")
+    others = sorted({found[0].lower(): found[0] for item in items for found in _OTHER_MARKERS.finditer(item)}.values())
+    seen = f"; it holds {', '.join(others[:_SHOWN_MARKERS])}" if others else ""
+    raise _Unusable(Reason.MISSING_PLACEHOLDER, f"INPUT holds no {placeholder}{seen}")
 
 
 # Rows of one worksheet come together and share their context.
@@ -141,7 +178,7 @@ def _context_of(item: str) -> tuple[dict[str, str], bool]:
             raise _Unusable(Reason.BAD_CONTEXT, f"more than one {_OPEN} in an item")
         return {"sql_history": history}, False
     if not stripped.startswith("{"):
-        raise _Unusable(Reason.BAD_CONTEXT, f"an item is neither SQL with {PLACEHOLDER} nor a context")
+        raise _Unusable(Reason.BAD_CONTEXT, "an item is neither SQL with the placeholder nor a context")
 
     value, repaired = _decode_or_repair(stripped, repair_context, Reason.BAD_CONTEXT, "the context")
     fields: dict[str, str] = {}
@@ -189,8 +226,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
+class _NotJson(_BadValue):
+    """NaN and Infinity, which Python's reader takes for numbers."""
+
+
 def _constant(_: str) -> NoReturn:
-    raise _BadValue("is not JSON: NaN or Infinity")
+    raise _NotJson("is not JSON: NaN or Infinity")
 
 
 # No rule needs the value of a number: as floats even huge ones cost nothing.
@@ -198,12 +239,15 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_constant,
 
 
 def _decode(text: str, reason: Reason, what: str) -> Any:
+    readable = Reason.UNSUPPORTED_JSON if reason is Reason.INVALID_JSON else reason
     try:
         return _DECODER.decode(text)
     except RecursionError as error:
-        raise _Unusable(reason, f"{what} is nested too deeply") from error
-    except _BadValue as error:
+        raise _Unusable(readable, f"{what} is nested too deeply") from error
+    except _NotJson as error:
         raise _Unusable(reason, f"{what} {error}") from error
+    except _BadValue as error:
+        raise _Unusable(readable, f"{what} {error}") from error
 
 
 def _check_text(text: str, reason: Reason, what: str) -> None:

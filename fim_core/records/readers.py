@@ -27,6 +27,9 @@ BATCH_ROWS = 8192
 BATCH_CHARACTERS = 32 * 2**20
 """A batch ends with whichever comes first, so that memory stays flat with long rows too."""
 
+MOST_COLUMNS = 1000
+"""Of an export: JSON lines whose keys are data would have as many columns as rows, and a value in each for every row."""
+
 CSV_SUFFIXES = (".csv", ".csv.gz", ".csv.zst")
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".ndjson.gz", ".jsonl.zst", ".ndjson.zst")
 PARQUET_SUFFIXES = (".parquet",)
@@ -75,7 +78,16 @@ def read_file(path: Path, name: str) -> Export:
         columns, batches = _csv_columns(path), _csv_batches
     else:
         columns, batches = _json_columns(path), _json_batches
+    if len(columns) > MOST_COLUMNS:
+        raise _too_many_columns(path)
     return Export(name, columns, lambda: digest_files([path]), lambda warn: batches(path, columns), recipe=recipe)
+
+
+def _too_many_columns(path: Path) -> FimError:
+    return FimError(
+        f"{path.name} has more than {MOST_COLUMNS:,} columns (different keys, in JSON lines). Export only the columns that "
+        "are needed; keys that are data, such as ids, belong into values."
+    )
 
 
 def is_parquet(path: Path) -> bool:
@@ -202,6 +214,8 @@ def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
                 row = decoder.decode(text)
                 if not isinstance(row, dict):
                     raise ValueError("not an object")
+                if "\\u" in text:
+                    _require_text(row, path, line)
                 yield row
     except (UnicodeDecodeError, OSError, EOFError, pa.ArrowException) as error:
         raise cannot_read(path, error, line + 1) from error
@@ -211,19 +225,31 @@ def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
         ) from error
 
 
+def _require_text(row: dict[str, Any], path: Path, line: int) -> None:
+    try:
+        for part in (*row, *(value for value in row.values() if isinstance(value, str))):
+            part.encode()
+    except UnicodeEncodeError as error:
+        raise FimError(
+            f"{path.name}, line {line}, holds half of a surrogate pair (\\ud800 to \\udfff), which is no text. Have the "
+            "exporter write both halves, or remove the line."
+        ) from error
+
+
 def _json_columns(path: Path) -> tuple[str, ...]:
     # Lines may differ in their keys, and none may be lost: so all are read once before.
-    columns = tuple(dict.fromkeys(key for row in _json_rows(path) for key in row))
+    columns: dict[str, None] = {}
+    for row in _json_rows(path):
+        columns.update(dict.fromkeys(row))
+        if len(columns) > MOST_COLUMNS:
+            raise _too_many_columns(path)
     if not columns:
         raise FimError(f"{path.name} is empty: it holds no JSON object.")
-    return columns
+    return tuple(columns)
 
 
 def _json_batches(path: Path, columns: tuple[str, ...]) -> Iterator[pa.RecordBatch]:
-    try:
-        yield from batches_of(columns, ([text_of(row.get(column)) for column in columns] for row in _json_rows(path)))
-    except UnicodeEncodeError as error:
-        raise FimError(f"{path.name} holds half of a surrogate pair (\\ud800 to \\udfff), which is no text.") from error
+    yield from batches_of(columns, ([text_of(row.get(column)) for column in columns] for row in _json_rows(path)))
 
 
 def _parquet_schema(path: Path) -> pa.Schema:

@@ -1,6 +1,6 @@
 r"""One bounded repair of damaged JSON: it adds escapes inside strings, or it gives up.
 
-Exporters that build JSON by hand leave three kinds of damage inside strings: a backslash that starts no JSON escape
+Exporters that build JSON by hand put text between the quotes as it is: a backslash that starts no JSON escape
 (`'\d+'`), raw control characters (a line break), and quotes without a backslash. The repair knows only the two shapes
 that exports have, an array of text items and a context object of texts, and reads them by their skeleton:
 
@@ -8,15 +8,19 @@ that exports have, an array of text items and a context object of texts, and rea
     {"sql_history": "…", "ddl_context": "…", …}                             any of the context fields
 
 Whatever lies between two pieces of skeleton is the body of a string, and only there backslashes are added. Removing
-them gives the original again, so no character of the user's is lost, added or moved to another field. The reading must
-also be the only one; the repair gives up where it is not:
+them gives the original again, so no character of the user's is lost, added or moved to another field.
 
-- a quote in a body that could also end the string, because `, "key":`, or `}` and then `,` or `]`, follows it;
-- one character both escaped and unescaped in the same body (`\"` and `"`, `\\` and `\d`, `\n` and a raw line break):
-  a writer that did not escape it may have meant the backslash as well;
-- unescaped quotes beside `\\`: an object that was put into the string without any escaping looks the same.
+A writer that escapes nothing could have written any damaged row, so what stands there, character by character, always
+fits. The row is accepted only if no other writer could have meant another text, in any of its bodies:
 
-Escapes that JSON defines keep their meaning. Time is linear in the length of the text.
+- no escape of JSON (`\n`, `\"`, `\\`, `\u00e9`), of Python's `repr` or of JavaScript (`\'`, `\x41`): a writer that
+  forgets some characters may have escaped others, and then `\n` was a line break;
+- no quotes that come in pairs only (`""a""` or `''a''`, as SQL and CSV double them);
+- no quote that could also end the string, because `, "key":`, or `}` and then `,` or `]`, follows it.
+
+Pieces of skeleton are taken for skeleton: SQL that spells one out (`"}, {"text": "`) would be read as two items.
+
+Time is linear in the length of the text.
 """
 
 from __future__ import annotations
@@ -44,7 +48,8 @@ _ITEMS = (_pattern(rf" \[ {_ITEM_START}"), _pattern(f"{_ITEM_END} , {_ITEM_START
 _CONTEXT = (_pattern(rf" \{{ {_KEY}"), _pattern(f'" , {_KEY}'), _pattern(r'" \} \Z'))
 
 _ESCAPE_OR_PAIR = re.compile(r"\\.", re.DOTALL)
-_ESCAPE_OR_DAMAGE = re.compile(r'(\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))|[\\"\x00-\x1f]')
+_ESCAPE = re.compile(r"""\\(?:["'`\\/abfnrtv0]|u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2}|U[0-9a-fA-F]{8})""")
+_DAMAGE = re.compile(r'[\\"\x00-\x1f]')
 # A key may hold anything but a quote; `::` is SQL's cast, which JSON never has.
 _COULD_END_HERE = _pattern(r'" (?:, "[^"]*" :(?!:)|\} [,\]])')
 
@@ -68,35 +73,28 @@ def _repair(text: str, start: re.Pattern[str], between: re.Pattern[str], end: re
         return None
 
     pieces = [first, *between.finditer(masked, first.end(), last.start()), last]
-    repaired = [first[0]]
-    for opening, closing in pairwise(pieces):
-        body = _escape_body(text, masked, opening.end(), closing.start())
-        if body is None:
-            return None
-        repaired += (body, closing[0])
-    return "".join(repaired)
-
-
-def _escape_body(text: str, masked: str, start: int, end: int) -> str | None:
-    """`text[start:end]` as the body of a JSON string; None where it can be read in more than one way."""
-    quotes = masked.find('"', start, end) >= 0
-    if quotes:
-        # Starts at each quote and ends at the next at the latest, the closing quote of this body being the last.
-        other_end = _COULD_END_HERE.search(masked, start)
-        if other_end and other_end.start() < end:
-            return None
-
-    escaped: set[str] = set()
-    unescaped: set[str] = set()
-
-    def escape(found: re.Match[str]) -> str:
-        if found[1]:
-            escaped.add(found[1])
-            return found[1]
-        unescaped.add(found[0])
-        return json.dumps(found[0])[1:-1]
-
-    body = _ESCAPE_OR_DAMAGE.sub(escape, text[start:end])
-    if unescaped & {json.loads(f'"{escape}"') for escape in escaped} or (quotes and r"\\" in escaped):
+    places = [(opening.end(), closing.start()) for opening, closing in pairwise(pieces)]
+    if any(_could_end_earlier(masked, start, end) for start, end in places):
         return None
-    return body
+    texts = [text[start:end] for start, end in places]
+    if any(_ESCAPE.search(body) for body in texts) or _has_doubled_quotes(texts):
+        return None
+    escaped = [_DAMAGE.sub(lambda found: json.dumps(found[0])[1:-1], body) for body in texts]
+    return first[0] + "".join(body + closing[0] for body, closing in zip(escaped, pieces[1:], strict=True))
+
+
+def _could_end_earlier(masked: str, start: int, end: int) -> bool:
+    if masked.find('"', start, end) < 0:
+        return False
+    # Starts at each quote and ends at the next at the latest, the closing quote of this body being the last.
+    other_end = _COULD_END_HERE.search(masked, start)
+    return other_end is not None and other_end.start() < end
+
+
+def _has_doubled_quotes(bodies: list[str]) -> bool:
+    """Whether all quotes of one kind come in pairs, so that a writer may have doubled them."""
+    for quote in "\"'":
+        runs = [len(run) for body in bodies for run in re.findall(f"{quote}+", body)]
+        if runs and all(length % 2 == 0 for length in runs):
+            return True
+    return False

@@ -36,11 +36,18 @@ RAW_SCHEMA = pa.schema(
 """
 
 
+LEFT_OUT = "left_out"
+"""The split of rows that are neither trained on nor held out (see `fim_core.prompts.split`)."""
+
+
 class Reason(StrEnum):
     """Why a row is not used."""
 
     EMPTY_INPUT = "empty_input"
     INVALID_JSON = "invalid_json"
+    UNSUPPORTED_JSON = "unsupported_json"
+    DOUBLE_ENCODED_JSON = "double_encoded_json"
+    PYTHON_REPR = "python_repr"
     MISSING_PLACEHOLDER = "missing_placeholder"
     MULTIPLE_PLACEHOLDERS = "multiple_placeholders"
     BAD_CONTEXT = "bad_context"
@@ -55,7 +62,7 @@ class Completion:
     """An editor's state at the moment of a completion, every text as the user had it.
 
     `prefix` + OUTPUT + `suffix` is the SQL after the completion. `repaired`: the INPUT was JSON only after escapes
-    had been mended.
+    had been added.
     """
 
     prefix: str

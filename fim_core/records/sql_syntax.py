@@ -6,6 +6,7 @@ import logging
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 
 from sqlglot import exp
 from sqlglot.dialects.dialect import Dialect
@@ -109,8 +110,9 @@ def _spans(text: str, tokens: list[Token], sql: Dialect) -> Iterator[Span]:
     ranges: list[Span] = []
     if tokens[-1].end - tokens[0].start < LONGEST_PARSED:
         ranges = list(_node_ranges(text, tokens, sql))
+    brackets = _Brackets(tokens)
     for first, last in ranges or [(at, at) for at in range(len(tokens))]:
-        if tokens[last].end - tokens[first].start < LONGEST_SPAN and (whole := _balanced(tokens, first, last)):
+        if tokens[last].end - tokens[first].start < LONGEST_SPAN and (whole := brackets.balanced(first, last)):
             yield tokens[whole[0]].start, tokens[whole[1]].end + 1
 
 
@@ -148,20 +150,21 @@ def _parse(text: str, tokens: list[Token], sql: Dialect) -> list[exp.Expr]:
     return [tree for tree in trees if tree is not None]
 
 
-def _balanced(tokens: list[Token], first: int, last: int) -> Span | None:
-    """The range, grown until each bracket in it has its partner; None where one has none."""
-    depth = lowest = 0
-    for token in tokens[first : last + 1]:
-        depth += _depth(token)
-        lowest = min(lowest, depth)
-    left, right = -lowest, depth - lowest
-    while left and first > 0:
-        first -= 1
-        left -= _depth(tokens[first])
-    while right and last < len(tokens) - 1:
-        last += 1
-        right += _depth(tokens[last])
-    return None if left or right else (first, last)
+class _Brackets:
+    """How deep the brackets of a statement are nested between its tokens."""
+
+    def __init__(self, tokens: list[Token]) -> None:
+        self._depths = [0, *accumulate(map(_depth, tokens))]
+        """Open brackets before each token, and after the last."""
+        self._places: dict[int, list[int]] = {}
+        for place, depth in enumerate(self._depths):
+            self._places.setdefault(depth, []).append(place)
+
+    def balanced(self, first: int, last: int) -> Span | None:
+        """The range of tokens, grown until each bracket in it has its partner; None where one has none."""
+        places = self._places[min(self._depths[first : last + 2])]
+        before, after = bisect_right(places, first) - 1, bisect_left(places, last + 1)
+        return None if before < 0 or after == len(places) else (places[before], places[after] - 1)
 
 
 def _depth(token: Token) -> int:

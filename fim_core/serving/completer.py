@@ -47,7 +47,6 @@ class Completer:
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, builder: PromptBuilder) -> None:
-        self._tokenizer = tokenizer
         self._builder = builder
         self._stop_ids = stop_ids_of(model, tokenizer)
         self._cache = PrefixCache(model)
@@ -90,7 +89,7 @@ class Completer:
             max_tokens: limit of new tokens, at least 1, the stop token included.
             stop: strings that end the completion and are not part of it.
         """
-        stream = TextStream(self._tokenizer, stop)
+        stream = TextStream(self._builder.encoder, stop)
         tokens = greedy_tokens(self._cache, prompt_ids, stop_ids=self._stop_ids, max_new_tokens=max_tokens)
         for count, token in enumerate(tokens, start=1):
             if token in self._stop_ids:
@@ -146,7 +145,6 @@ def default_checkpoint(experiment: Experiment | None = None) -> Path:
                 f"{store.root} holds models of several experiments ({', '.join(sorted(names))}). Say which one's is "
                 "meant with --experiment CONFIG, or name a folder with --checkpoint."
             )
-    try:
-        return champion_weights(store.current("champion_model", name))
-    except FimError:
-        return store.current("trained_checkpoint", name).path
+    if (champion := store.find_current("champion_model", name)) is not None:
+        return champion_weights(champion)
+    return store.current("trained_checkpoint", name).path

@@ -39,6 +39,6 @@ def load_prompt_builder(checkpoint: Path, tokenizer: PreTrainedTokenizerFast) ->
     builder = PromptBuilder(tokenizer, ModelConfig(name_or_path=str(checkpoint)), data, recipe)
     if any(getattr(recipe.fim_tokens, name) != getattr(builder.tokens, name) for name in _MARKERS):
         raise FimError(f"The tokenizer in {checkpoint} has other FIM tokens than {RECIPE} says. Copy the folder whole.")
-    if recipe.granularity == "whole":
+    if recipe.granularity == "segment":
         builder.encoder.fall_back()
     return builder

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from transformers import PreTrainedTokenizerBase
-
-from fim_core.evaluation.generate import completion_text
+from fim_core.tokenization.encoder import TextEncoder
 
 _UNDECODABLE = "\ufffd"
 
@@ -15,12 +13,12 @@ class TextStream:
     """The text of a completion that is still being generated.
 
     Args:
-        tokenizer: the model's.
+        encoder: of the model's tokenizer.
         stop: strings that end the completion and are not part of it.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str] = ()) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, encoder: TextEncoder, stop: Sequence[str] = ()) -> None:
+        self._encoder = encoder
         self._stop = stop
         self._ids: list[int] = []
         self._sent = 0
@@ -31,12 +29,12 @@ class TextStream:
         """Take one more token; returns the text that is certain now and has not been returned yet."""
         self._ids.append(token_id)
         # A character may span tokens, and a stop string too.
-        text = self._until_stop(completion_text(self._tokenizer, self._ids).rstrip(_UNDECODABLE))
+        text = self._until_stop(self._encoder.decode(self._ids).rstrip(_UNDECODABLE))
         return self._send(text if self.stopped else text[: len(text) - self._maybe_stop(text)])
 
     def finish(self) -> str:
         """What was held back, when no more tokens come."""
-        return "" if self.stopped else self._send(self._until_stop(completion_text(self._tokenizer, self._ids)))
+        return "" if self.stopped else self._send(self._until_stop(self._encoder.decode(self._ids)))
 
     def _send(self, text: str) -> str:
         piece = text[self._sent :]

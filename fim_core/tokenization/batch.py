@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from tokenizers import Tokenizer
 
 from fim_core.config import DataConfig
 from fim_core.parts import Parts
 from fim_core.recipe import read_recipe
-from fim_core.records.schema import Reason
+from fim_core.records.schema import LEFT_OUT, Reason
 from fim_core.tokenization.encoder import Piece, TextEncoder
 from fim_core.tokenization.pieces import PieceTable
 from fim_core.tokenization.spans import cut_at_spans
+from fim_core.tokens import load_tokenizer
 
 IGNORED = -100
 SPLITS = ("train", "eval")
@@ -37,23 +37,35 @@ REJECTED_SCHEMA = pa.schema(
 )
 
 
-_ENCODED_FROM = ("prompt", "response", "control_spans", "trained_spans")
+_ENCODED_FROM = ("source_type", "prompt", "response", "control_spans", "trained_spans")
 _PART_SCHEMA = pa.schema(
-    [DATASET_SCHEMA.field(name) for name in ("input_ids", "labels", "prompt_length")] + [pa.field("length", pa.int32())]
+    [
+        *(DATASET_SCHEMA.field(name) for name in ("input_ids", "labels", "prompt_length")),
+        pa.field("length", pa.int32()),
+        pa.field("has_stray", pa.bool_()),
+        pa.field("is_changed", pa.bool_()),
+    ]
 )
-"""What encoding makes of each row; rows that are too long have no ids."""
+"""What encoding makes of each row; rows that are too long or have a stray control token have no ids."""
 
 
 @dataclass(frozen=True)
 class TokenizedBatch:
-    """One batch: kept rows by split (DATASET_SCHEMA), rejected ones, and what there is to count."""
+    """One batch: kept rows by split (DATASET_SCHEMA), rejected ones, and what there is to count.
+
+    left_out: rows that are neither trained on nor held out. They are encoded as well, so that an export's batches are
+    the same whatever the split.
+    changed: row_ids of kept rows whose response does not come back from its tokens as it was.
+    """
 
     kept: dict[str, pa.RecordBatch]
     rejected: pa.Table
     types: list[str]
     lengths: np.ndarray
+    left_out: int
     trained_tokens: int
     neutralised: int
+    changed: pa.Array
     encoded: int
     tokenizer_tokens: int
 
@@ -62,10 +74,15 @@ class BatchTokenizer:
     """Tokenizes batches; each process has its own, with its own table of pieces."""
 
     def __init__(self, prompts: Path, data: DataConfig, falls_back: bool, parts: Parts | None) -> None:
-        tokenizer = prompts / "tokenizer" / "tokenizer.json"
-        self._end = read_recipe(prompts).fim_tokens.end_id
-        self.encoder = TextEncoder(Tokenizer.from_file(str(tokenizer)))
-        self._parts = parts.narrowed(tokenizer, falls_back=falls_back, end=self._end) if parts else None
+        fim, folder = read_recipe(prompts).fim_tokens, prompts / "tokenizer"
+        self._end = fim.end_id
+        self.encoder = TextEncoder(load_tokenizer(folder), fim, takes_over=True)
+        controls = sorted(self.encoder.controls)
+        self._parts = (
+            parts.narrowed(folder / "tokenizer.json", falls_back=falls_back, end=self._end, controls=controls)
+            if parts
+            else None
+        )
         if falls_back:
             self.encoder.fall_back()
         self._table = PieceTable(self.encoder)
@@ -78,26 +95,33 @@ class BatchTokenizer:
             self._parts.find_or_make(decisive, self._encode) if self._parts else (self._encode(decisive), True)
         )
         lengths = part.column("length").to_numpy()
-        is_kept = lengths <= self._max_length
+        has_stray = part.column("has_stray").to_numpy(zero_copy_only=False)
         split = batch.column("split").to_numpy(zero_copy_only=False)
+        is_used, can_be_used = split != LEFT_OUT, (lengths <= self._max_length) & ~has_stray
+        is_kept = is_used & can_be_used
         columns = {name: (part if name in part.schema.names else batch).column(name) for name in DATASET_SCHEMA.names}
         rows = pa.record_batch(list(columns.values()), schema=DATASET_SCHEMA)
+        labels = rows.column("labels").filter(pa.array(is_kept))
         return TokenizedBatch(
             kept={name: rows.filter(pa.array(is_kept & (split == name))) for name in SPLITS},
-            rejected=self._rejected(batch, ~is_kept, lengths),
+            rejected=self._rejected(batch, is_used & ~can_be_used, lengths, has_stray),
             types=batch.column("type").filter(pa.array(is_kept)).to_pylist(),
             lengths=lengths[is_kept],
-            trained_tokens=int(np.count_nonzero(part.column("labels").flatten().to_numpy() != IGNORED)),
+            left_out=int(np.count_nonzero(~is_used)),
+            trained_tokens=int(np.count_nonzero(labels.flatten().to_numpy() != IGNORED)),
             neutralised=len(batch) - batch.column("control_spans").null_count,
+            changed=batch.column("row_id").filter(
+                pa.array(part.column("is_changed").to_numpy(zero_copy_only=False) & is_kept)
+            ),
             encoded=len(batch) if is_new else 0,
             tokenizer_tokens=self._table.encoded - before,
         )
 
     def _encode(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Ids and labels of each row, as _PART_SCHEMA."""
-        rows, prompt_pieces, trained_pieces = self._cut(
-            {name: batch.column(name).to_pylist() for name in _ENCODED_FROM}
-        )
+        columns = {name: batch.column(name).to_pylist() for name in _ENCODED_FROM}
+        is_finished = np.array([kind == "prompt_response" for kind in columns.pop("source_type")], np.bool_)
+        rows, prompt_pieces, trained_pieces = self._cut(columns)
         ids, piece_lengths = self._table.gather(rows)
         per_row = np.array([len(row) for row in rows], np.int64)
         first_piece = np.cumsum(per_row) - per_row
@@ -114,13 +138,21 @@ class BatchTokenizer:
         if self._mask_inputs:
             labels = np.where(np.repeat(is_trained, piece_lengths), ids, np.int32(IGNORED))
 
-        is_kept = lengths <= self._max_length
+        # Control tokens belong where a piece is one. A finished prompt may hold them anywhere, its response may not.
+        is_own = np.fromiter((isinstance(piece, int) for row in rows for piece in row), np.bool_, len(piece_lengths))
+        is_own |= np.repeat(is_finished, per_row) & (place < np.repeat(np.array(prompt_pieces, np.int64), per_row))
+        is_stray = self.encoder.is_control[ids] & ~np.repeat(is_own, piece_lengths)
+        has_stray = np.logical_or.reduceat(is_stray, piece_starts[first_piece])
+        is_changed = [self.encoder.changed_by(response) is not None for response in columns["response"]]
+
+        is_kept = (lengths <= self._max_length) & ~has_stray
         if not is_kept.all():
             of_tokens = np.repeat(is_kept, lengths)
             ids, labels = ids[of_tokens], labels[of_tokens]
         offsets = pa.array(np.concatenate([[0], np.cumsum(lengths * is_kept)]).astype(np.int32))
         lists = [pa.ListArray.from_arrays(offsets, pa.array(values)) for values in (ids, labels)]
-        return pa.record_batch([*lists, pa.array(prompt_lengths), pa.array(lengths)], schema=_PART_SCHEMA)
+        figures = (prompt_lengths, lengths, has_stray, np.array(is_changed, np.bool_))
+        return pa.record_batch([*lists, *map(pa.array, figures)], schema=_PART_SCHEMA)
 
     def _cut(self, columns: dict[str, list[Any]]) -> tuple[list[list[Piece]], list[int], list[int]]:
         """Pieces of each row; how many of them are the prompt's; which of all pieces are trained on besides."""
@@ -136,18 +168,25 @@ class BatchTokenizer:
                 trained += [total + number for number in chosen]
             prompt_pieces.append(len(pieces))
             if response:
-                # One piece, whatever it looks like: a control token in it is text.
+                # One piece, whatever it looks like: the name of a control token in it is text.
                 pieces.append(response)
             pieces.append(self._end)
             rows.append(pieces)
             total += len(pieces)
         return rows, prompt_pieces, trained
 
-    def _rejected(self, batch: pa.RecordBatch, chosen: np.ndarray, lengths: np.ndarray) -> pa.Table:
+    def _rejected(
+        self, batch: pa.RecordBatch, chosen: np.ndarray, lengths: np.ndarray, has_stray: np.ndarray
+    ) -> pa.Table:
         table = pa.Table.from_batches([batch]).filter(pa.array(chosen))
-        details = [f"{length} tokens, {self._max_length} allowed" for length in lengths[chosen].tolist()]
+        found = [
+            (Reason.CONTROL_TOKEN, "the tokenizer makes a control token of user text")
+            if stray
+            else (Reason.TOO_LONG, f"{length} tokens, {self._max_length} allowed")
+            for length, stray in zip(lengths[chosen].tolist(), has_stray[chosen].tolist(), strict=True)
+        ]
         columns = {name: table.column(name) for name in ("row_id", "type", "prompt", "response")} | {
-            "reason": pa.array([str(Reason.TOO_LONG)] * len(details), pa.string()),
-            "detail": pa.array(details, pa.string()),
+            "reason": pa.array([str(reason) for reason, _ in found], pa.string()),
+            "detail": pa.array([detail for _, detail in found], pa.string()),
         }
         return pa.table([columns[name] for name in REJECTED_SCHEMA.names], schema=REJECTED_SCHEMA)

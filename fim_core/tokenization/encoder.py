@@ -1,8 +1,17 @@
-"""Text to token ids, piece by piece, with the ids that the tokenizer gives the whole text at once.
+"""Text to token ids and back, piece by piece: control tokens by position, the text between them as text.
 
 A tokenizer splits at its control tokens before anything else, so what stands between them encodes independently: each
-distinct piece has to be encoded only once, however many rows hold it. User text between control tokens is encoded with
-the tokenizer made blind to control tokens, so it cannot become one.
+distinct piece has to be encoded only once, however many rows hold it. Control tokens get their ids by position. The
+text between them is encoded with the tokenizer made blind to control tokens, white space at its ends included, whatever
+their flags (`lstrip`, `rstrip`, `single_word`) would do with the text around them.
+
+Some models make a control token of text all the same: Unigram and WordPiece look words up in a vocabulary that has
+control tokens, and so does BPE that ignores merges. So ids decide, not text: what user text encodes to (`reads_control`),
+and position by position what a finished row holds (`is_control`).
+
+Some tokenizers treat the start of a text differently (a mark for a space before the first word), so that " x" and "x"
+are the same ids at the start. There an anchor, a token of the encoder's own, stands before each text while it is encoded
+and decoded, and is cut off.
 
 Where the pre-tokenizer is one of the well-known regular expressions that never join a line end with what follows,
 pieces are cut further, at line ends (`_LINE_END`): lines repeat far more often than whole contexts do.
@@ -10,22 +19,25 @@ pieces are cut further, at line ends (`_LINE_END`): lines repeat far more often 
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import re
+import secrets
 import threading
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import numpy as np
 from tokenizers import AddedToken, Encoding, Tokenizer
+from transformers import PreTrainedTokenizerFast
 
-from fim_core.tokens import control_pattern, control_tokens, token_id
+from fim_core.tokens import FimTokens, control_pattern, control_tokens, is_spelled_out, token_id
 
 Piece = str | int
 """A stretch of ordinary text, or the id of a control token."""
 
-Granularity = Literal["line", "segment", "whole"]
+Granularity = Literal["line", "segment"]
 
 # A line end before a line that begins, after indentation, with a visible ASCII character. `\s*[\r\n]+` ends a token
 # exactly there, whatever else the white space around it holds.
@@ -42,6 +54,11 @@ _WORDS = {
     r" ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*",
 }
 _WHITE_SPACE = r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+# Texts that show what a tokenizer does at the start of a text.
+_STARTS = ("x", " x", "  x", "\nx", "x y", " ", "(x", " (x")
+# A character that Unicode leaves to private use.
+_UNKNOWN = "\U000f7a3c"
 
 _PROBES = (
     *(
@@ -77,28 +94,41 @@ _PROBES = (
 
 
 class TextEncoder:
-    """Encodes texts that hold control tokens, as the tokenizer does with `add_special_tokens=False`.
+    """Encodes texts that hold control tokens, and decodes completions.
 
     Args:
-        tokenizer: the encoder's own from now on; its control tokens become special.
+        tokenizer: whose tokens these are.
+        fim: the control tokens in use; None where only the tokenizer is known.
+        takes_over: nobody else uses `tokenizer`, so it need not be copied.
 
     Attributes:
         controls: the control tokens and their ids.
         pattern: finds control tokens as the tokenizer does.
-        granularity: what encodes independently: lines, segments between control tokens, or only whole texts.
+        granularity: what encodes independently: lines, or segments between control tokens.
+        is_control: bool [largest id + 1], whether an id is one that user text must not become. The token for unknown
+            characters is not, unless it serves as a control token too.
+        is_literal: see `is_spelled_out`.
+        is_lossless: every text comes back from its tokens unchanged.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self.controls = {text: token_id(tokenizer, text) for text in sorted(control_tokens(tokenizer))}
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerFast, fim: FimTokens | None = None, *, takes_over: bool = False
+    ) -> None:
+        self.is_literal = is_spelled_out(tokenizer, fim)
+        backend = tokenizer.backend_tokenizer
+        self._tokenizer: Tokenizer = backend if takes_over else copy.deepcopy(backend)
+        self.controls = {text: token_id(self._tokenizer, text) for text in sorted(control_tokens(tokenizer, fim))}
+        self._control_ids = frozenset(self.controls.values())
         self.pattern = control_pattern(self.controls)
         self._splitter = re.compile(f"({self.pattern.pattern})")
-        self._tokenizer = tokenizer
         # A server encodes from several threads, and each needs its own setting of the tokenizer.
         self._lock = threading.Lock()
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        added = self._tokenizer.get_added_tokens_decoder().values()
+        self._has_flags = any(token.lstrip or token.rstrip or token.single_word for token in added)
         # So that `encode_special_tokens` makes the tokenizer blind to all of them; all else about them stays.
-        tokenizer.add_special_tokens(
+        self._tokenizer.add_special_tokens(
             [
                 AddedToken(
                     token.content,
@@ -108,10 +138,21 @@ class TextEncoder:
                     normalized=token.normalized,
                     special=True,
                 )
-                for token in tokenizer.get_added_tokens_decoder().values()
+                for token in added
                 if token.content in self.controls
             ]
         )
+        # Random, so that no text can hold it.
+        self._anchor = f"\ue000{secrets.token_hex(16)}\ue001"
+        self._tokenizer.add_tokens([AddedToken(self._anchor, special=False, normalized=False)])
+        self._anchor_id = token_id(self._tokenizer, self._anchor)
+        plain, behind_anchor = (self._texts_kept(anchors) for anchors in (False, True))
+        self._anchors = behind_anchor > plain
+        self.is_control = self._forbidden(tokenizer, fim)
+        normalizer, decoder = _spec(self._tokenizer.normalizer).get("type"), _spec(self._tokenizer.decoder).get("type")
+        keeps_starts = max(plain, behind_anchor) == len(_STARTS)
+        self._keeps_ascii = keeps_starts and decoder == "ByteLevel" and normalizer in (None, "NFC")
+        self.is_lossless = self._keeps_ascii and normalizer is None
         self.granularity: Granularity = self._finest()
 
     @property
@@ -120,13 +161,10 @@ class TextEncoder:
         return {
             "line": "distinct lines encoded once",
             "segment": "distinct segments between control tokens encoded once",
-            "whole": "this tokenizer does not encode pieces independently: every row encoded whole",
         }[self.granularity]
 
     def encode(self, text: str, control_spans: Sequence[int] | None = None) -> list[int]:
         """Token ids of one text; `control_spans` as in `pieces`."""
-        if control_spans is None:
-            return self._encode([text], blind=False)[0].ids
         return self.join(self.pieces(text, control_spans))
 
     def pieces(self, text: str, control_spans: Sequence[int] | None = None) -> list[Piece]:
@@ -137,9 +175,6 @@ class TextEncoder:
             control_spans: where control tokens stand, `[start, end, start, end, …]` in characters; what looks like one
                 elsewhere is ordinary text. None: wherever the tokenizer finds them.
         """
-        if self.granularity == "whole":
-            assert control_spans is None, "a tokenizer of whole texts cannot tell control tokens from user text"
-            return [text] if text else []
         pieces: list[Piece] = []
         if control_spans is None:
             # Ordinary text and control tokens in turns.
@@ -168,8 +203,7 @@ class TextEncoder:
 
     def encode_pieces(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Token ids (int32) of each text piece; several threads at once unless TOKENIZERS_PARALLELISM says no."""
-        encodings = self._encode(texts, blind=self.granularity != "whole")
-        return [np.array(encoding.ids, np.int32) for encoding in encodings]
+        return [np.array(ids, np.int32) for ids in self._ids(texts, blind=True)]
 
     def join(self, pieces: Sequence[Piece]) -> list[int]:
         """Token ids of pieces, one after the other."""
@@ -177,47 +211,88 @@ class TextEncoder:
         texts = iter(self.encode_pieces([line for line in lines if isinstance(line, str)]))
         return list(itertools.chain.from_iterable([p] if isinstance(p, int) else next(texts).tolist() for p in lines))
 
-    def encode_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Token ids of a whole text and where each token stands in it, in characters."""
-        with self._lock:
-            self._tokenizer.encode_special_tokens = False
-            encoding = self._tokenizer.encode(text, add_special_tokens=False)
-        return encoding.ids, encoding.offsets
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of a completion's ids, white space as generated; control tokens are left out."""
+        text = [token for token in map(int, ids) if token not in self._control_ids]
+        if not self._anchors:
+            return self._tokenizer.decode(text, skip_special_tokens=False)
+        return self._tokenizer.decode([self._anchor_id, *text], skip_special_tokens=False).removeprefix(self._anchor)
+
+    def changed_by(self, text: str) -> str | None:
+        """What the tokenizer makes of a text where that is not the text itself (normalised, unknown characters)."""
+        if self.is_lossless or (self._keeps_ascii and text.isascii()):
+            return None
+        found = self.decode(self.encode_pieces([text])[0].tolist())
+        return None if found == text else found
+
+    def reads_control(self, text: str, *, blind: bool) -> bool:
+        """Whether a text, all of it user text, becomes a control token.
+
+        Args:
+            blind: read it as `encode_pieces` does; False: as the tokenizer does by itself.
+        """
+        if not blind and self.pattern.search(text) is not None:
+            return True
+        return not self.is_literal and bool(self.is_control[self._ids([text], blind=blind)[0]].any())
 
     def agrees(self, text: str) -> bool:
-        """Whether the pieces of a text give the ids of the whole text."""
-        return self.join(self.pieces(text)) == self.encode(text)
+        """Whether the pieces of a text give the ids that the tokenizer gives the whole text."""
+        with self._lock:
+            self._tokenizer.encode_special_tokens = False
+            whole = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return self.encode(text) == whole
+
+    def lines_agree(self, text: str) -> bool:
+        """Whether the lines of a text give the ids of its segments."""
+        segments = [
+            [piece] if isinstance(piece, int) else self._ids([piece], blind=True)[0] for piece in self.pieces(text)
+        ]
+        return self.encode(text) == list(itertools.chain.from_iterable(segments))
 
     def fall_back(self) -> None:
-        """Encode whole texts from now on."""
-        self.granularity = "whole"
+        """Cut at control tokens only from now on."""
+        self.granularity = "segment"
+
+    def _ids(self, texts: Sequence[str], *, blind: bool) -> list[list[int]]:
+        """Ids of texts, those of an anchor left out; `blind`: control tokens are ordinary text."""
+        if not self._anchors:
+            return [encoding.ids for encoding in self._encode(texts, blind=blind)]
+        return [encoding.ids[1:] for encoding in self._encode([self._anchor + text for text in texts], blind=blind)]
 
     def _encode(self, texts: Sequence[str], *, blind: bool) -> list[Encoding]:
-        """Encode texts; `blind`: control tokens are ordinary text."""
         with self._lock:
             self._tokenizer.encode_special_tokens = blind
             return self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
 
+    def _texts_kept(self, anchors: bool) -> int:
+        """How many of _STARTS come back from their ids, with or without an anchor."""
+        self._anchors = anchors
+        ids = self._ids(_STARTS, blind=True)
+        return sum(self.decode(found) == text for found, text in zip(ids, _STARTS, strict=True))
+
+    def _forbidden(self, tokenizer: PreTrainedTokenizerFast, fim: FimTokens | None) -> np.ndarray:
+        table = np.zeros(max(self._tokenizer.get_vocab().values()) + 1, np.bool_)
+        table[[*self.controls.values(), self._anchor_id]] = True
+        in_use = {tokenizer.eos_token_id, tokenizer.bos_token_id, *(fim.end_ids if fim else ())}
+        unknown = set(self._ids([_UNKNOWN], blind=True)[0]) - in_use
+        table[list(unknown)] = False
+        return table
+
     def _finest(self) -> Granularity:
-        added = self._tokenizer.get_added_tokens_decoder().values()
-        if any(token.lstrip or token.rstrip or token.single_word for token in added):
-            return "whole"
-        ids = set(self.controls.values())
-        hidden = self._encode([f"a{control}b" for control in self.controls], blind=True)
-        if any(ids.intersection(encoding.ids) for encoding in hidden):
-            return "whole"
-        self.granularity = "line" if self._ends_tokens_at_line_ends() else "segment"
-        return self.granularity if all(self.agrees(text) for text in self._probe_texts()) else "whole"
+        if not self._ends_tokens_at_line_ends():
+            return "segment"
+        self.granularity = "line"
+        return "line" if all(self.lines_agree(text) for text in self._probe_texts()) else "segment"
 
     def _probe_texts(self) -> Iterable[str]:
-        # Each probe beside each other one, on both sides. Some tokenizers reserve hundreds of control tokens, all alike.
+        # Each probe beside each other one, on both sides.
         for probe in _PROBES:
             yield probe + probe.join(_PROBES)
-        for control in list(self.controls)[:16]:
-            yield control + control.join(_PROBES) + control
 
     def _ends_tokens_at_line_ends(self) -> bool:
         normalizer, pre_tokenizer = _spec(self._tokenizer.normalizer), _spec(self._tokenizer.pre_tokenizer)
+        if self._has_flags or self._anchors:
+            return False
         if any("\n" in token.content for token in self._tokenizer.get_added_tokens_decoder().values()):
             return False
         if not _keeps_line_ends(normalizer):

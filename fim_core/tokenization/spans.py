@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-import numpy as np
-
 from fim_core.tokenization.encoder import Piece, TextEncoder
 
 
@@ -20,11 +18,6 @@ def cut_at_spans(
         control_spans: as `TextEncoder.pieces` takes them.
         trained_spans: `[start, end, start, end, …]` in characters.
     """
-    if encoder.granularity == "whole":
-        ids, offsets = encoder.encode_offsets(prompt)
-        starts = np.array([start for start, _ in offsets], np.int64)
-        inside = np.searchsorted(np.array(trained_spans), starts, side="right") % 2 == 1
-        return list(ids), np.flatnonzero(inside).tolist()
     pieces: list[Piece] = []
     chosen: list[int] = []
     cuts = [0, *trained_spans, len(prompt)]

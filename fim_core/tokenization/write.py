@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 
 from fim_core.batches import by_export
 from fim_core.config import DataConfig
-from fim_core.errors import FimError
 from fim_core.packing.rows import Rows
 from fim_core.parallel import ordered_map
 from fim_core.parts import Parts
+from fim_core.records.schema import Reason
 from fim_core.tokenization.batch import DATASET_SCHEMA, REJECTED_SCHEMA, SPLITS, BatchTokenizer, TokenizedBatch
 from fim_core.tokenization.encoder import Granularity, TextEncoder
 from fim_core.tokenization.shards import SplitWriter
@@ -27,8 +27,11 @@ logger = logging.getLogger(__name__)
 
 DATASET = "dataset"
 REJECTED = "rejected.parquet"
+CHANGED = "changed.parquet"
 
 QUANTILES = (0.5, 0.9, 0.99, 1.0)
+
+_CHANGED_SCHEMA = pa.schema([pa.field("row_id", pa.string())])
 
 _BATCH_ROWS = 1024
 _SAMPLED_GROUPS, _SAMPLED_ROWS = 8, 16
@@ -37,12 +40,15 @@ _MOST_TYPES = 50
 
 @dataclass(frozen=True)
 class TokenizedCounts:
-    """What became of the prompts: rows_in = rows_kept + too_long.
+    """What became of the prompts: rows_in = rows_kept + too_long + control_token + left_out.
 
     Attributes:
+        control_token: rows in which the tokenizer makes a control token of user text.
         tokens: of all kept rows; trained_tokens: those with a label.
-        train, eval: kept rows of each split.
+        train, eval: kept rows of each split; left_out: rows that are neither trained on nor held out.
         neutralised: rows with control tokens in user text, encoded as ordinary text.
+        changed: rows whose response does not come back from its tokens as it was, because the tokenizer normalises text or
+            lacks characters.
         lengths: by type of completion, most frequent first 50: rows, and the quantiles QUANTILES of their tokens.
         histogram: rows by the power of two that their length does not exceed.
         encoded: rows that had to be encoded; what became of the others was known from an earlier run.
@@ -54,11 +60,14 @@ class TokenizedCounts:
     rows_in: int
     rows_kept: int
     too_long: int
+    control_token: int
     tokens: int
     trained_tokens: int
     train: int
     eval: int
+    left_out: int
     neutralised: int
+    changed: int
     lengths: dict[str, dict[str, float]]
     histogram: dict[str, int]
     encoded: int
@@ -74,34 +83,34 @@ def tokenize_prompts(prompts: Path, output: Path, *, data: DataConfig, parts: Pa
     rest, or everywhere with `mask_inputs: false`. Rows longer than `max_length` are rejected as `too_long`, and with
     `filter_samples: false` also reported one by one as warnings.
 
-    Writes into the folder `output`: `dataset/` (a `datasets.DatasetDict` with train and eval, DATASET_SCHEMA) and
-    `rejected.parquet`.
+    Writes into the folder `output`: `dataset/` (a `datasets.DatasetDict` with train and eval, DATASET_SCHEMA),
+    `rejected.parquet`, and `changed.parquet` (row_id), the rows that `TokenizedCounts.changed` counts.
 
     Args:
         prompts: folder that `write_fim_prompts` wrote.
         parts: where what became of rows is kept; must be of the same options and code.
-
-    Raises:
-        FimError: control tokens are to be neutralised, which this tokenizer does not allow.
     """
     output.mkdir(parents=True, exist_ok=True)
     source = pq.ParquetFile(prompts / "prompts.parquet")
     worker = BatchTokenizer(prompts, data, False, parts)
-    disagreeing = [text for text in _sample(source) if not worker.encoder.agrees(text)]
-    falls_back = bool(disagreeing) and worker.encoder.granularity != "whole"
-    if falls_back and data.control_tokens == "neutralise":
-        raise FimError(
-            "The text between control tokens does not encode independently with this tokenizer, so control tokens in "
-            "user text cannot be neutralised. Set data.control_tokens: reject."
-        )
+    sample = _sample(source)
+    falls_back = not all(map(worker.encoder.lines_agree, sample))
     if falls_back:
         worker = BatchTokenizer(prompts, data, True, parts)
+        logger.warning("This tokenizer does not encode lines independently: text is cut at control tokens only.")
+    if others := sum(not worker.encoder.agrees(text) for text in sample):
         logger.warning(
-            "Pieces of %d sampled prompts do not encode independently: rows are encoded whole.", len(disagreeing)
+            "This tokenizer gives %d of %d sampled prompts other tokens when it reads them as one text, since it changes "
+            "the text around control tokens. Send the tokens of PromptBuilder.encode to a server, not text.",
+            others,
+            len(sample),
         )
     totals = _Totals()
     writers = {split: SplitWriter(output / DATASET / split, DATASET_SCHEMA, split) for split in SPLITS}
-    with pq.ParquetWriter(output / REJECTED, REJECTED_SCHEMA, compression="zstd") as rejected:
+    with (
+        pq.ParquetWriter(output / REJECTED, REJECTED_SCHEMA, compression="zstd") as rejected,
+        pq.ParquetWriter(output / CHANGED, _CHANGED_SCHEMA, compression="zstd") as changed,
+    ):
         batches = by_export(source.iter_batches(_BATCH_ROWS), _BATCH_ROWS)
         make, arguments = (
             (lambda: worker, ()) if data.num_proc == 1 else (BatchTokenizer, (prompts, data, falls_back, parts))
@@ -110,6 +119,7 @@ def tokenize_prompts(prompts: Path, output: Path, *, data: DataConfig, parts: Pa
             for split, rows in result.kept.items():
                 writers[split].write(rows)
             rejected.write_table(result.rejected)
+            changed.write_batch(pa.record_batch([result.changed], schema=_CHANGED_SCHEMA))
             totals.add(result)
             if not data.filter_samples:
                 _warn_of(result.rejected)
@@ -137,8 +147,11 @@ class _Totals:
 
     lengths: dict[str, list[np.ndarray]] = field(default_factory=lambda: defaultdict(list))
     too_long: int = 0
+    left_out: int = 0
     trained_tokens: int = 0
+    control_token: int = 0
     neutralised: int = 0
+    changed: int = 0
     encoded: int = 0
     tokenizer_tokens: int = 0
 
@@ -146,9 +159,13 @@ class _Totals:
         types = np.array(result.types, dtype=object)
         for kind in sorted(set(result.types)):
             self.lengths[kind].append(result.lengths[types == kind])
-        self.too_long += result.rejected.num_rows
+        reasons = Counter(result.rejected.column("reason").to_pylist())
+        self.too_long += reasons[Reason.TOO_LONG]
+        self.control_token += reasons[Reason.CONTROL_TOKEN]
+        self.left_out += result.left_out
         self.trained_tokens += result.trained_tokens
         self.neutralised += result.neutralised
+        self.changed += len(result.changed)
         self.encoded += result.encoded
         self.tokenizer_tokens += result.tokenizer_tokens
 
@@ -161,11 +178,14 @@ class _Totals:
             rows_in=rows_in,
             rows_kept=len(everything),
             too_long=self.too_long,
+            control_token=self.control_token,
             tokens=int(everything.sum(dtype=np.int64)),
             trained_tokens=self.trained_tokens,
             train=rows["train"],
             eval=rows["eval"],
+            left_out=self.left_out,
             neutralised=self.neutralised,
+            changed=self.changed,
             lengths={kind: _summary(by_type[kind]) for kind in sorted(largest)},
             histogram={str(2**power): powers[power] for power in sorted(powers)},
             encoded=self.encoded,

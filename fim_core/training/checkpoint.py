@@ -7,7 +7,6 @@ come. Its marker `state.json` is written last, before the rename.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import itertools
 import logging
 import os
@@ -31,8 +30,8 @@ from deepspeed.utils.tensor_fragment import fragment_address
 from fim_core.config import Experiment
 from fim_core.config.training import CheckpointConfig
 from fim_core.errors import DamagedFile, FimError
-from fim_core.files import flush, flush_tree, read_json, write_json
-from fim_core.store import digest
+from fim_core.files import flush, flush_tree
+from fim_core.integrity import digests_of, find_damage, read_sealed, write_sealed
 from fim_core.training.distributed import Ranks
 from fim_core.training.steps import Position, Step
 
@@ -59,7 +58,7 @@ class State:
         world_size: ranks that wrote it. stage: ZeRO stage that it was partitioned by.
         threads: CPU threads of each rank; sums on a CPU depend on them in their last digits.
         batch_rows: rows of an optimizer step, which the run keeps on any number of ranks.
-        files: SHA-256 of each file by its path in the folder.
+        files: digest of each file by its path in the folder (see integrity.py).
         progress: position and counters of the run.
     """
 
@@ -89,7 +88,7 @@ def newest_state(folder: Path, fingerprint: str) -> State | None:
             raise FimError(
                 f"{state.path} was saved with other options or other data. Remove {folder} to start from the beginning."
             )
-        if (damage := _damage(state)) is None:
+        if (damage := find_damage(state.path, state.files)) is None:
             return state
         logger.warning("%s is damaged (%s); an older state is used, or none.", state.path, damage)
     return None
@@ -133,9 +132,18 @@ def save_state(
     ranks.barrier()
     if ranks.is_first:
         stage, threads = engine.zero_optimization_stage(), torch.get_num_threads()
-        state = State(scratch, fingerprint, ranks.world_size, stage, threads, batch_rows, _digests(scratch), progress)
+        state = State(
+            scratch,
+            fingerprint,
+            ranks.world_size,
+            stage,
+            threads,
+            batch_rows,
+            digests_of(scratch, without=MARKER),
+            progress,
+        )
         content = {key: value for key, value in asdict(state).items() if key != "path"}
-        write_json(scratch / MARKER, content | {"digest": digest(content)})
+        write_sealed(scratch / MARKER, content)
         publish_folder(scratch, final)
         for old in _outdated(folder, fingerprint, step, keep):
             shutil.rmtree(old)
@@ -258,36 +266,12 @@ def _read_state(folder: Path) -> State | None:
     if name is None or folder.is_symlink() or not place.is_file():
         return None
     try:
-        content = dict(read_json(place))
-        if content.pop("digest") != digest(content):
-            raise DamagedFile("its digest is another")
-        state = State(path=folder, **content)
+        state = State(path=folder, **read_sealed(place))
         step = state.position.step
     except (DamagedFile, ValueError, TypeError, KeyError) as error:
         logger.warning("%s is damaged, so this state is not used: %s", place, error)
         return None
     return state if name[1] == str(step) else None
-
-
-def _digests(folder: Path) -> dict[str, str]:
-    digests = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path != folder / MARKER:
-            with path.open("rb") as file:
-                digests[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
-    return digests
-
-
-def _damage(state: State) -> str | None:
-    """What is wrong with the files of a state; None if they are as they were saved."""
-    try:
-        found = _digests(state.path)
-    except OSError as error:
-        return f"{error.filename}: {error.strerror}"
-    for name, saved in state.files.items():
-        if found.get(name) != saved:
-            return f"{name} is missing" if name not in found else f"{name} has changed"
-    return None
 
 
 def _place(folder: Path, step: int, fingerprint: str) -> Path:

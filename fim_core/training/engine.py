@@ -244,6 +244,7 @@ def finish(run: Run, progress: Progress) -> TrainResult:
         world_size=run.ranks.world_size,
         resumed_from=run.resumed_from,
         packing=run.packing,
+        warmup_steps=run.warmup_steps,
         notices=run.notices,
     )
     export_model(run.job, run.engine, run.tokenizer, run.ranks)

@@ -8,7 +8,6 @@ import torch
 
 from fim_core.training.counters import Outcome, Progress
 from fim_core.training.metrics import peak_memory
-from fim_core.training.schedule import warmup_steps
 from fim_core.training.setup import Run
 from fim_core.training.steps import Step
 from fim_core.training.trackers import EventLog, open_trackers
@@ -38,12 +37,11 @@ def open_log(run: Run) -> EventLog | None:
         trains=run.experiment.model.trains,
         lr=run.experiment.optimizer.lr,
         schedule=run.experiment.scheduler.name,
-        warmup_steps=warmup_steps(run.experiment.scheduler, run.total_steps),
+        warmup_steps=run.warmup_steps,
         gradient_clipping=run.experiment.deepspeed["gradient_clipping"],
         packing=run.packing,
         batch_rows=run.batch_rows,
-        peak_flops=run.peak.flops,
-        peak_source=run.peak.source,
+        **({"peak_flops": run.peak.flops, "peak_source": run.peak.source} if run.peak else {}),
     )
     for notice in run.notices:
         log.write("warning", run.start.position.step, message=notice)
@@ -74,7 +72,7 @@ def log_step(log: EventLog | None, run: Run, step: Step, progress: Progress, out
         rows_per_second=step.rows / seconds,
         tokens_per_second=step.tokens / seconds,
         distinct_tokens_per_second=step.distinct_tokens / seconds,
-        mfu=outcome.operations / seconds / (run.peak.flops * run.ranks.world_size),
+        **({"mfu": outcome.operations / seconds / (run.peak.flops * run.ranks.world_size)} if run.peak else {}),
         memory_bytes=peak_memory(run.ranks.device),
         empty_steps=progress.empty_steps,
     )

@@ -2,32 +2,58 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import time
 import traceback
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from fim_core.errors import FimError
-from fim_core.files import read_json, write_json
+from fim_core.errors import DamagedFile, FimError
+from fim_core.files import read_json_as, write_json
 from fim_core.training.job import Job, TrainingFailed
 from fim_core.training.processes import Command
+
+logger = logging.getLogger(__name__)
 
 TRACEBACK_LINES = 30
 DISK_FULL = 28
 """Exit code of a rank that found the disk full, where it could write no reason: ENOSPC of Linux."""
 
 
+@dataclass(frozen=True)
+class Failure:
+    """Why a rank ended.
+
+    Attributes:
+        time: when it wrote this down, in seconds since the epoch.
+        user_error: whether the message is meant for users as it is.
+    """
+
+    rank: int
+    time: float
+    user_error: bool
+    message: str
+    traceback: str
+
+
 def record_failure(job: Job, rank: int, error: BaseException) -> None:
     """Write down why this rank ends."""
-    content = {
-        "rank": rank,
-        "time": time.time(),
-        "user_error": isinstance(error, FimError),
-        "message": str(error),
-        "traceback": "".join(traceback.format_exception(error)),
-    }
-    write_json(job.work.failure(job.attempt, rank), content)
+    lines = "".join(traceback.format_exception(error))
+    failure = Failure(rank, time.time(), isinstance(error, FimError), str(error), lines)
+    write_json(job.work.failure(job.attempt, rank), asdict(failure))
+
+
+def recorded_failures(job: Job) -> list[Failure]:
+    """What the ranks of this attempt have written down, oldest first. What is damaged is passed over."""
+    failures = []
+    for file in job.work.failure(job.attempt, 0).parent.glob(f"{job.attempt}-rank-*.json"):
+        try:
+            failures.append(read_json_as(file, Failure))
+        except DamagedFile as error:
+            logger.warning("%s", error)
+    return sorted(failures, key=lambda failure: failure.time)
 
 
 def failure_of(job: Job, codes: Mapping[int, int], commands: Sequence[Command]) -> FimError:
@@ -44,13 +70,11 @@ def failure_of(job: Job, codes: Mapping[int, int], commands: Sequence[Command]) 
             f"The disk is full: {job.work.root}, or another place that training writes to. Free some space; `fim gc` "
             "helps. Training resumes from its newest state."
         )
-    files = job.work.failure(job.attempt, 0).parent.glob(f"{job.attempt}-rank-*.json")
-    failures = [read_json(file) for file in files]
-    failures.sort(key=lambda failure: failure["time"])
+    failures = recorded_failures(job)
     for failure in failures:
-        if failure["user_error"]:
-            return FimError(failure["message"])
-    told = {failure["rank"] for failure in failures}
+        if failure.user_error:
+            return FimError(failure.message)
+    told = {failure.rank for failure in failures}
     for rank, code in codes.items():
         if code < 0 and rank not in told:
             name = signal.Signals(-code).name
@@ -58,8 +82,8 @@ def failure_of(job: Job, codes: Mapping[int, int], commands: Sequence[Command]) 
             return TrainingFailed(f"{_who(commands[rank])} was ended by {name}.{hint}\n{_tail(commands[rank].log)}")
     if failures:
         first = failures[0]
-        lines = "\n".join(first["traceback"].rstrip().splitlines()[-TRACEBACK_LINES:])
-        return TrainingFailed(f"Rank {first['rank']} failed: {first['message']}\n{lines}")
+        lines = "\n".join(first.traceback.rstrip().splitlines()[-TRACEBACK_LINES:])
+        return TrainingFailed(f"Rank {first.rank} failed: {first.message}\n{lines}")
     index, code = next(iter(codes.items()))
     return TrainingFailed(f"{_who(commands[index])} ended with exit code {code}.\n{_tail(commands[index].log)}")
 

@@ -6,13 +6,13 @@ Everything here is light, so that a front door can start a run without importing
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fim_core.config import Experiment
 from fim_core.errors import FimError
-from fim_core.files import read_json, write_json
+from fim_core.integrity import read_sealed, write_sealed
 
 
 class TrainingFailed(FimError):
@@ -128,13 +128,18 @@ class Job:
             "attempt": self.attempt,
             "provenance": dict(self.provenance),
         }
-        write_json(self.work.job, content)
+        write_sealed(self.work.job, content)
         return self.work.job
 
     @classmethod
     def read(cls, path: Path) -> Job:
-        """Read what `write` stored."""
-        content = read_json(path)
+        """Read what `write` stored.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            DamagedFile: it is not what was stored.
+        """
+        content = read_sealed(path)
         return cls(
             experiment=Experiment.model_validate(content["experiment"]),
             dataset=Path(content["dataset"]),
@@ -164,7 +169,9 @@ class TrainResult:
         seconds: time spent in training steps, over all attempts.
         world_size: ranks of the last attempt.
         resumed_from: the step that the last attempt began at, or None when it began at the start.
-        packing: the strategy that was used; `notices`: what was replaced or left out, and why.
+        packing: the strategy that was used.
+        warmup_steps: optimizer steps of the warm-up, as the schedule of the whole run has them.
+        notices: what was replaced or left out, and why.
     """
 
     model: Path
@@ -184,14 +191,20 @@ class TrainResult:
     world_size: int
     resumed_from: int | None
     packing: str
+    warmup_steps: int
     notices: tuple[str, ...] = ()
 
     def write(self, path: Path) -> None:
         """Store as JSON."""
-        write_json(path, asdict(replace(self, model=self.model.absolute())) | {"model": str(self.model.absolute())})
+        write_sealed(path, asdict(self) | {"model": str(self.model.absolute())})
 
     @classmethod
     def read(cls, path: Path) -> TrainResult:
-        """Read what `write` stored."""
-        content = read_json(path)
+        """Read what `write` stored.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            DamagedFile: it is not what was stored.
+        """
+        content = read_sealed(path)
         return cls(**content | {"model": Path(content["model"]), "notices": tuple(content["notices"])})

@@ -43,7 +43,11 @@ def main() -> int:
     parser.add_argument("--job", type=Path, required=True)
     parser.add_argument("--rendezvous", help="host:port where the ranks of several machines meet")
     arguments = parser.parse_args()
-    job = Job.read(arguments.job)
+    try:
+        job = Job.read(arguments.job)
+    except (OSError, FimError) as error:
+        print(error, file=sys.stderr)
+        return 2
     if arguments.rendezvous:
         name_rank(arguments.rendezvous)
         die_without_follower(job)
@@ -101,7 +105,6 @@ def configure_logging(level: str) -> None:
     from deepspeed.utils import logger as deepspeed_logger
 
     transformers.utils.logging.set_verbosity(getattr(logging, level))
-    transformers.utils.logging.disable_progress_bar()
     deepspeed_logger.setLevel(level)
     for handler in deepspeed_logger.handlers:
         handler.setLevel(level)

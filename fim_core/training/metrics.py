@@ -43,9 +43,15 @@ class Peak:
     source: str
 
 
-def peak_of(device: torch.device, dtype: torch.dtype) -> Peak:
-    """The device's peak: from a table for known GPUs in half precision, else a measured matrix product."""
-    if device.type == "cuda" and dtype != torch.float32:
+def peak_of(device: torch.device, dtype: torch.dtype) -> Peak | None:
+    """The GPU's peak: from a table for known cards in half precision, else a measured matrix product.
+
+    None on a CPU, whose rate depends on what else runs on the machine: a share of it would say nothing, and could be
+    above 1.
+    """
+    if device.type != "cuda":
+        return None
+    if dtype != torch.float32:
         name = torch.cuda.get_device_name(device)
         for part, flops in PEAK_FLOPS.items():
             if part in name:
@@ -55,15 +61,14 @@ def peak_of(device: torch.device, dtype: torch.dtype) -> Peak:
 
 
 def measure_matmul(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> float:
-    """Floating-point operations a second of the best of a few square matrix products."""
-    size = 512 if device.type == "cpu" else 8192
+    """Floating-point operations a second of a GPU: the best of a few square matrix products."""
+    size = 8192
     left, right = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(2))
     best = float("inf")
     for _ in range(repeats + 1):
         began = time.perf_counter()
         torch.mm(left, right)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        torch.cuda.synchronize(device)
         best = min(best, time.perf_counter() - began)
     return 2 * size**3 / best
 

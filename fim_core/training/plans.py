@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from fim_core.errors import DamagedFile
 from fim_core.files import replacing
 from fim_core.packing import PackPlan
-from fim_core.packing.plan import stored_ranks
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -19,10 +22,13 @@ class Plans:
     folder: Path
 
     def make(self, name: str, plan: Callable[[], PackPlan], *, ranks: int) -> None:
-        """Store a plan for so many ranks under a name, unless an earlier attempt has done so."""
+        """Store a plan for so many ranks under a name, unless an earlier attempt has done so. A damaged one is made again."""
         path = self._path(name)
-        if path.exists() and stored_ranks(path) == ranks:
-            return
+        try:
+            if path.exists() and PackPlan.read(path).ranks == ranks:
+                return
+        except DamagedFile as error:
+            logger.warning("%s It is planned again.", error)
         with replacing(path) as scratch:
             plan().write(scratch)
 

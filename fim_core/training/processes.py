@@ -1,26 +1,45 @@
 """A group of processes that ends as a whole: on request, when one fails, and when whoever started it dies.
 
-Three things together leave no survivor. All processes share one process group, which is killed as a whole. A guard in
-that group waits for its standard input to close, which the kernel does however the parent dies, and then kills the
-group, grandchildren included. And each rank asks the kernel to be killed with its parent (see `die_with_parent`).
+Four things together leave no survivor. All processes share one process group, which is killed as a whole. They carry a
+variable that their descendants inherit, by which those are found and killed that have left the group: ninja, with which
+DeepSpeed builds its operators, gives each compiler a group of its own. A guard in the group waits for its standard input
+to close, which the kernel does however the parent dies, and then kills all of them. And each rank asks the kernel to be
+killed with its parent (see `die_with_parent`).
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import secrets
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+import psutil
+
 PARENT = "FIM_PARENT_PID"
 """Environment variable for a process that is to die with its parent: the parent's number."""
+MARK = "FIM_PROCESS_GROUP"
+"""Environment variable of all processes of a group and of their descendants: the name of the group."""
 GRACE_SECONDS = 3.0
+_SWEEPS = 5
+"""How often descendants are looked for: one that is being killed may just have started another."""
+_GUARD = f"""
+read _
+for sweep in $(seq {_SWEEPS}); do
+    marked=$(grep -lsF "$1" /proc/[0-9]*/environ | cut -d / -f 3)
+    [ -n "$marked" ] || break
+    kill -KILL $marked
+done
+kill -KILL 0
+"""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -50,8 +69,9 @@ class ProcessGroup:
         """
         # Same session as ours, as a process can only join a group of its own session; but a group of its own, so
         # that Ctrl-C reaches us alone and we end the ranks in order.
+        self._name = secrets.token_hex(16)
         self._guard = subprocess.Popen(
-            ["/bin/sh", "-c", "read _; kill -KILL 0"],
+            ["/bin/sh", "-c", _GUARD, "guard", f"{MARK}={self._name}"],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -73,7 +93,7 @@ class ProcessGroup:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **command.environment},
+                env={**os.environ, **command.environment, MARK: self._name},
                 process_group=self._guard.pid,
                 pass_fds=tuple(keep_open),
             )
@@ -103,6 +123,7 @@ class ProcessGroup:
         self._signal_group(signal.SIGKILL)
         for process in self.processes:
             process.wait()
+        self._kill_descendants()
         # Reaped last: until then the kernel keeps its number, so that the group's number cannot be another's.
         assert self._guard.stdin is not None
         self._guard.stdin.close()
@@ -114,6 +135,17 @@ class ProcessGroup:
         except ProcessLookupError:
             return
 
+    def _kill_descendants(self) -> None:
+        """Kill what processes of the group have started in other groups or sessions."""
+        for _ in range(_SWEEPS):
+            marked = [process for process in psutil.process_iter() if _name_of(process) == self._name]
+            for process in marked:
+                with suppress(psutil.Error):
+                    process.kill()
+            if not marked:
+                return
+            psutil.wait_procs(marked, timeout=GRACE_SECONDS)
+
     def __enter__(self) -> ProcessGroup:
         return self
 
@@ -121,6 +153,14 @@ class ProcessGroup:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.end()
+
+
+def _name_of(process: psutil.Process) -> str | None:
+    """The group that a process belongs to by its environment; None for a zombie, and for what may not be looked into."""
+    try:
+        return process.environ().get(MARK)
+    except (psutil.Error, OSError):
+        return None
 
 
 def die_with_parent() -> None:

@@ -12,11 +12,13 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from fim_core.errors import FimError
-from fim_core.files import read_json, write_json
+from fim_core.errors import DamagedFile, FimError
+from fim_core.files import read_json_as, write_json
 from fim_core.training.job import Job, TrainingFailed
 from fim_core.training.launch import LOCK_SECONDS, exclusive, local_commands
 from fim_core.training.lease import LEASE_SECONDS, Lease, LeaseCheck
@@ -43,6 +45,14 @@ class RemoteJob(Protocol):
 
     def stop(self) -> None:
         """Have the cluster end it; may return before it has ended."""
+
+
+@dataclass(frozen=True)
+class LauncherFailure:
+    """Why the launcher on the cluster's machine ended; `user_error`: the message is meant for users as it is."""
+
+    user_error: bool
+    message: str
 
 
 class RemoteRanks:
@@ -83,9 +93,9 @@ class RemoteRanks:
         if self._status != "failed":
             return None
         told = self._job.work.launcher_failure(self._job.attempt)
-        if told.exists():
-            content = read_json(told)
-            return (FimError if content["user_error"] else TrainingFailed)(content["message"])
+        with suppress(FileNotFoundError, DamagedFile):
+            content = read_json_as(told, LauncherFailure)
+            return (FimError if content.user_error else TrainingFailed)(content.message)
         return TrainingFailed(f"{self._remote.name} has ended before its ranks did.\n{self._remote.output()}")
 
     def end(self) -> None:
@@ -117,12 +127,16 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     if arguments.directory and arguments.directory.is_dir():
         os.chdir(arguments.directory)
-    job = Job.read(arguments.job)
+    try:
+        job = Job.read(arguments.job)
+    except (OSError, FimError) as error:
+        print(error, file=sys.stderr)
+        return 1
     try:
         run_here(job)
     except FimError as error:
-        told = {"user_error": not isinstance(error, TrainingFailed), "message": str(error)}
-        write_json(job.work.launcher_failure(job.attempt), told)
+        told = LauncherFailure(not isinstance(error, TrainingFailed), str(error))
+        write_json(job.work.launcher_failure(job.attempt), asdict(told))
         print(error, file=sys.stderr)
         return 1
     return 0

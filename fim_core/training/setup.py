@@ -36,7 +36,7 @@ from fim_core.training.job import Job
 from fim_core.training.metrics import Peak, peak_of
 from fim_core.training.optimizer import build_optimizer
 from fim_core.training.plans import Plans
-from fim_core.training.schedule import build_scheduler
+from fim_core.training.schedule import build_scheduler, warmup_steps
 from fim_core.training.step_exports import StepExports
 from fim_core.training.steps import count_steps
 
@@ -63,10 +63,11 @@ class Run:
     save_plan: SavePlan
     fingerprint: str
     total_steps: int
+    warmup_steps: int
     start: Progress
     resumed_from: int | None
     cost: Cost
-    peak: Peak
+    peak: Peak | None
     packing: Strategy
     notices: tuple[str, ...]
 
@@ -122,7 +123,8 @@ def setup(job: Job, ranks: Ranks) -> Run:
     total_steps = count_steps(
         len(train_rows), batch_rows, experiment.epochs, experiment.max_steps, experiment.min_steps
     )
-    notices += few_steps(total_steps, len(train_rows), batch_rows, experiment)
+    run_steps = min(total_steps, experiment.exit_iteration or total_steps)
+    notices += few_steps(run_steps, len(train_rows), batch_rows, experiment)
     plans = Plans(work.packs)
     if ranks.is_first:
         remove_leftovers(work.states)
@@ -180,7 +182,8 @@ def setup(job: Job, ranks: Ranks) -> Run:
         batch_rows=batch_rows,
         save_plan=save_plan,
         fingerprint=fingerprint,
-        total_steps=min(total_steps, experiment.exit_iteration or total_steps),
+        total_steps=run_steps,
+        warmup_steps=warmup_steps(experiment.scheduler, total_steps),
         start=start,
         resumed_from=None if state is None else state.position.step,
         cost=cost,
@@ -241,10 +244,10 @@ def few_steps(steps: int, rows: int, batch_rows: int, experiment: Experiment) ->
     if steps >= FEW_STEPS:
         return ()
     batch = "micro_batch_size or gradient_accumulation_steps" if experiment.batch_grows_with_ranks else "batch_rows"
-    longer = "max_steps" if steps == experiment.max_steps else "epochs"
+    longer = next((name for name in ("exit_iteration", "max_steps") if steps == getattr(experiment, name)), "epochs")
     notice = (
-        f"The run takes {steps} optimizer steps ({rows} rows, {batch_rows} a step, epochs: {experiment.epochs}); with "
-        f"fewer than {FEW_STEPS} a model learns little. Lower {batch}, or raise {longer}."
+        f"The run takes {steps} optimizer steps ({rows} rows, {batch_rows} a step, epochs: {experiment.epochs}), which is "
+        f"few. A model usually learns more with {FEW_STEPS} or more: lower {batch}, or raise {longer}."
     )
     return (notice,)
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from fim_core.config.training import CheckpointConfig
 from fim_core.errors import DamagedFile, FimError
-from fim_core.files import flush, flush_tree, read_json, write_json
+from fim_core.files import flush, flush_tree
+from fim_core.integrity import read_sealed, write_sealed
 from fim_core.training.job import Job
 
 LIST = "exports.json"
@@ -92,16 +93,16 @@ class StepExports:
         if self.folder.is_symlink() or place.is_symlink():
             raise self._foreign("it is a symbolic link")
         try:
-            content = read_json(place)
+            content = read_sealed(place)
         except FileNotFoundError:
             if self.folder.is_dir() and any(self.folder.iterdir()):
                 raise self._foreign(f"it has no {LIST}") from None
             return []
         except DamagedFile as error:
             raise self._foreign(f"its {LIST} is damaged") from error
-        if not isinstance(content, dict) or content.get("fingerprint") != self._fingerprint:
+        if content["fingerprint"] != self._fingerprint:
             raise self._foreign(f"its {LIST} is that of another run")
-        return list(content["exports"])
+        return content["exports"]
 
     def _foreign(self, why: str) -> FimError:
         return FimError(
@@ -110,7 +111,7 @@ class StepExports:
         )
 
     def _write(self, names: list[str]) -> None:
-        write_json(self.folder / LIST, {"fingerprint": self._fingerprint, "exports": names})
+        write_sealed(self.folder / LIST, {"fingerprint": self._fingerprint, "exports": names})
 
 
 def _remove(folder: Path) -> None:

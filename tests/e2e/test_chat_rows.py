@@ -14,11 +14,11 @@ from small_tokenizers import CL100K, byte_level
 from tiny_pipeline import TINY, write_experiment
 
 from fim_core.config import load_experiment
-from fim_core.evaluation.generate import completion_text
 from fim_core.evaluation.predictors import Predictor
 from fim_core.evaluation.rows import load_eval_set
 from fim_core.pipeline import run
 from fim_core.pipeline.data import RAW_ROWS
+from fim_core.tokenization.encoder import TextEncoder
 from fim_core.tokens import load_tokenizer
 
 pytestmark = pytest.mark.xdist_group("e2e")
@@ -71,7 +71,7 @@ def test_the_gold_completion_is_the_last_answer(path: Path) -> None:
         turns.add(len(messages))
         assert prompt + target == held_out[row.row_id]["input_ids"]
         assert row.completion == messages[-1]["content"]
-        assert completion_text(tokenizer, target[:-1]) == row.completion
+        assert TextEncoder(tokenizer).decode(target[:-1]) == row.completion
         assert target[-1] in stop_ids
         assert not stop_ids.intersection(target[:-1])
         asked = tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)

@@ -64,7 +64,7 @@ def test_the_counts_add_up(finished: Path) -> None:
     raw, prompts = store.current("raw_completions").counts, store.current("fim_prompts").counts
     assert prompts["rows_in"] == raw["rows"]
     assert prompts["rows_kept"] + sum(prompts["rejected"].values()) == prompts["rows_in"]
-    assert prompts["train"] + prompts["eval"] == prompts["rows_kept"]
+    assert prompts["train"] + prompts["eval"] + prompts["left_out"] == prompts["rows_kept"]
 
 
 def test_the_checkpoint_loads_and_leads_back_to_the_rows(finished: Path) -> None:

@@ -1,11 +1,16 @@
-"""Retrainings follow each other; they do not pile up."""
+"""The retraining schedule: its settings, and ticks while a retraining runs."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import dagster as dg
 import pytest
+from pydantic import ValidationError
 
 from fim_assets.automation.schedule import retraining_schedule
+from fim_assets.definitions import defs
+from fim_assets.resources.experiment import workflow_settings
 from fim_core.config.workflow import ScheduleConfig
 
 
@@ -26,3 +31,72 @@ def test_a_tick_is_passed_over_while_a_retraining_runs(job: str, status: dg.Dags
         instance.add_run(dg.DagsterRun(job, run_id="00000000-0000-0000-0000-000000000001", status=status))
         result = schedule(dg.build_schedule_context(instance))
     assert isinstance(result, dg.SkipReason if skipped else dg.RunRequest)
+
+
+@pytest.mark.parametrize(
+    ("options", "valid"),
+    [
+        ({"cron": "0 3 * * 0"}, True),
+        ({"cron": "*/15 8-18 * JAN-MAR MON,FRI"}, True),
+        ({"cron": "0 3 * * 7"}, True),
+        ({"cron": "0 0 3 * * 0"}, False),
+        ({"cron": "0 3 * *"}, False),
+        ({"cron": "60 3 * * 0"}, False),
+        ({"cron": "0 24 * * *"}, False),
+        ({"cron": "0 3 31 2 *"}, False),
+        ({"cron": "at three"}, False),
+        ({"cron": ""}, False),
+        ({"timezone": "Europe/Berlin"}, True),
+        ({"timezone": "Europe/Berlim"}, False),
+        ({"timezone": "CEST"}, False),
+    ],
+)
+def test_the_experiment_accepts_what_dagster_accepts(options: dict[str, str], valid: bool) -> None:
+    given = {"cron": "0 3 * * 0", "timezone": "UTC"} | options
+
+    @dg.job
+    def nothing() -> None: ...
+
+    def define() -> None:
+        schedule = dg.ScheduleDefinition(job=nothing, cron_schedule=given["cron"], execution_timezone=given["timezone"])
+        dg.Definitions(schedules=[schedule]).get_repository_def()
+
+    if valid:
+        define()
+        ScheduleConfig(**given)
+    else:
+        with pytest.raises(dg.DagsterError):
+            define()
+        with pytest.raises(ValidationError):
+            ScheduleConfig(**given)
+
+
+VALID = "model: {name_or_path: m}\ndata: {sources: [{type: demo}]}\n"
+OURS = "schedule: {cron: '0 5 * * *', enabled: true}\nnotify: {webhook: 'https://example.org/hook'}\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "cron", "enabled", "webhook"),
+    [
+        (VALID + OURS, "0 5 * * *", True, True),
+        ("modle: 1\n" + VALID + OURS, "0 5 * * *", True, True),
+        ("modle: 1\n" + VALID, "0 3 * * 0", False, False),
+        (VALID + OURS.replace("*'", "* * *'"), "0 3 * * 0", True, True),
+        (VALID + OURS + "  bad: [", "0 3 * * 0", True, False),
+        ("", "0 3 * * 0", True, False),
+        (None, "0 3 * * 0", True, False),
+    ],
+    ids=["valid", "typo", "typo, no schedule", "bad cron", "not YAML", "empty", "missing"],
+)
+def test_a_broken_experiment_file_keeps_what_is_valid_in_it(
+    content: str | None, cron: str, enabled: bool, webhook: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that scheduled runs fail with the reason, where people hear of it, instead of never starting."""
+    file = tmp_path / "experiment.yaml"
+    if content is not None:
+        file.write_text(content)
+    monkeypatch.setenv("FIM_EXPERIMENT", str(file))
+    settings = workflow_settings()
+    assert (settings.schedule.cron, settings.schedule.enabled) == (cron, enabled)
+    assert (settings.notify.webhook is not None) == webhook
+    defs().get_repository_def()

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny_pipeline import TINY, write_experiment
+from tiny_pipeline import write_experiment
 
 from fim_core.cli.pipeline import open_experiment, run_pipeline
 from fim_core.cli.row_bars import RowBars
@@ -20,12 +20,12 @@ from fim_core.evaluation.progress import RowProgress
 
 
 def test_a_failed_check_that_stops_nothing_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = write_experiment(tmp_path, data={**TINY["data"], "eval_fraction": 0})
+    path = write_experiment(tmp_path, checks={"empty_outputs": {"max_rows": 0}})
     for _ in range(2):  # made, and found again
         run_pipeline(load_experiment(path), until="tokenized_dataset")
         said = capsys.readouterr().err
-        assert said.count("tokenized_dataset: check failed (warn): held_out_rows: 1 of 1") == 1
-        assert "It asks: There are held-out rows" in said
+        assert said.count("fim_prompts: check failed (warn): empty_outputs: ") == 1
+        assert "It asks: Completions that add nothing are a minority" in said
 
 
 def test_what_is_made_and_how_far_training_is_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import typer
 from data_path import MODEL, completion, data_options
+from small_tokenizers import like_model
 from typer.testing import CliRunner
 
 from fim_core.cli.convert import register
@@ -60,6 +61,21 @@ def run(*arguments: Any) -> str:
     result = CliRunner().invoke(app, ["convert", *map(str, arguments)], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result.output
+
+
+def test_a_family_that_reads_the_suffix_first(export: Path, tmp_path: Path) -> None:
+    like_model("codestral", chat=False).save_pretrained(tmp_path / "tokenizer")
+    arguments = (export, "-o", tmp_path / "out", "--tokenizer", tmp_path / "tokenizer")
+    with pytest.raises(FimError, match="--fim-order spm"):
+        run(*arguments)
+    run(*arguments, "--fim-order", "spm", "--format", "parquet")
+    recipe = recipe_of(pq.read_schema(tmp_path / "out"), "out")
+    assert recipe is not None
+    assert recipe.fim_order == "spm"
+    assert all(
+        row["prompt"].index("[SUFFIX]") < row["prompt"].index("[PREFIX]")
+        for row in pq.read_table(tmp_path / "out").to_pylist()
+    )
 
 
 def test_the_default(export: Path, tokenizer_folder: str) -> None:

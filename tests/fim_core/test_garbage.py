@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -213,11 +215,12 @@ def test_a_removal_that_is_cut_off_leaves_nothing_that_looks_whole(
     assert [entry.path for entry in find_garbage(store)] == [left]
 
 
-def test_what_was_made_just_now_stays(store: Store) -> None:
+def test_what_was_made_just_now_stays(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between its publication and its first use nothing refers to a version."""
-    old = make(store, "raw_completions", 0)
-    manifest = old.path / "manifest.json"
-    manifest.write_text(manifest.read_text().replace(old.manifest["created"], "2020-01-01T00:00:00+00:00"))
+    long_ago = datetime(2020, 1, 1, tzinfo=UTC)
+    with monkeypatch.context() as clock:
+        clock.setattr("fim_core.store.datetime", SimpleNamespace(now=lambda zone: long_ago))
+        old = make(store, "raw_completions", 0)
     make(store, "raw_completions", 1)
     assert [entry.path for entry in find_garbage(store)] == [old.path]
 

@@ -17,13 +17,14 @@ from fim_core.prompts import PromptBuilder
 from fim_core.training.job import TrainResult
 
 RESULT = TrainResult(
-    Path("/secret/model"), 50, 2, 2.5, 1.25, 1.0, 32, 1600, 60, 9000, 3000, 5000, 0, 3.0, 1, None, "tree"
+    Path("/secret/model"), 50, 2, 2.5, 1.25, 1.0, 32, 1600, 60, 9000, 3000, 5000, 0, 3.0, 1, None, "tree", 9
 )
 ROWS = {
     "rows_in": 1000,
     "rows_kept": 990,
     "rejected": {"invalid_json": 7, "control_token": 3},
     "too_long": 2,
+    "control_token": 1,
     "train": 800,
     "eval": 188,
 }
@@ -102,10 +103,11 @@ def test_a_card_holds_what_hubs_and_people_look_for(tmp_path: Path) -> None:
         "tags": ["fill-in-the-middle", "sql"],
     }
     assert "Trained from scratch." in card
-    assert "| rows | 1,000 |\n| kept | 988 |\n| rejected | 12 (invalid_json 7, control_token 3, too_long 2) |" in card
+    assert "| rows | 1,000 |\n| kept | 987 |\n| rejected | 13 (invalid_json 7, control_token 4, too_long 2) |" in card
     assert "| for training | 800 |\n| held out | 188 |" in card
     assert "| optimizer steps | 50 |\n| rows of a step | 32 |" in card
     assert "| learning rate, peak | 0.0002 |" in card
+    assert "| schedule | cosine, 9 steps of warm-up |" in card
     assert "| gradients clipped to a norm of | 1.0 |" in card
     assert "| held-out loss before, after (nats) | 2.5000, 1.2500 |" in card
     assert "<|fim_prefix|>{text before the cursor}<|fim_suffix|>{text after it}<|fim_middle|>" in card

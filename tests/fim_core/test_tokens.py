@@ -14,7 +14,9 @@ from fim_core.config import DataConfig, ModelConfig, Source
 from fim_core.demo.tokenizer import CODE_TOKENS, SPECIAL_TOKENS, train_tokenizer
 from fim_core.errors import FimError
 from fim_core.families import FAMILIES
-from fim_core.prompts import PromptBuilder
+from fim_core.prompts import Prompt, PromptBuilder
+from fim_core.prompts.rows import RowBuilder
+from fim_core.records.schema import Completion, Rejection
 from fim_core.tokens import control_pattern, control_tokens, load_tokenizer, resolve_fim_tokens
 
 SCRATCH = ModelConfig(config={"model_type": "qwen3"}, tokenizer="given")
@@ -179,7 +181,7 @@ def test_an_end_token_that_is_only_in_the_vocabulary_becomes_a_control_token() -
 def test_end_tokens_that_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(FimError, match=r"Set model\.end_token"):
         resolve_fim_tokens(byte_level([]), SCRATCH)
-    with pytest.raises(FimError, match="<nope> is no token"):
+    with pytest.raises(FimError, match="<nope> is not a token"):
         resolve_fim_tokens(byte_level(["<b>"], eos="<b>"), SCRATCH.model_copy(update={"end_token": "<nope>"}))
     (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": 99_999}))
     with pytest.raises(FimError, match="does not have"):
@@ -190,10 +192,57 @@ def test_control_tokens_with_and_without_the_special_flag(tokenizer: PreTrainedT
     assert control_tokens(tokenizer) == {*SPECIAL_TOKENS, *CODE_TOKENS}
 
 
-def test_added_tokens_that_are_ordinary_text_are_no_control_tokens() -> None:
-    words = ["    ", "\n\n", "õ", "hello", "<>"]
-    added = [AddedToken(text, special=False, normalized=False) for text in [*words, "<tool_call>", "[TOOL]"]]
-    assert control_tokens(byte_level(["<|end|>", *added])) == {"<|end|>", "<tool_call>", "[TOOL]"}
+def test_added_tokens_are_control_tokens_only_where_something_says_so() -> None:
+    """Gemma has thousands that are not: runs of spaces and line ends, markup of web pages."""
+    words = [
+        "    ",
+        "\n\n",
+        "õ",
+        "hello",
+        "<>",
+        "<h1>",
+        "</table>",
+        "<unused7>",
+        "[toxicity=0]",
+        "<tool_call>",
+        "<file_sep>",
+    ]
+    plain = [AddedToken(text, special=False, normalized=False) for text in words]
+    template = "{% for m in messages %}    {{ m.content }}hello<tool_call>{% endfor %}"
+    assert control_tokens(byte_level(["<|end|>", *plain])) == {"<|end|>", "<file_sep>"}, "a family's name"
+    named = byte_level(["<|end|>", *plain], chat_template=template)
+    assert control_tokens(named) == {"<|end|>", "<file_sep>", "<tool_call>"}, "one that the chat template writes"
+    fim = resolve_fim_tokens(named, SCRATCH.model_copy(update={"end_token": "<h1>"}))
+    in_use = {"<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>", "<h1>"}
+    assert control_tokens(named, fim) == {"<|end|>", "<file_sep>", "<tool_call>"} | in_use, "what the experiment names"
+
+
+def test_rows_about_markup_are_kept_with_a_tokenizer_that_has_tokens_for_it() -> None:
+    plain = [AddedToken(text, special=False, normalized=False) for text in ("<h1>", "<table>")]
+    tokenizer = byte_level(["<eos>", "<start_of_turn>", *plain], eos="<eos>")
+    builder = PromptBuilder(tokenizer, SCRATCH, DataConfig(sources=[Source(type="demo")], template="plain"))
+    state = Completion("select '<h1>", "</h1><table>'")
+    assert isinstance(builder.build(state), Prompt)
+    assert tokenizer.convert_tokens_to_ids("<h1>") in builder.encode(state), "the token that the model knows"
+    assert isinstance(builder.build(Completion("<start_of_turn>", "")), Rejection)
+
+
+def test_an_end_token_that_is_a_plain_added_token_is_guarded() -> None:
+    tokenizer = byte_level(["<eos>", AddedToken("<stop>", special=False, normalized=False)], eos="<eos>")
+    model = SCRATCH.model_copy(update={"end_token": "<stop>"})
+    builder = PromptBuilder(tokenizer, model, DataConfig(sources=[Source(type="demo")], template="plain"))
+    end = tokenizer.convert_tokens_to_ids("<stop>")
+    assert builder.tokens.end_id == end
+    assert builder.reads_control("a <stop> b", neutralise=False)
+    assert isinstance(RowBuilder(builder).completion(Completion("a", "b"), "x<stop>y"), Rejection)
+    assert end not in builder.encode(Completion("<stop>", "<stop>"))
+    assert end not in builder.encoder.join(["x<stop>y"])
+
+
+def test_an_end_token_that_is_ordinary_text_is_refused() -> None:
+    tokenizer = byte_level(["<eos>"], eos="<eos>")
+    with pytest.raises(FimError, match="is ordinary text"):
+        resolve_fim_tokens(tokenizer, SCRATCH.model_copy(update={"end_token": ";"}))
 
 
 def test_the_pattern_takes_the_longest_where_several_begin() -> None:

@@ -7,6 +7,8 @@ import os
 import time
 from pathlib import Path
 
+from fim_core.store import digest
+
 ASSETS = (
     "raw_completions",
     "fim_prompts",
@@ -71,10 +73,12 @@ def _write_links(folder: Path, outside: Path) -> None:
         "serial": 1,
         "counts": {},
         "config": {},
+        "files": {},
         "created": "2020-01-01T00:00:00+00:00",
     }
-    _write(outside / "version" / "manifest.json", json.dumps(manifest))
-    _write(outside / "versions" / (16 * "e") / "manifest.json", json.dumps(manifest | {"version": 16 * "e"}))
+    for place, version in (("version", 16 * "f"), (f"versions/{16 * 'e'}", 16 * "e")):
+        content = manifest | {"version": version}
+        _write(outside / place / "manifest.json", json.dumps(content | {"digest": digest(content)}))
     draft = f"fim_prompts-{16 * 'f'}-1-{8 * 'f'}"
     for name, target in {
         f"tmp/{draft}": "elsewhere",

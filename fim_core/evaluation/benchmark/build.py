@@ -11,14 +11,15 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from fim_core.errors import FimError
+from fim_core.errors import DamagedFile, FimError
 from fim_core.evaluation.benchmark.masks import MASKS, choose_mask
 from fim_core.evaluation.benchmark.queries import write_query
 from fim_core.evaluation.benchmark.schemas import SCHEMAS, Schema
 from fim_core.evaluation.metrics.completed import CompletedSql
 from fim_core.evaluation.metrics.execution import Comparison, Database, Sandbox
 from fim_core.evaluation.scores import EvalRow
-from fim_core.files import read_json, require_free
+from fim_core.files import require_free
+from fim_core.integrity import digest_of, read_sealed, write_sealed
 
 DIALECT = "snowflake"
 ITEMS = "items.jsonl"
@@ -51,7 +52,7 @@ def build_benchmark(output: Path, *, items_per_kind: int, seed: int) -> dict[str
     lines = [json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in items]
     (output / ITEMS).write_text("".join(lines), encoding="utf-8")
     settings = {"seed": seed, "items_per_kind": items_per_kind, "dialect": DIALECT, "rows": _rows_digest(seed)}
-    (output / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    write_sealed(output / SETTINGS, settings | {"items": digest_of(output / ITEMS)})
     return {kind: sum(item.type == kind for item in items) for kind in MASKS}
 
 
@@ -86,19 +87,25 @@ def read_benchmark(folder: Path) -> tuple[list[EvalRow], dict[str, Any]]:
 
     Raises:
         FimError: the folder holds none, or one whose tables this version of the package would fill with other rows.
+        DamagedFile: a file is not what was built.
     """
     try:
-        settings = read_json(folder / SETTINGS)
-        lines = (folder / ITEMS).read_text(encoding="utf-8").splitlines()
+        settings = read_sealed(folder / SETTINGS)
+        whole = digest_of(folder / ITEMS) == settings["items"]
     except FileNotFoundError as error:
         raise FimError(
             f"There is no benchmark in {folder}. Make one with `fim benchmark build -o {folder}`."
         ) from error
+    if not whole:
+        raise DamagedFile(
+            f"{folder / ITEMS} is damaged, or was changed since it was built. Build the benchmark again, in another folder."
+        )
     if settings.get("rows") != _rows_digest(settings["seed"]):
         raise FimError(
             f"The benchmark in {folder} was built by another version of the package, which made other rows for its "
             "tables: figures would not compare. Run it with that version, or build it again."
         )
+    lines = (folder / ITEMS).read_text(encoding="utf-8").removesuffix("\n").split("\n")
     return [EvalRow(**json.loads(line)) for line in lines], settings
 
 

@@ -12,6 +12,7 @@ from fim_core.errors import FimError
 from fim_core.evaluation.metrics.completed import split_statements, tokenize
 from fim_core.evaluation.metrics.tokens import comparable
 from fim_core.evaluation.scores import EvalRow
+from fim_core.store import require_whole_copy
 
 NGRAM = 13
 LARGEST_SHARE = 0.5
@@ -71,6 +72,7 @@ def training_documents(prompts: Path) -> Iterator[str]:
     file = prompts / "prompts.parquet"
     if not file.is_file():
         raise FimError(f"There are no prompts in {prompts}. Give the folder of the fim_prompts asset.")
+    require_whole_copy(prompts)
     with pq.ParquetFile(file) as parquet:
         for batch in parquet.iter_batches(columns=["prefix", "suffix", "response", "split"]):
             for row in batch.to_pylist():

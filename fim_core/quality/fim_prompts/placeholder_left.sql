@@ -3,4 +3,4 @@
 -- max_share: 0.001
 SELECT row_id
 FROM fim_prompts
-WHERE contains(prefix, '<fillMe>') OR contains(suffix, '<fillMe>') OR contains(response, '<fillMe>')
+WHERE contains(prefix, $placeholder) OR contains(suffix, $placeholder) OR contains(response, $placeholder)

@@ -1,5 +1,10 @@
 -- description: There is at least one row to train on.
 -- severity: error
 -- total: 1
+-- note: (
+--   SELECT format('{:,} rows were rejected (see rejected_share), {:,} are held out, and none is left to train on.',
+--   (SELECT count(*) FROM rejected), count(*) FILTER (WHERE split = 'eval'))
+--   FROM fim_prompts HAVING count(*) FILTER (WHERE split = 'train') = 0
+--   )
 SELECT 'train' AS split
 WHERE NOT EXISTS (FROM fim_prompts WHERE split = 'train')

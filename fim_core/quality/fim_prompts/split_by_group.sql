@@ -5,7 +5,7 @@ WITH shared AS (
     SELECT "group"
     FROM fim_prompts
     GROUP BY "group"
-    HAVING min(split) <> max(split)
+    HAVING bool_or(split = 'train') AND bool_or(split = 'eval')
 )
 SELECT row_id
 FROM fim_prompts

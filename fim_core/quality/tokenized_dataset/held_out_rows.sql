@@ -1,5 +1,13 @@
--- description: There are held-out rows, so that learning can be told from memorising.
--- severity: warn
+-- description: If rows are to be held out, there are some, so that learning can be told from memorising.
+-- severity: error
 -- total: 1
+-- note: (
+--   SELECT CASE
+--   WHEN $asked::DOUBLE IS NOT DISTINCT FROM 0 THEN 'None were asked for: data.eval_fraction is 0.'
+--   WHEN EXISTS (FROM tokenized_dataset WHERE split = 'eval') THEN NULL
+--   WHEN $nothing_held_out <> '' THEN $nothing_held_out
+--   ELSE format('All {:,} held-out rows are longer than data.max_length ({:,} tokens).', (SELECT count(*) FROM fim_prompts WHERE split = 'eval'), $max_length::BIGINT)
+--   END
+--   )
 SELECT 'eval' AS split
-WHERE NOT EXISTS (FROM tokenized_dataset WHERE split = 'eval')
+WHERE $asked::DOUBLE IS DISTINCT FROM 0 AND NOT EXISTS (FROM tokenized_dataset WHERE split = 'eval')

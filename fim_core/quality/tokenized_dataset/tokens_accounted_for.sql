@@ -1,13 +1,13 @@
--- description: Every prompt is either tokenized, in the split it was given, or too long and set aside, once.
+-- description: Every prompt is tokenized in its split, or rejected, or left out of both splits; once.
 -- severity: error
 -- total: (SELECT count(*) FROM fim_prompts)
 WITH prompts AS (
-    SELECT row_id, split, count(*) AS times FROM fim_prompts GROUP BY row_id, split
+    SELECT row_id, split, count(*) AS times FROM fim_prompts WHERE split <> 'left_out' GROUP BY row_id, split
 ),
 made AS (
     SELECT row_id, split FROM tokenized_dataset
     UNION ALL
-    SELECT row_id, split FROM too_long LEFT JOIN fim_prompts USING (row_id)
+    SELECT row_id, split FROM not_tokenized LEFT JOIN fim_prompts USING (row_id)
 ),
 made_rows AS (SELECT row_id, split, count(*) AS times FROM made GROUP BY row_id, split)
 SELECT row_id

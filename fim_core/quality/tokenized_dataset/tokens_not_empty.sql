@@ -1,5 +1,11 @@
 -- description: There is at least one tokenized row to train on.
 -- severity: error
 -- total: 1
+-- note: (
+--   SELECT format('{:,} rows are too_long: they have {:,} to {:,} tokens, half of them more than {:,}, and data.max_length is {:,}.',
+--   count(*), min(tokens), max(tokens), median(tokens)::BIGINT, $max_length::BIGINT) || ' They are in ' || $rejected_path
+--   FROM (SELECT TRY_CAST(regexp_extract(detail, '^[0-9]+') AS BIGINT) AS tokens FROM not_tokenized WHERE reason = 'too_long')
+--   HAVING count(*) > 0 AND NOT EXISTS (FROM tokenized_dataset WHERE split = 'train')
+--   )
 SELECT 'train' AS split
 WHERE NOT EXISTS (FROM tokenized_dataset WHERE split = 'train')

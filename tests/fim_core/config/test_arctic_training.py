@@ -14,7 +14,9 @@ import pytest
 import yaml
 
 from fim_core.config import Experiment, load_experiment, read_experiment_file
-from fim_core.config.arctic_training import KEYS, differences, markdown_table, translate
+from fim_core.config.arctic_training.defaults import differences
+from fim_core.config.arctic_training.keys import KEYS, markdown_table
+from fim_core.config.arctic_training.translate import translate
 from fim_core.config.experiment import ExperimentFile
 from fim_core.errors import FimError
 
@@ -254,7 +256,9 @@ def test_values_that_ask_for_nothing_pass(tmp_path: Path, path: str) -> None:
 
 def test_the_documentation_lists_every_key() -> None:
     text = Path("docs/arctic_training.md").read_text(encoding="utf-8")
-    assert markdown_table() in text, "put the output of fim_core.config.arctic_training.markdown_table() into the file"
+    assert markdown_table() in text, (
+        "put the output of fim_core.config.arctic_training.keys.markdown_table() into the file"
+    )
 
 
 @pytest.mark.parametrize(
@@ -359,6 +363,7 @@ def test_the_length_of_a_run(tmp_path: Path) -> None:
     assert (both.experiment.epochs, both.experiment.min_steps, both.experiment.exit_iteration) == (3, 300, 30)
     fixed = read(tmp_path, BASE | {"epochs": 3, "train_iters": 200, "min_iterations": 100})
     assert (fixed.experiment.epochs, fixed.experiment.max_steps, fixed.experiment.min_steps) == (None, 200, None)
+    assert "min_iterations: 100 -> left out, as train_iters decides" in fixed.translation.changes
     off = dict.fromkeys(("train_iters", "min_iterations", "exit_iteration", "eval_interval", "eval_frequency"), 0)
     assert read(tmp_path, BASE | off).experiment == read(tmp_path, BASE).experiment
 
@@ -467,7 +472,16 @@ def test_what_the_file_says_is_not_told_again(tmp_path: Path) -> None:
         tmp_path, QUICK_START + "optimizer: {lr: 1e-3}\nscheduler: {warmup_ratio: 0}\nactivation_checkpointing: false"
     )
     options = {row.option for row in differences(file.translation, file.experiment)}
-    assert not options & {"optimizer.lr", "scheduler.warmup_ratio", "activation_checkpointing"}
+    assert not options & {"optimizer.lr", "scheduler.warmup_ratio", "activation_checkpointing", "batch_rows"}
+
+
+@pytest.mark.parametrize("given", [{}, {"micro_batch_size": 1}, {"gradient_accumulation_steps": 4}])
+def test_the_rows_of_a_step_are_told_where_the_file_does_not_say(tmp_path: Path, given: dict[str, int]) -> None:
+    file = read(tmp_path, BASE | given)
+    rows = [
+        (row.there, row.here) for row in differences(file.translation, file.experiment) if row.option == "batch_rows"
+    ]
+    assert rows == ([] if given else [("1 a rank", "16")])
 
 
 def test_the_table_reads_as_a_table(tmp_path: Path) -> None:

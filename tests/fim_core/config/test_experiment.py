@@ -148,6 +148,16 @@ def test_a_file_whose_name_holds_no_letter_needs_a_name(tmp_path: Path) -> None:
         ("eval_interval: 10\nloss: {label_smoothing: 1.5}", "loss.label_smoothing"),
         ("scheduler: {name: cosine, scheduler_specific_kwargs: {min_lr: 1e-6}}", "min_lr has no meaning"),
         (
+            "optimizer: {lr: 2e-5}\nscheduler: {name: cosine_with_min_lr, scheduler_specific_kwargs: {min_lr: 1e-4}}",
+            "min_lr is 0.0001, which is not below the peak, optimizer.lr 2e-05",
+        ),
+        (
+            "optimizer: {lr: 2e-5}\nscheduler: {name: polynomial, scheduler_specific_kwargs: {lr_end: 2e-5}}",
+            "lr_end is 2e-05, which is not below",
+        ),
+        ("optimizer: {lr: 1e-8}\nscheduler: {name: polynomial}", "lr_end is 1e-07, which is not below"),
+        ("max_steps: 0^-1", "max_steps: "),
+        (
             "checks: {exact_duplicate: {severity: off}}",
             "no such check: exact_duplicate; did you mean exact_duplicates?",
         ),

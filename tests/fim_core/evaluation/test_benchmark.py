@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from fim_core.evaluation.benchmark.contamination import find_contamination, trai
 from fim_core.evaluation.benchmark.masks import MASKS
 from fim_core.evaluation.benchmark.run import run_benchmark
 from fim_core.evaluation.scores import EvalRow, Prediction, score
+from fim_core.integrity import read_sealed, write_sealed
 from tests.fim_core.evaluation.conftest import Evaluated, save_checkpoint
 
 
@@ -130,8 +130,8 @@ def test_two_checkpoints_are_compared_item_by_item(
 
 def test_rows_of_another_version_are_refused(benchmark: Path, tmp_path: Path) -> None:
     shutil.copytree(benchmark, tmp_path / "old")
-    settings = json.loads((tmp_path / "old" / "benchmark.json").read_text())
-    (tmp_path / "old" / "benchmark.json").write_text(json.dumps(settings | {"rows": "others"}))
+    place = tmp_path / "old" / "benchmark.json"
+    write_sealed(place, read_sealed(place) | {"rows": "others"})
     with pytest.raises(FimError, match="another version"):
         read_benchmark(tmp_path / "old")
 

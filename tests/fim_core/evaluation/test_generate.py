@@ -30,8 +30,9 @@ from transformers import (
 )
 
 from fim_core.errors import FimError
-from fim_core.evaluation.generate import Generation, completion_text, generate, load_for_inference, stop_ids_of
+from fim_core.evaluation.generate import Generation, generate, load_for_inference, stop_ids_of
 from fim_core.evaluation.prefix_cache import PrefixCache, common_prefix, greedy_tokens, why_not_shared
+from fim_core.tokenization.encoder import TextEncoder
 from fim_core.tokens import control_ids
 
 VOCABULARY = 40
@@ -251,7 +252,7 @@ def test_load_for_inference(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) 
     assert not loaded.training
     assert stop_ids_of(loaded, loaded_tokenizer) == {3, 4, *control_ids(tokenizer)}
     text = "SELECT  1 ,\n 'ü'"
-    assert completion_text(loaded_tokenizer, [*tokenizer.encode(text), tokenizer.eos_token_id]) == text
+    assert TextEncoder(loaded_tokenizer).decode([*tokenizer.encode(text), tokenizer.eos_token_id]) == text
     assert generate(tmp_path, [[1, 2]], stop_ids=STOP, max_new_tokens=4, batch_size=1) == generate(
         model, [[1, 2]], stop_ids=STOP, max_new_tokens=4, batch_size=1
     )

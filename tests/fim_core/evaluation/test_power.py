@@ -85,4 +85,7 @@ def test_a_report_says_what_it_can_see_and_how_to_see_more() -> None:
     nothing = power_of(others(base=None, empty=0.01), counts)
     assert (nothing["at_least"], nothing["enough"]) == (None, False)
     assert "no gain" in nothing["sentence"]
-    assert not power_of({}, counts)["enough"]
+    unmeasured = power_of({"base": {"differences": {}}, "empty": {"differences": {}}}, counts)
+    assert not unmeasured["enough"]
+    assert "hold nothing that Exact match, SQL tokens measures" in unmeasured["sentence"]
+    assert "raise" not in unmeasured["sentence"]

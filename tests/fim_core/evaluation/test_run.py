@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from datasets import load_from_disk
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from fim_core.config import ModelConfig
@@ -245,6 +246,18 @@ def test_no_held_out_rows_is_one_clear_sentence(evaluated: Evaluated, tmp_path: 
     tokenize_prompts(tmp_path / "prompts", tmp_path / "dataset", data=data)
     with pytest.raises(FimError, match="eval_fraction"):
         load_eval_set(evaluated.raw, tmp_path / "prompts", tmp_path / "dataset", max_rows=5)
+
+
+def test_rows_that_are_too_long_are_not_among_those_that_could_be_evaluated(
+    evaluated: Evaluated, tmp_path: Path
+) -> None:
+    from fim_core.tokenization import tokenize_prompts
+
+    lengths = [len(ids) for ids in load_from_disk(str(evaluated.dataset / "dataset"))["eval"]["input_ids"]]
+    data = evaluated.experiment.data.model_copy(update={"max_length": max(lengths) - 1})
+    tokenize_prompts(evaluated.prompts, tmp_path / "dataset", data=data)
+    found = load_eval_set(evaluated.raw, evaluated.prompts, tmp_path / "dataset", max_rows=None)
+    assert found.held_out == len(found.rows) < len(lengths)
 
 
 def test_a_loss_that_is_no_number_is_not_finite_in_the_report(evaluated: Evaluated, tmp_path: Path) -> None:

@@ -120,3 +120,18 @@ def test_abstention_counts_what_was_left_empty_and_what_should_be() -> None:
     precision, recall = found["abstention_precision"], found["abstention_recall"]
     assert (precision.value, precision.n) == (0.5, 2)
     assert (recall.value, recall.n) == (0.5, 2)
+
+
+def test_a_tokenizer_that_normalises_is_not_blamed_for_it() -> None:
+    """Its best is the gold completion as it gives it back; a constant without a tokenizer is compared as it is."""
+    gold, composed = "'cafe\u0301'", "'caf\u00e9'"
+    row = EvalRow("r", "t", "g", "SELECT ", " FROM t", gold)
+    predictions = {
+        "model": [Prediction(composed, gold=composed)],
+        "wrong": [Prediction(composed + " x", gold=composed)],
+        "constant": [Prediction(composed)],
+    }
+    columns = score([row], predictions, dialect="snowflake").columns
+    assert [columns[name]["exact_match"][0] for name in predictions] == [1, 0, 0]
+    assert [columns[name]["exact_match_sql"][0] for name in predictions] == [1, 0, 0]
+    assert columns["wrong"]["prefix_match_chars"][0] == len(composed)

@@ -14,10 +14,11 @@ from small_tokenizers import MODEL_TOKENS, like_model, long_run
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from fim_core.config import DataConfig, ModelConfig, Source
-from fim_core.evaluation.generate import Generation, completion_text, generate, load_for_inference, stop_ids_of
+from fim_core.evaluation.generate import Generation, generate, load_for_inference, stop_ids_of
 from fim_core.modeling import save_model
 from fim_core.prompts import PromptBuilder
 from fim_core.serving.completer import Completer
+from fim_core.tokenization.encoder import TextEncoder
 from fim_core.tokens import FimTokens, control_ids
 
 SCRATCH = ModelConfig(config={"model_type": "llama"}, tokenizer="given")
@@ -111,6 +112,6 @@ def test_completions_hold_no_control_token(seed: int) -> None:
             written.append(token)
             token = following[token]
         assert made == Generation(written, stopped=len(written) < 12)
-        text = completion_text(QWEN, made.token_ids)
+        text = TextEncoder(QWEN).decode(made.token_ids)
         assert text == QWEN.decode(written)
         assert not any(mark in text for mark in MODEL_TOKENS["qwen"].tokens)

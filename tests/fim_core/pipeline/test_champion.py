@@ -120,6 +120,7 @@ def test_a_champion_survives_a_worse_candidate_and_a_rollback_stays(tmp_path: Pa
     assert exit_code == 0, said
     first = champion(store, "tiny")
     assert first is not None
+    assert str(champion_weights(first)) in said
     assert value(good, "exact_match_sql") > value(good, "exact_match_sql", "most_frequent") + 0.2, "it has learnt"
     assert_card_has_metrics(first, store.current("trained_checkpoint"), value(good, "exact_match"))
 
@@ -132,6 +133,7 @@ def test_a_champion_survives_a_worse_candidate_and_a_rollback_stays(tmp_path: Pa
     assert [check.name for check in decided.checks if not check.passed] == ["gate"]
     assert champion(store, "tiny") == first
     shown = fim("champion", "show", worse)[1].splitlines()
+    assert shown[0].endswith(str(champion_weights(first)))
     [refused] = [number for number, line in enumerate(shown) if line.startswith("refused ")]
     assert decided.artifact.version in shown[refused]
     assert any(line.startswith("- ") and LOSES in line for line in shown[refused:])

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
-from fim_core.config import Experiment
-from fim_core.pipeline import data
-from fim_core.store import Store
+import pytest
+from tiny_pipeline import TINY, write_experiment
+from transformers import PreTrainedTokenizerFast
+
+from fim_core.config import Experiment, load_experiment
+from fim_core.errors import FimError
+from fim_core.pipeline import data, run
+from fim_core.recipe import read_recipe
+from fim_core.store import Artifact, Store
 
 
 def outside(folder: Path, **model: Any) -> dict[str, str]:
@@ -55,3 +62,32 @@ def test_prompts_do_not_follow_weights_of_another_folder(tmp_path: Path) -> None
     config = {"model_type": "qwen3"}
     assert set(outside(tmp_path, config=config, tokenizer=str(tmp_path))) == {"template", "tokenizer"}
     assert set(outside(tmp_path, name_or_path=str(tmp_path))) == {"template", "tokenizer"}
+
+
+def test_prompts_without_a_recipe_follow_what_the_experiment_says_of_their_form(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Even where it says what would be the default."""
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    rows = [{"prompt": f"<|fim_suffix|>{n}<|fim_prefix|>a<|fim_middle|>", "response": "b"} for n in range(30)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+    def prompts(**changes: Any) -> Artifact:
+        options = {"sources": [str(tmp_path / "rows.jsonl")], **changes}
+        path = write_experiment(
+            tmp_path, model={**TINY["model"], "tokenizer": str(tmp_path / "tokenizer")}, data=options
+        )
+        return run(load_experiment(path), until="fim_prompts")["fim_prompts"].artifact
+
+    assert read_recipe(prompts().path).template is None
+    assert read_recipe(prompts(template="chat").path).template == "chat"
+    with pytest.raises(FimError, match="in the order spm"):
+        prompts(fim_order="psm")
+
+
+def test_prompts_of_completions_do_not_follow_whether_a_default_is_written_out(tmp_path: Path) -> None:
+    def version(**changes: Any) -> str:
+        path = write_experiment(tmp_path, data={**TINY["data"], **changes})
+        return run(load_experiment(path), until="fim_prompts")["fim_prompts"].artifact.version
+
+    assert version() == version(template="chat", fim_order="psm")

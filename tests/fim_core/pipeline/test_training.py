@@ -29,6 +29,17 @@ def test_where_ranks_run_does_not_count_but_how_many_does() -> None:
     assert options(num_processes=1) != local
 
 
+def test_the_batch_counts_and_not_how_it_is_written() -> None:
+    def version(**batch: int) -> dict[str, Any]:
+        return trained_checkpoint.options(Experiment.model_validate({**TINY, **batch}))
+
+    assert version() == version(batch_rows=16) != version(batch_rows=8)
+    given = version(micro_batch_size=4, gradient_accumulation_steps=4)
+    assert given == version(micro_batch_size=2, gradient_accumulation_steps=8) == version(micro_batch_size=16)
+    assert given != version(), "on several ranks it is another batch"
+    assert given != version(micro_batch_size=4)
+
+
 def test_the_curves_of_every_attempt_stay_with_the_checkpoint(tmp_path: Path) -> None:
     path = write_experiment(
         tmp_path,

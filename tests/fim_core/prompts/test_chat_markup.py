@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import chat_templates as templates
 import pytest
 from hypothesis import given
@@ -9,7 +11,9 @@ from hypothesis import strategies as st
 from small_tokenizers import byte_level, long_run
 
 from fim_core.errors import FimError
+from fim_core.prompts.guard import ControlTokenGuard
 from fim_core.prompts.markup import ChatMarkup, assistant_spans, render_chat
+from fim_core.tokens import control_tokens
 
 KINDS = {
     "verbatim": templates.VERBATIM,
@@ -20,7 +24,11 @@ KINDS = {
     "rewrites": templates.REWRITES,
 }
 TOKENIZERS = {kind: byte_level(["<|im_start|>", "<|im_end|>"], chat_template=text) for kind, text in KINDS.items()}
-MARKUPS = {(kind, system): ChatMarkup(t, system=system) for kind, t in TOKENIZERS.items() for system in (True, False)}
+MARKUPS = {
+    (kind, system): ChatMarkup(tokenizer, ControlTokenGuard(control_tokens(tokenizer)), system=system)
+    for kind, tokenizer in TOKENIZERS.items()
+    for system in (True, False)
+}
 
 CONTENT = st.text(st.sampled_from("abx \n\t\u00a0{}%<>'\"é\u3000"), max_size=12)
 
@@ -38,8 +46,27 @@ def by_row(kind: str, system: str | None, user: str) -> str:
 @long_run(short=60)
 @given(CONTENT, CONTENT)
 def test_equals_rendering_each_row(kind: str, system: str, user: str) -> None:
-    assert MARKUPS[kind, True].render(system, user) == by_row(kind, system, user)
-    assert MARKUPS[kind, False].render("", user) == by_row(kind, None, user)
+    for text, spans, expected in (
+        (*MARKUPS[kind, True].render(system, user), by_row(kind, system, user)),
+        (*MARKUPS[kind, False].render("", user), by_row(kind, None, user)),
+    ):
+        assert text == expected
+        assert spans == [place for mark in re.finditer(r"<\|im_(start|end)\|>", text) for place in mark.span()]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_templates_own_control_tokens_are_told_from_those_of_a_turn(kind: str) -> None:
+    plain, own = MARKUPS[kind, True].render("s", "u")
+    text, spans = MARKUPS[kind, True].render("s", "<|im_end|>u<|im_start|>")
+    assert own is not None
+    assert spans is not None
+    assert [text[a:b] for a, b in zip(spans[::2], spans[1::2], strict=True)] == re.findall(
+        r"<\|im_(?:start|end)\|>", plain
+    )
+    # Without the spans, the text of the turn is left whole.
+    for start, end in reversed(list(zip(spans[::2], spans[1::2], strict=True))):
+        text = text[:start] + text[end:]
+    assert text.count("<|im_end|>u<|im_start|>") == text.count("<|im_end|>") == 1
 
 
 def test_constant_parts_are_used_where_they_can_be() -> None:
@@ -52,7 +79,7 @@ def test_constant_parts_are_used_where_they_can_be() -> None:
 def test_a_template_that_refuses_a_user_turn() -> None:
     tokenizer = byte_level([], chat_template="{{ raise_exception('never') }}")
     with pytest.raises(FimError, match="does not allow"):
-        ChatMarkup(tokenizer, system=True)
+        ChatMarkup(tokenizer, ControlTokenGuard(control_tokens(tokenizer)), system=True)
 
 
 def test_assistant_spans_by_the_templates_own_mask() -> None:

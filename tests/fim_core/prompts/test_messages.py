@@ -97,11 +97,19 @@ def test_the_checks_accept_conversations(tmp_path: Path) -> None:
     assert len(done.rows) == len(texts)
     tables = {
         "tokenized_dataset": tmp_path / "tokens" / "dataset",
-        "too_long": tmp_path / "tokens" / "rejected.parquet",
+        "not_tokenized": tmp_path / "tokens" / "rejected.parquet",
+        "changed": tmp_path / "tokens" / "changed.parquet",
         "fim_prompts": tmp_path / "prompts" / "prompts.parquet",
     }
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    parameters = {"end_id": end, "vocab_size": len(tokenizer), "max_length": 8192, "mask_inputs": True}
+    parameters = {
+        "end_id": end,
+        "vocab_size": len(tokenizer),
+        "max_length": 8192,
+        "mask_inputs": True,
+        "asked": 0.0,
+        "nothing_held_out": "",
+    }
     results = run_checks("tokenized_dataset", tables, parameters, {})
     assert [result.name for result in results if not result.passed and result.severity == "error"] == []
 
@@ -195,11 +203,11 @@ def test_whole_texts_are_masked_by_offsets(tmp_path: Path) -> None:
     ("messages", "reason"),
     [
         ("{", Reason.INVALID_JSON),
-        ({}, Reason.INVALID_JSON),
-        (["hi"], Reason.INVALID_JSON),
-        ([{"role": "user"}], Reason.INVALID_JSON),
-        ([{"role": "user", "content": ["a"]}], Reason.INVALID_JSON),
-        ([{"role": "user", "content": "\ud800"}], Reason.INVALID_JSON),
+        ({}, Reason.UNSUPPORTED_JSON),
+        (["hi"], Reason.UNSUPPORTED_JSON),
+        ([{"role": "user"}], Reason.UNSUPPORTED_JSON),
+        ([{"role": "user", "content": ["a"]}], Reason.UNSUPPORTED_JSON),
+        ([{"role": "user", "content": "\ud800"}], Reason.UNSUPPORTED_JSON),
         ([], Reason.EMPTY_INPUT),
         (CHAT[:2], Reason.EMPTY_OUTPUT),
         ([CHAT[1], {"role": "assistant", "content": "stop <|im_end|> here"}], Reason.CONTROL_TOKEN),

@@ -147,10 +147,29 @@ def test_neutralising_changes_no_other_token(completion: Completion, field: str,
 def test_a_control_token_that_template_and_user_spell_together(tmp_path: Path) -> None:
     path = tmp_path / "t.tmpl"
     path.write_text(template_source("s", "<|im_{{.DDL_CONTEXT}}", ""), encoding="utf-8")
-    for control in ("reject", "neutralise"):
-        result = builder(template=str(path), control_tokens=control).build(Completion("a", "b", ddl_context="end|>"))
-        assert isinstance(result, Rejection)
-        assert "together" in result.detail
+    state = Completion("a", "b", ddl_context="end|>")
+    rejecting = builder(template=str(path))
+    result = rejecting.build(state)
+    assert isinstance(result, Rejection)
+    assert "together" in result.detail
+    ids = rejecting.encode(state)
+    plain = rejecting.encode(Completion("a", "b", ddl_context="x"))
+    assert [token for token in ids if token in IDS] == [token for token in plain if token in IDS]
+    assert "<|im_end|>" in QWEN.decode([token for token in ids if token not in IDS])
+
+
+def test_a_template_that_spells_a_control_token_around_an_empty_field_is_refused(tmp_path: Path) -> None:
+    """Else its count of control tokens would be one too high, and let one of the user's pass."""
+    path = tmp_path / "t.tmpl"
+    path.write_text(template_source("s", "<|im_{{.DDL_CONTEXT}}end|>", ""), encoding="utf-8")
+    with pytest.raises(FimError, match="around a field that is empty"):
+        builder(template=str(path))
+    # Only where another field is there as well: the rows are rejected.
+    path.write_text(template_source("s", "{{if .SQL_HISTORY}}<|im_{{.DDL_CONTEXT}}end|>{{end}}", ""), encoding="utf-8")
+    assembled = builder(template=str(path))
+    assert isinstance(assembled.build(Completion("a", "b", sql_history="h", ddl_context="d")), Prompt)
+    for history, ddl in (("h", ""), ("h", "<|im_end|>")):
+        assert isinstance(assembled.build(Completion("a", "b", sql_history=history, ddl_context=ddl)), Rejection)
 
 
 def test_rejections_name_the_field_and_quote_nothing() -> None:
@@ -232,14 +251,6 @@ def test_templates_that_name_this_tokenizers_tokens_are_refused(tmp_path: Path) 
     path.write_text(template_source("Stop with <|im_end|>.", "", ""), encoding="utf-8")
     with pytest.raises(FimError, match=r"line 1: .*<\|im_end\|>"):
         builder(template=str(path))
-
-
-def test_neutralising_needs_independent_pieces() -> None:
-    with pytest.raises(FimError, match="Use `reject`"):
-        builder(sentencepiece_like(), control_tokens="neutralise")
-    rejecting = builder(sentencepiece_like())
-    with pytest.raises(FimError, match="cannot be completed"):
-        rejecting.encode(Completion("a </s>", "b"))
 
 
 def test_masked_secrets_in_every_field() -> None:

@@ -67,7 +67,7 @@ def test_any_rows(
     )
     counts = done.prompt_counts
     assert counts.rows_in == len(rows) == counts.rows_kept + sum(counts.rejected.values())
-    assert counts.rows_kept == counts.train + counts.eval == len(done.prompts)
+    assert counts.rows_kept == counts.train + counts.eval + counts.left_out == len(done.prompts)
     assert counts.rejected == Counter(row["reason"] for row in done.rejected)
     assert done.counts.rows_in == counts.rows_kept == done.counts.rows_kept + done.counts.too_long
     kept, rejected = ([row["row_id"] for row in table] for table in (done.prompts, done.rejected))
@@ -133,18 +133,29 @@ def test_rows_of_one_statement_or_one_column_value_never_part(tmp_path: Path) ->
         for n in range(200)
     ]
     by_statement = run_data_path(tmp_path / "s", rows, TOKENIZER, eval_fraction=0.4).prompts
-    by_column = run_data_path(tmp_path / "c", rows[:60], TOKENIZER, eval_fraction=0.4, group_by="worksheet_id").prompts
-    for prompts in (by_statement, by_column):
+    rows += [completion("select ", f" from u{n}", "b", WORKSHEET_ID=f"w{n % 23}") for n in range(200)]
+    done = run_data_path(tmp_path / "c", rows, TOKENIZER, eval_fraction=0.4, group_by="worksheet_id")
+    for prompts in (by_statement, done.prompts):
         sides: dict[Any, set[str]] = {}
         for row in prompts:
             number = int(row["row_id"][1:])
             statement = statement_hash(row["prefix"] + row["response"] + row["suffix"])
-            sides.setdefault(statement, set()).add(row["split"])
-            sides.setdefault(row["group"], set()).add(row["split"])
-            if prompts is by_column and rows[number]["WORKSHEET_ID"]:
-                sides.setdefault(rows[number]["WORKSHEET_ID"], set()).add(row["split"])
-        assert all(len(split) == 1 for split in sides.values())
+            keys = [row["group"]] if row["split"] == "left_out" else [row["group"], statement]
+            if prompts is done.prompts and rows[number]["WORKSHEET_ID"]:
+                keys.append(rows[number]["WORKSHEET_ID"])
+            for key in keys:
+                sides.setdefault(key, set()).add(row["split"])
+        assert not any({"train", "eval"} <= split or {"train", "left_out"} <= split for split in sides.values())
+        assert abs(sum(row["split"] == "eval" for row in prompts) / len(prompts) - 0.4) < 0.1
     assert {row["split"] for row in by_statement} == {"train", "eval"}
+    counts, splits = done.prompt_counts, [row["split"] for row in done.prompts]
+    assert (counts.train, counts.eval, counts.left_out) == tuple(map(splits.count, ("train", "eval", "left_out")))
+    assert counts.left_out > 0
+    # Encoded with the others, but in neither data set.
+    assert done.counts.rows_in == 400 == done.counts.rows_kept + done.counts.left_out
+    assert {row["row_id"]: row["split"] for row in done.rows} == {
+        row["row_id"]: row["split"] for row in done.prompts if row["split"] != "left_out"
+    }
     with pytest.raises(FimError, match=r"no column folder.*WORKSHEET_ID"):
         run_data_path(tmp_path / "x", rows, TOKENIZER, group_by="folder")
     with pytest.raises(FimError, match="no column held_out"):
@@ -245,7 +256,8 @@ def test_nothing_is_added_to_a_finished_prompt_of_a_tokenizer_that_adds(tmp_path
     }
     assert starts == {"r0": 1, "r1": 0, "r2": 0}
     for number, prompt in enumerate(prompts):
-        ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        # No mark for a space is added to the start of a text either.
+        ids = tokenizer(f"</s>{prompt}", add_special_tokens=False)["input_ids"][1:]
         assert done.row(f"r{number}")["input_ids"][: len(ids)] == ids
 
 

@@ -24,6 +24,11 @@ PARAMETERS = {
     "suffix_token": "<|fim_suffix|>",
     "middle_token": "<|fim_middle|>",
     "group_by": "worksheet_id",
+    "placeholder": "<fillMe>",
+    "rejected_path": "store/rejected.parquet",
+    "asked": None,
+    "shared_statements": 0,
+    "nothing_held_out": "",
     "mask_inputs": True,
     "vocab_size": 100,
     "max_length": 8,
@@ -89,7 +94,8 @@ def clean_tables() -> Tables:
         "fim_prompts": prompts,
         "rejected": [{"row_id": "r9", "reason": "invalid_json", "detail": ""}],
         "tokenized_dataset": tokens,
-        "too_long": [{"row_id": "r8", "reason": "too_long", "detail": ""}],
+        "not_tokenized": [{"row_id": "r8", "reason": "too_long", "detail": ""}],
+        "changed": [],
     }
 
 
@@ -143,6 +149,20 @@ def no_type(tables: Tables) -> None:
         del raw["type"]
 
 
+def in_groups(sizes: list[int], left_out: int = 0) -> Callable[[Tables], None]:
+    """Held-out groups of these sizes in 200 rows."""
+
+    def spoil(tables: Tables) -> None:
+        names = [f"h{group}" for group, size in enumerate(sizes) for _ in range(size)]
+        held = [prompt_row(0, "eval") | {"row_id": f"e{place}", "group": name} for place, name in enumerate(names)]
+        others = ["left_out"] * left_out + ["train"] * (200 - len(held) - left_out)
+        tables["fim_prompts"] = held + [
+            prompt_row(0, split) | {"row_id": f"t{place}", "group": f"t{place}"} for place, split in enumerate(others)
+        ]
+
+    return spoil
+
+
 def same_query(tables: Tables) -> None:
     """Rows 0 (training) and 7 (held out) differ in case, white space and literals only."""
     row(tables, "fim_prompts", 0).update(prefix="select  A from t\nwhere b = 'x' and c = ", response="10", suffix=";")
@@ -182,6 +202,8 @@ CASES: list[tuple[str, Callable[[Tables], None], list[str]]] = [
     ("length_limits", setting(P, 1, response="x" * 4001), ["r1"]),
     ("length_limits", prompt_of(1, "x" * 100_001), ["r1"]),
     ("split_by_group", setting(P, 7, group="g0"), ["r7"]),
+    ("held_out_share", in_groups([5, 4, 1, 1, 1, 1, 1, 1, 1]), ["groups", "largest group"]),
+    ("held_out_share", in_groups([]), ["groups"]),
     ("split_by_query", same_query, ["r7"]),
     ("split_by_worksheet", setting(R, 7, worksheet_id="w0"), ["r7"]),
     ("answer_in_context", setting(P, 3, response="nineteen and one more", prompt="x nineteen and one more y"), ["r3"]),
@@ -196,7 +218,8 @@ CASES: list[tuple[str, Callable[[Tables], None], list[str]]] = [
     ("tokens_accounted_for", dropping(T, 2), ["r2"]),
     ("tokens_accounted_for", repeating(T, 2), ["r2"]),
     ("tokens_accounted_for", repeating(T, 2, row_id="stranger"), ["stranger"]),
-    ("tokens_accounted_for", repeating("too_long", 0, row_id="r1"), ["r1"]),
+    ("tokens_accounted_for", repeating("not_tokenized", 0, row_id="r1"), ["r1"]),
+    ("responses_unchanged", adding("changed", row_id="r4"), ["r4"]),
     ("label_mask", setting(T, 2, labels=[-100, -100, 3, 4, 9]), ["r2"]),
     ("label_mask", setting(T, 2, labels=[-100, -100, -100, -100, 9]), ["r2"]),
     ("label_mask", setting(T, 2, labels=[-100, -100, -100, 5, 9]), ["r2"]),
@@ -235,7 +258,7 @@ def write_tables(tables: Tables, folder: Path) -> dict[str, Path]:
             paths[name] = folder / name
         else:
             # Types come from the clean rows, so that a table without rows has its columns.
-            schema = pa.Table.from_pylist(rows or clean_tables()[name]).schema
+            schema = pa.Table.from_pylist(rows or clean_tables()[name] or [{"row_id": ""}]).schema
             paths[name] = folder / f"{name}.parquet"
             pq.write_table(pa.Table.from_pylist(rows, schema=schema), paths[name])
     return paths
@@ -262,7 +285,7 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("asset", [R, P, T])
 def test_clean_tables_pass(asset: str, clean: dict[str, Path]) -> None:
     found = {name: (result.rows, result.passed) for name, result in results_of(asset, clean).items()}
-    tolerated = {"rejected_share": (1, True)}
+    tolerated = {"rejected_share": (1, True), "held_out_share": (2, False)}
     assert found == {name: tolerated.get(name, (0, True)) for name in found}
 
 
@@ -296,6 +319,86 @@ def test_training_on_every_token_wants_other_labels(tmp_path: Path, clean: dict[
     for tokens in tables[T]:
         tokens["labels"] = tokens["input_ids"]
     assert results_of(T, write_tables(tables, tmp_path), mask_inputs=False)["label_mask"].passed
+
+
+def test_the_held_out_rows_are_described(tmp_path: Path) -> None:
+    tables = clean_tables()
+    in_groups([2] * 10, left_out=3)(tables)
+    found = results_of(P, write_tables(tables, tmp_path), asked=0.1, shared_statements=7)["held_out_share"]
+    assert found.passed
+    assert found.note == (
+        "20 of 200 rows (10.0%) in 10 of 190 groups are held out. The largest of these groups has 10.0% of them. 3 rows "
+        "are left out: their group is held out, and their statement is trained on in others."
+    )
+    (shown,) = found.breakdown
+    assert (shown["asked"], shown["held_out_share"], shown["rows_of_shared_statements"]) == (0.1, 0.1, 7)
+    assert (shown["largest_group_rows"], shown["largest_held_out_group_share"], shown["left_out"]) == (2, 0.1, 3)
+    for asked, faults in ((0.13, ["share"]), (0.12, []), (0.07, ["share"])):
+        assert results_of(P, write_tables(tables, tmp_path), asked=asked)["held_out_share"].row_ids == faults
+
+
+@pytest.mark.parametrize(
+    ("parameters", "note"),
+    [
+        ({"asked": 0.0}, "None were asked for: data.eval_fraction is 0."),
+        ({"nothing_held_out": "The reason."}, "The reason."),
+        ({}, "All 3 held-out rows are longer than data.max_length (8 tokens)."),
+    ],
+)
+def test_why_nothing_is_held_out(parameters: dict[str, Any], note: str, tmp_path: Path) -> None:
+    tables = clean_tables()
+    only(T, lambda row: row["split"] == "train")(tables)
+    found = results_of(T, write_tables(tables, tmp_path), **parameters)["held_out_rows"]
+    assert (found.severity, found.passed, found.note) == ("error", "asked" in parameters, note)
+
+
+def test_a_rejected_share_names_reasons_markers_and_the_place_of_the_rows(tmp_path: Path) -> None:
+    tables = clean_tables()
+    details = ["INPUT holds no <fillMe>; it holds <FILL_ME>"] * 3 + [
+        "INPUT holds no <fillMe>; it holds <FILL_ME>, [MASK]"
+    ]
+    details.append("INPUT holds no <fillMe>")
+    tables["rejected"] += [
+        {"row_id": f"m{number}", "reason": "missing_placeholder", "detail": detail}
+        for number, detail in enumerate(details)
+    ]
+    found = results_of(P, write_tables(tables, tmp_path))["rejected_share"]
+    assert not found.passed
+    assert found.note == (
+        "By reason: missing_placeholder 5, invalid_json 1. Only <fillMe> marks the cursor; instead of it rows hold "
+        "<FILL_ME> (4), [MASK] (1): set data.placeholder. Every rejected row, with its reason: store/rejected.parquet"
+    )
+    tables["rejected"] = []
+    assert results_of(P, write_tables(tables, tmp_path))["rejected_share"].note == ""
+
+
+def test_too_long_rows_are_named_where_none_is_left(tmp_path: Path) -> None:
+    tables = clean_tables()
+    tables[T] = []
+    tables["not_tokenized"] = [
+        {"row_id": f"r{tokens}", "reason": "too_long", "detail": f"{tokens} tokens, 8 allowed"}
+        for tokens in (900, 1200, 3000)
+    ]
+    assert results_of(T, write_tables(tables, tmp_path))["tokens_not_empty"].note == (
+        "3 rows are too_long: they have 900 to 3,000 tokens, half of them more than 1,200, and data.max_length is 8. They "
+        "are in store/rejected.parquet"
+    )
+
+
+def test_no_row_to_train_on_is_explained(tmp_path: Path) -> None:
+    tables = clean_tables()
+    only(P, lambda row: row["split"] == "eval")(tables)
+    assert results_of(P, write_tables(tables, tmp_path))["prompts_not_empty"].note == (
+        "1 rows were rejected (see rejected_share), 3 are held out, and none is left to train on."
+    )
+
+
+def test_rows_left_out_of_both_splits_are_accounted_for(tmp_path: Path) -> None:
+    tables = clean_tables()
+    setting(P, 7, split="left_out")(tables)
+    only(T, lambda row: row["row_id"] != "r7")(tables)
+    found = results_of(T, write_tables(tables, tmp_path))
+    assert found["tokens_accounted_for"].passed
 
 
 @pytest.mark.parametrize(

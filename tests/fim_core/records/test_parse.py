@@ -34,26 +34,30 @@ def reason(text: str) -> Reason:
         ("[]", Reason.EMPTY_INPUT),
         (row("", " \n"), Reason.EMPTY_INPUT),
         ("select <fillMe>", Reason.INVALID_JSON),
-        ("null", Reason.INVALID_JSON),
+        ("null", Reason.UNSUPPORTED_JSON),
         ("NaN", Reason.INVALID_JSON),
-        ('"select <fillMe>"', Reason.INVALID_JSON),
-        ('{"type": "text", "text": "<fillMe>"}', Reason.INVALID_JSON),
-        ('["select <fillMe>"]', Reason.INVALID_JSON),
-        ('[["<fillMe>"]]', Reason.INVALID_JSON),
-        ("[null]", Reason.INVALID_JSON),
-        ('[{"type": "text"}]', Reason.INVALID_JSON),
-        ('[{"type": "text", "text": null}]', Reason.INVALID_JSON),
-        ('[{"type": "text", "text": 7}]', Reason.INVALID_JSON),
-        ('[{"type": "image", "text": "<fillMe>"}]', Reason.INVALID_JSON),
-        ('[{"text": "<fillMe>", "text": "<fillMe>"}]', Reason.INVALID_JSON),
+        ('"select <fillMe>"', Reason.UNSUPPORTED_JSON),
+        ('{"type": "text", "text": "<fillMe>"}', Reason.UNSUPPORTED_JSON),
+        ('["select <fillMe>"]', Reason.UNSUPPORTED_JSON),
+        ('[["<fillMe>"]]', Reason.UNSUPPORTED_JSON),
+        ("[null]", Reason.EMPTY_INPUT),
+        (json.dumps(row("a", "<fillMe>")), Reason.DOUBLE_ENCODED_JSON),
+        (json.dumps(json.dumps("a")), Reason.UNSUPPORTED_JSON),
+        (repr([{"type": "text", "text": "a"}, {"type": "text", "text": "<fillMe> it's"}]), Reason.PYTHON_REPR),
+        (repr([{"text": "<fillMe>"}]), Reason.PYTHON_REPR),
+        ('[{"type": "text"}]', Reason.UNSUPPORTED_JSON),
+        ('[{"type": "text", "text": null}]', Reason.EMPTY_INPUT),
+        ('[{"type": "text", "text": 7}]', Reason.UNSUPPORTED_JSON),
+        ('[{"type": "image", "text": "<fillMe>"}]', Reason.UNSUPPORTED_JSON),
+        ('[{"text": "<fillMe>", "text": "<fillMe>"}]', Reason.UNSUPPORTED_JSON),
         ('[{"text": "<fillMe>", "n": NaN}]', Reason.INVALID_JSON),
         ('[{"text": "<fillMe>", "n": -Infinity}]', Reason.INVALID_JSON),
         ('[{"text": "<fillMe>"}] [1]', Reason.INVALID_JSON),
         ("\ufeff" + row("<fillMe>"), Reason.INVALID_JSON),
-        ("[" * 100_000, Reason.INVALID_JSON),
-        ('[{"text": "<fillMe>", "n": ' + "[" * 100_000 + "]" * 100_000 + "}]", Reason.INVALID_JSON),
-        ('[{"text": "\\ud800<fillMe>"}]', Reason.INVALID_JSON),
-        ('[{"text": "\ud800<fillMe>"}]', Reason.INVALID_JSON),
+        ("[" * 100_000, Reason.UNSUPPORTED_JSON),
+        ('[{"text": "<fillMe>", "n": ' + "[" * 100_000 + "]" * 100_000 + "}]", Reason.UNSUPPORTED_JSON),
+        ('[{"text": "\\ud800<fillMe>"}]', Reason.UNSUPPORTED_JSON),
+        ('[{"text": "\ud800<fillMe>"}]', Reason.UNSUPPORTED_JSON),
         (row("select 1"), Reason.MISSING_PLACEHOLDER),
         (row("select <fill Me>"), Reason.MISSING_PLACEHOLDER),
         (row("<fıllMe>"), Reason.MISSING_PLACEHOLDER),
@@ -108,6 +112,7 @@ def test_rejections(text: str, expected: Reason) -> None:
         ('[{"text": "a<fillMe>", "type": "text", "image": null}]', Completion("a", "")),
         (row("<fillMe>", '{"sql_history": "h"}'), Completion("", "", sql_history="h")),
         (row("", "<fillMe>", " "), Completion("", "")),
+        ('[{"type": "text", "text": null}, null, {"text": "a<fillMe>"}]', Completion("a", "")),
         (with_context({}), Completion("select ", "")),
         (with_context({"worksheet": "w", "n": 7, "tables": [{}]}), Completion("select ", "")),
         (with_context(dict.fromkeys(CONTEXT_FIELDS)), Completion("select ", "")),
@@ -213,3 +218,25 @@ def test_the_older_form_comes_out_exactly(history: list[str], prefix: str) -> No
     blocks = [f"<sql_history>{text}</sql_history>" for text in history]
     expected = "\n".join(text for text in history if text)
     assert parse_input(row(*blocks, f"{prefix}<fillMe>")) == Completion(prefix, "", expected)
+
+
+def test_valid_json_is_never_called_invalid() -> None:
+    values = [None, 7, "text", {}, {"text": "<fillMe>"}, [7], [[]], [{}], [{"text": 7}], [{"text": "a", "type": "b"}]]
+    for value in values:
+        found = parse_input(json.dumps(value))
+        assert isinstance(found, Rejection)
+        assert found.reason != Reason.INVALID_JSON, value
+
+
+def test_another_placeholder() -> None:
+    assert parse_input(row("select <cursor> -- <fillMe>"), "<CURSOR>") == Completion("select ", " -- <fillMe>")
+    assert parse_input(row("a (b* c"), "(B*") == Completion("a ", " c")
+    found = parse_input(row("select <fillMe>"), "<cursor>")
+    assert isinstance(found, Rejection)
+    assert found.detail == "INPUT holds no <cursor>; it holds <fillMe>"
+
+
+@pytest.mark.parametrize("marker", ["<FILL_ME>", "<|cursor|>", "<fim-fill>", "[MASK]", "{{cursor}}", "<fill-here>"])
+def test_a_missing_placeholder_names_the_markers_of_others(marker: str) -> None:
+    found = parse_input(row(f"select {marker} from customer_secret < mask", marker))
+    assert found == Rejection(Reason.MISSING_PLACEHOLDER, f"INPUT holds no <fillMe>; it holds {marker}")

@@ -159,13 +159,26 @@ def test_json_lines(tmp_path: Path) -> None:
         (b'{"a": 1}\n{"a": 1\n', "line 2"),
         (b'{"a": 1, "a": 2}\n', "line 1"),
         (b'{"a": ' + b"[" * 100_000 + b"\n", "line 1"),
-        (b'{"a": "\\ud800"}\n', "surrogate"),
+        (b'{"a": "x"}\n{"a": "\\ud800"}\n', "line 2, holds half of a surrogate"),
+        (b'{"\\udfff": "x"}\n', "line 1, holds half of a surrogate"),
+        (b'{"a": "\\ud83d\\ude42", "b": "\\ude42\\ud83d"}\n', "line 1, holds half of a surrogate"),
         (b'{"a": "\xff"}\n', "not UTF-8"),
     ],
 )
 def test_damaged_json_lines(tmp_path: Path, content: bytes, message: str) -> None:
     with pytest.raises(FimError, match=message):
         read(write(tmp_path / "a.jsonl", content))
+
+
+def test_keys_that_are_data_are_refused(tmp_path: Path) -> None:
+    """As many columns as rows would cost their product; so would a header of that length."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(f'{{"id {number}": 1}}\n' for number in range(readers.MOST_COLUMNS + 1)))
+    header = tmp_path / "rows.csv"
+    header.write_text(",".join(f"c{number}" for number in range(readers.MOST_COLUMNS + 1)) + "\n")
+    for file in (path, header):
+        with pytest.raises(FimError, match=f"{file.name} has more than 1,000 columns"):
+            read_file(file, file.name)
 
 
 def test_half_a_surrogate_pair_inside_a_nested_value_stays_an_escape(tmp_path: Path) -> None:

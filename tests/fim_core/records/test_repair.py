@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
+from collections.abc import Callable
 from itertools import product
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from small_tokenizers import long_run
 
 from fim_core.records.parse import parse_input
 from fim_core.records.repair import repair_context, repair_items
@@ -18,8 +21,10 @@ from fim_core.records.schema import Completion, Reason, Rejection
 @pytest.mark.parametrize(
     ("text", "sql"),
     [
-        (r'[{"type": "text", "text": "rlike \'\d+\' <fillMe>"}]', r"rlike \'\d+\' <fillMe>"),
-        (r'[{"text": "\u12 \x \u00e9<fillMe>"}]', "\\u12 \\x \u00e9<fillMe>"),
+        ('[{"type": "text", "text": "rlike \'\\d+\' <fillMe>"}]', r"rlike '\d+' <fillMe>"),
+        (r'[{"text": "\u12 \x é<fillMe>"}]', "\\u12 \\x \u00e9<fillMe>"),
+        ('[{"text": "a \\(\\d\\.\\s \n"b" <fillMe>"}]', 'a \\(\\d\\.\\s \n"b" <fillMe>'),
+        ("[{\"text\": \"where a = '' or b = 'x'\n<fillMe>\"}]", "where a = '' or b = 'x'\n<fillMe>"),
         ('[{"text": "a\n\t<fillMe>\r\n\x00"}]', "a\n\t<fillMe>\r\n\x00"),
         ('[{"text": "select "a" from "t" <fillMe>"}]', 'select "a" from "t" <fillMe>'),
         ('[{"text": ""a"<fillMe>"b""}]', '"a"<fillMe>"b"'),
@@ -42,6 +47,17 @@ def test_repaired(text: str, sql: str) -> None:
         '[{"text": "select "a"] "b"}] <fillMe>"}]',
         r'[{"text": "select \"a\" "b" <fillMe>"}]',  # the same character with and without a backslash
         r'[{"text": "\\ \d <fillMe>"}]',
+        # An escape beside a sign that the writer escapes nothing, or not all: it may be two characters of the text.
+        *(rf'[{{"text": "{escape} \d <fillMe>"}}]' for escape in (r"\n", r"\t", r"\b", r"\u00e9", r"\/", r"\"", r"\'")),
+        *(
+            f'[{{"text": "{escape} \n <fillMe>"}}]'
+            for escape in (r"\n", r"\t", r"\b", r"\u0000", r"\\", r"\"", r"\x41")
+        ),
+        r'[{"text": "select "a" \n <fillMe>"}]',
+        r'[{"text": "C:\temp\queries <fillMe>"}]',
+        r'[{"text": "\n"}, {"text": "\d <fillMe>"}]',  # the same writer
+        '[{"text": "select ""a"" <fillMe>"}]',  # may be doubled
+        "[{\"text\": \"select ''a''\n <fillMe>\"}]",
         '[{"text": "a\\n\n<fillMe>"}]',
         r'[{"text": "select "a" \\n <fillMe>"}]',
         '[{"text": "select "a" <fillMe>", "n": null}]',  # not the skeleton
@@ -62,7 +78,7 @@ def test_given_up(text: str) -> None:
 @pytest.mark.parametrize(
     ("context", "history"),
     [
-        (r'{"sql_history": "rlike \'\d\'", "ddl_context": ""}', r"rlike \'\d\'"),
+        ('{"sql_history": "rlike \'\\d\'", "ddl_context": ""}', r"rlike '\d'"),
         ('{"ddl_context": "", "sql_history": "select "a"\nfrom t"}', 'select "a"\nfrom t'),
         ('{"sql_history": "a\tb"}', "a\tb"),
     ],
@@ -209,9 +225,100 @@ def test_a_writer_that_forgets_some_quotes_and_breaks(
         assert result.reason == Reason.INVALID_JSON
 
 
-@given(st.lists(st.sampled_from(["\\d", "\\s+", "\\'", "\\.", "\\(", "a", '"', "\n", " "]), min_size=1))
-def test_a_writer_that_forgets_backslashes(parts: list[str]) -> None:
-    sql = "".join(parts)
-    body = json.dumps(sql)[1:-1].replace("\\\\", "\\")
-    result = parse_input(f'[{{"text": "{body}<fillMe>"}}]')
-    assert result == Completion(sql, "", repaired="\\" in sql)
+def _nothing(text: str) -> str:
+    return text
+
+
+def _quotes_only(text: str) -> str:
+    return text.replace('"', '\\"')
+
+
+def _all_but(forgotten: str) -> Callable[[str], str]:
+    return lambda text: "".join(mark if mark in forgotten else json.dumps(mark)[1:-1] for mark in text)
+
+
+def _doubled(quote: str) -> Callable[[str], str]:
+    return lambda text: text.replace(quote, quote * 2)
+
+
+WRITERS: dict[str, Callable[[str], str]] = {
+    "nothing": _nothing,
+    "quotes": _quotes_only,
+    "both quotes": lambda text: _quotes_only(text).replace("'", "\\'"),
+    "quotes and backslashes": lambda text: text.replace("\\", "\\\\").replace('"', '\\"'),
+    "line breaks": lambda text: text.replace("\n", "\\n"),
+    "all but quotes": _all_but('"'),
+    "all but backslashes": _all_but("\\"),
+    "all but control characters": _all_but("\n\t\x07"),
+    "all": lambda text: json.dumps(text)[1:-1],
+    "all, as UTF-8": lambda text: json.dumps(text, ensure_ascii=False)[1:-1],
+    "repr": lambda text: repr(text)[1:-1],
+    "SQL": _doubled("'"),
+    "CSV": _doubled('"'),
+}
+RIGHT = ("all", "all, as UTF-8")
+
+SQL_TEXT = st.lists(
+    st.sampled_from(
+        [
+            *("\\", "\\d+", "\\n", "\\b", "\\t", "\\u0000", "\\x41", "\\'", '\\"', "\\\\", "C:\\temp", "'\\bfoo\\d+'"),
+            *('"', "'", "''", '""', '"a"', "'x'", "\n", "\t", "\x07", "é", "\u200b", "a", " ", ",", "{}", "[]"),
+        ]
+    ),
+    max_size=7,
+).map("".join)
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+@long_run(short=60)
+@given(SQL_TEXT, SQL_TEXT, SQL_TEXT)
+def test_what_is_repaired_is_what_was_written(writer: str, history: str, prefix: str, suffix: str) -> None:
+    """Whoever wrote the row: the exact text comes back, or none."""
+    assume("sql_history" not in history)
+    texts = [f"<sql_history>{history}</sql_history>", f"{prefix}<fillMe>{suffix}"]
+    row = "[" + ", ".join(f'{{"type": "text", "text": "{WRITERS[writer](text)}"}}' for text in texts) + "]"
+    result = parse_input(row)
+    if isinstance(result, Rejection):
+        assert writer not in RIGHT
+        assert result.reason == Reason.INVALID_JSON
+    elif result.repaired or writer in RIGHT:
+        assert (result.prefix, result.suffix, result.sql_history) == (prefix, suffix, history)
+
+
+def test_how_many_rows_are_repaired() -> None:
+    """Plausible texts of SQL, by writer: what is certain is kept."""
+    texts = [
+        *(
+            "select 1",
+            "select 'a'\nfrom t",
+            "rlike '\\d+'",
+            'select "a" from "t"',
+            "'\\bfoo\\d+'",
+            "'C:\\temp'",
+            "a\tb",
+        ),
+        *("split(x, '\\n')", "'it''s'\nx", "x = ''\n", "'{\\\"a\\\"}'", "replace(a, '\\\\', '/')"),
+    ]
+    kept = Counter()
+    for name, write in WRITERS.items():
+        for text in texts:
+            result = parse_input(f'[{{"text": "{write(text)} <fillMe>"}}]')
+            if isinstance(result, Completion) and result.repaired:
+                assert result.prefix == text + " ", name
+                kept[name] += 1
+    assert kept == KEPT
+
+
+KEPT = {
+    "nothing": 5,
+    "quotes": 4,
+    "both quotes": 1,
+    "quotes and backslashes": 3,
+    "line breaks": 3,
+    "all but quotes": 1,
+    "all but backslashes": 1,
+    "all but control characters": 3,
+    "repr": 1,
+    "SQL": 2,
+    "CSV": 4,
+}

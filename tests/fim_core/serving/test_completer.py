@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from fim_core.cli.model import chosen_checkpoint
 from fim_core.errors import FimError
-from fim_core.evaluation.generate import completion_text, generate, load_for_inference, stop_ids_of
+from fim_core.evaluation.generate import generate, load_for_inference, stop_ids_of
 from fim_core.records.schema import Completion
 from fim_core.serving.completer import Completer, default_checkpoint
 from fim_core.store import Store
+from fim_core.tokenization.encoder import TextEncoder
 
 
 @settings(max_examples=15, deadline=None)
@@ -24,11 +25,11 @@ def test_serves_what_evaluation_measures(completer: Completer, checkpoint: Path,
     prompt = completer.prompt_ids(completion)
     measured = generate(model, [prompt], stop_ids=stop_ids_of(model, tokenizer), max_new_tokens=12, batch_size=1)[0]
     deltas = list(completer.deltas(prompt, max_tokens=12))
-    assert "".join(delta.text for delta in deltas) == completion_text(tokenizer, measured.token_ids)
+    assert "".join(delta.text for delta in deltas) == TextEncoder(tokenizer).decode(measured.token_ids)
     assert [delta.tokens for delta in deltas] == list(range(1, len(deltas) + 1))
     assert [delta.finish_reason for delta in deltas[:-1]] == [None] * (len(deltas) - 1)
     assert deltas[-1].finish_reason == ("stop" if measured.stopped else "length")
-    assert completer.complete(completion, max_tokens=12) == completion_text(tokenizer, measured.token_ids)
+    assert completer.complete(completion, max_tokens=12) == TextEncoder(tokenizer).decode(measured.token_ids)
 
 
 def test_ends_at_a_stop_string(completer: Completer) -> None:

@@ -120,7 +120,6 @@ def test_the_same_tokens_as_in_training(
 TOKENIZERS = {
     "line": byte_level([*FIM, "<|end|>"], regex=CL100K, eos="<|end|>"),
     "segment": byte_level([*FIM, "<|end|>"], eos="<|end|>"),
-    # These encode no part of a text by itself.
     "stripping": byte_level([*FIM, "<|end|>", AddedToken("<|x|>", rstrip=True)], regex=CL100K, eos="<|end|>"),
     "sentencepiece": sentencepiece_like(),
 }
@@ -138,14 +137,14 @@ def test_the_same_tokens_for_every_build_of_tokenizer(
     assert trained == {row: served[row] for row in trained}
 
 
-def test_the_same_tokens_where_training_fell_back_to_whole_rows(
+def test_the_same_tokens_where_training_cut_at_control_tokens_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A tokenizer that seems to end tokens at line ends and does not: serving cannot know, unless training tells."""
     monkeypatch.setattr(TextEncoder, "_finest", lambda self: "line")
     trained, served = both(tmp_path, "segment", [Completion("a\n  b\n\nc", "\n\nd", ddl_context="x\n\n  y")])
     assert trained == served
-    assert read_recipe(tmp_path / "checkpoint").granularity == "whole"
+    assert read_recipe(tmp_path / "checkpoint").granularity == "segment"
 
 
 def both(folder: Path, build: str, completions: list[Completion]) -> tuple[dict[str, list[int]], dict[str, list[int]]]:

@@ -7,13 +7,14 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from fim_core.serving.text import TextStream
+from fim_core.tokenization.encoder import TextEncoder
 
 TEXTS = st.text(st.sampled_from("ab;\n éß漢🙂👩🏽\ufffd"), max_size=12)
 
 
 def stream(tokenizer: PreTrainedTokenizerFast, text: str, stop: list[str]) -> tuple[list[str], bool]:
     """The pieces of a text whose tokens arrive one by one."""
-    stream = TextStream(tokenizer, stop)
+    stream = TextStream(TextEncoder(tokenizer), stop)
     pieces = []
     for token in tokenizer.encode(text):
         pieces.append(stream.add(token))

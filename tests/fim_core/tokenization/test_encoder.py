@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from small_tokenizers import CL100K, O200K_LIKE, byte_level, long_run, sentencepiece_like
-from tokenizers import AddedToken
+from tokenizers import AddedToken, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from fim_core.tokenization.encoder import TextEncoder
@@ -17,13 +15,13 @@ from fim_core.tokenization.pieces import PieceTable
 FIM = ["<fim_prefix>", "<fim_suffix>", "<fim_middle>", "<|end|>"]
 LINES = byte_level(FIM, regex=CL100K)
 SEGMENTS = byte_level([*FIM, AddedToken("    ", special=False, normalized=False)])
-WHOLE = sentencepiece_like()
+METASPACE = sentencepiece_like()
 
 SQL = st.text(st.sampled_from("ab1_ \t\n\r\u00a0\u2028\x1c'\",.;()<|>/*-é\u0301ß漢🙂"), max_size=40)
 
 
 def encoder_of(tokenizer: PreTrainedTokenizerFast) -> TextEncoder:
-    return TextEncoder(copy.deepcopy(tokenizer.backend_tokenizer))
+    return TextEncoder(tokenizer)
 
 
 def whole(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
@@ -44,25 +42,29 @@ def by_pieces(encoder: TextEncoder, text: str) -> list[int]:
         # "\n/" may be one piece there, so a line end does not always end one.
         (byte_level(FIM, regex=O200K_LIKE), "segment"),
         (byte_level([*FIM, AddedToken("\n\n", special=False, normalized=False)], regex=CL100K), "segment"),
-        (byte_level([*FIM, AddedToken("<|x|>", special=True, normalized=False, rstrip=True)], regex=CL100K), "whole"),
-        (byte_level([*FIM, AddedToken("<|x|>", special=True, normalized=False, lstrip=True)], regex=CL100K), "whole"),
-        (WHOLE, "whole"),
+        (byte_level([*FIM, AddedToken("<|x|>", special=True, normalized=False, rstrip=True)], regex=CL100K), "segment"),
+        (byte_level([*FIM, AddedToken("<|x|>", special=True, normalized=False, lstrip=True)], regex=CL100K), "segment"),
+        (METASPACE, "segment"),
     ],
 )
 def test_how_finely_a_tokenizer_allows_to_cut(tokenizer: PreTrainedTokenizerFast, expected: str) -> None:
     assert encoder_of(tokenizer).granularity == expected
 
 
-@pytest.mark.parametrize("tokenizer", [LINES, SEGMENTS, WHOLE], ids=["line", "segment", "whole"])
+@pytest.mark.parametrize("tokenizer", [LINES, SEGMENTS, METASPACE], ids=["line", "segment", "metaspace"])
 @long_run(short=100)
 @given(st.lists(st.one_of(SQL, st.sampled_from([*FIM, "\n", "    ", "\n  x"])), max_size=12).map("".join))
 def test_pieces_give_the_ids_of_the_whole(tokenizer: PreTrainedTokenizerFast, text: str) -> None:
     encoder = ENCODERS[id(tokenizer)]
+    text = START[id(tokenizer)] + text
     assert by_pieces(encoder, text) == whole(tokenizer, text) == encoder.encode(text)
     assert encoder.agrees(text)
+    assert encoder.lines_agree(text)
 
 
-ENCODERS = {id(tokenizer): encoder_of(tokenizer) for tokenizer in (LINES, SEGMENTS, WHOLE)}
+ENCODERS = {id(tokenizer): encoder_of(tokenizer) for tokenizer in (LINES, SEGMENTS, METASPACE)}
+# The start of a text is special where there is a mark for a space before the first word; prompts begin with <s> there.
+START = {id(LINES): "", id(SEGMENTS): "", id(METASPACE): "<s>"}
 
 
 @long_run(short=100)
@@ -110,3 +112,42 @@ def test_gather_agrees_with_one_by_one_and_encodes_each_piece_once(monkeypatch: 
     assert (fresh.tolist(), table.encoded) == (ids.tolist(), 2 * asked)
     empty, none = table.gather([])
     assert (len(empty), len(none)) == (0, 0)
+
+
+ACUTE = "e\u0301"
+NFC_BYTES = byte_level(FIM)
+NFC_BYTES.backend_tokenizer.normalizer = normalizers.NFC()
+
+
+@pytest.mark.parametrize("scheme", ["first", "always", "never"])
+@given(st.text(st.sampled_from("ab (;\n"), max_size=8))
+def test_what_a_model_learns_is_what_an_editor_gets(scheme: str, text: str) -> None:
+    """The space before a completion belongs to it: `SELECT a` and ` FROM t` must not become `SELECT aFROM t`."""
+    encoder = MARKED[scheme]
+    back = encoder.decode(encoder.join([text]))
+    assert encoder.changed_by(text) == (None if back == text else back)
+    if scheme == "always":
+        # This one makes the same tokens of both.
+        assert back in (text, text.removeprefix(" "))
+    else:
+        assert back == text
+
+
+MARKED = {scheme: encoder_of(sentencepiece_like(scheme=scheme)) for scheme in ("first", "always", "never")}
+
+
+def test_which_texts_a_tokenizer_changes() -> None:
+    for tokenizer, text, expected in (
+        (LINES, ACUTE, None),
+        (LINES, " a\u00a0\U0001f642", None),
+        (NFC_BYTES, ACUTE, "\u00e9"),
+        (NFC_BYTES, " ascii\n", None),
+        (METASPACE, "a\U0001f642b", "ab"),
+    ):
+        assert encoder_of(tokenizer).changed_by(text) == expected
+
+
+def test_no_text_can_hold_what_the_encoder_adds() -> None:
+    encoder = MARKED["first"]
+    ids = encoder.join(["\ue000" * 3 + "\ue001"])
+    assert max(ids) < len(METASPACE)

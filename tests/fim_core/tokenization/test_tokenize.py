@@ -8,15 +8,16 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from data_path import MODEL, completion, data_options, run_data_path, write_raw
 from small_tokenizers import byte_level, sentencepiece_like
-from tokenizers import Tokenizer
+from tokenizer_builds import Flags, made
+from tokenizers import Tokenizer, normalizers
 
 from fim_core.config import ModelConfig
 from fim_core.demo.tokenizer import train_tokenizer
-from fim_core.errors import FimError
 from fim_core.prompts import write_fim_prompts
 from fim_core.records.sources import write_raw_completions
 from fim_core.tokenization import load_rows, tokenize_prompts
@@ -125,27 +126,57 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
     assert [path.read_bytes() for path in files[0]] == [path.read_bytes() for path in files[1]]
 
 
-def test_a_tokenizer_that_only_encodes_whole_texts(tmp_path: Path) -> None:
+def test_a_tokenizer_with_a_mark_for_spaces(tmp_path: Path) -> None:
     tokenizer = sentencepiece_like()
     done = run_data_path(tmp_path, ROWS, tokenizer, eval_fraction=0)
-    assert "every row encoded whole" in done.counts.notice
     for prompt in done.prompts:
         row = done.row(prompt["row_id"])
         ids = tokenizer(prompt["prompt"], add_special_tokens=False)["input_ids"]
         assert row["input_ids"][: row["prompt_length"]] == ids
 
 
-def test_a_sample_that_disagrees_makes_rows_encode_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tokenizer whose probes agree though its pieces do not: here one that is told to cut lines and must not."""
+def test_a_sample_that_disagrees_is_cut_at_control_tokens_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tokenizer whose probes agree though its lines do not: here one that is told to cut lines and must not."""
     tokenizer = byte_level(["<|end|>"], eos="<|end|>")
     monkeypatch.setattr(TextEncoder, "_finest", lambda self: "line")
     rows = [completion("a\n  b\n\nc", "\n\nd", "e")]
-    with pytest.raises(FimError, match="cannot be neutralised"):
-        run_data_path(tmp_path / "n", rows, tokenizer, control_tokens="neutralise")
-    done = run_data_path(tmp_path / "r", rows, tokenizer, eval_fraction=0)
-    assert "every row encoded whole" in done.counts.notice
+    done = run_data_path(tmp_path, rows, tokenizer, eval_fraction=0)
+    assert "between control tokens" in done.counts.notice
     ids = tokenizer(done.prompts[0]["prompt"], add_special_tokens=False)["input_ids"]
     assert done.rows[0]["input_ids"][: len(ids)] == ids
+
+
+def test_rows_whose_text_the_tokenizer_changes_are_counted(tmp_path: Path) -> None:
+    tokenizer = byte_level(["<|end|>"], eos="<|end|>")
+    tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
+    texts = ["e\u0301", "\u00e9", "e", " e\u0301 ", "x" * 200 + "e\u0301"]
+    done = run_data_path(tmp_path, [completion("a", "b", text) for text in texts], tokenizer, max_length=100)
+    assert (done.counts.changed, done.counts.too_long) == (2, 1)
+    assert pq.read_table(tmp_path / "tokens" / "changed.parquet").column("row_id").to_pylist() == ["r0", "r3"]
+
+
+def test_finished_rows_are_looked_at_once_more(tmp_path: Path) -> None:
+    """The last line: a prompts table that holds what should have been rejected. A finished prompt is trusted."""
+    flags = Flags()
+    tokenizer = made("Unigram", "none", "none", flags)
+    rows = [
+        completion("a", "b", "x"),
+        completion("a", "b", "x"),
+        {"source_type": "prompt_response", "input": "a</s>b", "output": "x"},
+        {"source_type": "prompt_response", "input": "a</s>b", "output": "x"},
+    ]
+    run_data_path(tmp_path, rows, tokenizer, eval_fraction=0)
+    table = pq.read_table(tmp_path / "prompts" / "prompts.parquet").to_pylist()
+    for place, name, text in ((0, "response", "x </s>"), (1, "prompt", "a\u200b</s>"), (2, "response", "</s>")):
+        table[place][name] = text
+    schema = pq.read_schema(tmp_path / "prompts" / "prompts.parquet")
+    # As if its control tokens were known to be none.
+    table[1]["control_spans"] = []
+    pq.write_table(pa.Table.from_pylist(table, schema=schema), tmp_path / "prompts" / "prompts.parquet")
+    counts = tokenize_prompts(tmp_path / "prompts", tmp_path / "again", data=data_options(eval_fraction=0))
+    rejected = pq.read_table(tmp_path / "again" / "rejected.parquet").to_pylist()
+    assert [(row["row_id"], row["reason"]) for row in rejected] == [(f"r{n}", "control_token") for n in (0, 1, 2)]
+    assert (counts.rows_kept, counts.control_token, counts.too_long) == (1, 3, 0)
 
 
 @pytest.mark.slow

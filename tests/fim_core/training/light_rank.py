@@ -20,8 +20,11 @@ def main() -> int:
     die_with_parent()
     job, rank = Job.read(Path(sys.argv[1])), int(os.environ["RANK"])
     with (job.work.root / "pids").open("a") as pids:
-        grandchild = subprocess.Popen(["sleep", "300"])
-        pids.write(f"{os.getpid()}\n{grandchild.pid}\n")
+        # As ninja does it with compilers, and as a daemon does it with itself.
+        for options in ({}, {"process_group": 0}, {"start_new_session": True}):
+            grandchild = subprocess.Popen(["sleep", "300"], **options)
+            pids.write(f"{grandchild.pid}\n")
+        pids.write(f"{os.getpid()}\n")
     print(f"rank {rank} speaks", flush=True)
     behaviour = os.environ["BEHAVIOUR"]
     if rank == 0:
@@ -51,7 +54,7 @@ def main() -> int:
         record_failure(job, rank, error)
         return 1
     if rank == 0:
-        result = TrainResult(job.work.model, 2, 1, 2.0, 1.0, 1.1, 4, 8, 2, 80, 20, 40, 0, 0.5, 2, None, "flat")
+        result = TrainResult(job.work.model, 2, 1, 2.0, 1.0, 1.1, 4, 8, 2, 80, 20, 40, 0, 0.5, 2, None, "flat", 0)
         result.write(job.work.result)
     return 0
 

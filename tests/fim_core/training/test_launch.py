@@ -154,6 +154,34 @@ class TestLightRanks:
             start(tmp_path)
 
 
+LIGHT_DRIVER = """
+    import sys, time
+    from pathlib import Path
+    from fim_core.training.processes import Command, ProcessGroup
+    code = "import subprocess, time; " + "; ".join(
+        f"print(subprocess.Popen(['sleep', '300'], {how}).pid, flush=True)"
+        for how in ("process_group=0", "start_new_session=True")
+    )
+    group = ProcessGroup([Command([sys.executable, "-c", code + "; time.sleep(300)"], {}, Path(sys.argv[1]))])
+    time.sleep(300)
+"""
+
+
+def test_the_death_of_the_launcher_ends_what_has_left_its_process_group(tmp_path: Path) -> None:
+    log = tmp_path / "rank-0.log"
+    parent = subprocess.Popen([sys.executable, "-c", textwrap.dedent(LIGHT_DRIVER), str(log)])
+    while not (log.exists() and len(log.read_text().split()) == 2):
+        assert parent.poll() is None
+        time.sleep(0.02)
+    escaped = [int(pid) for pid in log.read_text().split()]
+    family = [process.pid for process in psutil.Process(parent.pid).children(recursive=True)]
+    assert set(escaped) < set(family)
+    assert len({os.getpgid(pid) for pid in family}) == 3
+    os.kill(parent.pid, signal.SIGKILL)
+    wait_until_dead(family)
+    parent.wait()
+
+
 DRIVER = """
     import sys
     from pathlib import Path

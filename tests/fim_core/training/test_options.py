@@ -60,7 +60,7 @@ def test_run_and_its_model(
     assert result["loss_before"] == pytest.approx(torch.tensor(float(len(tokenizer))).log().item(), rel=0.1)
     assert result["rows"] == 3 * 40 == steps[-1]["rows_total"]
     assert result["distinct_tokens"] < result["tokens"]
-    assert 0 < steps[-1]["mfu"] < 1.5
+    assert "mfu" not in steps[-1], "a CPU has no peak to take a share of"
     assert steps[-1]["memory_bytes"] > 2**20
     kept = sorted((tmp_path / "out" / "tiny-run").glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
     assert [path.name for path in kept] == [f"step-{n}" for n in (3 * ((result["steps"] - 1) // 3), result["steps"])]
@@ -85,10 +85,15 @@ def rates(events: list[dict[str, Any]]) -> list[float]:
 def test_a_run_that_exits_early_follows_the_schedule_of_the_whole(
     tmp_path: Path, dataset: Path, tokenizer_folder: Path
 ) -> None:
-    whole = train(tmp_path / "whole", dataset, tokenizer_folder, epochs=3)[2]
-    early = train(tmp_path / "early", dataset, tokenizer_folder, epochs=3, exit_iteration=4)[2]
+    slow = {"warmup_ratio": 0.2}
+    whole = train(tmp_path / "whole", dataset, tokenizer_folder, epochs=3, scheduler=slow)[2]
+    _, result, early = train(tmp_path / "early", dataset, tokenizer_folder, epochs=3, exit_iteration=4, scheduler=slow)
     assert len(losses(whole)) > 4
     assert (losses(early), rates(early)) == (losses(whole)[:4], rates(whole)[:4])
+    warmup = rates(whole).index(max(rates(whole)))
+    said = next(event["warmup_steps"] for event in early if event["event"] == "start")
+    assert (said, result["warmup_steps"]) == (warmup, warmup)
+    assert any("raise exit_iteration" in notice for notice in result["notices"])
     shorter = train(tmp_path / "shorter", dataset, tokenizer_folder, epochs=3, max_steps=4)[2]
     assert rates(shorter)[3] < rates(early)[3]
 

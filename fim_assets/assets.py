@@ -1,0 +1,130 @@
+"""The six assets of the pipeline, each a stage of `fim_core.pipeline`."""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import dagster as dg
+
+from fim_assets.checks import check_results, check_specs, not_blocked_by_dagster
+from fim_assets.metadata import metadata_of, outcome
+from fim_assets.resources.experiment import ExperimentResource, user_errors
+from fim_assets.resources.launcher import Launcher
+from fim_assets.resources.progress import LiveProgress
+from fim_assets.resources.run_worker import bind_to_worker
+from fim_core.pipeline import Stage, data, evaluation, run_stage, stage_of, training
+from fim_core.pipeline.stage import OnEvent
+from fim_core.store import Store
+from fim_core.training.ranks import Start
+
+
+def asset_options(stage: Stage) -> dict[str, Any]:
+    """The arguments of `@dg.asset` that follow from the stage."""
+    return {
+        "deps": list(stage.upstream),
+        "check_specs": check_specs(stage.asset),
+        "code_version": stage.code_version,
+        "group_name": "fim",
+    }
+
+
+def materialize(
+    context: dg.AssetExecutionContext,
+    experiment: ExperimentResource,
+    stage: Stage,
+    on_event: OnEvent = lambda event: None,
+    start: Start | None = None,
+) -> Iterator[dg.MaterializeResult]:
+    """Make, or reuse, the asset of a stage, and report it: content version, metadata, checks.
+
+    Raises:
+        dagster.Failure: a mistake that the user can correct, in one sentence, or a failed check that the experiment
+            has raised to an error.
+    """
+    bind_to_worker(context)
+    options = experiment.load()
+    with user_errors():
+        result = run_stage(
+            stage,
+            options,
+            Store(options.storage),
+            upstream_of=stage_of,
+            force=experiment.force,
+            on_event=on_event,
+            start=start,
+        )
+    artifact = result.artifact
+    context.log.info(f"{artifact.asset}: {outcome(result)}, {artifact.path}")
+    for check in result.checks:
+        if not check.passed:
+            context.log.warning(f"check failed ({check.severity}): {check.sentence}")
+    yield dg.MaterializeResult(
+        data_version=dg.DataVersion(artifact.version),
+        metadata=metadata_of(result, options),
+        check_results=check_results(artifact.asset, result.checks),
+    )
+    if raised := not_blocked_by_dagster(artifact.asset, result.checks):
+        sentences = " ".join(check.sentence for check in raised)
+        raise dg.Failure(
+            description=f"Failed by the severity that the experiment sets: {sentences}", allow_retries=False
+        )
+
+
+@dg.asset(**asset_options(data.raw_completions), kinds={"parquet", "duckdb"})
+def raw_completions(
+    context: dg.AssetExecutionContext, experiment: ExperimentResource
+) -> Iterator[dg.MaterializeResult]:
+    """Every row of the exports as text, exactly as written, with a row_id that leads back to its file and line."""
+    yield from materialize(context, experiment, data.raw_completions)
+
+
+@dg.asset(**asset_options(data.fim_prompts), kinds={"parquet", "duckdb"})
+def fim_prompts(context: dg.AssetExecutionContext, experiment: ExperimentResource) -> Iterator[dg.MaterializeResult]:
+    """Rows parsed and rendered: prompt, response and split; and every rejected row with its reason."""
+    yield from materialize(context, experiment, data.fim_prompts)
+
+
+@dg.asset(**asset_options(data.tokenized_dataset), kinds={"arrow", "huggingface"})
+def tokenized_dataset(
+    context: dg.AssetExecutionContext, experiment: ExperimentResource
+) -> Iterator[dg.MaterializeResult]:
+    """Token ids and labels as a Hugging Face data set, and the packs that training reads them in."""
+    yield from materialize(context, experiment, data.tokenized_dataset)
+
+
+@dg.asset(
+    **asset_options(training.trained_checkpoint),
+    kinds={"pytorch", "deepspeed", "huggingface"},
+    pool="gpu",
+    retry_policy=dg.RetryPolicy(max_retries=2, delay=10, backoff=dg.Backoff.EXPONENTIAL),
+)
+def trained_checkpoint(
+    context: dg.AssetExecutionContext, experiment: ExperimentResource, launcher: dg.ResourceParam[Launcher]
+) -> Iterator[dg.MaterializeResult]:
+    """A checkpoint that loads with transformers, trained by DeepSpeed; a retry resumes at the exact step."""
+    if (notice := experiment.notice()) is not None:
+        context.log.info(notice)
+    yield from materialize(
+        context,
+        experiment,
+        training.trained_checkpoint,
+        on_event=LiveProgress(context),
+        start=partial(launcher.run, context),
+    )
+
+
+@dg.asset(**asset_options(evaluation.evaluation_report), kinds={"duckdb", "html"}, pool="gpu")
+def evaluation_report(
+    context: dg.AssetExecutionContext, experiment: ExperimentResource
+) -> Iterator[dg.MaterializeResult]:
+    """Metrics with confidence intervals, compared with the base model, constants and the champion; every prediction."""
+    yield from materialize(context, experiment, evaluation.evaluation_report, on_event=LiveProgress(context))
+
+
+@dg.asset(**asset_options(evaluation.champion_model), kinds={"huggingface"})
+def champion_model(context: dg.AssetExecutionContext, experiment: ExperimentResource) -> Iterator[dg.MaterializeResult]:
+    """The candidate replaces the champion only if every rule of the gate holds; otherwise the champion stays."""
+    yield from materialize(context, experiment, evaluation.champion_model)
+
+
+ASSETS = [raw_completions, fim_prompts, tokenized_dataset, trained_checkpoint, evaluation_report, champion_model]

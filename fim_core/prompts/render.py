@@ -1,0 +1,143 @@
+"""Batches of the raw table become rendered rows; what was made of a batch before is found again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from transformers import PreTrainedTokenizerFast
+
+from fim_core.config import DataConfig, ModelConfig
+from fim_core.parts import Parts
+from fim_core.prompts.builder import PromptBuilder, PromptRow
+from fim_core.prompts.rows import RowBuilder
+from fim_core.prompts.split import statement_hash, text_hash
+from fim_core.recipe import Recipe
+from fim_core.records.schema import Rejection
+
+RENDERED_SCHEMA = pa.schema(
+    [
+        pa.field("row_id", pa.string(), nullable=False),
+        pa.field("type", pa.string(), nullable=False),
+        pa.field("prompt", pa.string(), nullable=False),
+        pa.field("response", pa.string(), nullable=False),
+        pa.field("prefix", pa.string()),
+        pa.field("suffix", pa.string()),
+        pa.field("source_type", pa.string(), nullable=False),
+        pa.field("control_spans", pa.list_(pa.int32())),
+        pa.field("trained_spans", pa.list_(pa.int32())),
+    ]
+)
+_PART_SCHEMA = pa.schema(
+    [
+        pa.field("prompt", pa.string()),
+        pa.field("response", pa.string()),
+        pa.field("prefix", pa.string()),
+        pa.field("suffix", pa.string()),
+        pa.field("control_spans", pa.list_(pa.int32())),
+        pa.field("trained_spans", pa.list_(pa.int32())),
+        pa.field("statement", pa.uint64()),
+        pa.field("repaired", pa.bool_()),
+        pa.field("masked", pa.int64()),
+        pa.field("reason", pa.string()),
+        pa.field("detail", pa.string()),
+    ]
+)
+"""What rendering makes of each row: all but the last two are null in rejected rows, the last two in kept ones."""
+
+_RENDERED_FROM = ("source_type", "input", "output")
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """One batch after rendering; hashes are uint64 and belong to the kept rows."""
+
+    kept: pa.RecordBatch
+    rejected: pa.RecordBatch
+    statements: np.ndarray
+    column: np.ndarray
+    held_out: np.ndarray
+    repaired: int
+    masked: int
+    rendered: int
+
+
+class Renderer:
+    """Renders batches; each process has its own."""
+
+    def __init__(self, builder: PromptBuilder, column: str | None, parts: Parts | None) -> None:
+        self._rows = RowBuilder(builder)
+        self._column = column
+        self._parts = parts
+
+    def __call__(self, batch: pa.RecordBatch) -> Rendered:
+        decisive = batch.select(_RENDERED_FROM)
+        part, is_new = (
+            self._parts.find_or_make(decisive, self._render) if self._parts else (self._render(decisive), True)
+        )
+        is_kept = part.column("reason").is_null()
+        rows, source = part.filter(is_kept), batch.filter(is_kept)
+        kept = {name: (rows if name in rows.schema.names else source).column(name) for name in RENDERED_SCHEMA.names}
+        is_rejected = pc.invert(is_kept)
+        reasons, original = part.filter(is_rejected), batch.filter(is_rejected)
+        return Rendered(
+            kept=pa.record_batch(list(kept.values()), schema=RENDERED_SCHEMA),
+            rejected=original.add_column(1, "reason", reasons.column("reason")).add_column(
+                2, "detail", reasons.column("detail")
+            ),
+            statements=rows.column("statement").to_numpy(zero_copy_only=False),
+            column=self._column_hashes(source),
+            held_out=source.column("held_out").to_numpy(zero_copy_only=False),
+            repaired=rows.column("repaired").true_count,
+            masked=pc.sum(rows.column("masked"), min_count=0).as_py(),
+            rendered=len(batch) if is_new else 0,
+        )
+
+    def _render(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """What becomes of each row, as _PART_SCHEMA."""
+        texts = [batch.column(name).to_pylist() for name in _RENDERED_FROM]
+        records = [_record(self._rows.build(*row)) for row in zip(*texts, strict=True)]
+        columns = zip(*records, strict=True)
+        return pa.record_batch(
+            [pa.array(values, field.type) for values, field in zip(columns, _PART_SCHEMA, strict=True)], _PART_SCHEMA
+        )
+
+    def _column_hashes(self, kept: pa.RecordBatch) -> np.ndarray:
+        if self._column is None:
+            return np.zeros(len(kept), np.uint64)
+        values = kept.column(self._column).to_pylist()
+        return np.array([text_hash(value) if value else 0 for value in values], np.uint64)
+
+
+def _record(row: PromptRow | Rejection) -> tuple[Any, ...]:
+    """The values of _PART_SCHEMA."""
+    if isinstance(row, Rejection):
+        return (*[None] * (len(_PART_SCHEMA) - 2), str(row.reason), row.detail)
+    return (
+        row.prompt,
+        row.response,
+        row.prefix,
+        row.suffix,
+        row.control_spans,
+        row.trained_spans,
+        statement_hash(row.statement),
+        row.repaired,
+        row.masked,
+        None,
+        None,
+    )
+
+
+def make_renderer(
+    tokenizer: PreTrainedTokenizerFast,
+    model: ModelConfig,
+    data: DataConfig,
+    recipe: Recipe | None,
+    chat_rows: bool,
+    column: str | None,
+    parts: Parts | None,
+) -> Renderer:
+    return Renderer(PromptBuilder(tokenizer, model, data, recipe, chat_rows=chat_rows), column, parts)

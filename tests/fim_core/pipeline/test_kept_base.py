@@ -1,0 +1,37 @@
+"""What decides whether kept predictions of a base model are used again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fim_core.config import Experiment
+from fim_core.parts import Parts
+from fim_core.pipeline.evaluation import _base
+from fim_core.pipeline.stage import Build
+from fim_core.store import Artifact, Store
+
+
+def identity(folder: Path, weights: str = "abc", seed: int = 42, **model: Any) -> str:
+    """Of the predictions that are kept for an experiment's base."""
+    content = {"model": {"name_or_path": "base", **model}, "data": {"sources": [{"type": "demo"}]}, "seed": seed}
+    checkpoint = Artifact("trained_checkpoint", "v", folder, {"inputs": {"pretrained": weights}})
+    build = Build(
+        Experiment.model_validate(content), Store(folder), {"trained_checkpoint": checkpoint}, folder, lambda: folder,
+        lambda event: None, Parts(folder, ""), None,
+    )  # fmt: skip
+    kept = _base(build).kept
+    assert kept is not None
+    return kept.identity
+
+
+def test_predictions_of_the_base_follow_what_decides_them(tmp_path: Path) -> None:
+    same = identity(tmp_path)
+    assert identity(tmp_path, peft_config={"r": 4}) == same, "the adapters are not part of it"
+    assert identity(tmp_path, weights="abd") != same
+    assert identity(tmp_path, hf_config_kwargs={"rms_norm_eps": 1e-3}) != same
+    assert identity(tmp_path, seed=43) != same, "it decides the embeddings of added tokens"
+    scratch = {"name_or_path": None, "config": {"model_type": "qwen3"}, "tokenizer": "x"}
+    assert identity(tmp_path, **scratch) == identity(tmp_path, **scratch)
+    assert identity(tmp_path, **scratch) != identity(tmp_path, seed=43, **scratch)
+    assert identity(tmp_path, **scratch) != identity(tmp_path, **scratch | {"dtype": "bf16"})
