@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -43,7 +43,7 @@ class OfGold:
     excluded: Excluded | None = None
 
 
-def judge(row: SqlRow, stages: Sequence[str], sandbox: Sandbox) -> Iterator[OfGold | Measures]:
+def judge(row: SqlRow, stages: Sequence[str], sandbox: Sandbox) -> Generator[OfGold | Measures, None, None]:
     """What each stage finds of the accepted completion, then the measures of each text at each stage.
 
     Args:
