@@ -43,8 +43,8 @@ def is_disk_full(error: BaseException | None) -> bool:
 def system_error(error: Exception) -> FimError | None:
     """What to say of a full disk, a read-only place or missing rights; None for any other error."""
     if is_disk_full(error):
-        place = error.filename if isinstance(error, OSError) and error.filename else "where something was written"
-        return FimError(f"The disk is full: {place}. {_CURES[errno.ENOSPC]}")
+        place = f": {error.filename}" if isinstance(error, OSError) and error.filename else ""
+        return FimError(f"The disk is full{place}. {_CURES[errno.ENOSPC]}")
     if isinstance(error, OSError) and error.errno in _CURES:
         return FimError(f"{error.filename or 'A file'} cannot be used: {error.strerror}. {_CURES[error.errno]}")
     return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,10 +18,10 @@ T = TypeVar("T")
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A scratch path beside `path` that takes its place when the block ends well, and goes when it does not.
+    """A scratch path next to `path` that is renamed to it when the block ends well, and removed when it does not.
 
-    Each caller has its own, so that writers of one file, threads of one process among them, do not meet: the last
-    to end wins.
+    Each caller has its own, so that several writers of one file, threads of one process among them, do not collide: the
+    last to end wins.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}-{os.getpid()}-{secrets.token_hex(4)}")
@@ -29,6 +30,20 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(scratch, path)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+@contextmanager
+def staging(folder: Path) -> Iterator[Path]:
+    """A scratch folder whose files move into `folder` when the block ends well; none of them does when it does not."""
+    folder.mkdir(parents=True, exist_ok=True)
+    scratch = folder / f".{os.getpid()}-{secrets.token_hex(4)}"
+    scratch.mkdir()
+    try:
+        yield scratch
+        for path in sorted(scratch.iterdir()):
+            os.replace(path, folder / path.name)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def require_free(*places: Path) -> None:

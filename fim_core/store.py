@@ -474,9 +474,10 @@ class Store:
         self.require_mark()
         if not (self._is_version(folder) or folder in self._folders("draft") or folder in self._folders("work")):
             raise ValueError(f"{folder} is not a folder of {self.root}")
-        grave = self.folder("tmp") / f"removed-{secrets.token_hex(8)}"
-        os.rename(folder, grave)
-        shutil.rmtree(grave)
+        with self._writable(folder.parent.name):
+            grave = self.folder("tmp") / f"removed-{secrets.token_hex(8)}"
+            os.rename(folder, grave)
+            shutil.rmtree(grave)
 
     def remove_file(self, file: Path) -> None:
         """Delete a link of an experiment, its list of withdrawn checkpoints, or a part.
@@ -547,8 +548,8 @@ class Store:
                 yield
         except OSError as error:
             raise FimError(
-                f"{self.root} cannot be written ({error.strerror}). Name another folder: `storage` in the experiment, "
-                "or FIM_STORAGE."
+                f"{self.root} cannot be written ({error.strerror}). Make it writable, or name another folder: `storage` in "
+                "the experiment, or FIM_STORAGE."
             ) from error
 
     def _lock(self, asset: str, version: str) -> Path:

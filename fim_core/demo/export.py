@@ -21,6 +21,7 @@ from fim_core.demo.cuts import cut_statement
 from fim_core.demo.schemas import SUBJECTS
 from fim_core.demo.statements import choose_focus, write_statement
 from fim_core.errors import FimError
+from fim_core.files import replacing
 
 COLUMNS = ("TYPE", "WORKSHEET_ID", "INPUT", "OUTPUT")
 PLACEHOLDER = "<fillMe>"
@@ -65,14 +66,21 @@ def write_export(path: Path, *, rows: int, seed: int) -> None:
     path = Path(path)
     if path.suffix not in (".csv", ".parquet"):
         raise FimError(f"{path} must end in .csv or .parquet: the ending decides the format of the export.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = generate_rows(rows, seed)
-    if path.suffix == ".csv":
-        with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(COLUMNS)
-            writer.writerows(content)
-        return
+    with replacing(path) as scratch:
+        if path.suffix == ".csv":
+            _write_csv(scratch, generate_rows(rows, seed))
+        else:
+            _write_parquet(scratch, generate_rows(rows, seed))
+
+
+def _write_csv(path: Path, content: Iterator[Row]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows(content)
+
+
+def _write_parquet(path: Path, content: Iterator[Row]) -> None:
     schema = pa.schema([(name, pa.string()) for name in COLUMNS])
     with pq.ParquetWriter(path, schema, compression="zstd") as parquet:
         while batch := list(itertools.islice(content, _BATCH)):

@@ -18,7 +18,7 @@ from fim_core.evaluation.benchmark.schemas import SCHEMAS, Schema
 from fim_core.evaluation.metrics.completed import CompletedSql
 from fim_core.evaluation.metrics.execution import Comparison, Database, Sandbox
 from fim_core.evaluation.scores import EvalRow
-from fim_core.files import require_free
+from fim_core.files import require_free, staging
 from fim_core.integrity import digest_of, read_sealed, write_sealed
 
 DIALECT = "snowflake"
@@ -47,12 +47,13 @@ def build_benchmark(output: Path, *, items_per_kind: int, seed: int) -> dict[str
         FimError: the folder holds such files already, or more items are asked for than the queries give.
     """
     require_free(output / ITEMS, output / SETTINGS)
-    output.mkdir(parents=True, exist_ok=True)
     items = make_items(items_per_kind, seed)
     lines = [json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in items]
-    (output / ITEMS).write_text("".join(lines), encoding="utf-8")
     settings = {"seed": seed, "items_per_kind": items_per_kind, "dialect": DIALECT, "rows": _rows_digest(seed)}
-    write_sealed(output / SETTINGS, settings | {"items": digest_of(output / ITEMS)})
+    # Both or none: half a benchmark would be in the way of the next attempt.
+    with staging(output) as folder:
+        (folder / ITEMS).write_text("".join(lines), encoding="utf-8")
+        write_sealed(folder / SETTINGS, settings | {"items": digest_of(folder / ITEMS)})
     return {kind: sum(item.type == kind for item in items) for kind in MASKS}
 
 

@@ -18,7 +18,7 @@ from fim_core.evaluation.report import PREDICTIONS, REPORT, build_report, write_
 from fim_core.evaluation.rows import MostFrequent
 from fim_core.evaluation.run import constant_predictions
 from fim_core.evaluation.scores import score
-from fim_core.files import require_free
+from fim_core.files import require_free, staging
 from fim_core.records.schema import Completion
 
 
@@ -78,8 +78,8 @@ def run_benchmark(
         held_out=len(items),
     )
     report["counts"]["contaminated"] = len(known)
-    output.mkdir(parents=True, exist_ok=True)
-    write_report(output, report)
-    write_predictions(output, clean, predictions, scores)
-    write_page(output, report)
+    with staging(output) as place:
+        write_report(place, report)
+        write_predictions(place, clean, predictions, scores)
+        write_page(place, report)
     return report
