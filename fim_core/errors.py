@@ -48,3 +48,8 @@ def system_error(error: Exception) -> FimError | None:
     if isinstance(error, OSError) and error.errno in _CURES:
         return FimError(f"{error.filename or 'A file'} cannot be used: {error.strerror}. {_CURES[error.errno]}")
     return None
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its name where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

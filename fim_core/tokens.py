@@ -16,7 +16,7 @@ from tokenizers.models import BPE
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 
 from fim_core.config.model import ModelConfig
-from fim_core.errors import FimError
+from fim_core.errors import FimError, first_line
 from fim_core.families import FAMILIES
 from fim_core.files import read_json_as
 from fim_core.hub import require_place
@@ -69,10 +69,9 @@ def load_tokenizer(path_or_id: str | Path) -> PreTrainedTokenizerFast:
         folder = Path(place).expanduser()
         # Not given, transformers asks on a terminal whether to run the code.
         tokenizer = AutoTokenizer.from_pretrained(folder if folder.is_dir() else place, trust_remote_code=False)
-    except Exception as error:  # tokenizers raises nothing narrower, and a damaged file leads to errors of any class
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except Exception as error:  # the library in Rust raises this very class
         raise FimError(
-            f"The tokenizer {place} cannot be loaded: {reason} Give a folder that holds tokenizer.json and "
+            f"The tokenizer {place} cannot be loaded: {first_line(error)} Give a folder that holds tokenizer.json and "
             "tokenizer_config.json, or a hub id that this machine can reach (HF_HUB_OFFLINE unset)."
         ) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):

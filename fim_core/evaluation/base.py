@@ -56,7 +56,8 @@ def load_base(model: ModelConfig, checkpoint: Path, *, seed: int) -> Predictor:
     tokenizer = load_tokenizer(checkpoint)
     added = read_recipe(checkpoint).fim_tokens.added
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = AutoConfig.from_pretrained(checkpoint).dtype if device.type == "cuda" else torch.float32
+    config = AutoConfig.from_pretrained(checkpoint, local_files_only=True, trust_remote_code=False)
+    dtype = config.dtype if device.type == "cuda" else torch.float32
     # Random weights depend on the dtype in which they are drawn.
     drawn_as = training_dtype(model, device) if model.name_or_path is None else dtype
     network = causal_model(

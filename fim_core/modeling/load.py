@@ -22,13 +22,13 @@ from transformers import (
 )
 
 from fim_core.config.model import ModelConfig, PeftConfig
-from fim_core.errors import FimError
+from fim_core.errors import FimError, first_line
 from fim_core.files import read_json
 from fim_core.hub import require_place
 from fim_core.modeling.attention import attention_name, register, select_backend
 from fim_core.modeling.partition import partitioned_loading, whole_shape, whole_weights
 from fim_core.modeling.support import causal_model, supports_prefix_tree
-from fim_core.modeling.weights import first_line, load_weights
+from fim_core.modeling.weights import LOADING_ERRORS, load_weights
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ def build_model(
     config = network_config(model, tokenizer)
     attention = _attention(model, config, device, dtype)
     if model.name_or_path is None:
-        network = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
+        network = _from_scratch(config, dtype, attention)
     else:
         with partitioned_loading(partition):
             network = _pretrained(model.name_or_path, config, dtype, attention)
@@ -149,7 +149,7 @@ def pretrained_config(model: ModelConfig) -> PretrainedConfig:
     try:
         return type(config).from_dict({**config.to_dict(), **options})
     except (StrictDataclassError, TypeError, ValueError, KeyError, AttributeError) as error:
-        raise FimError(f"model.hf_config_kwargs cannot be used: {_first_line(error)}") from error
+        raise FimError(f"model.hf_config_kwargs cannot be used: {first_line(error)}") from error
 
 
 def scratch_config(options: Mapping[str, Any]) -> PretrainedConfig:
@@ -209,17 +209,23 @@ def _pretrained_config(place: str) -> PretrainedConfig:
             )
     try:
         return AutoConfig.from_pretrained(folder if folder.is_dir() else place, trust_remote_code=False)
-    except Exception as error:  # what a damaged file leads to has no common class
+    except LOADING_ERRORS as error:
         raise FimError(f"The model {place} cannot be loaded: {first_line(error)}") from error
+
+
+def _from_scratch(config: PretrainedConfig, dtype: torch.dtype, attention: str) -> PreTrainedModel:
+    try:
+        made: PreTrainedModel = AutoModelForCausalLM.from_config(
+            config, dtype=dtype, attn_implementation=attention, trust_remote_code=False
+        )
+    except LOADING_ERRORS as error:
+        raise FimError(f"The model cannot be made from model.config: {first_line(error)}") from error
+    return made
 
 
 def _pretrained(place: str, config: PretrainedConfig, dtype: torch.dtype, attention: str) -> PreTrainedModel:
     folder = Path(place)
     return load_weights(folder if folder.is_dir() else place, config=config, dtype=dtype, attn_implementation=attention)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @torch.no_grad()

@@ -8,11 +8,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging
 
-from fim_core.errors import DamagedFile, FimError
+from fim_core.errors import DamagedFile, FimError, first_line
+
+LOADING_ERRORS = (
+    *(
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        AssertionError,
+        ImportError,
+        RuntimeError,
+        MemoryError,
+    ),
+    *(SafetensorError, StrictDataclassError),
+)
+"""What transformers raises for weights, kernels and (quantised) configurations that it cannot use or find."""
 
 
 def load_weights(place: Path | str, **options: Any) -> PreTrainedModel:
@@ -31,7 +48,7 @@ def load_weights(place: Path | str, **options: Any) -> PreTrainedModel:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 place, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **options
             )
-    except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, SafetensorError, MemoryError) as error:
+    except LOADING_ERRORS as error:
         if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error):
             raise FimError(
                 f"Memory does not hold the weights of {place}. Use a machine with more, or a smaller model."
@@ -59,7 +76,3 @@ def no_progress_bar() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerFast
-from transformers.utils.chat_template_utils import render_jinja_template
+from transformers.utils.chat_template_utils import _compile_jinja_template, render_jinja_template
 
-from fim_core.errors import FimError
+from fim_core.errors import FimError, first_line
+from fim_core.prompts.deadline import OutOfTimeError, time_limit
 from fim_core.prompts.guard import ControlTokenGuard
 from fim_core.tokens import control_pattern, control_tokens
 
-# Some chat templates write today's date when nobody gives one. A fixed one keeps training and serving the same.
-_DATE = "01 Jan 2025"
+# Some chat templates write today's date. A fixed one keeps training and serving the same.
+_TODAY = datetime(2025, 1, 1)
+_DATE = _TODAY.strftime("%d %b %Y")
+
+TIME_LIMIT_S = 10.0
+"""For one rendering; a template that loops takes it all, others some microseconds."""
 
 # The text of a turn while the markup around it is looked for: nothing that a template would look for.
 _SYSTEM, _USER, _ASSISTANT = "\ufdd0system\ufdd1", "\ufdd0user\ufdd1", "\ufdd0assistant\ufdd1"
@@ -41,12 +48,45 @@ def render_chat(
 
     Raises:
         jinja2.TemplateError: the template does not allow these turns.
+        FimError: it does not come to an end.
     """
-    return str(
-        tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=open_turn, date_string=_DATE
+    with _bounded():
+        _pin_clocks(tokenizer.get_chat_template())
+        return str(
+            tokenizer.apply_chat_template(
+                list(messages), tokenize=False, add_generation_prompt=open_turn, date_string=_DATE
+            )
         )
-    )
+
+
+def _pin_clocks(template: str) -> None:
+    """Have a template read _TODAY wherever it asks for the time, and draw nothing at random.
+
+    transformers takes no functions from its callers, and keeps the environment of each template that it has compiled.
+    """
+    environment = _compile_jinja_template(template).environment
+    environment.globals["strftime_now"] = _TODAY.strftime
+    environment.globals.pop("lipsum", None)
+    environment.filters["random"] = _refuse_chance
+
+
+def _refuse_chance(_: object) -> None:
+    raise TemplateError("the template draws at random, so that no prompt would be made twice")
+
+
+@contextmanager
+def _bounded() -> Iterator[None]:
+    """Bound the time of a template, and tell its mistakes from ours."""
+    try:
+        with time_limit(TIME_LIMIT_S):
+            yield
+    except OutOfTimeError as error:
+        raise FimError(
+            f"The tokenizer's chat template did not come to an end within {TIME_LIMIT_S:g} s, so it seems to loop without "
+            "end. Use `data.template: plain`, or a tokenizer with another chat template."
+        ) from error
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise TemplateError(f"{type(error).__name__} in the template: {first_line(error)}") from error
 
 
 def assistant_spans(
@@ -60,8 +100,10 @@ def assistant_spans(
     if not _GENERATION.search(template):
         return None
     variables: dict[str, Any] = {**tokenizer.special_tokens_map, "date_string": _DATE}
-    # Annotated as text, but a pair: the rendered conversations, and the spans of each.
-    rendered: Any = render_jinja_template([list(messages)], None, None, template, True, **variables)
+    with _bounded():
+        _pin_clocks(template)
+        # Annotated as text, but a pair: the rendered conversations, and the spans of each.
+        rendered: Any = render_jinja_template([list(messages)], None, None, template, True, **variables)
     return [(int(start), int(end)) for start, end in rendered[1][0]]
 
 

@@ -261,11 +261,23 @@ def test_a_missing_tokenizer_is_told_with_a_cure(place: str) -> None:
         load_tokenizer(place)
 
 
-def test_a_tokenizer_that_needs_code_of_its_own_is_refused(tmp_path: Path) -> None:
+def test_a_tokenizer_that_needs_code_of_its_own_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("someone was asked"))
     (tmp_path / "config.json").write_text(json.dumps({"auto_map": {"AutoTokenizer": ["evil.Evil", None]}}))
     (tmp_path / "tokenizer_config.json").write_text(
         json.dumps({"auto_map": {"AutoTokenizer": ["evil.Evil", None]}, "tokenizer_class": "Evil"})
     )
     (tmp_path / "evil.py").write_text("raise SystemExit('ran code')")
+    with pytest.raises(FimError, match="cannot be loaded"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["{", "[]", '{"model": 1}', '{"version": "1.0", "model": {"type": "BPE", "vocab": {}, "merges": [["a", "b"]]}}'],
+)
+def test_a_damaged_tokenizer_is_told_in_a_sentence(tmp_path: Path, content: str) -> None:
+    byte_level(["<|end|>"], eos="<|end|>").save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(FimError, match="cannot be loaded"):
         load_tokenizer(tmp_path)

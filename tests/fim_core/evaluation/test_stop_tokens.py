@@ -91,6 +91,7 @@ def test_generation_ends_at_every_end_token_and_every_control_token(name: str, c
 
 
 QWEN, BUILDER = prompts_of("qwen", chat=False)
+ENCODER = TextEncoder(QWEN)
 STOPS = {*BUILDER.tokens.end_ids, *control_ids(QWEN)}
 
 
@@ -112,6 +113,6 @@ def test_completions_hold_no_control_token(seed: int) -> None:
             written.append(token)
             token = following[token]
         assert made == Generation(written, stopped=len(written) < 12)
-        text = TextEncoder(QWEN).decode(made.token_ids)
+        text = ENCODER.decode(made.token_ids)
         assert text == QWEN.decode(written)
         assert not any(mark in text for mark in MODEL_TOKENS["qwen"].tokens)

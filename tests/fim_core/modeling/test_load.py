@@ -86,6 +86,48 @@ def test_a_missing_unknown_or_unsafe_model_is_named(tokenizer, tmp_path):
         build_model(ModelConfig(name_or_path=str(pickled)), tokenizer, seed=0)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}},
+        {"quantization_config": {"quant_method": "gptq", "bits": 4}},
+        {"quantization_config": "int8"},
+        {"num_hidden_layers": "many"},
+        {"hidden_size": None},
+        {"rope_parameters": {"rope_type": "homemade"}},
+        {"dtype": "float3"},
+        {"layer_types": ["homemade"]},
+        {"hidden_act": "homemade"},
+    ],
+    ids=lambda change: "-".join(map(str, next(iter(change.items()))))[:40],
+)
+def test_a_configuration_that_cannot_be_loaded_is_one_sentence(tokenizer, tmp_path, change):
+    tiny_model("qwen3").save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(FimError, match="cannot be loaded") as told:
+        build_model(ModelConfig(name_or_path=str(tmp_path)), tokenizer, seed=0)
+    assert "Traceback" not in str(told.value)
+    assert "\n" not in str(told.value)
+
+
+def test_code_that_comes_with_a_model_is_neither_run_nor_asked_about(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("someone was asked"))
+    tiny_model("qwen3").save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    named = {"AutoConfig": "evil.Evil", "AutoModelForCausalLM": "evil.Evil"}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"auto_map": named}))
+    (tmp_path / "evil.py").write_text("raise SystemExit('ran code')")
+    model = build_model(ModelConfig(name_or_path=str(tmp_path)), tokenizer, seed=0)
+    assert type(model).__module__.startswith("transformers.")
+
+
+def test_a_kernel_that_is_not_installed_is_one_sentence(tokenizer, monkeypatch):
+    monkeypatch.setattr("fim_core.modeling.load._attention", lambda *_: "flash_attention_3")
+    with pytest.raises(FimError, match=r"cannot be made from model\.config"):
+        build_model(from_scratch(), tokenizer, seed=0)
+
+
 def test_options_of_a_pretrained_model_are_replaced(tokenizer, tmp_path):
     small = tiny_model("llama", tie_word_embeddings=True)
     small.save_pretrained(tmp_path / "base")

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import chat_templates as templates
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jinja2 import TemplateError
 from small_tokenizers import byte_level, long_run
 
 from fim_core.errors import FimError
@@ -87,3 +92,62 @@ def test_assistant_spans_by_the_templates_own_mask() -> None:
     messages = [{"role": "u", "content": "ab"}, {"role": "a", "content": "cde"}]
     assert assistant_spans(byte_level([], chat_template=text), messages) == [(2, 4), (6, 9)]
     assert assistant_spans(TOKENIZERS["verbatim"], messages) is None
+
+
+def test_no_clock_reaches_a_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the prompts of tomorrow are others than those of training."""
+    template = (
+        "{% macro now() %}{{ strftime_now('%H:%M:%S.%f') }}{% endmacro %}"
+        "{{ strftime_now('%d %b %Y %j %A') }} {{ now() }} {{ date_string }}"
+        "{% for m in messages %}{{ m.content }}{% generation %}{{ strftime_now('%s') }}{% endgeneration %}{% endfor %}"
+    )
+    tokenizer = byte_level([], chat_template=template)
+    turns = [{"role": "user", "content": "x"}]
+    text, spans = render_chat(tokenizer, turns), assistant_spans(tokenizer, turns)
+    assert text.startswith("01 Jan 2025 001 Wednesday 00:00:00.000000 01 Jan 2025x")
+    later = dt.datetime(2031, 5, 6, 7, 8, 9)
+    clock = SimpleNamespace(now=lambda *_: later, today=lambda *_: later, utcnow=lambda *_: later)
+    monkeypatch.setattr("transformers.utils.chat_template_utils.datetime", clock)
+    assert (render_chat(tokenizer, turns), assistant_spans(tokenizer, turns)) == (text, spans)
+
+
+ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}{% endfor %}{% endfor %}{% endfor %}"
+
+
+def test_a_template_that_loops_without_end_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fim_core.prompts.markup.TIME_LIMIT_S", 0.1)
+    tokenizer = byte_level([], chat_template=ENDLESS + "{% generation %}{% endgeneration %}")
+    for render in (render_chat, assistant_spans):
+        with pytest.raises(FimError, match="seems to loop without end"):
+            render(tokenizer, [{"role": "user", "content": "x"}])
+    monkeypatch.undo()
+    assert render_chat(TOKENIZERS["verbatim"], [{"role": "user", "content": "x"}]), "the thread is well"
+
+
+def test_a_loop_in_another_thread_is_ended_there_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fim_core.prompts.markup.TIME_LIMIT_S", 0.1)
+    tokenizer = byte_level([], chat_template=ENDLESS)
+    with ThreadPoolExecutor(2) as pool:
+        looping = pool.submit(render_chat, tokenizer, [{"role": "user", "content": "x"}])
+        other = pool.submit(time.sleep, 1)
+        assert isinstance(looping.exception(), FimError)
+        assert other.exception() is None
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ 1 + 'a' }}",
+        "{{ 1 // 0 }}",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+        "{{ messages[9].x.y }}",
+        "{{ [1, 2] | random }}",
+        "{{ lipsum() }}",
+    ],
+)
+def test_mistakes_of_a_template_are_its_own(template: str) -> None:
+    tokenizer = byte_level([], chat_template=template)
+    with pytest.raises(TemplateError):
+        render_chat(tokenizer, [{"role": "user", "content": "x"}])
+    with pytest.raises(FimError, match=r"Use `data\.template: plain`"):
+        ChatMarkup(tokenizer, ControlTokenGuard(control_tokens(tokenizer)), system=False)

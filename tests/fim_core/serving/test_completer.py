@@ -25,11 +25,12 @@ def test_serves_what_evaluation_measures(completer: Completer, checkpoint: Path,
     prompt = completer.prompt_ids(completion)
     measured = generate(model, [prompt], stop_ids=stop_ids_of(model, tokenizer), max_new_tokens=12, batch_size=1)[0]
     deltas = list(completer.deltas(prompt, max_tokens=12))
-    assert "".join(delta.text for delta in deltas) == TextEncoder(tokenizer).decode(measured.token_ids)
+    text = TextEncoder(tokenizer).decode(measured.token_ids)
+    assert "".join(delta.text for delta in deltas) == text
     assert [delta.tokens for delta in deltas] == list(range(1, len(deltas) + 1))
     assert [delta.finish_reason for delta in deltas[:-1]] == [None] * (len(deltas) - 1)
     assert deltas[-1].finish_reason == ("stop" if measured.stopped else "length")
-    assert completer.complete(completion, max_tokens=12) == TextEncoder(tokenizer).decode(measured.token_ids)
+    assert completer.complete(completion, max_tokens=12) == text
 
 
 def test_ends_at_a_stop_string(completer: Completer) -> None:

@@ -1,0 +1,65 @@
+"""A time limit for work that may never end: what a chat template does is up to whoever wrote it.
+
+One thread watches all others that have a limit and raises an exception in those that exceed it. Python sees it between
+two of its own instructions, so a loop ends at once, and a single call into C only when it returns.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_INTERVAL_S = 0.2
+
+
+class OutOfTimeError(Exception):
+    """The time limit was exceeded."""
+
+
+class _Watch:
+    def __init__(self) -> None:
+        self._deadlines: dict[int, float] = {}
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    @contextmanager
+    def limit(self, seconds: float) -> Iterator[None]:
+        thread = threading.get_ident()
+        self._deadlines[thread] = time.monotonic() + seconds
+        # None lives on in a process that was forked off.
+        if self._thread is None or not self._thread.is_alive():
+            self._start()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._deadlines.pop(thread, None)
+
+    def _start(self) -> None:
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._watch, name="time limits", daemon=True)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        while True:
+            time.sleep(_INTERVAL_S)
+            with self._lock:
+                for thread, deadline in list(self._deadlines.items()):
+                    if time.monotonic() > deadline:
+                        del self._deadlines[thread]
+                        ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                            ctypes.c_ulong(thread), ctypes.py_object(OutOfTimeError)
+                        )
+
+
+_WATCH = _Watch()
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raise OutOfTimeError in the block once it has taken longer; limits cannot be nested."""
+    with _WATCH.limit(seconds):
+        yield
