@@ -12,6 +12,7 @@ from huggingface_hub import ModelCard, metadata_load
 from small_tokenizers import like_model
 
 from fim_core.config import DataConfig, Experiment, ModelConfig, Source
+from fim_core.accounting import RowAccount
 from fim_core.model_card import base_model, model_card, with_metrics
 from fim_core.prompts import PromptBuilder
 from fim_core.training.job import TrainResult
@@ -19,14 +20,10 @@ from fim_core.training.job import TrainResult
 RESULT = TrainResult(
     Path("/secret/model"), 50, 2, 2.5, 1.25, 1.0, 32, 1600, 60, 9000, 3000, 5000, 0, 3.0, 1, None, "tree"
 )
-ROWS = {
-    "rows_in": 1000,
-    "rows_kept": 990,
-    "rejected": {"invalid_json": 7, "control_token": 3},
-    "too_long": 2,
-    "train": 800,
-    "eval": 188,
-}
+ROWS = RowAccount.of(
+    {"rows_in": 1000, "rejected": {"invalid_json": 7, "control_token": 3}},
+    {"too_long": 2, "train": 800, "eval": 180, "left_out": 8},
+)
 RECIPE = PromptBuilder(
     like_model("qwen", chat=False),
     ModelConfig(config={"model_type": "qwen3"}, tokenizer="x"),
@@ -102,8 +99,8 @@ def test_a_card_holds_what_hubs_and_people_look_for(tmp_path: Path) -> None:
         "tags": ["fill-in-the-middle", "sql"],
     }
     assert "Trained from scratch." in card
-    assert "| rows | 1,000 |\n| kept | 988 |\n| rejected | 12 (invalid_json 7, control_token 3, too_long 2) |" in card
-    assert "| for training | 800 |\n| held out | 188 |" in card
+    assert "| rows | 1,000 |\n| kept | 980 |\n| rejected | 12 (invalid_json 7, control_token 3, too_long 2) |" in card
+    assert "| in neither split | 8 |\n| for training | 800 |\n| held out | 180 |" in card
     assert "| optimizer steps | 50 |\n| rows of a step | 32 |" in card
     assert "| learning rate, peak | 0.0002 |" in card
     assert "| gradients clipped to a norm of | 1.0 |" in card
