@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny_pipeline import TINY, write_experiment
+from tiny_pipeline import write_experiment
 
 from fim_core.cli.pipeline import open_experiment, run_pipeline
 from fim_core.cli.row_bars import RowBars

@@ -11,8 +11,8 @@ import pytest
 from huggingface_hub import ModelCard, metadata_load
 from small_tokenizers import like_model
 
-from fim_core.config import DataConfig, Experiment, ModelConfig, Source
 from fim_core.accounting import RowAccount
+from fim_core.config import DataConfig, Experiment, ModelConfig, Source
 from fim_core.model_card import base_model, model_card, with_metrics
 from fim_core.prompts import PromptBuilder
 from fim_core.training.job import TrainResult
