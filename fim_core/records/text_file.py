@@ -41,3 +41,12 @@ def _undecodable_line(path: Path) -> str:
             except UnicodeDecodeError:
                 return f", line {number},"
     return ""
+
+
+def is_utf8(path: Path) -> bool:
+    """Whether a file that is not compressed is UTF-8 text."""
+    try:
+        path.read_bytes().decode()
+    except UnicodeDecodeError:
+        return False
+    return True
