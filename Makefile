@@ -72,6 +72,10 @@ clean:
 	if test "$$(readlink .dagster_home/dagster.yaml)" = ../dagster.yaml; then rm -rf .dagster_home; fi
 	if grep -qsxF '$(DOTENV)' .env && test "$$(wc -l < .env)" = 1; then rm .env; fi
 
+# A .env of this kind that names another folder came with a copy of that folder.
+$(shell if test "$$(wc -l < .env 2>/dev/null)" = 1 && grep -qsxE 'DAGSTER_HOME=[$$][{]DAGSTER_HOME:-.*/[.]dagster_home[}]' .env \
+	&& ! grep -qxF '$(DOTENV)' .env; then echo '$(DOTENV)' > .env; fi)
+
 # Dagster reads .env, so that its own commands find the same home as make does; a DAGSTER_HOME that is set wins.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -21,13 +22,15 @@ _ROW_NUMBER = r"[0-9]+$"
 def by_export(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
     """Batches of at most `rows` rows, none of which holds rows of two exports.
 
-    So an export's batches are the same whatever other exports stand around it. A row's export is its `row_id` without
+    They end earlier where their texts reach GROUP_BYTES. So an export's batches are the same whatever exports come before
+    it. A row's export is its `row_id` without
     the number at its end; one export's rows stand together.
     """
     waiting: list[pa.RecordBatch] = []
     count = size = 0
     export = None
     for batch in batches:
+        ends = np.cumsum(_text_bytes(batch))
         names = pc.run_end_encode(pc.replace_substring_regex(batch.column("row_id"), _ROW_NUMBER, ""))
         bounds = [0, *names.run_ends.to_pylist()]
         for name, (start, end) in zip(names.values.to_pylist(), pairwise(bounds), strict=True):
@@ -36,14 +39,26 @@ def by_export(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.Recor
                 waiting, count, size = [], 0, 0
             export = name
             while start < end:
-                piece = batch.slice(start, min(end - start, rows - count))
+                before = int(ends[start - 1]) if start else 0
+                full = int(np.searchsorted(ends, before + GROUP_BYTES - size)) + 1
+                piece = batch.slice(start, min(end, start + rows - count, full) - start)
                 waiting.append(piece)
-                start, count, size = start + len(piece), count + len(piece), size + piece.nbytes
+                start, count = start + len(piece), count + len(piece)
+                size += int(ends[start - 1]) - before
                 if count == rows or size >= GROUP_BYTES:
                     yield _joined(waiting)
                     waiting, count, size = [], 0, 0
     if waiting:
         yield _joined(waiting)
+
+
+def _text_bytes(batch: pa.RecordBatch) -> np.ndarray:
+    """Bytes of each row's texts, int64 [rows]."""
+    total = np.zeros(len(batch), np.int64)
+    for column in batch.columns:
+        if pa.types.is_string(column.type):
+            total += pc.fill_null(pc.binary_length(column), 0).to_numpy(zero_copy_only=False)
+    return total
 
 
 def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:

@@ -116,6 +116,8 @@ def convert(
 
 def default_output(source: Path) -> Path:
     """`exports/july.csv.gz` gives `exports/july_hf_fim_dataset`."""
+    # `.` and `..` have no name of their own.
+    source = source if source.name not in ("", "..") else source.resolve()
     name = source.name
     for suffix in (".gz", ".zst", ".csv", ".parquet", ".jsonl", ".json"):
         name = name.removesuffix(suffix)

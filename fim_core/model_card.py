@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, metadata_load, try_to_load_from_cache
 
+from fim_core.accounting import RowAccount
 from fim_core.config import Experiment
 from fim_core.config.data import DataConfig
 from fim_core.evaluation.names import BASE
@@ -74,7 +74,7 @@ def model_card(
     result: TrainResult,
     recipe: Recipe,
     *,
-    rows: Mapping[str, Any],
+    rows: RowAccount,
     provenance: Mapping[str, str],
 ) -> str:
     """The card of a trained checkpoint.
@@ -83,8 +83,7 @@ def model_card(
         experiment: what was trained.
         result: of training.
         recipe: of its prompts.
-        rows: counts of data preparation: `rows_in`, `rows_kept`, `rejected` (by reason), `train`, `eval`, and
-            of tokenization `too_long` and `control_token`, rows that it rejected.
+        rows: what became of the exports' rows.
         provenance: version of each input, by asset.
     """
     place = experiment.model.name_or_path
@@ -178,15 +177,14 @@ def _origin(base: BaseModel | None) -> str:
     return f"Fine-tuned from {base.name}."
 
 
-def _data(rows: Mapping[str, Any]) -> dict[str, Any]:
-    rejected = Counter(rows["rejected"]) + Counter({reason: rows[reason] for reason in ("too_long", "control_token")})
-    reasons = ", ".join(f"{reason} {count:,}" for reason, count in rejected.items())
+def _data(rows: RowAccount) -> dict[str, Any]:
     return {
-        "rows": f"{rows['rows_in']:,}",
-        "kept": f"{rows['rows_in'] - sum(rejected.values()):,}",
-        "rejected": f"{sum(rejected.values()):,}" + (f" ({reasons})" if reasons else ""),
-        "for training": f"{rows['train']:,}",
-        "held out": f"{rows['eval']:,}",
+        "rows": f"{rows.rows_in:,}",
+        "kept": f"{rows.kept:,}",
+        "rejected": f"{sum(rows.rejected.values()):,}" + (f" ({rows.reasons})" if rows.rejected else ""),
+        **({"in neither split": f"{rows.left_out:,}"} if rows.left_out else {}),
+        "for training": f"{rows.train:,}",
+        "held out": f"{rows.eval:,}",
     }
 
 

@@ -2,7 +2,7 @@
 
     .fim/parts/<asset>/<key>.arrow
 
-A key is the hash of the rows themselves and of all that decides what becomes of them. Parts are only a shortcut: any of
+A key is the hash of the rows' content and of all that decides what is made of them. Parts are only a shortcut: any of
 them may be removed or damaged at any time, and is made again when it is needed: a file begins with the digest of its
 content. `fim gc` removes those that were not used lately.
 """
@@ -15,7 +15,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import xxhash
 
 from fim_core.files import flush, replacing
@@ -52,13 +54,35 @@ class Parts:
     ) -> tuple[pa.RecordBatch, bool]:
         """What `make` makes of `rows`, and whether it had to."""
         key = hashlib.sha256(self.identity.encode())
-        key.update(rows.serialize())
+        for column in rows.columns:
+            _hash_values(key, column)
         path = self.folder / f"{key.hexdigest()}.arrow"
         if not self.renew and (found := _read(path)) is not None:
             return found, False
         made = make(rows)
         _write(path, made)
         return made, True
+
+
+def _hash_values(hasher: hashlib._Hash, array: pa.Array) -> None:
+    """Hash the values of an array of texts, numbers, booleans or lists of these.
+
+    Equal values give equal hashes. Serialized bytes would not do: they also depend on what the array is a slice of, and
+    on whether it has room for nulls.
+    """
+    hasher.update(f"{array.type} {len(array)} {array.null_count} ".encode())
+    if array.null_count:
+        hasher.update(array.is_null().to_numpy(zero_copy_only=False).tobytes())
+        array = array.drop_null()
+    if pa.types.is_list(array.type):
+        hasher.update(pc.list_value_length(array).to_numpy(zero_copy_only=False).tobytes())
+        _hash_values(hasher, array.flatten())
+    elif pa.types.is_string(array.type):
+        offsets = np.frombuffer(array.buffers()[1] or b"\0" * 4, np.int32, len(array) + 1, 4 * array.offset)
+        hasher.update(np.diff(offsets).tobytes())
+        hasher.update(memoryview(array.buffers()[2] or b"")[offsets[0] : offsets[-1]])
+    else:
+        hasher.update(array.to_numpy(zero_copy_only=False).tobytes())
 
 
 def _read(path: Path) -> pa.RecordBatch | None:

@@ -308,6 +308,7 @@ class Store:
         asset: str,
         *,
         experiment: str,
+        experiment_file: Path | None = None,
         inputs: Mapping[str, str],
         config: Mapping[str, Any],
         code: str,
@@ -323,6 +324,7 @@ class Store:
         an asset are ordered. Neither depends on a clock.
 
         Args:
+            experiment_file: the file that the experiment is named after, if it is.
             builds: build id of each input that is an artifact.
 
         Raises:
@@ -349,6 +351,7 @@ class Store:
                     "asset": asset,
                     "version": version,
                     "experiment": experiment,
+                    "experiment_file": str(experiment_file) if experiment_file else None,
                     "inputs": dict(inputs),
                     "build": secrets.token_hex(8),
                     "builds": dict(builds or {}),

@@ -8,12 +8,14 @@ from typing import Annotated
 import typer
 
 from fim_core.config import Experiment, load_experiment
+from fim_core.config.experiment import default_storage
 from fim_core.errors import FimError
 from fim_core.files import read_json
 from fim_core.pipeline.evaluation import DECISION, champion, decisions, promoted, roll_back, withdrawn
 from fim_core.store import Artifact, Store, champion_weights
 
 Config = Annotated[Path, typer.Argument(help="Experiment file.", envvar="FIM_EXPERIMENT")]
+OptionalConfig = Annotated[Path | None, typer.Argument(help="Experiment file.", envvar="FIM_EXPERIMENT")]
 
 
 def register(app: typer.Typer) -> None:
@@ -25,15 +27,31 @@ def register(app: typer.Typer) -> None:
     app.add_typer(commands, name="champion")
 
 
-def show(config: Config) -> None:
-    """Print the champion and why it is, the last candidate if that was refused, and the champions there have been."""
-    experiment, store = _open(config)
-    reigning, decided = champion(store, experiment.name), decisions(store, experiment.name)
-    if not decided:
+def show(config: OptionalConfig = None) -> None:
+    """Print the champion and why it is, the last candidate if that was refused, and the champions there have been.
+
+    Without an experiment file: those of every experiment in the storage ($FIM_STORAGE, or .fim).
+    """
+    if config is not None:
+        experiment, store = _open(config)
+        names = [experiment.name]
+    else:
+        store = Store(default_storage())
+        names = sorted({decided.manifest["experiment"] for decided in store.versions("champion_model")})
+    if not any(decisions(store, name) for name in names):
+        whose = f" of experiment {names[0]}" if names else ""
         raise FimError(
-            f"No model of experiment {experiment.name} has come to the gate yet. "
-            f"Run `fim champion promote {config}`, or materialize champion_model."
+            f"No model{whose} has come to the gate yet in {store.root}. Run `fim champion promote {config or 'CONFIG'}`, or "
+            "materialize champion_model."
         )
+    for name in names:
+        if config is None:
+            typer.echo(f"experiment  {name}")
+        _show(store, name)
+
+
+def _show(store: Store, experiment: str) -> None:
+    reigning, decided = champion(store, experiment), decisions(store, experiment)
     if reigning is None:
         typer.echo("There is no champion.")
     else:
@@ -45,8 +63,8 @@ def show(config: Config) -> None:
     if not last.counts["promote"] and (reigning is None or last.counts["candidate"] != reigning.counts["candidate"]):
         typer.echo(f"refused     {last.version}: checkpoint {last.counts['candidate']}, the last candidate")
         _print_reasons(last)
-    taken_back = withdrawn(store, experiment.name)
-    for other in promoted(store, experiment.name):
+    taken_back = withdrawn(store, experiment)
+    for other in promoted(store, experiment):
         if other != reigning:
             what = "rolled back" if other.counts["candidate"] in taken_back else "earlier"
             typer.echo(f"{what:<11} {other.version}: checkpoint {other.counts['candidate']}")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from fim_core.accounting import RowAccount
 from fim_core.cli.champion import reasons
 from fim_core.config import load_experiment
 from fim_core.pipeline import STAGES
@@ -56,12 +56,7 @@ def _lines(artifacts: dict[str, Artifact]) -> Iterator[tuple[str, str]]:
     prompts, tokens = artifacts["fim_prompts"].counts, artifacts["tokenized_dataset"].counts
     training, report = artifacts["trained_checkpoint"].counts, artifacts["evaluation_report"].counts
     packing = tokens["packing"]
-    yield "rows in", f"{prompts['rows_in']:,}"
-    yield "kept", f"{tokens['rows_kept']:,} ({tokens['train']:,} to train on, {tokens['eval']:,} held out)"
-    rejected = Counter(prompts["rejected"]) + Counter(
-        {reason: tokens[reason] for reason in ("too_long", "control_token")}
-    )
-    yield "rejected", ", ".join(f"{reason} {count:,}" for reason, count in rejected.items()) or "none"
+    yield from row_lines(prompts, tokens)
     yield "tokens", f"{tokens['tokens']:,}, of which {tokens['trained_tokens']:,} are trained on"
     yield (
         "packing",
@@ -71,6 +66,21 @@ def _lines(artifacts: dict[str, Artifact]) -> Iterator[tuple[str, str]]:
     yield "optimizer steps", f"{training['steps']:,}, each of {_a_step(training)}"
     yield "held-out loss", f"{_number(training['loss_before'])} before, {_number(training['loss_after'])} after"
     yield from _headline(report)
+
+
+def row_lines(prompts: dict[str, Any], tokens: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What became of the rows, as labels and values that add up.
+
+    Args:
+        prompts, tokens: counts of fim_prompts and of tokenized_dataset.
+    """
+    account = RowAccount.of(prompts, tokens)
+    yield "rows in", f"{account.rows_in:,}"
+    yield "kept", f"{account.kept:,} ({account.train:,} to train on, {account.eval:,} held out)"
+    yield "rejected", f"{sum(account.rejected.values()):,} ({account.reasons})" if account.rejected else "none"
+    if account.left_out:
+        yield "left out", f"{account.left_out:,} (their group is held out, their statement is trained on in others)"
+    yield "held-out groups", f"{prompts['held_out_groups']:,} of {prompts['groups']:,}"
 
 
 def _a_step(training: dict[str, Any]) -> str:

@@ -134,6 +134,11 @@ class DataConfig(Section):
     control_tokens: Literal["reject", "neutralise"] = Field(
         "reject", description="User text that spells a control token: reject the row, or encode it as ordinary text."
     )
+    null_marks: list[str] = Field(
+        [],
+        description="Outputs that an export writes for null, for example ['\\\\N', 'NULL']: they become empty. Default: every "
+        "output is text.",
+    )
     skip_empty_output: bool = Field(False, description="Reject rows whose completion is empty.")
     skip_empty_prefix: bool = Field(False, description="Reject rows whose `<fillMe>` stands at the very start.")
     mask_secrets: bool = Field(False, description="Replace what looks like a key, password or e-mail by a placeholder.")
@@ -161,6 +166,13 @@ class DataConfig(Section):
     cache_dir: Place | None = Field(
         None, description="Where data sets from a hub are kept. Default: the library's own place."
     )
+
+    @field_validator("null_marks", mode="before")
+    @classmethod
+    def _marks_are_quoted(cls, value: Any) -> Any:
+        if isinstance(value, list) and not all(isinstance(mark, str) for mark in value):
+            raise ValueError("write each mark in quotes: YAML reads a bare NULL, NaN or NA as something else")
+        return value
 
     @field_validator("sources", "eval_sources", mode="before")
     @classmethod

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_validator, model_validator
 
 from fim_core.config.arctic_training.defaults import report
 from fim_core.config.arctic_training.translate import Translation, translate
@@ -64,6 +64,13 @@ class Experiment(Section):
 
     model: ModelConfig
     data: DataConfig
+
+    _named_by: Path | None = PrivateAttr(None)
+
+    @property
+    def named_by(self) -> Path | None:
+        """The file whose name the experiment has; None where it was given one."""
+        return self._named_by
 
     batch_rows: int | None = Field(
         None,
@@ -262,6 +269,8 @@ def read_experiment_file(path: str | Path) -> ExperimentFile:
             problems += _explain(error, translation)
     if problems or experiment is None:
         raise FimError("\n  ".join([f"{path} has options that cannot be used:", *problems]))
+    if "name" not in content:
+        experiment._named_by = path.resolve()
     return ExperimentFile(experiment, translation)
 
 

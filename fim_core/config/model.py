@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from fim_core.config.base import Place, Section
 
@@ -77,6 +77,22 @@ class ModelConfig(Section):
         "auto", description="Numbers that training computes in. auto: bf16 on a GPU, fp32 on a CPU."
     )
     peft_config: PeftConfig | None = Field(None, description="Train LoRA adapters instead of all weights.")
+
+    @field_validator("tokenizer", mode="before")
+    @classmethod
+    def _place_or_section(cls, value: Any) -> Any:
+        if value is None or isinstance(value, str | TrainedTokenizer):
+            return value
+        if isinstance(value, dict) and set(value) == {"name_or_path"} and isinstance(value["name_or_path"], str):
+            return value["name_or_path"]
+        if not isinstance(value, dict) or value.keys() - TrainedTokenizer.model_fields.keys():
+            raise ValueError("give a path, a hub id, `{name_or_path: …}`, or `{vocab_size: …}` to train a tokenizer")
+        try:
+            return TrainedTokenizer.model_validate(value)
+        except ValidationError as error:
+            # Told here: pydantic would tell it of each kind of tokenizer that it tries.
+            told = (f"{problem['loc'][0]}: {problem['msg']}" for problem in error.errors(include_url=False))
+            raise ValueError("; ".join(told)) from error
 
     @field_validator("hf_config_kwargs")
     @classmethod

@@ -19,7 +19,7 @@ from fim_core.evaluation.scores import EvalRow
 from fim_core.prompts.finished import context_of
 from fim_core.recipe import Recipe, read_recipe
 from fim_core.records.parse import parse_input
-from fim_core.records.schema import Completion
+from fim_core.records.schema import PLACEHOLDER, Completion
 
 TokenIds = list[int]
 
@@ -54,7 +54,9 @@ class EvalSet:
     held_out: int
 
 
-def load_eval_set(raw: Path, prompts: Path, dataset: Path, *, max_rows: int | None) -> EvalSet:
+def load_eval_set(
+    raw: Path, prompts: Path, dataset: Path, *, max_rows: int | None, placeholder: str = PLACEHOLDER
+) -> EvalSet:
     """Read the held-out rows, or a sample of them.
 
     Which rows a sample takes depends on nothing but their row_ids, so that two models meet the same ones.
@@ -64,6 +66,7 @@ def load_eval_set(raw: Path, prompts: Path, dataset: Path, *, max_rows: int | No
         prompts: folder of fim_prompts.
         dataset: folder of tokenized_dataset.
         max_rows: size of the sample; None takes all.
+        placeholder: marks the cursor in an INPUT.
 
     Raises:
         FimError: no rows are held out.
@@ -91,7 +94,7 @@ def load_eval_set(raw: Path, prompts: Path, dataset: Path, *, max_rows: int | No
                 prefix=text["prefix"] or "",
                 suffix=text["suffix"] or "",
                 completion=text["response"],
-                ddl=_ddl(original, recipe),
+                ddl=_ddl(original, recipe, placeholder),
                 is_placed=text["prefix"] is not None,
             )
         )
@@ -140,11 +143,11 @@ def _columns_by_row(file: Path, row_ids: list[str], columns: list[str]) -> dict[
     return {row.pop("row_id"): row for row in table.to_pylist()}
 
 
-def _ddl(row: RawRow, recipe: Recipe) -> str:
+def _ddl(row: RawRow, recipe: Recipe, placeholder: str) -> str:
     """The table definitions that a row brings: of a finished prompt, the CREATE statements before its FIM block."""
     if row.source_type == "prompt_response":
         return ";\n".join(found[0] for found in _DEFINITION.finditer(context_of(row.input, recipe)))
-    parsed = parse_input(row.input) if row.source_type == "fim_completions" else None
+    parsed = parse_input(row.input, placeholder) if row.source_type == "fim_completions" else None
     return parsed.ddl_context if isinstance(parsed, Completion) else ""
 
 

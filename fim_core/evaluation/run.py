@@ -57,7 +57,7 @@ def evaluate(
         FimError: no held-out rows, or a checkpoint that cannot be loaded.
     """
     options = experiment.evaluation
-    evaluated = load_eval_set(raw, prompts, dataset, max_rows=options.max_rows)
+    evaluated = load_eval_set(raw, prompts, dataset, max_rows=options.max_rows, placeholder=experiment.data.placeholder)
     predictions = {MODEL: _predict_with(checkpoint, evaluated, checkpoint, options, RowProgress(on_event, MODEL))}
     unavailable = {}
     if base is not None:

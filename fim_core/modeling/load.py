@@ -84,6 +84,7 @@ def build_model(
     torch.manual_seed(seed)
     config = network_config(model, tokenizer)
     attention = _attention(model, config, device, dtype)
+    network: Any  # transformers' own types do not go together with PEFT's
     if model.name_or_path is None:
         network = _from_scratch(config, dtype, attention)
     else:
@@ -96,7 +97,8 @@ def build_model(
     if model.peft_config is not None:
         torch.manual_seed(seed)  # reading the model may have drawn numbers, more or fewer
         network = _with_adapters(network, model.peft_config)
-    return network.to(device)
+    made: PreTrainedModel | PeftModel = network.to(device)
+    return made
 
 
 def network_config(model: ModelConfig, tokenizer: PreTrainedTokenizerFast) -> PretrainedConfig:

@@ -37,6 +37,7 @@ _SOURCE_OPTIONS = (
 )
 _PROMPT_OPTIONS = (
     "placeholder",
+    "null_marks",
     "template",
     "fim_order",
     "control_tokens",

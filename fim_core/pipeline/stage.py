@@ -117,6 +117,7 @@ def run_stage(
         DamagedFile: a file of an input, or of the version that exists, is not what was published.
     """
     started = time.monotonic()
+    _require_one_file(stage, experiment, store)
     inputs = {asset: _verified_input(upstream_of(asset), experiment, store) for asset in stage.upstream}
     outside = stage.outside(experiment, store, inputs)
     identity: dict[str, Any] = {
@@ -129,7 +130,14 @@ def run_stage(
     def make() -> None:
         preflight(experiment, trains=stage.trains)
         builds = {asset: artifact.manifest["build"] for asset, artifact in inputs.items()}
-        with store.publish(stage.asset, experiment=experiment.name, builds=builds, replace=True, **identity) as draft:
+        with store.publish(
+            stage.asset,
+            experiment=experiment.name,
+            experiment_file=experiment.named_by,
+            builds=builds,
+            replace=True,
+            **identity,
+        ) as draft:
             build = Build(
                 experiment,
                 store,
@@ -160,6 +168,20 @@ def run_stage(
         store.use(artifact, experiment.name)
     checks = run_artifact_checks(artifact, experiment, store)
     return StageResult(artifact, checks, reused, time.monotonic() - started)
+
+
+def _require_one_file(stage: Stage, experiment: Experiment, store: Store) -> None:
+    """Refuse a second experiment that has its name from a file of the same name in another folder."""
+    try:
+        before = store.current(stage.asset, experiment.name)
+    except FimError:
+        return
+    other, this = before.manifest.get("experiment_file"), experiment.named_by
+    if other and this and Path(other) != this and Path(other).is_file():
+        raise FimError(
+            f"{this} and {other} are both named {experiment.name} after their files and share the storage {store.root}, "
+            "so each would replace what the other made. Give one of them a `name` or a `storage` of its own."
+        )
 
 
 def _up_to_date(artifact: Artifact | None, inputs: Mapping[str, Artifact]) -> Artifact | None:

@@ -83,6 +83,7 @@ def _build(build: Build) -> dict[str, Any]:
 
 def _write_card(build: Build, result: TrainResult, recipe: Recipe) -> None:
     """Write the model card into the checkpoint."""
+    from fim_core.accounting import RowAccount
     from fim_core.model_card import CARD, model_card
 
     prompts, dataset = build.inputs["fim_prompts"], build.inputs["tokenized_dataset"]
@@ -90,7 +91,7 @@ def _write_card(build: Build, result: TrainResult, recipe: Recipe) -> None:
         build.experiment,
         result,
         recipe,
-        rows=prompts.counts | {name: dataset.counts[name] for name in ("too_long", "control_token", "train", "eval")},
+        rows=RowAccount.of(prompts.counts, dataset.counts),
         provenance={asset: artifact.version for asset, artifact in build.inputs.items()},
     )
     (build.output / CARD).write_text(card, encoding="utf-8")

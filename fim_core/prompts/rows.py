@@ -18,6 +18,8 @@ class RowBuilder:
 
     def build(self, source_type: str, input_text: str, output: str) -> PromptRow | Rejection:
         """The row of the raw table's `source_type`, `input` and `output`."""
+        if output in self.prompts.data.null_marks:
+            output = ""
         if source_type == "fim_completions":
             row = self._completion(input_text, output)
         elif source_type == "prompt_response":
@@ -25,7 +27,7 @@ class RowBuilder:
         elif source_type == "messages":
             row = build_messages(self.prompts, input_text)
         else:
-            raise FimError(f"The raw table holds rows of type {source_type}, which is none that there is.")
+            raise FimError(f"The raw table holds rows of type {source_type}, which it does not know.")
         if isinstance(row, Rejection):
             return row
         if self.prompts.data.skip_empty_output and not row.response:

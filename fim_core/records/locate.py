@@ -11,10 +11,12 @@ from fim_core.config.data import Source, SqlFileOptions
 from fim_core.config.split import parse_split
 from fim_core.errors import FimError
 from fim_core.records.readers import DATA_SUFFIXES, Export, is_parquet, read_file
+from fim_core.records.text_file import is_utf8
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _HIDDEN = re.compile(r"(^|/)[._]")
 _SQL_SUFFIXES = (".sql",)
+_NAMED_FILES = 20
 _SAVED_DATASET = ("dataset_dict.json", "dataset_info.json")
 # What `fim convert` writes next to a data set, by default into the folder of the export.
 _REPORTS_OF_CONVERT = (".summary.json", ".rejected.parquet")
@@ -95,6 +97,17 @@ def _exports(root: Path, paths: Iterable[Path], source: Source, warn: Callable[[
             raise FimError(f"{source.name_or_path} holds no *.sql file.")
         from fim_core.records.sql_files import read_sql_file
 
+        broken = [name for name, path in sql.items() if not is_utf8(path)]
+        if len(broken) == len(sql):
+            raise FimError(
+                f"None of the SQL files of {source.name_or_path} is UTF-8. Save them as UTF-8, for example with iconv."
+            )
+        if broken:
+            warn(
+                f"{len(broken):,} of {len(sql):,} SQL files of {source.name_or_path} are not UTF-8 and are skipped: "
+                f"{', '.join(broken[:_NAMED_FILES])}{', …' if len(broken) > _NAMED_FILES else ''}."
+            )
+        sql = {name: path for name, path in sql.items() if name not in broken}
         options = source.sql or SqlFileOptions()
         return [read_sql_file(path, name, options, source.seed) for name, path in sql.items()]
     if not data:

@@ -1,16 +1,9 @@
-"""Reading exports as they are: every value as text, streamed in batches, the rows of a file in their order.
-
-CSV goes through Python's own reader in its strict mode. Arrow's is no faster here and lets a file that ends inside a
-quoted value pass; here a value's line breaks and doubled quotes come out exactly, and a fault has a line number.
-"""
+"""Reading exports as they are: every value as text, streamed in batches, the rows of a file in their order."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +14,9 @@ import pyarrow.parquet as pq
 
 from fim_core.errors import FimError
 from fim_core.recipe import Recipe, recipe_of
+from fim_core.records.csv_file import csv_columns, csv_rows
 from fim_core.records.text import Number, text_array, text_of
+from fim_core.records.text_file import cannot_read, open_text
 
 BATCH_ROWS = 8192
 BATCH_CHARACTERS = 32 * 2**20
@@ -75,7 +70,7 @@ def read_file(path: Path, name: str) -> Export:
         schema = _parquet_schema(path)
         columns, batches, recipe = tuple(schema.names), _parquet_batches, recipe_of(schema, name)
     elif lower.endswith(CSV_SUFFIXES):
-        columns, batches = _csv_columns(path), _csv_batches
+        columns, batches = csv_columns(path), _csv_batches
     else:
         columns, batches = _json_columns(path), _json_batches
     if len(columns) > MOST_COLUMNS:
@@ -127,65 +122,8 @@ def batches_of(columns: tuple[str, ...], rows: Iterable[list[str]]) -> Iterator[
         yield text_batch(columns, batch)
 
 
-def _open_text(path: Path, newline: str) -> io.TextIOWrapper:
-    """Text of a file, a byte-order mark dropped, decompressed by its suffix, no line break changed.
-
-    Lines end at `newline`; empty: at any of \\n, \\r and \\r\\n, as the csv module wants it.
-    """
-    # Arrow guesses the compression by a lower-case suffix.
-    compression = {".gz": "gzip", ".zst": "zstd"}.get(path.suffix.lower())
-    stream = pa.input_stream(str(path), compression=compression, buffer_size=2**20)
-    return io.TextIOWrapper(io.BufferedReader(stream, 2**20), encoding="utf-8-sig", newline=newline)
-
-
-def cannot_read(path: Path, error: Exception, line: int | None = None) -> FimError:
-    """The fault in words; decoders' own messages are left out where they may quote the file."""
-    where = f"{path.name}, near line {line}," if line else f"{path.name}"
-    if isinstance(error, UnicodeDecodeError):
-        return FimError(f"{where} is not UTF-8. Save it as UTF-8, for example with iconv.")
-    if isinstance(error, csv.Error):
-        return FimError(
-            f"{where} is not well-formed CSV: {error}. Values with commas, quotes or line breaks must be quoted."
-        )
-    return FimError(f"{where} cannot be read: it is damaged or cut short ({type(error).__name__}).")
-
-
-def _csv_rows(path: Path) -> Iterator[list[str]]:
-    """Header and rows; a line without anything on it is no row.
-
-    Raises:
-        FimError: the file is not CSV, not UTF-8, cut short, or has a row with too few or too many values.
-    """
-    csv.field_size_limit(sys.maxsize)
-    line, width = 0, 0
-    try:
-        with _open_text(path, newline="") as file:
-            reader = csv.reader(file, strict=True)
-            while (row := next(reader, None)) is not None:
-                if row:
-                    width = width or len(row)
-                    if len(row) != width:
-                        raise FimError(
-                            f"{path.name}, line {line + 1}: {len(row)} values where the header has {width}. "
-                            "The file is damaged or cut short, or a value with a comma is not quoted."
-                        )
-                    yield row
-                line = reader.line_num
-    except (csv.Error, UnicodeDecodeError, OSError, EOFError, pa.ArrowException) as error:
-        raise cannot_read(path, error, line + 1) from error
-
-
-def _csv_columns(path: Path) -> tuple[str, ...]:
-    header = next(_csv_rows(path), None)
-    if header is None:
-        raise FimError(f"{path.name} is empty: it has no header line.")
-    return tuple(header)
-
-
 def _csv_batches(path: Path, columns: tuple[str, ...]) -> Iterator[pa.RecordBatch]:
-    rows = _csv_rows(path)
-    next(rows)
-    return batches_of(columns, rows)
+    return batches_of(columns, csv_rows(path))
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -206,7 +144,7 @@ def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
     )
     line = 0
     try:
-        with _open_text(path, newline="\n") as file:
+        with open_text(path, newline="\n") as file:
             for text in file:
                 line += 1
                 if not text.strip():
@@ -218,7 +156,7 @@ def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
                     _require_text(row, path, line)
                 yield row
     except (UnicodeDecodeError, OSError, EOFError, pa.ArrowException) as error:
-        raise cannot_read(path, error, line + 1) from error
+        raise cannot_read(path, error) from error
     except (ValueError, RecursionError) as error:
         raise FimError(
             f"{path.name}, line {line}, is not a JSON object with each key once. JSON lines hold one object a line."

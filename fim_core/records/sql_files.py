@@ -20,9 +20,10 @@ from random import Random
 import pyarrow as pa
 
 from fim_core.config.data import SqlFileOptions
-from fim_core.records.readers import Export, batches_of, cannot_read, digest_files
+from fim_core.records.readers import Export, batches_of, digest_files
 from fim_core.records.schema import PLACEHOLDER
 from fim_core.records.sql_syntax import LONGEST_SPAN, Span, Statement, split_statements
+from fim_core.records.text_file import cannot_read
 
 COLUMNS = ("TYPE", "INPUT", "OUTPUT")
 CONTEXT_CHARACTERS = 8000

@@ -13,6 +13,8 @@ from sqlglot.dialects.dialect import Dialect
 from sqlglot.errors import ErrorLevel, SqlglotError
 from sqlglot.tokens import Token, TokenType
 
+from fim_core.records.sql_blocks import statement_end
+
 LONGEST_PARSED = 20_000
 """Characters of a statement beyond which nodes are its tokens and brackets: bulk inserts, where parsing only costs."""
 
@@ -81,17 +83,13 @@ def split_statements(text: str, dialect: str) -> list[Statement] | None:
         return None
 
     statements: list[Statement] = []
-    start = 0
-    chunk: list[Token] = []
-    for token in tokens:
-        if token.token_type != TokenType.SEMICOLON:
-            chunk.append(token)
-            continue
-        if chunk:
-            statements.append(_statement(text, start, token.end + 1, chunk, sql))
-        start, chunk = token.end + 1, []
-    if chunk:
-        statements.append(_statement(text, start, chunk[-1].end + 1, chunk, sql))
+    start = first = 0
+    while first < len(tokens):
+        last = statement_end(tokens, first)
+        end = tokens[min(last, len(tokens) - 1)].end + 1
+        if last > first:
+            statements.append(_statement(text, start, end, list(tokens[first:last]), sql))
+        start, first = end, last + 1
     return statements
 
 

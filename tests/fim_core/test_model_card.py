@@ -11,6 +11,7 @@ import pytest
 from huggingface_hub import ModelCard, metadata_load
 from small_tokenizers import like_model
 
+from fim_core.accounting import RowAccount
 from fim_core.config import DataConfig, Experiment, ModelConfig, Source
 from fim_core.model_card import base_model, model_card, with_metrics
 from fim_core.prompts import PromptBuilder
@@ -19,15 +20,10 @@ from fim_core.training.job import TrainResult
 RESULT = TrainResult(
     Path("/secret/model"), 50, 2, 2.5, 1.25, 1.0, 32, 1600, 60, 9000, 3000, 5000, 0, 3.0, 1, None, "tree", 9
 )
-ROWS = {
-    "rows_in": 1000,
-    "rows_kept": 990,
-    "rejected": {"invalid_json": 7, "control_token": 3},
-    "too_long": 2,
-    "control_token": 1,
-    "train": 800,
-    "eval": 188,
-}
+ROWS = RowAccount.of(
+    {"rows_in": 1000, "rejected": {"invalid_json": 7, "control_token": 3}},
+    {"too_long": 2, "control_token": 1, "train": 800, "eval": 179, "left_out": 8},
+)
 RECIPE = PromptBuilder(
     like_model("qwen", chat=False),
     ModelConfig(config={"model_type": "qwen3"}, tokenizer="x"),
@@ -103,8 +99,8 @@ def test_a_card_holds_what_hubs_and_people_look_for(tmp_path: Path) -> None:
         "tags": ["fill-in-the-middle", "sql"],
     }
     assert "Trained from scratch." in card
-    assert "| rows | 1,000 |\n| kept | 987 |\n| rejected | 13 (invalid_json 7, control_token 4, too_long 2) |" in card
-    assert "| for training | 800 |\n| held out | 188 |" in card
+    assert "| rows | 1,000 |\n| kept | 979 |\n| rejected | 13 (invalid_json 7, control_token 4, too_long 2) |" in card
+    assert "| in neither split | 8 |\n| for training | 800 |\n| held out | 179 |" in card
     assert "| optimizer steps | 50 |\n| rows of a step | 32 |" in card
     assert "| learning rate, peak | 0.0002 |" in card
     assert "| schedule | cosine, 9 steps of warm-up |" in card

@@ -1,14 +1,21 @@
--- description: Few responses are a bare NULL-like word. Some are SQL; many come from an export that wrote NULL for
---   nothing.
+-- description: Few responses are a mark that an export writes for null: \N of MySQL and Snowflake, NULL of SQL, NaN, None,
+--   <NA> and NaT of pandas, and others. Some are SQL; `data.null_marks` turns those that are not into empty outputs.
 -- severity: warn
 -- max_share: 0.02
+-- note: (
+--   SELECT 'Found: ' || string_agg(format('{} ({:,})', mark, rows), ', ' ORDER BY rows DESC, mark) || '.'
+--   FROM (
+--     SELECT trim(response) AS mark, count(*) AS rows FROM fim_prompts
+--     WHERE lower(trim(response)) IN ('null', 'none', 'nan', 'nat', 'na', 'n/a', '#n/a', '<na>', '\n', '(null)', '[null]', '<null>', 'nil', 'undefined') GROUP BY mark
+--   )
+--   )
 SELECT row_id
 FROM fim_prompts
-WHERE lower(trim(response)) IN ('null', 'none', 'nan', 'na', 'n/a', 'nil', 'undefined');
+WHERE lower(trim(response)) IN ('null', 'none', 'nan', 'nat', 'na', 'n/a', '#n/a', '<na>', '\n', '(null)', '[null]', '<null>', 'nil', 'undefined');
 
 SELECT
     type,
-    count(*) FILTER (WHERE lower(trim(response)) IN ('null', 'none', 'nan', 'na', 'n/a', 'nil', 'undefined')) AS null_like,
+    count(*) FILTER (WHERE lower(trim(response)) IN ('null', 'none', 'nan', 'nat', 'na', 'n/a', '#n/a', '<na>', '\n', '(null)', '[null]', '<null>', 'nil', 'undefined')) AS null_like,
     count(*) FILTER (WHERE response = '') AS empty,
     count(*) AS total
 FROM fim_prompts

@@ -299,3 +299,15 @@ def test_rejections_never_quote_user_text(tmp_path: Path) -> None:
     assert len(done.rejected) == 3
     assert not any("secret_word" in row["detail"] for row in done.rejected)
     assert Rejection.__slots__ == ("reason", "detail")
+
+
+def test_null_marks_become_empty_outputs_only_where_they_are_named(tmp_path: Path) -> None:
+    outputs = ["\\N", "NULL", " NULL", "null", "x"]
+    rows = [completion("select ", f" -- {number}", output) for number, output in enumerate(outputs)]
+    rows.append({"source_type": "prompt_response", "input": "why?", "output": "NULL"})
+    as_text = run_data_path(tmp_path / "a", rows, TOKENIZER)
+    assert [row["response"] for row in as_text.prompts] == [*outputs, "NULL"]
+    named = run_data_path(tmp_path / "b", rows, TOKENIZER, null_marks=["\\N", "NULL"])
+    assert [row["response"] for row in named.prompts] == ["", "", " NULL", "null", "x", ""]
+    skipped = run_data_path(tmp_path / "c", rows, TOKENIZER, null_marks=["\\N", "NULL"], skip_empty_output=True)
+    assert skipped.prompt_counts.rejected == {"empty_output": 3}

@@ -211,7 +211,10 @@ CASES: list[tuple[str, Callable[[Tables], None], list[str]]] = [
     ("secrets", setting(P, 3, response="-- AKIAABCDEFGHIJKLMNOP"), ["r3"]),
     ("secrets", prompt_of(3, "password => 'hunter2x'"), ["r3"]),
     ("email_like_text", prompt_of(3, "where mail = 'ann.lee@mail.example.org'"), ["r3"]),
-    ("null_like_outputs", setting(P, 3, response=" NULL"), ["r3"]),
+    *[
+        ("null_like_outputs", setting(P, 3, response=mark), ["r3"])
+        for mark in (" NULL", "\\N", "null", "NaN", "None", "<NA>", "NaT", "N/A", "#N/A", "(null)", "[NULL]")
+    ],
     ("length_drift", previous(scale=3), ["fillMe_line"]),
     ("tokens_not_empty", only(T, lambda row: row["split"] == "eval"), ["train"]),
     ("held_out_rows", only(T, lambda row: row["split"] == "train"), ["eval"]),

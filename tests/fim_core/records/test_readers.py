@@ -90,7 +90,12 @@ def test_batches_are_bounded_and_in_order(tmp_path: Path, monkeypatch: pytest.Mo
         (b"\n\n", "empty"),
         (b"a,b\n1,2\n3\n4,5\n", "line 3: 1 values where the header has 2"),
         (b'a,b\n"x\ny",2\n1,2,3\n', "line 4: 3 values"),
-        (b'a,b\n1,"never closed\n2,3\n', "line 2.*not well-formed"),
+        (b'a,b\n1,"never closed\n2,3\n', "line 2, is not well-formed.*begins in this row and never ends"),
+        (b'a,b\n1,"x\ny"z\n', "line 3, is not well-formed"),
+        (b'a,b\n1,"{\\"text\\": 1}"\n', "line 2.*escaped by a backslash"),
+        (b'a,b\n1,"x, \\", \\"y"\n', "line 2.*escaped by a backslash"),
+        (b'a,b\n1,"{""t"": ""\\""""}",3\n', "line 2: 3 values.*damaged or cut short"),
+        ("a,b\n1,2\n1,ü\n".encode("latin-1"), "line 3, is not UTF-8"),
         (b'a,b\n1,"x"y\n', "line 2.*not well-formed"),
         (b"a,b\n1,\xff\n", "not UTF-8"),
         ("a,b\n1,é\n".encode("utf-16"), "not UTF-8"),
@@ -306,3 +311,14 @@ def _file(name: str, rows: list[tuple[str, str]]) -> bytes:
     csv.writer(text).writerows([("a", "b"), *rows])
     content = text.getvalue().encode()
     return {"csv": bytes, "gz": gzip.compress, "zst": zstd}[name.split(".")[-1]](content)
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_the_delimiter_is_recognised(delimiter: str, tmp_path: Path) -> None:
+    rows = [["TYPE", "INPUT", "OUT;PUT,|\t"], ["a,b", "x;y", "1\t2"], ["", "p|q", 'say "a"']]
+    with (tmp_path / "e.csv").open("w", newline="") as file:
+        csv.writer(file, delimiter=delimiter).writerows(rows)
+    export = read_file(tmp_path / "e.csv", "e.csv")
+    assert export.columns == tuple(rows[0])
+    (batch,) = export.batches(lambda text: None)
+    assert [list(row.values()) for row in batch.to_pylist()] == rows[1:]

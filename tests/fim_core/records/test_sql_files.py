@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from sqlglot.dialects.dialect import Dialect
 from sqlglot.tokens import Token
 
-from fim_core.config.data import SqlFileOptions
+from fim_core.config.data import Source, SqlFileOptions
 from fim_core.errors import FimError
+from fim_core.records.locate import locate
 from fim_core.records.parse import parse_input
 from fim_core.records.schema import Completion
 from fim_core.records.sql_files import CONTEXT_CHARACTERS, read_sql_file, sql_rows
@@ -250,3 +251,54 @@ def test_prefix_middle_and_suffix_are_a_slice_of_the_file(text: str, seed: int) 
         assert (middle == "") == (kind == "sql_empty")
         assert len(middle) <= LONGEST_SPAN
         assert json.loads(state)
+
+
+BLOCKS = [
+    "BEGIN\n  INSERT INTO t VALUES (1);\n  SELECT CASE WHEN a THEN 1 ELSE 2 END FROM t;\nEND;",
+    "DECLARE\n  total NUMBER;\n  c CURSOR FOR SELECT 1;\nBEGIN\n  IF (total > 1) THEN RETURN 1; END IF;\n  BEGIN SELECT 1; END;\nEND;",
+    "CREATE OR REPLACE PROCEDURE p(a INT) RETURNS INT LANGUAGE SQL AS\nBEGIN\n  FOR r IN c DO SELECT 1; END FOR;\n  RETURN 1;\nEND;",
+    "CREATE PROCEDURE q() RETURNS INT LANGUAGE SQL AS\nDECLARE x INT;\nBEGIN\n  WHILE (x < 3) DO x := x + 1; END WHILE;\nEND;",
+    "CREATE TRIGGER g AFTER INSERT ON t FOR EACH ROW BEGIN UPDATE u SET a = 1; DELETE FROM v; END;",
+]
+PLAIN = [
+    "BEGIN;",
+    "INSERT INTO t VALUES (1);",
+    "COMMIT;",
+    "BEGIN TRANSACTION;",
+    "SELECT CASE WHEN a THEN 1 END;",
+    "ROLLBACK",
+]
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_a_block_is_one_statement(block: str) -> None:
+    text = "\n".join(["SELECT 1;", block, *PLAIN])
+    found = split_statements(text, "snowflake")
+    assert found is not None
+    assert [statement.text for statement in found] == ["SELECT 1;", block, *PLAIN]
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        ["BEGIN SELECT 1;", "SELECT 2;"],
+        ["DECLARE x INT;", "SELECT x;", "BEGIN SELECT 1; END;"],
+        ["CREATE TABLE t (a INT);", "END;"],
+    ],
+)
+def test_what_is_no_block_ends_at_its_semicolon(statements: list[str]) -> None:
+    found = split_statements(" ".join(statements), "snowflake")
+    assert [statement.text for statement in found or []] == statements
+
+
+def test_files_that_are_not_utf8_are_skipped_counted_and_named(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "a.sql").write_text("SELECT 'ü';", encoding="utf-8")
+    (tmp_path / "deep" / "b.sql").write_bytes("SELECT 'ü';".encode("latin-1"))
+    said: list[str] = []
+    exports = locate(Source(type="sql_files", name_or_path=str(tmp_path)), None, said.append)
+    assert [export.name for export in exports] == ["a.sql"]
+    assert said == [f"1 of 2 SQL files of {tmp_path} are not UTF-8 and are skipped: deep/b.sql."]
+    (tmp_path / "a.sql").unlink()
+    with pytest.raises(FimError, match="None of the SQL files"):
+        locate(Source(type="sql_files", name_or_path=str(tmp_path)), None, said.append)
