@@ -5,7 +5,7 @@
 
 FILE is an export with columns INPUT, OUTPUT and, if there is one, TYPE. Rows are held out as `fim train` holds them
 out, whole statements together, and the cases train and evaluate on files of these rows through the stages of
-`fim train`, `fim evaluate` and the gate. `--list` shows the cases. Each is one override of the first; the base model is
+`fim train`, `fim evaluate` and the gate. `--list` shows the cases; some run only if `--cases` names them. Each is one override of the first; the base model is
 scored once for each form of prompt.
 
 Results are kept as JSON lines in the storage folder: a run that was stopped goes on with the cases that are missing.
@@ -41,12 +41,17 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="CSV or Parquet export")
     parser.add_argument("--train-rows", type=int, default=200)
     parser.add_argument("--eval-rows", type=int, default=120)
-    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES), metavar="NAME")
+    by_default = [name for name, case in CASES.items() if case.by_default]
+    parser.add_argument("--cases", nargs="+", default=by_default, choices=list(CASES), metavar="NAME")
     parser.add_argument("--storage", type=Path, help="keep artifacts and results here. Default: a temporary folder")
     parser.add_argument("--list", action="store_true", help="show the cases and end")
     options = parser.parse_args()
     if options.list:
-        print("\n".join(f"{name:<12} {case.shows}" for name, case in CASES.items()))
+        print(
+            "\n".join(
+                f"{name:<12} {case.shows}{'' if case.by_default else ' (by name)'}" for name, case in CASES.items()
+            )
+        )
         return
     if not options.model or not options.data:
         parser.error("--model and --data are required: the project ships neither a model nor real rows")

@@ -28,12 +28,14 @@ class Case:
         changes: options that differ from the first case, by dotted key; None leaves the option out.
         rows: its training rows: half of them, all, twice as many, or all with their completions shuffled.
         refuse: whether the gate must refuse its model.
+        by_default: whether it is run where no cases are named.
     """
 
     shows: str
     changes: Mapping[str, Any] = field(default_factory=dict)
     rows: Rows = "all"
     refuse: bool = False
+    by_default: bool = True
 
 
 FULL = {"model.peft_config": None}
@@ -45,15 +47,17 @@ CASES = {
     "full": Case("all weights, with the defaults", FULL),
     "end-of-turn": Case("the chat's end token instead of the native one", {"model.end_token": END_OF_TURN}),
     "context": Case("the template `plain`: native FIM after the row's context", {"data.template": "plain"}),
-    "chat": Case("the template `chat`: instructions and context in chat markup", {"data.template": "chat"}),
+    "chat": Case(
+        "the template `chat`: instructions and context in chat markup", {"data.template": "chat"}, by_default=False
+    ),
     "spm": Case("suffix before prefix", {"data.fim_order": "spm"}),
     "rows-half": Case("half as many rows", rows="half"),
     "rows-double": Case("twice as many rows", rows="double"),
     "epochs-2": Case("two passes over the rows", {"epochs": 2}),
-    "lora-1e-4": Case("half the learning rate", {"optimizer.lr": 1e-4}),
-    "lora-5e-4": Case("2.5 times the learning rate", {"optimizer.lr": 5e-4}),
-    "full-1e-5": Case("all weights at half the learning rate", {**FULL, "optimizer.lr": 1e-5}),
-    "full-5e-5": Case("all weights at 2.5 times the learning rate", {**FULL, "optimizer.lr": 5e-5}),
+    "lora-1e-4": Case("half the learning rate", {"optimizer.lr": 1e-4}, by_default=False),
+    "lora-5e-4": Case("2.5 times the learning rate", {"optimizer.lr": 5e-4}, by_default=False),
+    "full-1e-5": Case("all weights at half the learning rate", {**FULL, "optimizer.lr": 1e-5}, by_default=False),
+    "full-5e-5": Case("all weights at 2.5 times the learning rate", {**FULL, "optimizer.lr": 5e-5}, by_default=False),
     "row-loss": Case("each row counts once in the loss, whatever its length", {"data.sample_weighted_loss": True}),
     "shuffled": Case("completions of other rows", rows="shuffled", refuse=True),
     "wrecked": Case("a learning rate that ruins the base", {**FULL, "optimizer.lr": 3e-2, "max_steps": 4}, refuse=True),
