@@ -5,8 +5,8 @@
 
 FILE is an export with columns INPUT, OUTPUT and, if there is one, TYPE. Rows are held out as `fim train` holds them
 out, whole statements together, and the cases train and evaluate on files of these rows through the stages of
-`fim train`, `fim evaluate` and the gate. `--list` shows the cases; some run only if `--cases` names them. Each is one override of the first; the base model is
-scored once for each form of prompt.
+`fim train`, `fim evaluate` and the gate. `--list` shows the cases; some run only if `--cases` names them. Each is one
+override of the first; the base model is scored once for each form of prompt.
 
 Results are kept as JSON lines in the storage folder: a run that was stopped goes on with the cases that are missing.
 """
