@@ -40,6 +40,10 @@ _PARQUET_MAGIC = b"PAR1"
 Warn = Callable[[str], None]
 
 
+class EmptyExport(FimError):
+    """A file without anything in it, not even a header."""
+
+
 @dataclass(frozen=True)
 class Export:
     """Rows that lie in one place.
@@ -67,6 +71,7 @@ def read_file(path: Path, name: str) -> Export:
     """A CSV, JSON-lines or Parquet file, recognised by its suffix, or Parquet of any name, by its first bytes.
 
     Raises:
+        EmptyExport: nothing is in it.
         FimError: it cannot be read, or its first row shows that it is not what its suffix says.
     """
     lower = path.name.lower()
@@ -178,7 +183,7 @@ def _csv_rows(path: Path) -> Iterator[list[str]]:
 def _csv_columns(path: Path) -> tuple[str, ...]:
     header = next(_csv_rows(path), None)
     if header is None:
-        raise FimError(f"{path.name} is empty: it has no header line.")
+        raise EmptyExport(f"{path.name} is empty: it has no header line.")
     return tuple(header)
 
 
@@ -231,7 +236,7 @@ def _json_columns(path: Path) -> tuple[str, ...]:
         if len(columns) > MOST_COLUMNS:
             raise _too_many_columns(path)
     if not columns:
-        raise FimError(f"{path.name} is empty: it holds no JSON object.")
+        raise EmptyExport(f"{path.name} is empty: it holds no JSON object.")
     return tuple(columns)
 
 
@@ -243,6 +248,8 @@ def _json_batches(path: Path, columns: tuple[str, ...]) -> Iterator[pa.RecordBat
 
 
 def _parquet_schema(path: Path) -> pa.Schema:
+    if path.stat().st_size == 0:
+        raise EmptyExport(f"{path.name} is empty.")
     try:
         return pq.read_schema(path)
     except (pa.ArrowException, OSError) as error:
