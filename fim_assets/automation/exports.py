@@ -48,17 +48,17 @@ def exports_sensor(config: ExportsConfig | None) -> dg.SensorDefinition:
 def look(folder: Path, known: dict[str, list], settle_seconds: float, now: float) -> tuple[dict[str, list], list[str]]:
     """The exports in a folder as name → [size, mtime_ns, SHA-256], and the names of those still being written.
 
-    Files count as they do when a folder is read: by suffix, also in folders below, without names that begin with `.` or
+    Files count as they do when a folder is read: by suffix, also in folders below and in linked ones, without names that begin with `.` or
     `_`. A file counts as written when its modification time is not within `settle_seconds` of now and nothing changed
     while it was read. Only files whose size or time differ from what is `known` are read again.
     """
-    from fim_core.records.locate import is_export
+    from fim_core.records.locate import files_below, is_export
 
     files: dict[str, list] = {}
     unsettled = []
-    for path in sorted(folder.rglob("*")):
+    for path in sorted(files_below(folder)):
         name = path.relative_to(folder).as_posix()
-        if not is_export(name) or not path.is_file():
+        if not is_export(name):
             continue
         stat = _size_and_time(path)
         if abs(now - stat[1] / 1e9) < settle_seconds:

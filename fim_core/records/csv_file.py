@@ -16,7 +16,7 @@ from typing import TextIO
 import pyarrow as pa
 
 from fim_core.errors import FimError
-from fim_core.records.text_file import cannot_read, open_text
+from fim_core.records.text_file import EmptyExport, cannot_read, open_text
 
 # In JSON within CSV the quote behind a backslash is doubled.
 _ESCAPED_QUOTE = re.compile(r'\\"(?!")')
@@ -28,11 +28,12 @@ def csv_columns(path: Path) -> tuple[str, ...]:
     """The names in the header line.
 
     Raises:
-        FimError: the file has none, or cannot be read.
+        EmptyExport: the file has none.
+        FimError: it cannot be read.
     """
     header = next(_rows(path), None)
     if header is None:
-        raise FimError(f"{path.name} is empty: it has no header line.")
+        raise EmptyExport(f"{path.name} is empty: it has no header line.")
     return tuple(header)
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from fim_core.config.data import Source, SqlFileOptions
 from fim_core.config.split import parse_split
 from fim_core.errors import FimError
 from fim_core.records.readers import DATA_SUFFIXES, Export, is_parquet, read_file
-from fim_core.records.text_file import is_utf8
+from fim_core.records.text_file import EmptyExport, is_utf8
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _HIDDEN = re.compile(r"(^|/)[._]")
@@ -73,8 +73,25 @@ def is_export(name: str) -> bool:
     return not _HIDDEN.search(name) and _has_suffix(name) and not name.lower().endswith(_REPORTS_OF_CONVERT)
 
 
+def files_below(folder: Path) -> Iterator[Path]:
+    """The files in a folder and below. Links to folders are followed, and each folder is entered once, so that a link to
+    a folder above it ends."""
+    pending, entered = [folder], set()
+    while pending:
+        place = pending.pop()
+        status = place.stat()
+        if (status.st_dev, status.st_ino) in entered:
+            continue
+        entered.add((status.st_dev, status.st_ino))
+        for path in sorted(place.iterdir()):
+            if path.is_dir():
+                pending.append(path)
+            elif path.is_file():
+                yield path
+
+
 def _files_below(folder: Path) -> list[Path]:
-    files = [path for path in folder.rglob("*") if path.is_file()]
+    files = list(files_below(folder))
     saved = {path.parent for path in files if path.name in _SAVED_DATASET}
     return [p for p in files if is_export(p.relative_to(folder).as_posix()) and saved.isdisjoint(p.parents)]
 
@@ -117,4 +134,22 @@ def _exports(root: Path, paths: Iterable[Path], source: Source, warn: Callable[[
             f"{source.name_or_path} holds data files and SQL files: the data files are read. "
             "`type: sql_files` reads the others."
         )
-    return [read_file(path, name) for name, path in data.items()]
+    return _read_files(data, warn)
+
+
+def _read_files(files: Mapping[str, Path], warn: Callable[[str], None]) -> list[Export]:
+    """The files, without those that are empty, such as an export of an hour in which nothing happened.
+
+    Raises:
+        FimError: one cannot be read, or all are empty.
+    """
+    exports, empty = [], None
+    for name, path in files.items():
+        try:
+            exports.append(read_file(path, name))
+        except EmptyExport as error:
+            empty = error
+            warn(f"{name} is empty: 0 rows.")
+    if empty is not None and not exports:
+        raise empty
+    return exports

@@ -16,7 +16,7 @@ from fim_core.errors import FimError
 from fim_core.recipe import Recipe, recipe_of
 from fim_core.records.csv_file import csv_columns, csv_rows
 from fim_core.records.text import Number, text_array, text_of
-from fim_core.records.text_file import cannot_read, open_text
+from fim_core.records.text_file import EmptyExport, cannot_read, open_text
 
 BATCH_ROWS = 8192
 BATCH_CHARACTERS = 32 * 2**20
@@ -62,6 +62,7 @@ def read_file(path: Path, name: str) -> Export:
     """A CSV, JSON-lines or Parquet file, recognised by its suffix, or Parquet of any name, by its first bytes.
 
     Raises:
+        EmptyExport: nothing is in it.
         FimError: it cannot be read, or its first row shows that it is not what its suffix says.
     """
     lower = path.name.lower()
@@ -182,7 +183,7 @@ def _json_columns(path: Path) -> tuple[str, ...]:
         if len(columns) > MOST_COLUMNS:
             raise _too_many_columns(path)
     if not columns:
-        raise FimError(f"{path.name} is empty: it holds no JSON object.")
+        raise EmptyExport(f"{path.name} is empty: it holds no JSON object.")
     return tuple(columns)
 
 
@@ -191,6 +192,8 @@ def _json_batches(path: Path, columns: tuple[str, ...]) -> Iterator[pa.RecordBat
 
 
 def _parquet_schema(path: Path) -> pa.Schema:
+    if path.stat().st_size == 0:
+        raise EmptyExport(f"{path.name} is empty.")
     try:
         return pq.read_schema(path)
     except (pa.ArrowException, OSError) as error:

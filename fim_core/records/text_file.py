@@ -10,6 +10,10 @@ import pyarrow as pa
 from fim_core.errors import FimError
 
 
+class EmptyExport(FimError):
+    """A file without anything in it, not even a header."""
+
+
 def open_text(path: Path, newline: str) -> io.TextIOWrapper:
     """Text of a file, a byte-order mark dropped, decompressed by its suffix, no line break changed.
 

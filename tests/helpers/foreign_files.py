@@ -7,7 +7,7 @@ import os
 import time
 from pathlib import Path
 
-from fim_core.store import digest
+from fim_core.integrity import seal
 
 ASSETS = (
     "raw_completions",
@@ -78,7 +78,7 @@ def _write_links(folder: Path, outside: Path) -> None:
     }
     for place, version in (("version", 16 * "f"), (f"versions/{16 * 'e'}", 16 * "e")):
         content = manifest | {"version": version}
-        _write(outside / place / "manifest.json", json.dumps(content | {"digest": digest(content)}))
+        _write(outside / place / "manifest.json", json.dumps(seal(content)))
     draft = f"fim_prompts-{16 * 'f'}-1-{8 * 'f'}"
     for name, target in {
         f"tmp/{draft}": "elsewhere",

@@ -17,8 +17,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fim_core.config import DataConfig
+from fim_assets.automation.exports import look
+from fim_core.config import DataConfig, Source
 from fim_core.errors import FimError
+from fim_core.records.locate import locate
 from fim_core.records.parse import parse_input
 from fim_core.records.readers import BATCH_ROWS
 from fim_core.records.schema import RAW_SCHEMA, Completion
@@ -397,3 +399,35 @@ def test_every_row_of_every_file_is_there_verbatim(tmp_path: Path, files: list[l
         return
     _, found = run(config(*sources), tmp_path)
     assert [(row["input"], row["output"], row["x"]) for row in found] == expected
+
+
+def test_an_empty_file_among_others_has_no_rows(tmp_path: Path) -> None:
+    """As an hour in which nothing was completed; alone it is a mistake."""
+    folder = tmp_path / "exports"
+    folder.mkdir()
+    (folder / "10.csv").write_text("INPUT,OUTPUT\na,b\n")
+    empty = ("11.csv", "12.jsonl", "13.parquet")
+    for name in empty:
+        (folder / name).write_bytes(b"")
+    told: list[str] = []
+    [export] = locate(Source(name_or_path=str(folder)), None, told.append)
+    assert export.name == "10.csv"
+    assert told == [f"{name} is empty: 0 rows." for name in empty]
+    (folder / "10.csv").unlink()
+    with pytest.raises(FimError, match="is empty"):
+        locate(Source(name_or_path=str(folder)), None, told.append)
+
+
+def test_linked_folders_are_read_and_loops_end(tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "exports", tmp_path / "elsewhere"
+    for place in (folder / "july", elsewhere / "deep"):
+        place.mkdir(parents=True)
+        (place / "rows.csv").write_text("INPUT,OUTPUT\na,b\n")
+    (folder / "august").symlink_to(elsewhere)
+    (elsewhere / "back").symlink_to(folder)
+    (folder / "july" / "itself").symlink_to(".")
+    (folder / "gone").symlink_to(tmp_path / "nowhere")
+    found = locate(Source(name_or_path=str(folder)), None, lambda message: None)
+    assert [export.name for export in found] == ["august/deep/rows.csv", "july/rows.csv"]
+    seen, _ = look(folder, {}, 0, now=0.0)
+    assert list(seen) == [export.name for export in found]
