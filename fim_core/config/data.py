@@ -132,7 +132,7 @@ class DataConfig(Section):
     template: Place = Field("chat", description="`chat`, `plain`, or the path of a template file.")
     fim_order: Literal["psm", "spm"] = Field("psm", description="Prefix-suffix-middle or suffix-prefix-middle prompts.")
     control_tokens: Literal["reject", "neutralise"] = Field(
-        "reject", description="User text that spells a control token: reject the row, or encode it as ordinary text."
+        "reject", description="User text that becomes a control token: reject the row, or encode it as ordinary text."
     )
     null_marks: list[str] = Field(
         [],
