@@ -205,3 +205,12 @@ def test_options_that_contradict_are_refused_before_work(
     with pytest.raises(FimError, match=said):
         run_pipeline(Experiment.model_validate(experiment), until="fim_prompts")
     assert not list((export.parent / "store" / "raw_completions").glob("*/manifest.json"))
+
+
+def test_the_default_output_of_a_folder_without_a_name_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "exports" / "july").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "exports" / "july")
+    assert default_output(Path(".")) == tmp_path / "exports" / "july_hf_fim_dataset"
+    assert default_output(Path("..")) == tmp_path / "exports_hf_fim_dataset"

@@ -6,8 +6,10 @@ import time
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from fim_core.config import Experiment, load_experiment
+from fim_core.config.model import ModelConfig, TrainedTokenizer
 from fim_core.errors import FimError
 
 GUIDE = """
@@ -288,3 +290,22 @@ def test_a_missing_file_says_what_to_give(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", sorted(Path("configs").glob("*.yaml")), ids=lambda path: path.name)
 def test_every_shipped_experiment_is_valid(path: Path) -> None:
     load_experiment(path)
+
+
+def test_a_tokenizer_is_a_place_or_a_section() -> None:
+    def tokenizer(value: object) -> object:
+        return ModelConfig.model_validate({"config": {"model_type": "qwen3"}, "tokenizer": value}).tokenizer
+
+    assert tokenizer({"name_or_path": "a/b"}) == tokenizer("a/b") == "a/b"
+    assert tokenizer({"vocab_size": "1k"}) == TrainedTokenizer(vocab_size=1000)
+    for value, said in (
+        ({"path": "a"}, "give a path, a hub id"),
+        ({"name_or_path": "a", "vocab_size": 600}, "give a path, a hub id"),
+        (7, "give a path, a hub id"),
+        ({"vocab_size": 1}, "vocab_size: Input should be greater than or equal to 512"),
+    ):
+        with pytest.raises(ValidationError) as refused:
+            tokenizer(value)
+        (problem,) = refused.value.errors()
+        assert problem["loc"] == ("tokenizer",)
+        assert said in problem["msg"]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tiny_pipeline import TINY, write_experiment
 
-from fim_core.config import load_experiment
+from fim_core.config import Experiment, load_experiment
 from fim_core.errors import FimError
 from fim_core.pipeline import Stage, StageResult, data, run_stage, stage_of
 from fim_core.pipeline.checks import run_artifact_checks
@@ -129,3 +129,23 @@ def test_threads_that_check_one_artifact_remember_the_same(tmp_path: Path) -> No
         with ThreadPoolExecutor(4) as pool:
             found = list(pool.map(lambda _: run_artifact_checks(artifact, experiment, store), range(4)))
         assert found == [expected] * 4
+
+
+def test_two_files_of_one_name_are_not_one_experiment(tmp_path: Path) -> None:
+    paths = []
+    for team in ("a", "b"):
+        (tmp_path / team).mkdir()
+        paths.append(write_experiment(tmp_path / team, storage=str(tmp_path / "store")))
+    first, second = map(load_experiment, paths)
+    store = Store(first.storage)
+
+    def materialize(experiment: Experiment) -> StageResult:
+        return run_stage(data.raw_completions, experiment, store, upstream_of=stage_of)
+
+    materialize(first)
+    with pytest.raises(FimError, match=r"b/tiny\.yaml and .*a/tiny\.yaml are both named tiny after their files"):
+        materialize(second)
+    named = write_experiment(tmp_path / "b", storage=str(tmp_path / "store"), name="tiny")
+    assert materialize(load_experiment(named)).reused, "a name that is given is meant"
+    paths[0].unlink()
+    assert materialize(second).reused, "the file was moved"
