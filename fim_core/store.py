@@ -308,7 +308,7 @@ class Store:
         asset: str,
         *,
         experiment: str,
-        experiment_file: Path | None = None,
+        experiment_file: str | None = None,
         inputs: Mapping[str, str],
         config: Mapping[str, Any],
         code: str,
@@ -324,7 +324,7 @@ class Store:
         an asset are ordered. Neither depends on a clock.
 
         Args:
-            experiment_file: the file that the experiment is named after, if it is.
+            experiment_file: tells apart the files that experiments are named after, if this one is.
             builds: build id of each input that is an artifact.
 
         Raises:
@@ -351,7 +351,7 @@ class Store:
                     "asset": asset,
                     "version": version,
                     "experiment": experiment,
-                    "experiment_file": str(experiment_file) if experiment_file else None,
+                    "experiment_file": experiment_file,
                     "inputs": dict(inputs),
                     "build": secrets.token_hex(8),
                     "builds": dict(builds or {}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -133,7 +134,7 @@ def run_stage(
         with store.publish(
             stage.asset,
             experiment=experiment.name,
-            experiment_file=experiment.named_by,
+            experiment_file=_file_id(experiment, store),
             builds=builds,
             replace=True,
             **identity,
@@ -176,12 +177,24 @@ def _require_one_file(stage: Stage, experiment: Experiment, store: Store) -> Non
         before = store.current(stage.asset, experiment.name)
     except FimError:
         return
-    other, this = before.manifest.get("experiment_file"), experiment.named_by
-    if other and this and Path(other) != this and Path(other).is_file():
+    other, this = before.manifest.get("experiment_file"), _file_id(experiment, store)
+    if other and this and other != this:
         raise FimError(
-            f"{this} and {other} are both named {experiment.name} after their files and share the storage {store.root}, "
-            "so each would replace what the other made. Give one of them a `name` or a `storage` of its own."
+            f"{experiment.named_by} and a file of the same name in another folder share the storage {store.root}, so each "
+            "would replace what the other made. Give one of them a `name` or a `storage` of its own. If the file was only "
+            f"moved, write `name: {experiment.name}` into it."
         )
+
+
+def _file_id(experiment: Experiment, store: Store) -> str | None:
+    """Tells apart the files that experiments are named after; None for an experiment that was given its name.
+
+    It is of the file's place as seen from the storage, so that a project can be moved or copied with both, and a hash,
+    since manifests are shared with others.
+    """
+    if experiment.named_by is None:
+        return None
+    return digest({"file": os.path.relpath(experiment.named_by, store.root.resolve())})
 
 
 def _up_to_date(artifact: Artifact | None, inputs: Mapping[str, Artifact]) -> Artifact | None:

@@ -18,7 +18,8 @@ from tiny_pipeline import TINY
 
 from fim_core.config import Experiment
 from fim_core.errors import FimError
-from fim_core.training.job import Job, TrainingFailed, Work, write_json
+from fim_core.files import write_json
+from fim_core.training.job import Job, TrainingFailed, Work
 
 pytest.importorskip("dagster_k8s", reason="dagster-k8s is not installed: pip install -e '.[kubernetes]'")
 

@@ -113,7 +113,10 @@ def test_an_export_without_any_usable_row(tmp_path: Path, tokenizer_folder: str,
     printed = run(tmp_path / "bad.csv", "-o", output, "--tokenizer", tokenizer_folder, "--format", format)
     assert "0 of 2 rows" in printed
     assert "No row was kept" in printed
-    assert pq.read_table(f"{output}.rejected.parquet").column("reason").to_pylist() == ["invalid_json", "empty_input"]
+    assert pq.read_table(f"{output}.rejected.parquet").column("reason").to_pylist() == [
+        "unsupported_json",
+        "empty_input",
+    ]
     rows = pq.read_table(output) if format == "parquet" else datasets.load_from_disk(str(output))
     assert len(rows) == 0
 

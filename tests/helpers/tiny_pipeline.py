@@ -36,9 +36,12 @@ TINY: dict[str, Any] = {
 
 
 def write_experiment(folder: Path, **changes: Any) -> Path:
-    """The tiny experiment with its store in `folder`; `changes` replace whole sections."""
+    """The tiny experiment with its store in `folder`; `changes` replace whole sections, and `name=None` leaves it out."""
     path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump({**TINY, "storage": str(folder / "store"), **changes}), encoding="utf-8")
+    content = {"name": "tiny", **TINY, "storage": str(folder / "store"), **changes}
+    if content["name"] is None:
+        del content["name"]
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
     return path
 
 

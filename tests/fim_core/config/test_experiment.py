@@ -101,7 +101,7 @@ def test_defaults_that_are_filled_in_are_stated_and_read_back(tmp_path: Path) ->
     assert stated["deepspeed"] == {"gradient_clipping": 1.0}
     assert stated["scheduler"]["warmup_ratio"] == 0
     assert load_experiment(write(tmp_path, SMALL)).scheduler.warmup_ratio == 0.05
-    assert Experiment.model_validate(stated) == experiment
+    assert Experiment.model_validate(stated).model_dump(mode="json") == stated
 
 
 @pytest.mark.parametrize("norm", ["-1", "true", ".inf", ".nan", "[1]"])
@@ -113,7 +113,7 @@ def test_a_norm_that_cannot_be_clipped_at_is_refused(tmp_path: Path, norm: str) 
 @pytest.mark.parametrize("sources", ["d.csv", "[d.csv]", "{name_or_path: d.csv}"])
 def test_a_source_may_be_a_path_alone(tmp_path: Path, sources: str) -> None:
     written = load_experiment(write(tmp_path, SMALL.replace("[{name_or_path: d.csv}]", sources)))
-    assert written == load_experiment(write(tmp_path, SMALL))
+    assert written.model_dump() == load_experiment(write(tmp_path, SMALL)).model_dump()
 
 
 def test_the_files_name_is_the_experiments(tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ def test_two_files_of_one_name_are_not_one_experiment(tmp_path: Path) -> None:
     paths = []
     for team in ("a", "b"):
         (tmp_path / team).mkdir()
-        paths.append(write_experiment(tmp_path / team, storage=str(tmp_path / "store")))
+        paths.append(write_experiment(tmp_path / team, name=None, storage=str(tmp_path / "store")))
     first, second = map(load_experiment, paths)
     store = Store(first.storage)
 
@@ -143,9 +143,12 @@ def test_two_files_of_one_name_are_not_one_experiment(tmp_path: Path) -> None:
         return run_stage(data.raw_completions, experiment, store, upstream_of=stage_of)
 
     materialize(first)
-    with pytest.raises(FimError, match=r"b/tiny\.yaml and .*a/tiny\.yaml are both named tiny after their files"):
+    with pytest.raises(FimError, match=r"b/tiny\.yaml and a file of the same name in another folder share the storage"):
         materialize(second)
     named = write_experiment(tmp_path / "b", storage=str(tmp_path / "store"), name="tiny")
     assert materialize(load_experiment(named)).reused, "a name that is given is meant"
-    paths[0].unlink()
-    assert materialize(second).reused, "the file was moved"
+    moved = tmp_path / "moved"
+    shutil.copytree(tmp_path / "a", moved / "a")
+    shutil.copytree(tmp_path / "store", moved / "store", symlinks=True)
+    both = load_experiment(write_experiment(moved / "a", name=None, storage=str(moved / "store")))
+    assert run_stage(data.raw_completions, both, Store(both.storage), upstream_of=stage_of).reused

@@ -109,6 +109,7 @@ def test_the_checks_accept_conversations(tmp_path: Path) -> None:
         "mask_inputs": True,
         "asked": 0.0,
         "nothing_held_out": "",
+        "rejected_path": "",
     }
     results = run_checks("tokenized_dataset", tables, parameters, {})
     assert [result.name for result in results if not result.passed and result.severity == "error"] == []

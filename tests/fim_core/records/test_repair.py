@@ -64,7 +64,6 @@ def test_repaired(text: str, sql: str) -> None:
         '[{"text": "\\d <fillMe>", "id": "7"}]',
         '[{"text": "\\d <fillMe>"}',
         '[{"text": "\\d <fillMe>\\"}]',
-        "[{'text': '<fillMe>'}]",
         '[{"text": "a "b" <fillMe>"}, {"text": ""}]',  # an empty item in a damaged row
         '[{""text"": ""<fillMe>""}]',
     ],

@@ -283,9 +283,9 @@ def test_a_run_of_few_steps_is_warned_about(tmp_path: Path, dataset: Path, token
     assert few_steps(50, 800, 16, tiny_experiment()) == ()
     [notice] = few_steps(5, 40, 8, tiny_experiment())
     assert "takes 5 optimizer steps (40 rows, 8 a step, epochs: 1)" in notice
-    assert "Lower batch_rows, or raise epochs." in notice
+    assert "lower batch_rows, or raise epochs." in notice
     assert "raise max_steps" in few_steps(3, 40, 8, tiny_experiment(max_steps=3))[0]
-    assert "Lower micro_batch_size" in few_steps(5, 40, 8, tiny_experiment(batch_rows=None, micro_batch_size=8))[0]
+    assert "lower micro_batch_size" in few_steps(5, 40, 8, tiny_experiment(batch_rows=None, micro_batch_size=8))[0]
     _, result, events = train(tmp_path, dataset, tokenizer_folder)
     assert result["notices"] == (notice,)
     assert [event["message"] for event in events if event["event"] == "warning"] == [notice]
