@@ -61,14 +61,15 @@ def peak_of(device: torch.device, dtype: torch.dtype) -> Peak | None:
 
 
 def measure_matmul(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> float:
-    """Floating-point operations a second of a GPU: the best of a few square matrix products."""
-    size = 8192
+    """Floating-point operations a second of the best of a few square matrix products."""
+    size = 512 if device.type == "cpu" else 8192
     left, right = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(2))
     best = float("inf")
     for _ in range(repeats + 1):
         began = time.perf_counter()
         torch.mm(left, right)
-        torch.cuda.synchronize(device)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         best = min(best, time.perf_counter() - began)
     return 2 * size**3 / best
 
