@@ -4,7 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 EXPERIMENT ?= configs/demo.yaml
-DOTENV := DAGSTER_HOME=$${DAGSTER_HOME:-$(CURDIR)/.dagster_home}
+# Quoted as .env wants it, then as the shell does.
+DOTENV := DAGSTER_HOME="$${DAGSTER_HOME:-$(subst ",\",$(CURDIR))/.dagster_home}"
+QUOTED_DOTENV := '$(subst ','\'',$(DOTENV))'
 
 export DAGSTER_HOME ?= $(CURDIR)/.dagster_home
 export FIM_EXPERIMENT ?= $(EXPERIMENT)
@@ -70,11 +72,11 @@ clean:
 	rm -rf $(VENV)
 	if test -e .fim/fim-store.json; then rm -rf .fim; fi
 	if test "$$(readlink .dagster_home/dagster.yaml)" = ../dagster.yaml; then rm -rf .dagster_home; fi
-	if grep -qsxF '$(DOTENV)' .env && test "$$(wc -l < .env)" = 1; then rm .env; fi
+	if grep -qsxF $(QUOTED_DOTENV) .env && test "$$(wc -l < .env)" = 1; then rm .env; fi
 
 # A .env of this kind that names another folder came with a copy of that folder.
-$(shell if test "$$(wc -l < .env 2>/dev/null)" = 1 && grep -qsxE 'DAGSTER_HOME=[$$][{]DAGSTER_HOME:-.*/[.]dagster_home[}]' .env \
-	&& ! grep -qxF '$(DOTENV)' .env; then echo '$(DOTENV)' > .env; fi)
+$(shell if test "$$(wc -l < .env 2>/dev/null)" = 1 && grep -qsxE 'DAGSTER_HOME="?[$$][{]DAGSTER_HOME:-.*/[.]dagster_home[}]"?' .env \
+	&& ! grep -qxF $(QUOTED_DOTENV) .env; then printf '%s\n' $(QUOTED_DOTENV) > .env; fi)
 
 # Dagster reads .env, so that its own commands find the same home as make does; a DAGSTER_HOME that is set wins.
 $(READY): pyproject.toml constraints.txt
@@ -83,5 +85,5 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	mkdir -p .dagster_home
 	test -e .dagster_home/dagster.yaml || ln -s ../dagster.yaml .dagster_home/dagster.yaml
-	test -e .env || echo '$(DOTENV)' > .env
+	test -e .env || printf '%s\n' $(QUOTED_DOTENV) > .env
 	touch $@
