@@ -11,13 +11,15 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
-COMMAND = ("dagster", "asset", "materialize", "-m", "fim_assets.definitions", "--select", "*")
+# Dagster warns of what its own command uses, and of the command that came after it.
+QUIET = ("-W", "ignore:Function `asset_materialize_command`", "-W", "ignore:Parameter `include_sources`")
+COMMAND = (*QUIET, "-m", "dagster", "asset", "materialize", "-m", "fim_assets.definitions", "--select", "*")
 
 
 def main() -> int:
     """Materialize all assets of the experiment in FIM_EXPERIMENT into DAGSTER_HOME; returns Dagster's exit code."""
     began = datetime.now(UTC)
-    process = subprocess.Popen([sys.executable, "-m", *COMMAND])
+    process = subprocess.Popen([sys.executable, *COMMAND])
     while True:
         try:
             code = process.wait()
