@@ -149,7 +149,9 @@ class TextEncoder:
         plain, behind_anchor = (self._texts_kept(anchors) for anchors in (False, True))
         self._anchors = behind_anchor > plain
         self.is_control = self._forbidden(tokenizer, fim)
-        normalizer, decoder = _spec(self._tokenizer.normalizer).get("type"), _spec(self._tokenizer.decoder).get("type")
+        normalizer, decoder = (
+            _spec(part).get("type") for part in (self._tokenizer.normalizer, self._tokenizer.decoder)
+        )
         keeps_starts = max(plain, behind_anchor) == len(_STARTS)
         self._keeps_ascii = keeps_starts and decoder == "ByteLevel" and normalizer in (None, "NFC")
         self.is_lossless = self._keeps_ascii and normalizer is None
@@ -318,8 +320,9 @@ def _alternatives(regex: str) -> set[str]:
 
 
 def _spec(component: Any) -> dict[str, Any]:
-    """A part of a tokenizer as `tokenizer.json` writes it; empty where there is none."""
-    return json.loads(component.__getstate__()) if component is not None else {}
+    """A part of a tokenizer as `tokenizer.json` writes it; empty where there is none, or a sequence of none."""
+    spec: dict[str, Any] = json.loads(component.__getstate__()) if component is not None else {}
+    return {} if spec == {"type": "Sequence", "normalizers": []} else spec
 
 
 def _keeps_line_ends(normalizer: dict[str, Any]) -> bool:
