@@ -48,8 +48,14 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def service(browser: Browser, export: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DagsterService]:
     """`dagster dev` over the tiny experiment; started only where there is a browser to look at it."""
     data = {**TINY["data"], "sources": [{"name_or_path": str(export)}]}
-    # The gate refuses a model of seconds, so the champion's check is the one that stays red.
-    experiment = write_experiment(tmp_path_factory.mktemp("experiment"), data=data, max_steps=8, eval_interval=4)
+    # The gate refuses a model of seconds, so the champion's check warns. So few rows have too few groups to hold out.
+    experiment = write_experiment(
+        tmp_path_factory.mktemp("experiment"),
+        data=data,
+        max_steps=8,
+        eval_interval=4,
+        checks={"held_out_share": {"severity": "off"}},
+    )
     with DagsterService(tmp_path_factory.mktemp("home"), experiment) as service:
         yield service
 
