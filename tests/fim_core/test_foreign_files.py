@@ -57,6 +57,7 @@ def publish(store: Store, asset: str, number: int = 0, *, experiment: str = "dem
 def collect(folder: Path) -> None:
     fim(*GC, "--storage", str(folder))
     fim(*GC, "--storage", str(folder), "--forget", "demo")
+    fim("verify", "--delete", "--storage", str(folder))
 
 
 def collect_here(folder: Path) -> None:
@@ -65,10 +66,12 @@ def collect_here(folder: Path) -> None:
     os.chdir(folder)
     try:
         fim(*GC, "--storage", ".")
+        fim("verify", "--delete", "--storage", ".")
         for empty in ("", " "):
             os.environ["FIM_STORAGE"] = empty
             fim(*GC)
             fim(*GC, "--forget", "demo")
+            fim("verify", "--delete")
     finally:
         os.environ.pop("FIM_STORAGE")
         os.chdir(before)
