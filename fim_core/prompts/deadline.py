@@ -7,6 +7,7 @@ two of its own instructions, so a loop ends at once, and a single call into C on
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +22,11 @@ class OutOfTimeError(Exception):
 
 class _Watch:
     def __init__(self) -> None:
+        self._reset()
+        # A process that was forked off has neither the thread nor, perhaps, a lock that is free.
+        os.register_at_fork(after_in_child=self._reset)
+
+    def _reset(self) -> None:
         self._deadlines: dict[int, float] = {}
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -28,20 +34,16 @@ class _Watch:
     @contextmanager
     def limit(self, seconds: float) -> Iterator[None]:
         thread = threading.get_ident()
-        self._deadlines[thread] = time.monotonic() + seconds
-        # None lives on in a process that was forked off.
-        if self._thread is None or not self._thread.is_alive():
-            self._start()
+        with self._lock:
+            self._deadlines[thread] = time.monotonic() + seconds
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._watch, name="time limits", daemon=True)
+                self._thread.start()
         try:
             yield
         finally:
             with self._lock:
                 self._deadlines.pop(thread, None)
-
-    def _start(self) -> None:
-        self._lock = threading.Lock()
-        self._thread = threading.Thread(target=self._watch, name="time limits", daemon=True)
-        self._thread.start()
 
     def _watch(self) -> None:
         while True:

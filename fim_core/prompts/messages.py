@@ -89,7 +89,7 @@ class _Conversation:
         self.plane = plane
         neutralise = self.builder.data.control_tokens == "neutralise"
         if self.builder.reads_control(*texts, neutralise=neutralise):
-            return Rejection(Reason.CONTROL_TOKEN, "a control token stands in the messages")
+            return Rejection(Reason.CONTROL_TOKEN, "the messages hold a control token")
         if self.guard.found_in(*texts):
             self.messages = [
                 {key: self.guard.hide(text, plane) for key, text in message.items()} for message in self.messages

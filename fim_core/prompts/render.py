@@ -97,7 +97,7 @@ class Renderer:
         )
 
     def _render(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """What becomes of each row, as _PART_SCHEMA."""
+        """The outcome of each row, as _PART_SCHEMA."""
         texts = [batch.column(name).to_pylist() for name in _RENDERED_FROM]
         records = [_record(self._rows.build(*row)) for row in zip(*texts, strict=True)]
         columns = zip(*records, strict=True)

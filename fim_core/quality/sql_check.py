@@ -9,7 +9,7 @@
     -- note: scalar SQL expression, a sentence that says what was found and why; NULL is none
     -- needs: table, or table.column, without which there is nothing to check; the check passes with a note
     SELECT row_id FROM …;
-    SELECT …            -- optional second query: a small table to read beside the result
+    SELECT …            -- optional second query: a small table to read next to the result
 
 The first column is the key that is reported, by custom `row_id`. `$name` stands for a parameter, which is bound.
 """
@@ -82,7 +82,7 @@ def _find(evidence: Evidence, *, sql: str, total: str, note: str, needs: list[st
     missing = [need for need in needs if not _exists(evidence, need)]
     if missing:
         return Finding(0, 0, note=f"Not checked: there is no {' and no '.join(missing)}.")
-    (query, parameters), *beside = _statements(sql, evidence)
+    (query, parameters), *breakdowns = _statements(sql, evidence)
     row = connection.execute(
         f"WITH offending(key) AS (SELECT COLUMNS(*)::VARCHAR FROM (\n{query}\n))\n"
         f"SELECT count(*), min(key, {SHOWN_ROWS}), {total} FROM offending",
@@ -91,8 +91,8 @@ def _find(evidence: Evidence, *, sql: str, total: str, note: str, needs: list[st
     assert row is not None, "an aggregate without GROUP BY gives one row"
     rows, row_ids, out_of = row
     breakdown: list[dict[str, Any]] = []
-    if beside:
-        cursor = connection.execute(*beside[0])
+    if breakdowns:
+        cursor = connection.execute(*breakdowns[0])
         names = [column[0] for column in cursor.description]
         breakdown = [dict(zip(names, values, strict=True)) for values in cursor.fetchmany(SHOWN_BREAKDOWN)]
     ((said,),) = connection.execute(*_statements(f"SELECT ({note})", evidence)[0]).fetchall()

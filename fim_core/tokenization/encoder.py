@@ -287,7 +287,7 @@ class TextEncoder:
         return "line" if all(self.lines_agree(text) for text in self._probe_texts()) else "segment"
 
     def _probe_texts(self) -> Iterable[str]:
-        # Each probe beside each other one, on both sides.
+        # Each probe next to each other one, on both sides.
         for probe in _PROBES:
             yield probe + probe.join(_PROBES)
 

@@ -245,8 +245,9 @@ def few_steps(steps: int, rows: int, batch_rows: int, experiment: Experiment) ->
         return ()
     batch = "micro_batch_size or gradient_accumulation_steps" if experiment.batch_grows_with_ranks else "batch_rows"
     longer = next((name for name in ("exit_iteration", "max_steps") if steps == getattr(experiment, name)), "epochs")
+    epochs = "" if experiment.epochs is None else f", epochs: {experiment.epochs}"
     notice = (
-        f"The run takes {steps} optimizer steps ({rows} rows, {batch_rows} a step, epochs: {experiment.epochs}), which is "
+        f"The run takes {steps} optimizer steps ({rows} rows, {batch_rows} a step{epochs}), which is "
         f"few. A model usually learns more with {FEW_STEPS} or more: lower {batch}, or raise {longer}."
     )
     return (notice,)

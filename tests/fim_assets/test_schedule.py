@@ -91,7 +91,7 @@ OURS = "schedule: {cron: '0 5 * * *', enabled: true}\nnotify: {webhook: 'https:/
 def test_a_broken_experiment_file_keeps_what_is_valid_in_it(
     content: str | None, cron: str, enabled: bool, webhook: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So that scheduled runs fail with the reason, where people hear of it, instead of never starting."""
+    """So that scheduled runs fail with the reason and notify people, instead of never starting."""
     file = tmp_path / "experiment.yaml"
     if content is not None:
         file.write_text(content)

@@ -15,7 +15,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "a number": lambda content: b"7",
     "not text": lambda content: b"\xff\xfe\x00",
 }
-"""What becomes of a file's content, by name."""
+"""Ways to damage a file's content, by name."""
 
 
 @contextmanager

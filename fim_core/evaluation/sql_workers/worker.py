@@ -1,8 +1,8 @@
 """The process that judges rows, with limits that the system enforces: it is killed, whatever it is doing.
 
-`python -m fim_core.evaluation.sql_workers.worker LIMITS` (as JSON) reads pickled requests from standard input. It writes
-a line when it is ready, and then one of JSON for each stage of a row: what is read from a process that runs untrusted SQL is plain
-data. The parent tells from the exit status which limit was exceeded.
+`python -m fim_core.evaluation.sql_workers.worker LIMITS` (as JSON) reads pickled requests from standard input, which only its parent
+writes. It writes a line when it is ready, and then one of JSON for each stage of a row: what is read from a process that runs
+untrusted SQL is plain data. The parent tells from the exit status which limit was exceeded.
 """
 
 from __future__ import annotations

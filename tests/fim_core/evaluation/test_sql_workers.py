@@ -1,4 +1,4 @@
-"""Workers against the same measures in this process, and what becomes of SQL that goes past a limit."""
+"""Workers against the same measures in this process, and SQL that exceeds a limit."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def test_repaired(text: str, sql: str) -> None:
         '[{"text": "select "a"] "b"}] <fillMe>"}]',
         r'[{"text": "select \"a\" "b" <fillMe>"}]',  # the same character with and without a backslash
         r'[{"text": "\\ \d <fillMe>"}]',
-        # An escape beside a sign that the writer escapes nothing, or not all: it may be two characters of the text.
+        # An escape next to a sign that the writer escapes nothing, or not all: it may be two characters of the text.
         *(rf'[{{"text": "{escape} \d <fillMe>"}}]' for escape in (r"\n", r"\t", r"\b", r"\u00e9", r"\/", r"\"", r"\'")),
         *(
             f'[{{"text": "{escape} \n <fillMe>"}}]'
