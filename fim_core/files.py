@@ -1,7 +1,8 @@
-"""Files that appear whole or not at all."""
+"""Atomic writes of files and folders."""
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import secrets
@@ -115,3 +116,17 @@ def flush_tree(folder: Path) -> None:
     """Have the disk hold a folder and all that is in it."""
     for path in [*sorted(folder.rglob("*")), folder]:
         flush(path)
+
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+
+
+def exchange(new: Path, final: Path) -> None:
+    """Swap two folders: in one step where the system can (Linux's renameat2), so that no kill leaves neither."""
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    places = (_AT_FDCWD, os.fsencode(new), _AT_FDCWD, os.fsencode(final))
+    if renameat2 is None or renameat2(*places, _RENAME_EXCHANGE) != 0:
+        os.rename(final, new.with_name("old"))
+        os.rename(new, final)
+    flush(final.parent)

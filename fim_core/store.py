@@ -18,7 +18,6 @@ that the store uses itself (`_PLACES`) and no symbolic link leads there.
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import hashlib
 import json
@@ -28,19 +27,17 @@ import re
 import secrets
 import shutil
 import socket
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from fim_core.errors import DamagedFile, FimError, is_disk_full
-from fim_core.files import flush, flush_tree, read_json, read_json_as, replacing, write_json
+from fim_core.files import exchange, flush, flush_tree, read_json, read_json_as, replacing, write_json
 from fim_core.integrity import digests_of, find_damage, seal, unseal
+from fim_core.provenance import commit, library_versions
 
 _log = logging.getLogger(__name__)
 
@@ -79,7 +76,6 @@ _PLACES = {
 """The places of a store, by what lies there, as patterns of paths below its root."""
 
 _FOLDERS = rf"{_ASSET}(?:/by_experiment|/withdrawn)?|tmp|locks|(?:work|parts|checks)(?:/{_ASSET})?"
-RECORDED_LIBRARIES = ("torch", "transformers", "tokenizers", "deepspeed", "datasets", "duckdb", "pyarrow", "sqlglot")
 
 
 def version_of(inputs: Mapping[str, str], config: Mapping[str, Any], code: str) -> str:
@@ -359,8 +355,8 @@ class Store:
                     "config": config,
                     "config_digest": digest(config),
                     "code_version": code,
-                    "commit": _commit(),
-                    "libraries": _library_versions(),
+                    "commit": commit(),
+                    "libraries": library_versions(),
                     "counts": draft.counts,
                     "bytes": sum(f.stat().st_size for f in new.rglob("*") if f.is_file()),
                     "files": digests_of(new, without=MANIFEST),
@@ -373,7 +369,7 @@ class Store:
                 if not final.exists():
                     _move_into_place(new, final)
                 elif replace:
-                    _exchange(new, final)
+                    exchange(new, final)
                     self.forget_checks(asset, version)
         finally:
             self._discard(folder)
@@ -656,20 +652,6 @@ def _locked(descriptor: int) -> bool:
     return True
 
 
-_AT_FDCWD = -100
-_RENAME_EXCHANGE = 2
-
-
-def _exchange(new: Path, final: Path) -> None:
-    """Swap two folders: in one step where the system can (Linux's renameat2), so that no kill leaves neither."""
-    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    places = (_AT_FDCWD, os.fsencode(new), _AT_FDCWD, os.fsencode(final))
-    if renameat2 is None or renameat2(*places, _RENAME_EXCHANGE) != 0:
-        os.rename(final, new.with_name("old"))
-        os.rename(new, final)
-    flush(final.parent)
-
-
 def _move_into_place(new: Path, final: Path) -> None:
     try:
         os.rename(new, final)
@@ -678,29 +660,3 @@ def _move_into_place(new: Path, final: Path) -> None:
         if not (final / MANIFEST).is_file():
             raise
     flush(final.parent)
-
-
-@cache
-def _commit() -> str | None:
-    """The git commit of this code, marked when files differ from it; None outside a checkout."""
-    folder = Path(__file__).parent
-    try:
-        described = subprocess.run(
-            ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
-    except (FileNotFoundError, subprocess.TimeoutExpired):
-        return None
-    return described.stdout.strip() or None
-
-
-def _library_versions() -> dict[str, str]:
-    versions = {}
-    for name in RECORDED_LIBRARIES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
