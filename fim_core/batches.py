@@ -80,6 +80,7 @@ class GroupWriter:
         self._rows = rows
         self._file = pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=use_dictionary)
         self._waiting: list[pa.RecordBatch] = []
+        self._waiting_rows = self._waiting_bytes = 0
 
     def __enter__(self) -> GroupWriter:
         return self
@@ -96,10 +97,13 @@ class GroupWriter:
         if not len(batch):
             return
         self._waiting.append(batch)
-        if sum(map(len, self._waiting)) >= self._rows or sum(b.nbytes for b in self._waiting) >= GROUP_BYTES:
+        self._waiting_rows += len(batch)
+        self._waiting_bytes += batch.nbytes
+        if self._waiting_rows >= self._rows or self._waiting_bytes >= GROUP_BYTES:
             self._flush()
 
     def _flush(self) -> None:
         if self._waiting:
             self._file.write_table(pa.Table.from_batches(self._waiting, self._schema))
         self._waiting = []
+        self._waiting_rows = self._waiting_bytes = 0

@@ -15,7 +15,8 @@ from datasets.config import DATASETDICT_JSON_FILENAME as DATASETDICT_JSON
 from fim_core.errors import FimError
 from fim_core.files import read_json_as
 from fim_core.recipe import Recipe, find_recipe
-from fim_core.records.readers import BATCH_ROWS, Export, arrow_batch, digest_files
+from fim_core.records.readers import Export, digest_files
+from fim_core.records.text import READ_ROWS, text_batches
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,7 @@ def _export(loaded: datasets.Dataset, name: str, split: str, recipe: Recipe | No
 
     def batches(_: Callable[[str], None]) -> Iterator[pa.RecordBatch]:
         try:
-            for table in loaded.with_format("arrow").iter(batch_size=BATCH_ROWS):
-                yield arrow_batch(columns, table)
+            yield from text_batches(columns, loaded.with_format("arrow").iter(batch_size=READ_ROWS))
         except (pa.ArrowException, OSError) as error:
             raise FimError(f"{name} is damaged ({type(error).__name__}). Save or download it again.") from error
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from fim_core.config.data import Source, SqlFileOptions
 from fim_core.config.split import parse_split
 from fim_core.errors import FimError
-from fim_core.records.readers import DATA_SUFFIXES, Export, is_parquet, read_file
+from fim_core.records.parquet_file import is_parquet
+from fim_core.records.readers import DATA_SUFFIXES, Export, read_file
 from fim_core.records.text_file import EmptyExport, is_utf8
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")

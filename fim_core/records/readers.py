@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from fim_core.errors import FimError
 from fim_core.recipe import Recipe, recipe_of
 from fim_core.records.csv_file import csv_columns, csv_rows
-from fim_core.records.text import Number, text_array, text_of
+from fim_core.records.parquet_file import is_parquet, parquet_rows, parquet_schema
+from fim_core.records.text import Number, text_of
 from fim_core.records.text_file import EmptyExport, cannot_read, open_text
 
 BATCH_ROWS = 8192
@@ -29,8 +29,6 @@ CSV_SUFFIXES = (".csv", ".csv.gz", ".csv.zst")
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".ndjson.gz", ".jsonl.zst", ".ndjson.zst")
 PARQUET_SUFFIXES = (".parquet",)
 DATA_SUFFIXES = CSV_SUFFIXES + JSON_SUFFIXES + PARQUET_SUFFIXES
-
-_PARQUET_MAGIC = b"PAR1"
 
 Warn = Callable[[str], None]
 
@@ -68,8 +66,8 @@ def read_file(path: Path, name: str) -> Export:
     lower = path.name.lower()
     recipe = None
     if lower.endswith(PARQUET_SUFFIXES) or (not lower.endswith(DATA_SUFFIXES) and is_parquet(path)):
-        schema = _parquet_schema(path)
-        columns, batches, recipe = tuple(schema.names), _parquet_batches, recipe_of(schema, name)
+        schema = parquet_schema(path)
+        columns, batches, recipe = tuple(schema.names), parquet_rows, recipe_of(schema, name)
     elif lower.endswith(CSV_SUFFIXES):
         columns, batches = csv_columns(path), _csv_batches
     else:
@@ -84,12 +82,6 @@ def _too_many_columns(path: Path) -> FimError:
         f"{path.name} has more than {MOST_COLUMNS:,} columns (different keys, in JSON lines). Export only the columns that "
         "are needed; keys that are data, such as ids, belong into values."
     )
-
-
-def is_parquet(path: Path) -> bool:
-    """Whether a file begins as Parquet does."""
-    with path.open("rb") as file:
-        return file.read(len(_PARQUET_MAGIC)) == _PARQUET_MAGIC
 
 
 def digest_files(paths: Iterable[Path]) -> str:
@@ -189,26 +181,3 @@ def _json_columns(path: Path) -> tuple[str, ...]:
 
 def _json_batches(path: Path, columns: tuple[str, ...]) -> Iterator[pa.RecordBatch]:
     yield from batches_of(columns, ([text_of(row.get(column)) for column in columns] for row in _json_rows(path)))
-
-
-def _parquet_schema(path: Path) -> pa.Schema:
-    if path.stat().st_size == 0:
-        raise EmptyExport(f"{path.name} is empty.")
-    try:
-        return pq.read_schema(path)
-    except (pa.ArrowException, OSError) as error:
-        raise cannot_read(path, error) from error
-
-
-def _parquet_batches(path: Path, columns: tuple[str, ...]) -> Iterator[pa.RecordBatch]:
-    try:
-        with pq.ParquetFile(path, buffer_size=2**20, pre_buffer=False) as file:
-            for batch in file.iter_batches(batch_size=BATCH_ROWS, use_threads=False):
-                yield arrow_batch(columns, batch)
-    except (pa.ArrowException, OSError) as error:
-        raise cannot_read(path, error) from error
-
-
-def arrow_batch(columns: tuple[str, ...], batch: pa.RecordBatch | pa.Table) -> pa.RecordBatch:
-    """A batch of any types as a batch of text."""
-    return pa.RecordBatch.from_arrays([text_array(column) for column in batch.columns], names=list(columns))

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+
+READ_ROWS = 128
+"""Rows of an Arrow or Parquet file that are read at once: few enough that 100 KB in each are no burden."""
+
+BATCH_BYTES = 32 * 2**20
+"""What is read is cut into batches of at most so many bytes, or of one row."""
 
 
 class Number(str):
@@ -40,23 +47,37 @@ def json_text(value: Any) -> str:
     return text
 
 
-def text_array(array: pa.Array | pa.ChunkedArray) -> pa.StringArray:
-    """An Arrow column of any type as strings without nulls.
+def text_batches(columns: tuple[str, ...], batches: Iterable[pa.RecordBatch | pa.Table]) -> Iterator[pa.RecordBatch]:
+    """Batches of any types as batches of strings without nulls, of at most BATCH_BYTES or one row.
 
-    Texts of every kind (also dictionary-encoded) are exact; numbers, booleans and times in Arrow's own notation; nested
-    values as JSON; bytes as text where they are UTF-8, else in hex.
+    Texts of every kind are exact; numbers, booleans and times in Arrow's own notation; nested values as JSON; bytes as
+    text where they are UTF-8, else in hex.
 
     Raises:
-        pyarrow.ArrowInvalid: a text is not UTF-8, or the column is damaged in another way.
+        pyarrow.ArrowInvalid: a text is not UTF-8, or a column is damaged in another way.
+        pyarrow.ArrowCapacityError: a value has over 2 GB.
     """
+    for batch in batches:
+        for part in _halves(batch):
+            yield pa.RecordBatch.from_arrays([_text_array(column) for column in part.columns], names=list(columns))
+
+
+def _halves(batch: pa.RecordBatch | pa.Table) -> Iterator[pa.RecordBatch | pa.Table]:
+    rows = batch.num_rows
+    if rows <= 1 or batch.nbytes <= BATCH_BYTES:
+        yield batch
+    else:
+        yield from _halves(batch.slice(0, rows // 2))
+        yield from _halves(batch.slice(rows // 2))
+
+
+def _text_array(array: pa.Array | pa.ChunkedArray) -> pa.StringArray:
     if isinstance(array, pa.ChunkedArray):
         array = array.combine_chunks()
     # Files are read without a look at their texts.
     array.validate(full=True)
-    if pa.types.is_dictionary(array.type):
-        array = array.dictionary_decode()
     if pa.types.is_nested(array.type):
-        return pa.array([text_of(value) for value in array.to_pylist()], pa.string())
+        return pa.array([text_of(value.as_py()) for value in array], pa.string())
     try:
         text = pc.cast(array, pa.string())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):

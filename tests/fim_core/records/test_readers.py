@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 
@@ -198,6 +199,7 @@ def test_half_a_surrogate_pair_inside_a_nested_value_stays_an_escape(tmp_path: P
         lambda values: pa.array(values, pa.large_string()),
         lambda values: pa.array(values, pa.string_view()),
         lambda values: pa.array(values, pa.string()).dictionary_encode(),
+        lambda values: pa.array(values, pa.large_string()).dictionary_encode(),
         lambda values: pa.array(values, pa.binary()),
     ],
 )
@@ -205,6 +207,10 @@ def test_parquet_text_of_every_kind(tmp_path: Path, make: object) -> None:
     values = [*WORDS, "a\r\nb\x00é", None]
     pq.write_table(pa.table({"OUTPUT": make(values)}), tmp_path / "a.parquet")  # type: ignore[operator]
     assert [row["OUTPUT"] for row in read(tmp_path / "a.parquet")] == [value or "" for value in values]
+
+
+def _list_of(values: pa.Array) -> pa.Array:
+    return pa.ListArray.from_arrays(pa.array([0, len(values)], pa.int32()), values)
 
 
 @pytest.mark.parametrize(
@@ -219,11 +225,47 @@ def test_parquet_text_of_every_kind(tmp_path: Path, make: object) -> None:
         (pa.array([[1, 2], None, []]), ["[1, 2]", "", "[]"]),
         (pa.array([{"a": "\u2028é", "b": None}]), ['{"a": "\u2028é", "b": null}']),
         (pa.array([0], pa.date32()), ["1970-01-01"]),
+        (pa.array([0], pa.timestamp("s", "Etc/GMT-1")), ["1970-01-01 01:00:00.000+0100"]),
+        (pa.array([7], pa.duration("s")), ["7"]),
+        (pa.array([1, None]).dictionary_encode(), ["1", ""]),
+        (pa.array([["a", "b"], None], pa.list_(pa.large_string())), ['["a", "b"]', ""]),
+        (pa.array([["a"]], pa.list_(pa.string_view())), ['["a"]']),
+        (_list_of(pa.array(["a", "b", "a"]).dictionary_encode()), ['["a", "b", "a"]']),
+        (pa.StructArray.from_arrays([pa.array(["a"]).dictionary_encode()], ["k"]), ['{"k": "a"}']),
     ],
 )
 def test_parquet_other_types_as_text(tmp_path: Path, array: pa.Array, texts: list[str]) -> None:
     pq.write_table(pa.table({"x": array}), tmp_path / "a.parquet")
     assert [row["x"] for row in read(tmp_path / "a.parquet")] == texts
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda texts: pa.array(texts),
+        lambda texts: pa.array(texts, pa.large_string()),
+        lambda texts: pa.array(texts, pa.string_view()),
+        lambda texts: pa.array(texts).dictionary_encode(),
+        lambda texts: pa.StructArray.from_arrays([pa.array(texts).dictionary_encode()], ["text"]),
+    ],
+    ids=["string", "large_string", "string_view", "dictionary", "nested_dictionary"],
+)
+def test_memory_stays_flat_with_large_values(tmp_path: Path, make: Callable[[list[str]], pa.Array]) -> None:
+    rows, size = 512, 200_000
+    texts = [str(row % 3) * size for row in range(rows)]
+    pq.write_table(pa.table({"a": make(texts)}), tmp_path / "a.parquet")
+    pool, before = pa.proxy_memory_pool(pa.default_memory_pool()), pa.default_memory_pool()
+    pa.set_memory_pool(pool)
+    try:
+        read_rows = total = 0
+        for batch in read_file(tmp_path / "a.parquet", "a").batches(print):
+            read_rows, total = read_rows + len(batch), total + sum(map(len, batch.column(0).to_pylist()))
+            del batch
+    finally:
+        pa.set_memory_pool(before)
+    assert read_rows == rows
+    assert total - rows * size in (0, rows * len('{"text": ""}'))
+    assert pool.max_memory() < rows * size
 
 
 def test_parquet_native_items(tmp_path: Path) -> None:
