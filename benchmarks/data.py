@@ -130,10 +130,10 @@ def _peak_mib() -> float:
 
 def _ours(options: argparse.Namespace) -> dict[str, Any]:
     from fim_core.config import DataConfig, ModelConfig
+    from fim_core.prompt_format.tokens import load_tokenizer
     from fim_core.prompts import write_fim_prompts
     from fim_core.records.sources import write_raw_completions
     from fim_core.tokenization import tokenize_prompts
-    from fim_core.tokens import load_tokenizer
 
     source = {"type": "fim_completions", "name_or_path": str(options.export)}
     data = DataConfig.model_validate({"sources": [source], "num_proc": options.num_proc, "max_length": MAX_LENGTH})
@@ -158,8 +158,8 @@ def _baseline(options: argparse.Namespace) -> dict[str, Any]:
     import datasets
     import pandas
 
-    from fim_core.template import FIELDS, Template, load_template
-    from fim_core.tokens import load_tokenizer
+    from fim_core.prompt_format.template import FIELDS, Template, load_template
+    from fim_core.prompt_format.tokens import load_tokenizer
 
     tokenizer = load_tokenizer(options.tokenizer)
     template: Template = load_template("chat")
@@ -201,7 +201,7 @@ def _baseline(options: argparse.Namespace) -> dict[str, Any]:
 def _bare(options: argparse.Namespace) -> dict[str, Any]:
     import pyarrow.parquet as pq
 
-    from fim_core.tokens import load_tokenizer
+    from fim_core.prompt_format.tokens import load_tokenizer
 
     encode = load_tokenizer(options.tokenizer).backend_tokenizer.encode_batch_fast
     table = pq.read_table(options.work / "prompts" / "prompts.parquet", columns=["prompt", "response"])

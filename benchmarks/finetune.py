@@ -99,8 +99,9 @@ def split(options: argparse.Namespace, folder: Path, template: Path) -> dict[str
     """
     import pyarrow.parquet as pq
 
+    from fim_core.folders.prompts import PromptsFolder
+    from fim_core.folders.raw import RawFolder
     from fim_core.pipeline import run
-    from fim_core.pipeline.data import RAW_ROWS
 
     content = {
         "name": "finetune-split",
@@ -109,9 +110,11 @@ def split(options: argparse.Namespace, folder: Path, template: Path) -> dict[str
         "data": {"sources": [str(options.data)], "template": str(template)},
     }
     made = run(Experiment.model_validate(content), until="fim_prompts")
-    prompts = pq.read_table(made["fim_prompts"].artifact.path / "prompts.parquet", columns=["row_id", "split"])
+    prompts = pq.read_table(PromptsFolder(made["fim_prompts"].artifact.path).rows, columns=["row_id", "split"])
     split_of = dict(zip(*prompts.to_pydict().values(), strict=True))
-    raw = pq.read_table(made["raw_completions"].artifact.path / RAW_ROWS, columns=["row_id", "type", "input", "output"])
+    raw = pq.read_table(
+        RawFolder(made["raw_completions"].artifact.path).rows, columns=["row_id", "type", "input", "output"]
+    )
     rows = sorted(raw.to_pylist(), key=lambda row: hashlib.sha256(row["row_id"].encode()).digest())
     train = [row for row in rows if split_of.get(row["row_id"]) == "train"]
     held_out = [row for row in rows if split_of.get(row["row_id"]) == "eval"]
@@ -144,7 +147,7 @@ def write_rows(file: Path, rows: Iterable[Mapping[str, str]]) -> Path:
 
 def end_of_turn_of(model: str) -> str | None:
     """The token that ends a turn of the model's chat markup, by the names of known families."""
-    from fim_core.tokens import load_tokenizer
+    from fim_core.prompt_format.tokens import load_tokenizer
 
     vocabulary = load_tokenizer(model).get_vocab()
     return next((token for token in ("<|im_end|>", "<end_of_turn>", "<|eot_id|>") if token in vocabulary), None)
@@ -177,8 +180,8 @@ def result_of(name: str, experiment: Experiment, files: Mapping[str, Path], resu
 def run_case(experiment: Experiment) -> dict[str, Any]:
     """Train, evaluate and decide: figures by predictor, paired differences, steps, and what the gate says."""
     from fim_core.cli.pipeline import run_pipeline
-    from fim_core.evaluation.report import read_report
-    from fim_core.pipeline.evaluation import DECISION
+    from fim_core.folders.decision import DecisionFolder
+    from fim_core.folders.report import ReportFolder
 
     try:
         made = run_pipeline(experiment, until="champion_model")
@@ -187,8 +190,8 @@ def run_case(experiment: Experiment) -> dict[str, Any]:
         if "not finite" not in str(error):
             raise
         return {"promote": False, "reasons": [str(error)], "figures": {}, "differences": {}, "steps": None}
-    report = read_report(made["evaluation_report"].artifact.path)
-    decision = json.loads((made["champion_model"].artifact.path / DECISION).read_text(encoding="utf-8"))
+    report = ReportFolder(made["evaluation_report"].artifact.path).read()
+    decision = json.loads(DecisionFolder(made["champion_model"].artifact.path).decision.read_text(encoding="utf-8"))
     figures = {"model": report["metrics"]} | {name: report["others"][name]["metrics"] for name in OTHERS}
     return {
         "promote": decision["promote"],

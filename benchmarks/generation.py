@@ -22,14 +22,14 @@ from transformers import PreTrainedModel
 
 from fim_core.config import Experiment, load_experiment
 from fim_core.config.model import TrainedTokenizer
-from fim_core.evaluation.generate import Generation, generate, load_for_inference, stop_ids_of
-from fim_core.evaluation.prefix_cache import PrefixCache
+from fim_core.inference.generation import Generation, generate, load_for_inference, stop_ids_of
+from fim_core.inference.prefix_cache import PrefixCache
 from fim_core.modeling.load import build_model
 from fim_core.modeling.support import causal_model
+from fim_core.prompt_format.tokens import load_tokenizer
 from fim_core.prompts import train_tokenizer_on, write_fim_prompts
 from fim_core.records.sources import write_raw_completions
 from fim_core.tokenization import tokenize_prompts
-from fim_core.tokens import load_tokenizer
 
 STOP_SHARE = 0.05
 

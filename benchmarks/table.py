@@ -12,18 +12,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fim_core.evaluation.html import by_predictor
-from fim_core.evaluation.metrics.registry import METRICS
 from fim_core.evaluation.names import TITLES
-from fim_core.evaluation.report import read_report
+from fim_core.evaluation.page import by_predictor
 from fim_core.evaluation.words import show_figure
+from fim_core.folders.report import ReportFolder
+from fim_core.metrics.registry import METRICS
 
 
 def main() -> None:
     """Read a report and print its table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    report = read_report(parser.parse_args().folder)
+    report = ReportFolder(parser.parse_args().folder).read()
     predictors = by_predictor(report)
     head = ["", *(TITLES[name] for name in predictors), "rows"]
     lines = [head, ["---"] + ["---:"] * (len(head) - 1)]

@@ -34,12 +34,13 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.train_names import RECOMPUTED
+
 if TYPE_CHECKING:
     from benchmarks.train_cases import Case
 
 OURS = "ours, "
 TREE = "ours, prefix_tree"
-RECOMPUTED = ", activations recomputed"
 LEAN_MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(4 * 2**20)}
 
 

@@ -14,10 +14,10 @@ from transformers import AutoConfig
 from fim_core.config import DataConfig, Experiment, ModelConfig
 from fim_core.packing import plan_packs
 from fim_core.packing.plan import Strategy
+from fim_core.prompt_format.tokens import load_tokenizer
 from fim_core.prompts import train_tokenizer_on, write_fim_prompts
 from fim_core.records.sources import write_raw_completions
 from fim_core.tokenization import load_rows, tokenize_prompts
-from fim_core.tokens import load_tokenizer
 from fim_core.training.job import Job, Work
 
 SEED = 42

@@ -133,8 +133,8 @@ def train(options: argparse.Namespace, block: int, seed: int) -> None:
     from fim_core.packing.batches import epoch_order
     from fim_core.tokenization import load_rows
     from fim_core.training.distributed import join_ranks
-    from fim_core.training.engine import fit
-    from fim_core.training.setup import setup
+    from fim_core.training.loop import fit
+    from fim_core.training.run import setup
 
     work = Work(options.work / f"block-{block}-{seed}")
     os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")

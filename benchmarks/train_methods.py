@@ -21,15 +21,15 @@ from transformers import (
     TrainingArguments,
 )
 
-from benchmarks.train import RECOMPUTED
 from benchmarks.train_cases import Case, job_of, read_sample
+from benchmarks.train_names import RECOMPUTED
 from fim_core.modeling.flops import training_cost
 from fim_core.modeling.support import causal_model
 from fim_core.packing.plan import Strategy
+from fim_core.prompt_format.tokens import load_tokenizer
 from fim_core.tokenization import load_rows
-from fim_core.tokens import load_tokenizer
 from fim_core.training.export import build_for
-from fim_core.training.metrics import measure_matmul
+from fim_core.training.utilization import measure_matmul
 
 Result = dict[str, Any]
 
@@ -69,8 +69,8 @@ def _ours(
 ) -> Result:
     """The engine as `fim train` runs it, on one rank; with `recompute`, under `activation_checkpointing`."""
     from fim_core.training.distributed import join_ranks
-    from fim_core.training.engine import next_steps, train_step
-    from fim_core.training.setup import setup
+    from fim_core.training.loop import next_steps, train_step
+    from fim_core.training.run import setup
 
     name = f"{packing}-recompute" if recompute else packing
     os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")

@@ -12,10 +12,10 @@ from fim_assets.resources.experiment import ExperimentResource, user_errors
 from fim_assets.resources.launcher import Launcher
 from fim_assets.resources.progress import LiveProgress
 from fim_assets.resources.run_worker import bind_to_worker
-from fim_core.pipeline import Stage, data, evaluation, run_stage, stage_of, training
+from fim_core.launchers.base import Start
+from fim_core.pipeline import Stage, run_stage, stage_of
 from fim_core.pipeline.stage import OnEvent
 from fim_core.store import Store
-from fim_core.training.ranks import Start
 
 
 def asset_options(stage: Stage) -> dict[str, Any]:
@@ -70,30 +70,30 @@ def materialize(
         )
 
 
-@dg.asset(**asset_options(data.raw_completions), kinds={"parquet", "duckdb"})
+@dg.asset(**asset_options(stage_of("raw_completions")), kinds={"parquet", "duckdb"})
 def raw_completions(
     context: dg.AssetExecutionContext, experiment: ExperimentResource
 ) -> Iterator[dg.MaterializeResult]:
     """Every row of the exports as text, exactly as written, with a row_id that leads back to its file and line."""
-    yield from materialize(context, experiment, data.raw_completions)
+    yield from materialize(context, experiment, stage_of("raw_completions"))
 
 
-@dg.asset(**asset_options(data.fim_prompts), kinds={"parquet", "duckdb"})
+@dg.asset(**asset_options(stage_of("fim_prompts")), kinds={"parquet", "duckdb"})
 def fim_prompts(context: dg.AssetExecutionContext, experiment: ExperimentResource) -> Iterator[dg.MaterializeResult]:
     """Rows parsed and rendered: prompt, response and split; and every rejected row with its reason."""
-    yield from materialize(context, experiment, data.fim_prompts)
+    yield from materialize(context, experiment, stage_of("fim_prompts"))
 
 
-@dg.asset(**asset_options(data.tokenized_dataset), kinds={"arrow", "huggingface"})
+@dg.asset(**asset_options(stage_of("tokenized_dataset")), kinds={"arrow", "huggingface"})
 def tokenized_dataset(
     context: dg.AssetExecutionContext, experiment: ExperimentResource
 ) -> Iterator[dg.MaterializeResult]:
     """Token ids and labels as a Hugging Face data set, and the packs that training reads them in."""
-    yield from materialize(context, experiment, data.tokenized_dataset)
+    yield from materialize(context, experiment, stage_of("tokenized_dataset"))
 
 
 @dg.asset(
-    **asset_options(training.trained_checkpoint),
+    **asset_options(stage_of("trained_checkpoint")),
     kinds={"pytorch", "deepspeed", "huggingface"},
     pool="gpu",
     retry_policy=dg.RetryPolicy(max_retries=2, delay=10, backoff=dg.Backoff.EXPONENTIAL),
@@ -107,24 +107,24 @@ def trained_checkpoint(
     yield from materialize(
         context,
         experiment,
-        training.trained_checkpoint,
+        stage_of("trained_checkpoint"),
         on_event=LiveProgress(context),
         start=partial(launcher.run, context),
     )
 
 
-@dg.asset(**asset_options(evaluation.evaluation_report), kinds={"duckdb", "html"}, pool="gpu")
+@dg.asset(**asset_options(stage_of("evaluation_report")), kinds={"duckdb", "html"}, pool="gpu")
 def evaluation_report(
     context: dg.AssetExecutionContext, experiment: ExperimentResource
 ) -> Iterator[dg.MaterializeResult]:
     """Metrics with confidence intervals, compared with the base model, constants and the champion; every prediction."""
-    yield from materialize(context, experiment, evaluation.evaluation_report, on_event=LiveProgress(context))
+    yield from materialize(context, experiment, stage_of("evaluation_report"), on_event=LiveProgress(context))
 
 
-@dg.asset(**asset_options(evaluation.champion_model), kinds={"huggingface"})
+@dg.asset(**asset_options(stage_of("champion_model")), kinds={"huggingface"})
 def champion_model(context: dg.AssetExecutionContext, experiment: ExperimentResource) -> Iterator[dg.MaterializeResult]:
     """The candidate replaces the champion only if every rule of the gate holds; otherwise the champion stays."""
-    yield from materialize(context, experiment, evaluation.champion_model)
+    yield from materialize(context, experiment, stage_of("champion_model"))
 
 
 ASSETS = [raw_completions, fim_prompts, tokenized_dataset, trained_checkpoint, evaluation_report, champion_model]

@@ -17,15 +17,16 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fim_core.atomic import read_json_as
 from fim_core.config import DataConfig, ModelConfig, Source
 from fim_core.errors import DamagedFile, FimError
-from fim_core.files import read_json_as
+from fim_core.folders.prompts import PromptsFolder
+from fim_core.prompt_format.recipe import Recipe, read_recipe, schema_with, write_recipe
+from fim_core.prompt_format.tokens import load_tokenizer
 from fim_core.prompts import write_fim_prompts
-from fim_core.recipe import Recipe, read_recipe, schema_with, write_recipe
 from fim_core.records.schema import RAW_SCHEMA
 from fim_core.records.sources import write_raw_completions
 from fim_core.tokenization.shards import SplitWriter
-from fim_core.tokens import load_tokenizer
 
 Format = Literal["disk", "parquet"]
 
@@ -49,7 +50,7 @@ def convert(
 ) -> tuple[Path, dict[str, Any]]:
     """Render an export's completions to text columns `prompt` and `response` (and `row_id`, `type`).
 
-    The output carries the recipe of its prompts (see `fim_core.recipe`), so it can be a source of an experiment.
+    The output carries the recipe of its prompts (see `fim_core.prompt_format.recipe`), so it can be a source of an experiment.
 
     Args:
         source: CSV, Parquet or JSON-lines file, or a folder of them.
@@ -87,8 +88,8 @@ def convert(
         write_raw_completions(data, raw)
         counts = write_fim_prompts(raw, prompts, data=data, model=model, tokenizer=loaded, seed=0)
         raw.unlink()
-        _write_texts(prompts / "prompts.parquet", ready, format, read_recipe(prompts))
-        _write_rejected(prompts / "rejected.parquet", scratch / "rejected.parquet", input_col, output_col)
+        _write_texts(PromptsFolder(prompts).rows, ready, format, read_recipe(prompts))
+        _write_rejected(PromptsFolder(prompts).rejected, scratch / "rejected.parquet", input_col, output_col)
         summary = {
             "rows_in": counts.rows_in,
             "rows_kept": counts.rows_kept,

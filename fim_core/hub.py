@@ -1,7 +1,9 @@
-"""Whether a model or a tokenizer is where an experiment says, asked once and at once."""
+"""Loading of models and tokenizers: is one where an experiment says, and no progress bars."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from fim_core.errors import FimError
@@ -48,3 +50,17 @@ def require_place(place: str, what: str) -> None:
             f"The {what} {place} is not in this machine's cache, and the hub does not give it: {reason}. "
             "Give a folder, or the id of one that you may read."
         ) from error
+
+
+@contextmanager
+def no_progress_bar() -> Iterator[None]:
+    """Keep transformers from drawing bars, which fill logs."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

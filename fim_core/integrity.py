@@ -15,8 +15,8 @@ from typing import Any
 
 import xxhash
 
+from fim_core.atomic import read_json, write_json
 from fim_core.errors import DamagedFile
-from fim_core.files import read_json, write_json
 
 _SEAL = "digest"
 

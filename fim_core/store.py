@@ -18,7 +18,6 @@ that the store uses itself (`_PLACES`) and no symbolic link leads there.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -34,9 +33,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from fim_core.atomic import exchange, flush, flush_tree, read_json, read_json_as, replacing, write_json
 from fim_core.errors import DamagedFile, FimError, is_disk_full
-from fim_core.files import exchange, flush, flush_tree, read_json, read_json_as, replacing, write_json
 from fim_core.integrity import digests_of, find_damage, seal, unseal
+from fim_core.locks import acquire, is_locked, open_lock
 from fim_core.provenance import commit, library_versions
 
 _log = logging.getLogger(__name__)
@@ -88,19 +88,6 @@ def version_of(inputs: Mapping[str, str], config: Mapping[str, Any], code: str) 
     """
     content = json.dumps({"inputs": dict(inputs), "config": config, "code": code}, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
-
-
-def champion_folder(experiment: str) -> str:
-    """Where a champion's weights are within its artifact: `model/<experiment>`.
-
-    Tools name a model after its folder, so it has the experiment's name.
-    """
-    return f"model/{experiment}"
-
-
-def champion_weights(champion: Artifact) -> Path:
-    """The folder of a champion's weights, which loads with transformers."""
-    return champion.path / champion_folder(champion.manifest["experiment"])
 
 
 def digest(value: Any) -> str:
@@ -401,28 +388,18 @@ class Store:
         """
         with self._writable(asset):
             self.folder("locks")
-            descriptor = os.open(self._lock(asset, version), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+            descriptor = open_lock(self._lock(asset, version))
         try:
-            if not _locked(descriptor):
-                _log.warning("Another run makes %s %s; waiting for it.", asset, version)
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            acquire(
+                descriptor, on_wait=lambda: _log.warning("Another run makes %s %s; waiting for it.", asset, version)
+            )
             yield
         finally:
             os.close(descriptor)
 
     def is_being_made(self, asset: str, version: str) -> bool:
         """Whether some process on this machine holds the lock of a version."""
-        try:
-            descriptor = os.open(self._lock(asset, version), os.O_RDWR | os.O_NOFOLLOW)
-        except FileNotFoundError:
-            return False
-        except OSError:
-            # It cannot be asked, so nobody may take the version for abandoned.
-            return True
-        try:
-            return not _locked(descriptor)
-        finally:
-            os.close(descriptor)
+        return is_locked(self._lock(asset, version))
 
     def links(self, forget: Sequence[str] = ()) -> list[Artifact]:
         """Every artifact that an experiment's link points at, or `current` as what an experiment made; save for those of
@@ -641,15 +618,6 @@ def _read_lease(scratch: Path) -> Lease | None:
 def _replace_link(link: Path, target: str) -> None:
     with replacing(link) as scratch:
         scratch.symlink_to(target)
-
-
-def _locked(descriptor: int) -> bool:
-    """Lock a file if nobody else has."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _move_into_place(new: Path, final: Path) -> None:

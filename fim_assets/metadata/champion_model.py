@@ -8,17 +8,18 @@ import dagster as dg
 
 from fim_assets.metadata.tables import table
 from fim_assets.metadata.trained_checkpoint import how_to_load
+from fim_core.atomic import read_json
+from fim_core.champion.registry import champion_weights
 from fim_core.config import Experiment
-from fim_core.files import read_json
-from fim_core.pipeline.evaluation import DECISION
-from fim_core.store import Artifact, Store, champion_weights
+from fim_core.folders.decision import DecisionFolder
+from fim_core.store import Artifact, Store
 
 _HOLDS = {True: "passed", False: "failed", None: "not applicable"}
 
 
 def shown(artifact: Artifact, experiment: Experiment, store: Store) -> dict[str, Any]:
     """What the gate decided, and why."""
-    decision = read_json(artifact.path / DECISION)
+    decision = read_json(DecisionFolder(artifact.path).decision)
     rules = [
         {"result": _HOLDS[rule["holds"]], "reason": rule["reason"], "rule": rule["rule"], "metric": rule["metric"]}
         for rule in decision["results"]

@@ -11,10 +11,11 @@ import pyarrow.parquet as pq
 from fim_assets.metadata import plots
 from fim_assets.metadata.tables import COLUMN_LINEAGE, COLUMN_SCHEMA, Source, column_lineage, column_schema, table
 from fim_core.config import Experiment
+from fim_core.folders.report import ReportFolder
 from fim_core.store import Artifact, Store
 
 if TYPE_CHECKING:
-    from fim_core.evaluation.metrics.registry import Metric
+    from fim_core.metrics.registry import Metric
 
 _COLUMNS = {
     "row_id": "As in raw_completions.",
@@ -39,11 +40,11 @@ _MEASURED: list[Source] = [*_LINEAGE["completion"], *_LINEAGE["prediction"]]
 
 def shown(artifact: Artifact, experiment: Experiment, store: Store) -> dict[str, Any]:
     """Every figure with its interval, next to those of the others, and in words whether the model is better."""
-    from fim_core.evaluation.metrics.registry import METRICS
-    from fim_core.evaluation.report import read_report
     from fim_core.evaluation.words import sentences
+    from fim_core.metrics.registry import METRICS
 
-    report = read_report(artifact.path)
+    files = ReportFolder(artifact.path)
+    report = files.read()
     figures = report["metrics"]
     measured = [metric for metric in METRICS if figures.get(metric.name, {}).get("value") is not None]
     shares = {
@@ -51,7 +52,7 @@ def shown(artifact: Artifact, experiment: Experiment, store: Store) -> dict[str,
         for metric in measured
         if metric.unit == "share"
     }
-    schema = pq.read_schema(artifact.path / "predictions.parquet")
+    schema = pq.read_schema(files.predictions)
     return {
         COLUMN_SCHEMA: column_schema(schema, _COLUMNS | {metric.name: metric.title for metric in METRICS}),
         COLUMN_LINEAGE: column_lineage({name: _LINEAGE.get(name, _MEASURED) for name in schema.names}),
@@ -63,7 +64,7 @@ def shown(artifact: Artifact, experiment: Experiment, store: Store) -> dict[str,
         "figures": _figures_table(measured, report),
         "differences": _differences_table(measured, report),
         "intervals": plots.intervals(shares, title="share of held-out rows, with confidence intervals"),
-        "report": dg.MetadataValue.path(str(artifact.path / "report.html")),
+        "report": dg.MetadataValue.path(str(files.page)),
     }
 
 

@@ -15,6 +15,7 @@ from fim_assets.metadata.tables import (
     count_table,
 )
 from fim_core.config import Experiment
+from fim_core.folders.prompts import PromptsFolder
 from fim_core.store import Artifact, Store
 
 _COLUMNS = {
@@ -51,7 +52,7 @@ def shown(artifact: Artifact, experiment: Experiment, store: Store) -> dict[str,
     lineage = {name: [("raw_completions", source) for source in sources] for name, sources in _LINEAGE.items()}
     return {
         ROW_COUNT: counts["rows_kept"],
-        COLUMN_SCHEMA: column_schema(pq.read_schema(artifact.path / "prompts.parquet"), _COLUMNS),
+        COLUMN_SCHEMA: column_schema(pq.read_schema(PromptsFolder(artifact.path).rows), _COLUMNS),
         COLUMN_LINEAGE: column_lineage(lineage),
         "rows_in": counts["rows_in"],
         "rejected": sum(counts["rejected"].values()),

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from fim_assets.metadata.tables import COLUMN_SCHEMA, ROW_COUNT, column_schema, count_table
 from fim_core.config import Experiment
-from fim_core.pipeline.data import RAW_ROWS
+from fim_core.folders.raw import RawFolder
 from fim_core.store import Artifact, Store
 
 _COLUMNS = {
@@ -31,7 +31,7 @@ def shown(artifact: Artifact, experiment: Experiment, store: Store) -> dict[str,
     return {
         ROW_COUNT: counts["rows"],
         **left_out,
-        COLUMN_SCHEMA: column_schema(pq.read_schema(artifact.path / RAW_ROWS), _COLUMNS),
+        COLUMN_SCHEMA: column_schema(pq.read_schema(RawFolder(artifact.path).rows), _COLUMNS),
         "rows_by_type": count_table(counts["by_type"], "type"),
         "rows_by_source_type": count_table(counts["by_source_type"], "source_type"),
         **notes,

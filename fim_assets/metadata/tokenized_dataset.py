@@ -8,7 +8,6 @@ import dagster as dg
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from fim_assets.metadata import plots
 from fim_assets.metadata.samples import samples
@@ -21,6 +20,8 @@ from fim_assets.metadata.tables import (
     table,
 )
 from fim_core.config import Experiment
+from fim_core.folders.prompts import PromptsFolder
+from fim_core.folders.tokenized import TokenizedFolder
 from fim_core.quality.tables import saved_dataset
 from fim_core.store import Artifact, Store
 
@@ -42,9 +43,9 @@ _BINS = 40
 
 
 def shown(artifact: Artifact, experiment: Experiment, store: Store) -> dict[str, Any]:
-    """Tokens, lengths, packs, and some rows if they may be shown."""
-    counts, packing = artifact.counts, artifact.counts["packing"]
-    train, held_out = (saved_dataset(artifact.path / "dataset" / split) for split in ("train", "eval"))
+    """Tokens, lengths, and some rows if they may be shown."""
+    counts, files = artifact.counts, TokenizedFolder(artifact.path)
+    train, held_out = (saved_dataset(files.split(name)) for name in ("train", "eval"))
     lineage = {name: [("fim_prompts", source) for source in sources] for name, sources in _LINEAGE.items()}
     metadata: dict[str, Any] = {
         ROW_COUNT: counts["rows_kept"],
@@ -58,19 +59,12 @@ def shown(artifact: Artifact, experiment: Experiment, store: Store) -> dict[str,
         "left_out_rows": counts["left_out"],
         "tokens": counts["tokens"],
         "trained_tokens": counts["trained_tokens"],
-        "packing": packing["strategy"],
-        "packs": packing["packs"],
-        "rows_per_step": round(packing["rows_per_batch"], 2),
-        "trained_tokens_per_step": round(packing["trained_tokens_per_batch"], 1),
-        "packs_per_step": round(packing["packs_per_batch"], 2),
-        "rows_per_pack": round(packing["rows_per_pack"], 2),
-        "tokens_per_distinct_token": round(packing["tokens"] / max(packing["distinct_tokens"], 1), 2),
         "tokens_by_type": _lengths_table(counts["lengths"]),
-        "lengths": plots.histograms(_histograms(pa.concat_tables([train, held_out]), artifact)),
+        "lengths": plots.histograms(_histograms(pa.concat_tables([train, held_out]))),
     }
     prompts = store.find("fim_prompts", artifact.manifest["inputs"]["fim_prompts"])
     if experiment.metadata.show_samples and train.num_rows and prompts is not None:
-        metadata["samples"] = samples(train, prompts.path / "tokenizer" / "tokenizer.json")
+        metadata["samples"] = samples(train, PromptsFolder(prompts.path).tokenizer / "tokenizer.json")
     return metadata
 
 
@@ -84,21 +78,15 @@ def _lengths_table(lengths: dict[str, dict[str, float]]) -> dg.MetadataValue:
     return table(columns, rows)
 
 
-def _histograms(rows: pa.Table, artifact: Artifact) -> list[plots.Histogram]:
+def _histograms(rows: pa.Table) -> list[plots.Histogram]:
     prompts = rows["prompt_length"].to_numpy()
     responses = pc.list_value_length(rows["input_ids"]).to_numpy() - prompts
-    packs = pq.read_table(artifact.path / "packs.parquet", columns=["distinct_tokens"])["distinct_tokens"]
-    limit = artifact.manifest["config"]["data"]["pack_length"]
-    return [
-        _histogram("prompts", prompts, "rows"),
-        _histogram("responses", responses, "rows"),
-        _histogram(f"packs of at most {limit:,}", packs.to_numpy(), "packs"),
-    ]
+    return [_histogram("prompts", prompts), _histogram("responses", responses)]
 
 
-def _histogram(title: str, lengths: np.ndarray, counted: str) -> plots.Histogram:
+def _histogram(title: str, lengths: np.ndarray) -> plots.Histogram:
     """Bins of whole tokens, all of the same width."""
     low, high = (int(lengths.min()), int(lengths.max())) if len(lengths) else (0, 0)
     width = max(1, -(-(high - low + 1) // _BINS))
     counts, edges = np.histogram(lengths, bins=np.arange(low, high + width + 1, width))
-    return plots.Histogram(title, counts.tolist(), edges.tolist(), unit="tokens", counted=counted)
+    return plots.Histogram(title, counts.tolist(), edges.tolist(), unit="tokens", counted="rows")

@@ -10,24 +10,27 @@ import dagster as dg
 
 from fim_assets.metadata import plots
 from fim_core.config import Experiment
+from fim_core.folders.checkpoint import CheckpointFolder
 from fim_core.store import Artifact, Store
-from fim_core.training.follow import event_of
+from fim_core.training.log_tail import event_of
 
 
 def shown(artifact: Artifact, experiment: Experiment, store: Store) -> dict[str, Any]:
     """What was learned, how fast, and how to use it."""
     counts = artifact.counts
-    events = list(_events(artifact.path / "metrics.jsonl"))
+    events = list(_events(CheckpointFolder(artifact.path).events))
     steps = [event for event in events if event["event"] == "step"]
     evals = [event for event in events if event["event"] == "eval"]
     trained_with = artifact.manifest["config"]
     seconds = max(counts["seconds"], 1e-9)
     return {
         "steps": counts["steps"],
+        "packing": counts["packing"],
         "epochs": counts["epochs"],
         "rows_per_step": _mean(counts, "rows"),
         "trained_tokens_per_step": _mean(counts, "trained_tokens"),
         "packs_per_step": _mean(counts, "packs"),
+        "tokens_per_distinct_token": round(counts["tokens"] / max(counts["distinct_tokens"], 1), 2),
         "learning_rate": trained_with["optimizer"]["lr"],
         "gradient_clipping": trained_with["deepspeed"]["gradient_clipping"],
         "notices": "\n\n".join(counts["notices"]) or "none",

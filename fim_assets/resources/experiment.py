@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 
 from fim_core.config import Experiment, load_experiment, read_experiment_file
 from fim_core.config.base import Section
-from fim_core.config.experiment import read_options
+from fim_core.config.experiment_file import read_options
 from fim_core.config.workflow import ExportsConfig, NotifyConfig, ScheduleConfig
 from fim_core.errors import FimError, system_error
 from fim_core.training.job import TrainingFailed

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from fim_core.config.training import KubernetesLauncher
+from fim_core.config.launchers import KubernetesLauncher
 from fim_core.errors import FimError
+from fim_core.launchers.base import register
+from fim_core.launchers.remote import RemoteRanks, Status
 from fim_core.training.job import Job
-from fim_core.training.remote import RemoteRanks, Status
 
 if TYPE_CHECKING:
     from dagster_k8s.client import DagsterKubernetesClient
@@ -19,7 +20,8 @@ KEPT_SECONDS = 24 * 60 * 60
 CONTAINER = "train"
 
 
-def start_kubernetes(job: Job, labels: Mapping[str, str]) -> RemoteRanks:
+@register("kubernetes")
+def start_kubernetes(job: Job, lock: int, labels: Mapping[str, str]) -> RemoteRanks:
     """Create the Job.
 
     Args:

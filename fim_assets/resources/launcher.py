@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dagster as dg
 
+from fim_assets.resources import kubernetes  # noqa: F401 - registers its launcher
+from fim_core.launchers.base import RunningRanks, start_ranks
 from fim_core.training.job import Job
-from fim_core.training.launch import start_ranks
-from fim_core.training.ranks import RunningRanks
 
 
 class Launcher:
@@ -28,14 +28,4 @@ class Launcher:
             FimError: the launcher's package is missing, or its cluster cannot be reached or refuses the job.
         """
         labels = {"dagster/run-id": context.run_id, "dagster/op": context.op_handle.name}
-        match job.experiment.launcher.type:
-            case "ray":
-                from fim_core.training.ray_job import start_ray
-
-                return start_ray(job, labels)
-            case "kubernetes":
-                from fim_assets.resources.kubernetes import start_kubernetes
-
-                return start_kubernetes(job, labels)
-            case _:
-                return start_ranks(job, lock)
+        return start_ranks(job, lock, labels)

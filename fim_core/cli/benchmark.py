@@ -24,7 +24,7 @@ def build(
     seed: Annotated[int, typer.Option(help="The same seed gives the same benchmark.")] = 0,
 ) -> None:
     """Build a benchmark: queries that find rows, with holes of every kind."""
-    from fim_core.evaluation.benchmark.build import build_benchmark
+    from fim_core.benchmark.build import build_benchmark
 
     counts = build_benchmark(output, items_per_kind=items_per_kind, seed=seed)
     typer.echo(f"{sum(counts.values())} items in {output}: " + ", ".join(f"{n} {kind}" for kind, n in counts.items()))
@@ -45,9 +45,9 @@ def run(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Limit of a completion.")] = 96,
 ) -> None:
     """Complete a benchmark's items with a checkpoint; print the figures and write a report."""
+    from fim_core.benchmark.contamination import training_documents
+    from fim_core.benchmark.run import run_benchmark
     from fim_core.cli.evaluate import print_figures
-    from fim_core.evaluation.benchmark.contamination import training_documents
-    from fim_core.evaluation.benchmark.run import run_benchmark
 
     documents = training_documents(training) if training else ()
     report = run_benchmark(
@@ -61,4 +61,4 @@ def run(
     print_figures(report)
     if training:
         typer.echo(f"Left out, because the training set holds them: {report['counts']['contaminated']} items.")
-    typer.echo(f"Report: {output / 'report.html'}")
+    typer.echo(f"Report: {ReportFolder(output).page}")

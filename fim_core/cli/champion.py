@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
+from fim_core.atomic import read_json
+from fim_core.champion.registry import champion, champion_weights, decisions, promoted, roll_back, withdrawn
 from fim_core.config import Experiment, load_experiment
 from fim_core.config.experiment import default_storage
 from fim_core.errors import FimError
-from fim_core.files import read_json
-from fim_core.pipeline.evaluation import DECISION, champion, decisions, promoted, roll_back, withdrawn
-from fim_core.store import Artifact, Store, champion_weights
+from fim_core.folders.decision import DecisionFolder
+from fim_core.store import Artifact, Store
 
 Config = Annotated[Path, typer.Argument(help="Experiment file.", envvar="FIM_EXPERIMENT")]
 OptionalConfig = Annotated[Path | None, typer.Argument(help="Experiment file.", envvar="FIM_EXPERIMENT")]
@@ -113,7 +114,7 @@ def reasons(decided: Artifact) -> list[str]:
     Raises:
         DamagedFile: the decision is damaged.
     """
-    content = read_json(decided.require_whole().path / DECISION)
+    content = read_json(DecisionFolder(decided.require_whole().path).decision)
     marks = {True: "+", False: "-", None: " "}
     lines = [f"{marks[result['holds']]} {result['reason']}" for result in content["results"]]
     return lines + ([] if content["power"]["enough"] else [f"! {content['power']['sentence']}"])

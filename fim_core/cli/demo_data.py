@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from fim_core.atomic import require_free
 from fim_core.demo.export import write_export
-from fim_core.files import require_free
 
 
 def demo_data(

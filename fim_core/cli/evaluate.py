@@ -22,21 +22,21 @@ def evaluate(
 ) -> None:
     """Evaluate an experiment's checkpoint; what it needs and is not there yet is made first."""
     from fim_core.cli.pipeline import open_experiment, run_pipeline
-    from fim_core.evaluation.report import read_report
+    from fim_core.folders.report import ReportFolder
 
     experiment = open_experiment(config)
     report = run_pipeline(experiment, until="evaluation_report", force=force)["evaluation_report"].artifact.path
-    print_figures(read_report(report))
-    typer.echo(f"Report: {report / 'report.html'}")
+    print_figures(ReportFolder(report).read())
+    typer.echo(f"Report: {ReportFolder(report).page}")
     typer.echo(f"To let the gate decide on it: fim champion promote {config}")
 
 
 def print_figures(report: Mapping[str, Any]) -> None:
     """Print the headline figures of a report next to those of the others, and in words whether the model is better."""
-    from fim_core.evaluation.html import by_predictor
-    from fim_core.evaluation.metrics.registry import METRICS
     from fim_core.evaluation.names import TITLES
+    from fim_core.evaluation.page import by_predictor
     from fim_core.evaluation.words import sentences, show_figure
+    from fim_core.metrics.registry import METRICS
 
     predictors = by_predictor(report)
     counts = report["counts"]

@@ -9,7 +9,7 @@ import typer
 
 from fim_core.cli.model import OfExperiment, Storage, open_store
 from fim_core.errors import FimError
-from fim_core.garbage import experiments_in, find_garbage, remove
+from fim_core.pipeline.garbage import experiments_in, find_garbage, remove
 
 
 def register(app: typer.Typer) -> None:

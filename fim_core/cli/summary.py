@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from fim_core.accounting import RowAccount
+from fim_core.champion.registry import decisions
 from fim_core.cli.champion import reasons
 from fim_core.config import load_experiment
 from fim_core.pipeline import STAGES
-from fim_core.pipeline.evaluation import decisions
+from fim_core.pipeline.accounting import RowAccount
 from fim_core.store import Artifact, Store
 
 _HEADLINE = {
@@ -55,13 +55,12 @@ def summary(config: Config) -> None:
 def _lines(artifacts: dict[str, Artifact]) -> Iterator[tuple[str, str]]:
     prompts, tokens = artifacts["fim_prompts"].counts, artifacts["tokenized_dataset"].counts
     training, report = artifacts["trained_checkpoint"].counts, artifacts["evaluation_report"].counts
-    packing = tokens["packing"]
     yield from row_lines(prompts, tokens)
     yield "tokens", f"{tokens['tokens']:,}, of which {tokens['trained_tokens']:,} are trained on"
     yield (
         "packing",
-        f"{packing['strategy']}: {packing['tokens']:,} tokens as {packing['distinct_tokens']:,} distinct ones in "
-        f"{packing['packs']:,} packs an epoch",
+        f"{training['packing']}: {training['tokens']:,} tokens as {training['distinct_tokens']:,} distinct ones in "
+        f"{training['packs']:,} packs",
     )
     yield "optimizer steps", f"{training['steps']:,}, each of {_a_step(training)}"
     yield "held-out loss", f"{_number(training['loss_before'])} before, {_number(training['loss_after'])} after"

@@ -2,7 +2,8 @@
 
 from fim_core.config.base import portable
 from fim_core.config.data import DataConfig, Source
-from fim_core.config.experiment import Experiment, default_storage, load_experiment, read_experiment_file
+from fim_core.config.experiment import Experiment, default_storage
+from fim_core.config.experiment_file import load_experiment, read_experiment_file
 from fim_core.config.model import ModelConfig
 
 __all__ = [

@@ -1,10 +1,10 @@
-"""`optimizer`, `scheduler`, `checkpoint`, trackers and the launcher: how a run trains."""
+"""The sections `optimizer`, `scheduler`, `checkpoint` and those of trackers: how a run trains."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Literal
 
-from pydantic import AliasChoices, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import AliasChoices, Field, field_validator, model_validator
 
 from fim_core.config.base import FolderName, Place, Section, closest
 
@@ -185,97 +185,3 @@ class LoggerConfig(Section):
     print_output_ranks: list[int] | Literal["all"] = Field(
         "all", description="Ranks whose log also reaches the console and the logs of the Dagster run."
     )
-
-
-class LauncherSection(Section):
-    """What every launcher has in common."""
-
-    num_processes: int | None = Field(
-        None, ge=1, description="Ranks on each machine. Default: its GPUs, or 1 on a CPU."
-    )
-    timeout_minutes: float | None = Field(
-        None, gt=0, description="End a run that takes longer, counted from the start of its ranks."
-    )
-    heartbeat_timeout_minutes: float = Field(
-        30.0, gt=0, description="End a run that has shown no sign of life for so long."
-    )
-
-
-class LocalLauncher(LauncherSection):
-    """`type: local`: one process a rank on this machine."""
-
-    type: Literal["local"] = "local"
-
-
-class HostfileLauncher(LauncherSection):
-    """`type: hostfile`: DeepSpeed's launchers over several machines that share the storage folder."""
-
-    type: Literal["hostfile"]
-    hostfile: Place = Field(description="File with lines `host slots=N`, as DeepSpeed reads them.")
-    backend: Literal["pdsh", "slurm", "openmpi"] = Field("pdsh", description="What starts the ranks.")
-    launcher_args: str = Field("", description="More arguments for pdsh, srun or mpirun, in one string.")
-
-    @model_validator(mode="after")
-    def _openmpi_uses_all_slots(self) -> HostfileLauncher:
-        if self.backend == "openmpi" and self.num_processes is not None:
-            raise ValueError("num_processes has no meaning for openmpi: it uses the slots that the hostfile names")
-        return self
-
-
-class RayLauncher(LauncherSection):
-    """`type: ray`: all ranks on one machine of a Ray cluster that shares the storage folder."""
-
-    type: Literal["ray"]
-    address: str | None = Field(
-        None, description="Ray's dashboard, such as http://head:8265. Default: $RAY_ADDRESS, or a Ray on this machine."
-    )
-    num_gpus: float = Field(0, ge=0, description="GPUs that the job reserves; its ranks see no others.")
-    num_cpus: float = Field(0, ge=0, description="CPU cores that the job reserves.")
-    resources: dict[str, float] = Field({}, description="Custom resources of Ray that the job reserves.")
-    python: str = Field("python", description="Python program on the cluster that has this package installed.")
-    runtime_env: dict[str, Any] = Field(
-        {}, description="Ray's runtime environment of the job: env_vars, pip, container, …"
-    )
-
-
-class KubernetesLauncher(LauncherSection):
-    """`type: kubernetes`: all ranks in one pod of a Kubernetes Job; started from Dagster."""
-
-    type: Literal["kubernetes"]
-    image: str = Field(min_length=1, description="Container image that has this package installed.")
-    volume_claim: str = Field(
-        min_length=1, description="Persistent volume claim that holds the storage folder; ReadWriteMany."
-    )
-    mount_path: str = Field(
-        pattern="^/", description="Where the claim is mounted: the same path in the pod as where Dagster runs."
-    )
-    namespace: str = Field("default", description="Namespace of the Job.")
-    context: str | None = Field(
-        None,
-        description="Context of the kubeconfig. Default: the cluster that Dagster runs in, or the current context.",
-    )
-    num_gpus: int = Field(0, ge=0, description="GPUs of the pod (nvidia.com/gpu).")
-    cpus: str | None = Field(None, description="CPU request of the pod, such as 8 or 500m.")
-    memory: str | None = Field(None, description="Memory request and limit of the pod, such as 64Gi.")
-    node_selector: dict[str, str] = Field({}, description="Labels of the nodes that the pod may run on.")
-    pod_spec: dict[str, Any] = Field(
-        {}, description="More of the pod's specification, in snake_case: tolerations, service_account_name, …"
-    )
-
-
-def _launcher_type(section: Any) -> str:
-    return section.get("type", "local") if isinstance(section, dict) else getattr(section, "type", "local")
-
-
-LauncherConfig = Annotated[
-    Annotated[LocalLauncher, Tag("local")]
-    | Annotated[HostfileLauncher, Tag("hostfile")]
-    | Annotated[RayLauncher, Tag("ray")]
-    | Annotated[KubernetesLauncher, Tag("kubernetes")],
-    Discriminator(
-        _launcher_type,
-        custom_error_type="launcher_type",
-        custom_error_message="`type` is local, hostfile, ray or kubernetes",
-    ),
-]
-"""`launcher`: where training processes run. Each type has its own options and refuses those of the others."""

@@ -1,11 +1,14 @@
-"""YAML as experiments use it: safe, of a sane size, with every key once and with finite numbers."""
+"""YAML as experiments use it: YAML 1.2, safe, of a sane size, with every key once and with finite numbers."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
-import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 DEEPEST = 50
 LARGEST = 100_000
@@ -14,83 +17,86 @@ LARGEST_NUMBER = 2**63
 _MERGE = "tag:yaml.org,2002:merge"
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """A safe loader to which a key that is given twice is a mistake; YAML says so, and PyYAML lets the last one win."""
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        node: yaml.MappingNode = super().compose_mapping_node(anchor)
-        lines: dict[tuple[str, str], int] = {}
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode) or key.tag == _MERGE:
-                continue
-            line, name = key.start_mark.line + 1, (key.tag, key.value)
-            if (first := lines.get(name)) is not None:
-                raise yaml.YAMLError(
-                    f"line {line}: {key.value} is given again, after line {first}. Remove one of them."
-                )
-            lines[name] = line
-        return node
-
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        line = node.start_mark.line + 1
-        try:
-            value = super().construct_object(node, deep)
-        except (ValueError, OverflowError) as error:
-            raise yaml.YAMLError(f"line {line}: a value cannot be used: {error}") from error
-        if isinstance(value, float) and not math.isfinite(value):
-            raise yaml.YAMLError(
-                f"line {line}: {value} is not a finite number. Give a number, or leave the option out."
-            )
-        if isinstance(value, int) and abs(value) >= LARGEST_NUMBER:
-            raise yaml.YAMLError(f"line {line}: a number has more than 64 bits. Give a smaller one.")
-        return value
-
-
-def _require_sane(root: yaml.Node | None) -> None:
-    """Go on if a document is of a size that an experiment may have, with every alias replaced by what it stands for.
-
-    Raises:
-        yaml.YAMLError: it is nested too deeply, holds itself, or grows too large.
-    """
-    sizes: dict[int, int] = {}
-    open_nodes: set[int] = set()
-
-    def size(node: yaml.Node, depth: int) -> int:
-        line = node.start_mark.line + 1
-        if id(node) in open_nodes:
-            raise yaml.YAMLError(f"line {line}: an alias stands for something that holds it. Write it out.")
-        if depth > DEEPEST:
-            raise yaml.YAMLError(f"line {line}: nested deeper than {DEEPEST} levels.")
-        if id(node) not in sizes:
-            open_nodes.add(id(node))
-            children: list[yaml.Node] = []
-            if isinstance(node, yaml.MappingNode):
-                children = [child for pair in node.value for child in pair]
-            elif isinstance(node, yaml.SequenceNode):
-                children = node.value
-            sizes[id(node)] = 1 + sum(size(child, depth + 1) for child in children)
-            open_nodes.remove(id(node))
-        if sizes[id(node)] > LARGEST:
-            raise yaml.YAMLError(f"line {line}: more than {LARGEST:,} values, aliases counted in full.")
-        return sizes[id(node)]
-
-    if root is not None:
-        size(root, 1)
+class InvalidYaml(ValueError):
+    """A document that cannot be used; the message names the line."""
 
 
 def read_yaml(text: str) -> Any:
     """The content of a YAML document: plain values, lists and mappings.
 
     Raises:
-        yaml.YAMLError: it is not valid, holds a key twice or a number that is not finite, or is too deep or too large;
-            with the line.
+        InvalidYaml: it is not valid, holds a key twice or a number that is not finite, or is too deep or too large.
     """
-    loader = _UniqueKeys(text)
     try:
-        root = loader.get_single_node()
-        _require_sane(root)
-        return None if root is None else loader.construct_document(root)
+        parser = YAML(typ="safe", pure=True)
+        if (root := parser.compose(text)) is None:
+            return None
+        _require_sane(root, parser.constructor.construct_object)
+        return YAML(typ="safe", pure=True).load(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise InvalidYaml(f"{place}{error.problem or error.context}") from error
+    except YAMLError as error:
+        raise InvalidYaml(str(error)) from error
     except RecursionError as error:
-        raise yaml.YAMLError(f"nested deeper than {DEEPEST} levels.") from error
-    finally:
-        loader.dispose()
+        raise InvalidYaml(f"nested deeper than {DEEPEST} levels.") from error
+
+
+def _require_sane(root: Node, construct: Callable[[Node], Any]) -> None:
+    """Go on if a document is of a size that an experiment may have, every alias counted in full, with usable values.
+
+    Raises:
+        InvalidYaml: it is nested too deeply, holds itself, grows too large, or holds a value that cannot be used.
+    """
+    sizes: dict[int, int] = {}
+    open_nodes: set[int] = set()
+
+    def size(node: Node, depth: int) -> int:
+        line = node.start_mark.line + 1
+        if id(node) in open_nodes:
+            raise InvalidYaml(f"line {line}: an alias stands for something that holds it. Write it out.")
+        if depth > DEEPEST:
+            raise InvalidYaml(f"line {line}: nested deeper than {DEEPEST} levels.")
+        if id(node) not in sizes:
+            open_nodes.add(id(node))
+            children: list[Node] = []
+            if isinstance(node, MappingNode):
+                _require_unique(node)
+                children = [child for pair in node.value for child in pair if child.tag != _MERGE]
+            elif isinstance(node, SequenceNode):
+                children = node.value
+            else:
+                _require_usable(node, construct)
+            sizes[id(node)] = 1 + sum(size(child, depth + 1) for child in children)
+            open_nodes.remove(id(node))
+        if sizes[id(node)] > LARGEST:
+            raise InvalidYaml(f"line {line}: more than {LARGEST:,} values, aliases counted in full.")
+        return sizes[id(node)]
+
+    size(root, 1)
+
+
+def _require_unique(mapping: MappingNode) -> None:
+    # The library refuses a second key as well, but names the line where the mapping begins instead of the first key's.
+    lines: dict[tuple[str, str], int] = {}
+    for key, _ in mapping.value:
+        if isinstance(key, ScalarNode):
+            line, name = key.start_mark.line + 1, (key.tag, key.value)
+            if name in lines:
+                raise InvalidYaml(
+                    f"line {line}: {key.value} is given again, after line {lines[name]}. Remove one of them."
+                )
+            lines[name] = line
+
+
+def _require_usable(node: Node, construct: Callable[[Node], Any]) -> None:
+    line = node.start_mark.line + 1
+    try:
+        value = construct(node)
+    except (ValueError, OverflowError) as error:
+        raise InvalidYaml(f"line {line}: a value cannot be used: {error}") from error
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InvalidYaml(f"line {line}: {value} is not a finite number. Give a number, or leave the option out.")
+    if isinstance(value, int) and abs(value) >= LARGEST_NUMBER:
+        raise InvalidYaml(f"line {line}: a number has more than 64 bits. Give a smaller one.")

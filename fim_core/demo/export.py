@@ -17,11 +17,11 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fim_core.atomic import replacing
 from fim_core.demo.cuts import cut_statement
 from fim_core.demo.schemas import SUBJECTS
 from fim_core.demo.statements import choose_focus, write_statement
 from fim_core.errors import FimError
-from fim_core.files import replacing
 
 COLUMNS = ("TYPE", "WORKSHEET_ID", "INPUT", "OUTPUT")
 PLACEHOLDER = "<fillMe>"

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fim_core.evaluation.metrics.registry import METRICS, Metric
 from fim_core.evaluation.power import detectable_gain, detectable_share, fewest_groups
 from fim_core.evaluation.scores import Columns
+from fim_core.metrics.registry import METRICS, Metric
 
 _CELLS_AT_ONCE = 4_000_000
 

@@ -10,19 +10,19 @@ import pyarrow as pa
 import torch
 from transformers import AutoConfig, GenerationConfig
 
+from fim_core.batch_cache import Parts
 from fim_core.config.evaluation import EvaluationConfig
 from fim_core.config.model import ModelConfig
 from fim_core.errors import FimError
-from fim_core.evaluation.generate import stop_ids_of
+from fim_core.evaluation.eval_set import EvalSet
 from fim_core.evaluation.predictors import Predictor, predict
-from fim_core.evaluation.progress import RowProgress
-from fim_core.evaluation.rows import EvalSet
 from fim_core.evaluation.scores import Prediction
+from fim_core.inference.generation import stop_ids_of
+from fim_core.inference.progress import RowProgress
 from fim_core.modeling.load import build_model, training_dtype
 from fim_core.modeling.support import causal_model
-from fim_core.parts import Parts
-from fim_core.recipe import read_recipe
-from fim_core.tokens import load_tokenizer
+from fim_core.prompt_format.recipe import read_recipe
+from fim_core.prompt_format.tokens import load_tokenizer
 
 
 class BaseUnavailable(FimError):

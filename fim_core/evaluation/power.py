@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from statistics import NormalDist
 from typing import Any
 
-from fim_core.evaluation.metrics.registry import BY_NAME
 from fim_core.evaluation.names import BASE, CHAMPION, CONSTANTS
+from fim_core.metrics.registry import BY_NAME
 
 METRIC = "exact_match_sql"
 """What the default gate decides on, and so what the power of a report is about."""

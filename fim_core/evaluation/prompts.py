@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fim_core.errors import FimError
+from fim_core.evaluation.eval_set import RawRow, TokenIds
 from fim_core.evaluation.predictors import Predictor
-from fim_core.evaluation.rows import RawRow, TokenIds
+from fim_core.inference.prompting import load_prompt_builder
+from fim_core.prompt_format.recipe import read_recipe
 from fim_core.prompts.builder import PromptBuilder, PromptRow
 from fim_core.prompts.finished import around_cursor, is_fim_prompt
 from fim_core.prompts.rows import RowBuilder
-from fim_core.recipe import read_recipe
 from fim_core.records.schema import Completion
-from fim_core.serving.prompting import load_prompt_builder
 from fim_core.tokenization.encoder import TextEncoder
 from fim_core.tokenization.spans import cut_at_spans
 

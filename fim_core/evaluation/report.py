@@ -14,16 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fim_core.config.evaluation import EvaluationConfig
-from fim_core.errors import FimError
 from fim_core.evaluation.aggregate import LENGTH_BUCKETS, Bootstrap, differences, estimates, length_bucket, subset
-from fim_core.evaluation.metrics.registry import BY_NAME
 from fim_core.evaluation.names import BASE, CHAMPION, MODEL
 from fim_core.evaluation.power import power_of
 from fim_core.evaluation.scores import Columns, EvalRow, Prediction, Scores
-from fim_core.files import read_json
+from fim_core.folders.report import ReportFolder
+from fim_core.metrics.registry import BY_NAME
 
-REPORT = "report.json"
-PREDICTIONS = "predictions.parquet"
 SCHEMA_VERSION = 2
 
 _WITH_COLUMNS = {MODEL: "", BASE: "base_", CHAMPION: "champion_"}
@@ -104,19 +101,7 @@ def build_report(
 def write_report(output: Path, report: Mapping[str, Any]) -> None:
     """Write `report.json`."""
     text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
-    (output / REPORT).write_text(text + "\n", encoding="utf-8")
-
-
-def read_report(folder: Path) -> dict[str, Any]:
-    """Read the report of a folder.
-
-    Raises:
-        FimError: there is none.
-    """
-    try:
-        return read_json(folder / REPORT)
-    except FileNotFoundError as error:
-        raise FimError(f"There is no evaluation report in {folder}. Materialize evaluation_report first.") from error
+    ReportFolder(output).report.write_text(text + "\n", encoding="utf-8")
 
 
 def write_predictions(
@@ -139,7 +124,7 @@ def write_predictions(
             texts = [None if prediction is None else prediction.text for prediction in predictions[name]]
             table[f"{lead}prediction"] = pa.array(texts, pa.string())
             table |= {lead + column: pa.array(v, from_pandas=True) for column, v in scores.columns[name].items()}
-    pq.write_table(pa.table(table), output / PREDICTIONS, compression="zstd")
+    pq.write_table(pa.table(table), ReportFolder(output).predictions, compression="zstd")
 
 
 def _figures(scores: Scores, groups: np.ndarray, bootstrap: Bootstrap) -> dict[str, Any]:

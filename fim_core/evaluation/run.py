@@ -12,14 +12,13 @@ import torch
 from fim_core.config import Experiment
 from fim_core.config.evaluation import EvaluationConfig
 from fim_core.evaluation.base import Base, BaseUnavailable, predict_with_base
-from fim_core.evaluation.html import write_page
+from fim_core.evaluation.eval_set import EvalSet, MostFrequent, load_eval_set, most_frequent_in_training
 from fim_core.evaluation.names import BASE, CHAMPION, EMPTY, MODEL, MOST_FREQUENT, MOST_FREQUENT_BY_TYPE
 from fim_core.evaluation.predictors import Predictor, predict
-from fim_core.evaluation.progress import OnEvent, RowProgress
 from fim_core.evaluation.prompts import build_tokens, same_prompts
 from fim_core.evaluation.report import build_report, write_predictions, write_report
-from fim_core.evaluation.rows import EvalSet, MostFrequent, load_eval_set, most_frequent_in_training
 from fim_core.evaluation.scores import EvalRow, Prediction, score
+from fim_core.inference.progress import OnEvent, RowProgress
 
 
 def evaluate(
@@ -34,7 +33,7 @@ def evaluate(
     champion: Path | None = None,
     on_event: OnEvent = lambda event: None,
 ) -> dict[str, Any]:
-    """Complete held-out rows with a checkpoint and write report.json, predictions.parquet and report.html.
+    """Complete held-out rows with a checkpoint and write the report and the predictions (see `ReportFolder`).
 
     The same rows are completed by the base model, by the champion, and by rules that need no model. One model is in
     memory at a time.
@@ -83,7 +82,6 @@ def evaluate(
     )
     write_report(output, report)
     write_predictions(output, evaluated.rows, predictions, scores)
-    write_page(output, report)
     return headline(report)
 
 

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fim_core.evaluation.metrics.execution import Database
-from fim_core.evaluation.metrics.text import (
+from fim_core.metrics.execution import Database
+from fim_core.metrics.sql_workers.measures import SqlRow
+from fim_core.metrics.sql_workers.pool import JudgedRow, shared_workers
+from fim_core.metrics.text import (
     edit_similarity,
     exact_match,
     first_line_match,
@@ -18,8 +20,6 @@ from fim_core.evaluation.metrics.text import (
     prefix_match_chars,
     repeats_suffix,
 )
-from fim_core.evaluation.sql_workers.measures import SqlRow
-from fim_core.evaluation.sql_workers.pool import JudgedRow, shared_workers
 
 Value = float | None
 Columns = dict[str, np.ndarray]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from fim_core.evaluation.metrics.registry import BY_NAME, Metric
 from fim_core.evaluation.names import BASE, CHAMPION, CONSTANTS, TITLES
 from fim_core.evaluation.power import METRIC, fewest_groups
+from fim_core.metrics.registry import BY_NAME, Metric
 
 Figure = Mapping[str, Any]
 """`{value, low, high, n, groups}` of a report; of a difference also `detectable`."""

@@ -21,9 +21,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from fim_core.atomic import read_json
 from fim_core.config.model import ModelConfig, PeftConfig
 from fim_core.errors import FimError, first_line
-from fim_core.files import read_json
 from fim_core.hub import require_place
 from fim_core.modeling.attention import attention_name, register, select_backend
 from fim_core.modeling.partition import partitioned_loading, whole_shape, whole_weights

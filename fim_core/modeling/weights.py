@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +9,9 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel
-from transformers.utils import logging
 
 from fim_core.errors import DamagedFile, FimError, first_line
+from fim_core.hub import no_progress_bar
 
 LOADING_ERRORS = (
     *(
@@ -64,15 +62,3 @@ def load_weights(place: Path | str, **options: Any) -> PreTrainedModel:
             f"another shape, {missing[0]} among them. Get the folder again, whole."
         )
     return model
-
-
-@contextmanager
-def no_progress_bar() -> Iterator[None]:
-    """Within it transformers draws no bars, which would fill logs and tell nobody anything."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()

@@ -7,10 +7,14 @@ from typing import Any
 
 from fim_core.config import Experiment
 from fim_core.errors import FimError
-from fim_core.pipeline.data import fim_prompts, raw_completions, tokenized_dataset
-from fim_core.pipeline.evaluation import champion_model, evaluation_report
-from fim_core.pipeline.stage import Stage, StageResult, run_stage
-from fim_core.pipeline.training import trained_checkpoint
+from fim_core.pipeline.materialize import StageResult, run_stage
+from fim_core.pipeline.stage import Stage
+from fim_core.pipeline.stages.champion_model import champion_model
+from fim_core.pipeline.stages.evaluation_report import evaluation_report
+from fim_core.pipeline.stages.fim_prompts import fim_prompts
+from fim_core.pipeline.stages.raw_completions import raw_completions
+from fim_core.pipeline.stages.tokenized_dataset import tokenized_dataset
+from fim_core.pipeline.stages.trained_checkpoint import trained_checkpoint
 from fim_core.store import Store
 
 STAGES = (raw_completions, fim_prompts, tokenized_dataset, trained_checkpoint, evaluation_report, champion_model)

@@ -3,40 +3,47 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fim_core.config import Experiment
 from fim_core.errors import DamagedFile, FimError
 from fim_core.integrity import read_sealed, write_sealed
-from fim_core.pipeline.code import code_version
-from fim_core.quality.run import CheckResult, run_checks
-from fim_core.recipe import read_recipe
+from fim_core.pipeline.code_version import code_version
+from fim_core.pipeline.stage import Stage
+from fim_core.prompt_format.recipe import find_recipe
+from fim_core.quality.run import CheckResult, check_modules, run_checks
 from fim_core.store import Artifact, Store, digest
 
 _log = logging.getLogger(__name__)
 
-if TYPE_CHECKING:
-    from fim_core.tokens import FimTokens
 
-
-def run_artifact_checks(artifact: Artifact, experiment: Experiment, store: Store) -> list[CheckResult]:
+def run_artifact_checks(
+    stage: Stage, artifact: Artifact, experiment: Experiment, store: Store, upstream_of: Callable[[str], Stage]
+) -> list[CheckResult]:
     """The results of an artifact's checks under an experiment's thresholds.
 
     An artifact never changes, so what its checks found is kept in `checks/` of the store, and found again when the
     artifact is an input later.
 
+    Args:
+        upstream_of: finds a stage by asset name.
+
     Raises:
-        DamagedFile: a file of what it was made from is not what was published.
+        FimError: what it was made from is gone.
+        DamagedFile: a file of that is not what was published.
     """
     overrides = {name: override.model_dump(mode="json") for name, override in sorted(experiment.checks.items())}
-    key = digest({"overrides": overrides, "code": code_version("quality")})
+    key = digest({"overrides": overrides, "code": code_version(*check_modules())})
     remembered = store.root / "checks" / artifact.asset / f"{artifact.version}-{key}.json"
     if (results := _remembered(remembered)) is not None:
         return results
-    results = run_checks(artifact.asset, tables_of(artifact, store), _parameters(artifact, store), experiment.checks)
+    inputs = _inputs(stage, artifact, store)
+    tables = tables_of(stage, artifact, inputs, store, upstream_of)
+    facts = _facts(artifact) | {asset: _facts(given) for asset, given in inputs.items()}
+    results = run_checks(artifact.asset, tables, facts, overrides)
     _remember(results, remembered, artifact, store)
     return results
 
@@ -63,36 +70,20 @@ def blocking_failures(results: Sequence[CheckResult]) -> list[CheckResult]:
     return [result for result in results if not result.passed and result.severity == "error"]
 
 
-def tables_of(artifact: Artifact, store: Store) -> dict[str, Path]:
+def tables_of(
+    stage: Stage, artifact: Artifact, inputs: Mapping[str, Artifact], store: Store, upstream_of: Callable[[str], Stage]
+) -> dict[str, Path]:
     """What the checks of an artifact look at, by the names that they use."""
-    own = _OWN_TABLES.get(artifact.asset, {})
-    tables = {name: artifact.path / place for name, place in own.items()}
-    for asset in _LOOKS_BACK.get(artifact.asset, ()):
-        upstream = store.find(asset, artifact.manifest["inputs"][asset])
-        if upstream is not None:
-            upstream.require_whole()
-            tables |= {name: upstream.path / place for name, place in _OWN_TABLES[asset].items() if name not in tables}
-    if artifact.asset == "fim_prompts":
-        tables |= _previous(artifact, store)
+    tables: dict[str, Path] = {}
+    for asset in stage.checks_with:
+        tables |= upstream_of(asset).tables(inputs[asset].path)
+    tables |= stage.tables(artifact.path)
+    if stage.compares_with_previous and (previous := _previous(artifact, store)) is not None:
+        tables["previous"] = stage.tables(previous.path)[stage.asset]
     return tables
 
 
-_OWN_TABLES = {
-    "raw_completions": {"raw_completions": "raw_completions.parquet"},
-    "fim_prompts": {"fim_prompts": "prompts.parquet", "rejected": "rejected.parquet"},
-    "tokenized_dataset": {
-        "tokenized_dataset": "dataset",
-        "not_tokenized": "rejected.parquet",
-        "changed": "changed.parquet",
-    },
-    "trained_checkpoint": {"checkpoint": "."},
-    "evaluation_report": {"report": "report.json"},
-    "champion_model": {"decision": "decision.json"},
-}
-_LOOKS_BACK = {"fim_prompts": ("raw_completions",), "tokenized_dataset": ("fim_prompts",)}
-
-
-def _previous(artifact: Artifact, store: Store) -> dict[str, Path]:
+def _previous(artifact: Artifact, store: Store) -> Artifact | None:
     """The version made before this one for the same experiment, to measure drift against."""
     older = [
         other
@@ -101,59 +92,31 @@ def _previous(artifact: Artifact, store: Store) -> dict[str, Path]:
         and other.manifest["serial"] < artifact.manifest["serial"]
     ]
     if not older:
-        return {}
+        return None
     if (damage := older[-1].find_damage()) is not None:
         _log.warning("Nothing is compared with %s, which is damaged: %s", older[-1].path, damage)
-        return {}
-    return {"previous": older[-1].path / "prompts.parquet"}
+        return None
+    return older[-1]
 
 
-def _parameters(artifact: Artifact, store: Store) -> dict[str, Any]:
-    """Values that the checks of an artifact use: tokens, limits, losses."""
-    config, counts = artifact.manifest["config"], artifact.counts
-    if artifact.asset == "fim_prompts":
-        tokens = _tokens(artifact)
-        return {
-            "prefix_token": tokens.prefix,
-            "suffix_token": tokens.suffix,
-            "middle_token": tokens.middle,
-            "group_by": config["data"]["group_by"],
-            "placeholder": config["data"]["placeholder"],
-            "rejected_path": str(artifact.path / "rejected.parquet"),
-            "asked": artifact.counts["asked_share"],
-            "shared_statements": artifact.counts["shared"],
-        }
-    if artifact.asset == "tokenized_dataset":
-        prompts = _input(artifact, store, "fim_prompts")
-        return {
-            "end_id": _tokens(prompts).end_id,
-            "vocab_size": prompts.counts["vocab_size"],
-            "max_length": config["data"]["max_length"],
-            "mask_inputs": config["data"]["mask_inputs"],
-            "rejected_path": str(artifact.path / "rejected.parquet"),
-            "asked": prompts.counts["asked_share"],
-            "nothing_held_out": prompts.counts["nothing_held_out"],
-        }
-    if artifact.asset == "trained_checkpoint":
-        tokens = _tokens(_input(artifact, store, "fim_prompts"))
-        return {
-            "end_ids": list(tokens.end_ids),
-            "loss_before": counts["loss_before"],
-            "loss_after": counts["loss_after"],
-        }
-    return {}
+def _facts(artifact: Artifact) -> dict[str, Any]:
+    recipe = find_recipe(artifact.path)
+    return {
+        "config": artifact.manifest["config"],
+        "counts": artifact.counts,
+        "recipe": asdict(recipe) if recipe else {},
+    }
 
 
-def _input(artifact: Artifact, store: Store, asset: str) -> Artifact:
-    version = artifact.manifest["inputs"][asset]
-    found = store.find(asset, version)
-    if found is None:
-        raise FimError(
-            f"{artifact.asset} {artifact.version} was made from {asset} {version}, which is gone from {store.root}. "
-            f"Materialize {asset} again."
-        )
-    return found.require_whole()
-
-
-def _tokens(prompts: Artifact) -> FimTokens:
-    return read_recipe(prompts.path).fim_tokens
+def _inputs(stage: Stage, artifact: Artifact, store: Store) -> dict[str, Artifact]:
+    """The inputs of an artifact that its checks need."""
+    found: dict[str, Artifact] = {}
+    for asset in stage.checks_with:
+        version = artifact.manifest["inputs"][asset]
+        if (given := store.find(asset, version)) is None:
+            raise FimError(
+                f"{artifact.asset} {artifact.version} was made from {asset} {version}, which is gone from {store.root}. "
+                f"Materialize {asset} again."
+            )
+        found[asset] = given.require_whole()
+    return found

@@ -15,8 +15,8 @@ from pydantic import ValidationError
 
 from fim_core.config import Experiment
 from fim_core.config.model import ModelConfig
+from fim_core.device import device_type
 from fim_core.errors import FimError
-from fim_core.training.launch import device_type
 
 
 def preflight(experiment: Experiment, *, trains: bool = True) -> None:
@@ -53,7 +53,7 @@ def _require_packages(experiment: Experiment) -> None:
 
 
 def _require_template(name_or_path: str) -> None:
-    from fim_core.template import load_template
+    from fim_core.prompt_format.template import load_template
 
     load_template(name_or_path)
 

@@ -12,15 +12,15 @@ from transformers import PreTrainedTokenizerFast
 
 from fim_core.config import DataConfig, ModelConfig
 from fim_core.errors import FimError
-from fim_core.families import SUFFIX_FIRST
+from fim_core.prompt_format.families import SUFFIX_FIRST
+from fim_core.prompt_format.recipe import Recipe
+from fim_core.prompt_format.template import FIELDS, SECTIONS, parse_template, read_template
+from fim_core.prompt_format.tokens import control_tokens, is_spelled_out, resolve_fim_tokens, tokenizer_digest
 from fim_core.prompts.guard import ControlTokenGuard
 from fim_core.prompts.markup import ChatMarkup, turn_end
 from fim_core.prompts.secrets import mask_secrets
-from fim_core.recipe import Recipe
 from fim_core.records.schema import Completion, Reason, Rejection
-from fim_core.template import FIELDS, SECTIONS, parse_template, read_template
 from fim_core.tokenization.encoder import TextEncoder
-from fim_core.tokens import control_tokens, is_spelled_out, resolve_fim_tokens, tokenizer_digest
 
 _EXAMPLE_STATE = Completion("SELECT ", " FROM t")
 

@@ -13,11 +13,11 @@ from transformers import PreTrainedTokenizerFast
 from fim_core.config import DataConfig, ModelConfig
 from fim_core.config.model import FimTokenNames
 from fim_core.errors import FimError
-from fim_core.families import FAMILIES
+from fim_core.prompt_format.families import FAMILIES
+from fim_core.prompt_format.recipe import Recipe
+from fim_core.prompt_format.template import BARE
+from fim_core.prompt_format.tokens import FimTokens, control_pattern, control_tokens, resolve_fim_tokens
 from fim_core.prompts.markup import render_chat, turn_end
-from fim_core.recipe import Recipe
-from fim_core.template import BARE
-from fim_core.tokens import FimTokens, control_pattern, control_tokens, resolve_fim_tokens
 
 FIM_TOKENS = tuple(
     FimTokenNames(prefix=prefix, suffix=suffix, middle=middle)

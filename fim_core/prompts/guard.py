@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
-from fim_core.tokens import control_pattern
+from fim_core.prompt_format.tokens import control_pattern
 
 # Planes of characters that nobody assigns a meaning to; one of them stands for each control token in user text while
 # the text around it is rendered.

@@ -15,9 +15,9 @@ from transformers import PreTrainedTokenizerFast
 from transformers.utils.chat_template_utils import _compile_jinja_template, render_jinja_template
 
 from fim_core.errors import FimError, first_line
+from fim_core.prompt_format.tokens import control_pattern, control_tokens
 from fim_core.prompts.deadline import OutOfTimeError, time_limit
 from fim_core.prompts.guard import ControlTokenGuard
-from fim_core.tokens import control_pattern, control_tokens
 
 # Some chat templates write today's date. A fixed one keeps training and serving the same.
 _TODAY = datetime(2025, 1, 1)

@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from transformers import PreTrainedTokenizerFast
 
+from fim_core.batch_cache import Parts
 from fim_core.config import DataConfig, ModelConfig
-from fim_core.parts import Parts
+from fim_core.prompt_format.recipe import Recipe
 from fim_core.prompts.builder import PromptBuilder, PromptRow
 from fim_core.prompts.rows import RowBuilder
 from fim_core.prompts.split import statement_hash, text_hash
-from fim_core.recipe import Recipe
 from fim_core.records.schema import Rejection
 
 RENDERED_SCHEMA = pa.schema(

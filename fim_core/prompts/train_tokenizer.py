@@ -11,8 +11,9 @@ from transformers import PreTrainedTokenizerFast
 
 from fim_core.config import DataConfig, ModelConfig
 from fim_core.demo.tokenizer import train_tokenizer
-from fim_core.prompts.write import PROMPTS, write_fim_prompts
-from fim_core.tokens import control_pattern, control_tokens
+from fim_core.folders.prompts import PromptsFolder
+from fim_core.prompt_format.tokens import control_pattern, control_tokens
+from fim_core.prompts.write import write_fim_prompts
 
 
 def train_tokenizer_on(
@@ -32,7 +33,7 @@ def train_tokenizer_on(
     blank = train_tokenizer([], vocab_size)
     with TemporaryDirectory(prefix="fim-tokenizer-") as folder:
         write_fim_prompts(raw, Path(folder), data=data, model=model, tokenizer=blank, seed=seed)
-        return train_tokenizer(_training_texts(Path(folder) / PROMPTS, blank), vocab_size)
+        return train_tokenizer(_training_texts(PromptsFolder(Path(folder)).rows, blank), vocab_size)
 
 
 def _training_texts(prompts: Path, tokenizer: PreTrainedTokenizerFast) -> Iterator[str]:

@@ -13,23 +13,20 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from transformers import PreTrainedTokenizerFast
 
+from fim_core.batch_cache import Parts
 from fim_core.batches import GroupWriter, by_export
 from fim_core.config import DataConfig, ModelConfig
 from fim_core.errors import FimError
+from fim_core.folders.prompts import PromptsFolder
 from fim_core.parallel import ordered_map
-from fim_core.parts import Parts
+from fim_core.prompt_format.recipe import RECIPE, recipe_of, write_recipe
 from fim_core.prompts.builder import PromptBuilder
 from fim_core.prompts.finished import FoundForm, find_form
 from fim_core.prompts.render import RENDERED_SCHEMA, Rendered, Renderer, make_renderer
 from fim_core.prompts.split import Split, split_rows, why_none_is_held_out
-from fim_core.recipe import RECIPE, recipe_of, write_recipe
 from fim_core.records.schema import LEFT_OUT, RAW_SCHEMA
 
 logger = logging.getLogger(__name__)
-
-PROMPTS = "prompts.parquet"
-REJECTED = "rejected.parquet"
-TOKENIZER = "tokenizer"
 
 _BATCH_ROWS = 1024
 _LIGHT = pa.ipc.IpcWriteOptions(compression="lz4")
@@ -128,16 +125,17 @@ def write_fim_prompts(
     builder = PromptBuilder(tokenizer, model, data, recipe, chat_rows=chat_rows)
     notice = " ".join(filter(None, [builder.notice, notice]))
     output.mkdir(parents=True, exist_ok=True)
-    tokenizer.save_pretrained(output / TOKENIZER)
+    files = PromptsFolder(output)
+    tokenizer.save_pretrained(files.tokenizer)
     write_recipe(output, builder.recipe)
     if parts is not None:
-        parts = parts.narrowed(*sorted((output / TOKENIZER).iterdir()), output / RECIPE)
+        parts = parts.narrowed(*sorted(files.tokenizer.iterdir()), output / RECIPE)
     rendered = output / ".rendered.arrow"
     column = _group_column(source.schema_arrow, data.group_by)
     totals = _Totals()
     with (
         pa.ipc.new_file(str(rendered), RENDERED_SCHEMA, options=_LIGHT) as kept,
-        GroupWriter(output / REJECTED, _rejected_schema(source.schema_arrow)) as rejected,
+        GroupWriter(files.rejected, _rejected_schema(source.schema_arrow)) as rejected,
     ):
         batches = by_export(source.iter_batches(_BATCH_ROWS), _BATCH_ROWS)
         renderer = Renderer(builder, column, parts)
@@ -151,7 +149,7 @@ def write_fim_prompts(
             rejected.write(result.rejected)
             totals.add(result)
     split = totals.split(data, seed)
-    _write_with_split(rendered, output / PROMPTS, split)
+    _write_with_split(rendered, files.rows, split)
     rendered.unlink()
     rows = np.unique(split.groups, return_counts=True)[1]
     return PromptCounts(

@@ -8,6 +8,7 @@
     -- total: scalar SQL expression, out of how many (default: rows of the asset's own table)
     -- note: scalar SQL expression, a sentence that says what was found and why; NULL is none
     -- needs: table, or table.column, without which there is nothing to check; the check passes with a note
+    -- parameter: name = dotted path to a fact, such as config.data.max_length (see `Evidence.facts`); may be repeated
     SELECT row_id FROM …;
     SELECT …            -- optional second query: a small table to read next to the result
 
@@ -17,16 +18,16 @@ The first column is the key that is reported, by custom `row_id`. `$name` stands
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fim_core.quality.result import Check, Evidence, Finding
+from fim_core.quality.check import SHOWN_ROWS, Check, Evidence, Finding
 
-SHOWN_ROWS = 5
 SHOWN_BREAKDOWN = 50
 
-_HEAD_KEYS = {"description", "severity", "max_rows", "max_share", "total", "note", "needs"}
+_HEAD_KEYS = {"description", "severity", "max_rows", "max_share", "total", "note", "needs", "parameter"}
 _HEAD_LINE = re.compile(r"--\s?(?:(?P<key>[a-z_]+):\s+(?P<value>.*)|\s+(?P<more>.*))")
 
 
@@ -56,6 +57,7 @@ def read_check(path: Path) -> Check:
             total=head.get("total", f"(SELECT count(*) FROM {asset})"),
             note=head.get("note", "NULL"),
             needs=[need.strip() for need in head.get("needs", "").split(",") if need.strip()],
+            places=_places(head.get("parameter", ""), path),
         ),
     )
 
@@ -73,16 +75,37 @@ def _read_head(text: str, path: Path) -> dict[str, str]:
         key = match["key"]
         if key not in _HEAD_KEYS:
             raise ValueError(f"{path}: no such key in the head: {key}")
-        head[key] = match["value"].strip()
+        value = match["value"].strip()
+        head[key] = f"{head[key]}\n{value}" if key == "parameter" and key in head else value
     return head
 
 
-def _find(evidence: Evidence, *, sql: str, total: str, note: str, needs: list[str]) -> Finding:
+def _places(lines: str, path: Path) -> dict[str, str]:
+    """The fact that each parameter stands for, as a dotted path."""
+    places: dict[str, str] = {}
+    for line in lines.splitlines():
+        name, equals, place = (part.strip() for part in line.partition("="))
+        if not equals or not place:
+            raise ValueError(f"{path}: a parameter is written `name = path.to.fact`, not: {line}")
+        places[name] = place
+    return places
+
+
+def _fact(facts: Mapping[str, Any], place: str) -> Any:
+    found: Any = facts
+    for key in place.split("."):
+        found = found[key]
+    return found
+
+
+def _find(
+    evidence: Evidence, *, sql: str, total: str, note: str, needs: list[str], places: Mapping[str, str]
+) -> Finding:
     connection = evidence.connection
     missing = [need for need in needs if not _exists(evidence, need)]
     if missing:
         return Finding(0, 0, note=f"Not checked: there is no {' and no '.join(missing)}.")
-    (query, parameters), *breakdowns = _statements(sql, evidence)
+    (query, parameters), *breakdowns = _statements(sql, evidence, places)
     row = connection.execute(
         f"WITH offending(key) AS (SELECT COLUMNS(*)::VARCHAR FROM (\n{query}\n))\n"
         f"SELECT count(*), min(key, {SHOWN_ROWS}), {total} FROM offending",
@@ -95,14 +118,14 @@ def _find(evidence: Evidence, *, sql: str, total: str, note: str, needs: list[st
         cursor = connection.execute(*breakdowns[0])
         names = [column[0] for column in cursor.description]
         breakdown = [dict(zip(names, values, strict=True)) for values in cursor.fetchmany(SHOWN_BREAKDOWN)]
-    ((said,),) = connection.execute(*_statements(f"SELECT ({note})", evidence)[0]).fetchall()
+    ((said,),) = connection.execute(*_statements(f"SELECT ({note})", evidence, places)[0]).fetchall()
     return Finding(rows, out_of, row_ids or [], said or "", breakdown)
 
 
-def _statements(sql: str, evidence: Evidence) -> list[tuple[str, dict[str, Any]]]:
+def _statements(sql: str, evidence: Evidence, places: Mapping[str, str]) -> list[tuple[str, dict[str, Any]]]:
     """Each statement of a text, with the parameters that it names."""
     return [
-        (statement.query.strip().removesuffix(";"), _bind(statement.named_parameters, evidence))
+        (statement.query.strip().removesuffix(";"), _bind(statement.named_parameters, evidence, places))
         for statement in evidence.connection.extract_statements(sql)
     ]
 
@@ -115,8 +138,10 @@ def _exists(evidence: Evidence, need: str) -> bool:
     return not column or column.casefold() in columns
 
 
-def _bind(names: set[str], evidence: Evidence) -> dict[str, Any]:
-    unknown = sorted(names - evidence.parameters.keys())
-    if unknown:
-        raise ValueError(f"the check needs the parameter {', '.join(unknown)}")
-    return {name: evidence.parameters[name] for name in names}
+def _bind(names: set[str], evidence: Evidence, places: Mapping[str, str]) -> dict[str, Any]:
+    if unknown := sorted(names - places.keys()):
+        raise ValueError(f"the head of the check has no line for the parameter {', '.join(unknown)}")
+    try:
+        return {name: _fact(evidence.facts, places[name]) for name in names}
+    except KeyError as error:
+        raise ValueError(f"there is no fact {error} for a parameter of the check") from error

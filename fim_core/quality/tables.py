@@ -13,8 +13,8 @@ import duckdb
 import pyarrow as pa
 from duckdb import DuckDBPyConnection
 
+from fim_core.atomic import read_json
 from fim_core.errors import FimError
-from fim_core.files import read_json
 
 MEMORY_LIMIT = "1GB"
 

@@ -12,9 +12,9 @@ import datasets
 import pyarrow as pa
 from datasets.config import DATASETDICT_JSON_FILENAME as DATASETDICT_JSON
 
+from fim_core.atomic import read_json_as
 from fim_core.errors import FimError
-from fim_core.files import read_json_as
-from fim_core.recipe import Recipe, find_recipe
+from fim_core.prompt_format.recipe import Recipe, find_recipe
 from fim_core.records.readers import Export, digest_files
 from fim_core.records.text import READ_ROWS, text_batches
 

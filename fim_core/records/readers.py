@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from fim_core.errors import FimError
-from fim_core.recipe import Recipe, recipe_of
+from fim_core.prompt_format.recipe import Recipe, recipe_of
 from fim_core.records.csv_file import csv_columns, csv_rows
 from fim_core.records.parquet_file import is_parquet, parquet_rows, parquet_schema
 from fim_core.records.text import Number, text_of

@@ -19,7 +19,7 @@ from fim_core.batches import GroupWriter
 from fim_core.config.data import DataConfig, Source
 from fim_core.errors import FimError
 from fim_core.parallel import ordered_map
-from fim_core.recipe import Recipe, schema_with
+from fim_core.prompt_format.recipe import Recipe, schema_with
 from fim_core.records.chat import messages_text
 from fim_core.records.columns import Layout, layout_of
 from fim_core.records.locate import locate

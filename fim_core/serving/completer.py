@@ -9,15 +9,16 @@ from typing import Literal, Self
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from fim_core.champion.registry import champion_weights
 from fim_core.config import Experiment, default_storage
 from fim_core.errors import FimError
-from fim_core.evaluation.generate import load_for_inference, stop_ids_of
-from fim_core.evaluation.prefix_cache import PrefixCache, greedy_tokens
+from fim_core.inference.generation import load_for_inference, stop_ids_of
+from fim_core.inference.prefix_cache import PrefixCache, greedy_tokens
+from fim_core.inference.prompting import load_prompt_builder
 from fim_core.prompts import PromptBuilder
 from fim_core.records.schema import Completion
-from fim_core.serving.prompting import load_prompt_builder
 from fim_core.serving.text import TextStream
-from fim_core.store import Store, champion_weights
+from fim_core.store import Store
 
 MAX_CHARACTERS = 1_000_000
 CHARACTERS_PER_TOKEN = 16

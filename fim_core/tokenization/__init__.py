@@ -1,5 +1,6 @@
-"""Prompts become token ids and labels: exact, fast, and streamed."""
+"""From prompts to token ids."""
 
-from fim_core.tokenization.write import TokenizedCounts, load_rows, tokenize_prompts
+from fim_core.tokenization.load import load_rows
+from fim_core.tokenization.write import TokenizedCounts, tokenize_prompts
 
 __all__ = ["TokenizedCounts", "load_rows", "tokenize_prompts"]

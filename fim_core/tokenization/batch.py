@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from fim_core.batch_cache import Parts
 from fim_core.config import DataConfig
-from fim_core.parts import Parts
-from fim_core.recipe import read_recipe
+from fim_core.folders.prompts import PromptsFolder
+from fim_core.prompt_format.recipe import read_recipe
+from fim_core.prompt_format.tokens import load_tokenizer
 from fim_core.records.schema import LEFT_OUT, Reason
 from fim_core.tokenization.encoder import Piece, TextEncoder
 from fim_core.tokenization.pieces import PieceTable
 from fim_core.tokenization.spans import cut_at_spans
-from fim_core.tokens import load_tokenizer
 
 IGNORED = -100
 SPLITS = ("train", "eval")
@@ -74,7 +75,7 @@ class BatchTokenizer:
     """Tokenizes batches; each process has its own, with its own table of pieces."""
 
     def __init__(self, prompts: Path, data: DataConfig, falls_back: bool, parts: Parts | None) -> None:
-        fim, folder = read_recipe(prompts).fim_tokens, prompts / "tokenizer"
+        fim, folder = read_recipe(prompts).fim_tokens, PromptsFolder(prompts).tokenizer
         self._end = fim.end_id
         self.encoder = TextEncoder(load_tokenizer(folder), fim, takes_over=True)
         controls = sorted(self.encoder.controls)

@@ -32,7 +32,7 @@ import numpy as np
 from tokenizers import AddedToken, Encoding, Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from fim_core.tokens import FimTokens, control_pattern, control_tokens, is_spelled_out, token_id
+from fim_core.prompt_format.tokens import FimTokens, control_pattern, control_tokens, is_spelled_out, token_id
 
 Piece = str | int
 """A stretch of ordinary text, or the id of a control token."""

@@ -13,21 +13,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fim_core.batch_cache import Parts
 from fim_core.batches import by_export
 from fim_core.config import DataConfig
-from fim_core.packing.rows import Rows
+from fim_core.folders.prompts import PromptsFolder
+from fim_core.folders.tokenized import TokenizedFolder
 from fim_core.parallel import ordered_map
-from fim_core.parts import Parts
 from fim_core.records.schema import Reason
 from fim_core.tokenization.batch import DATASET_SCHEMA, REJECTED_SCHEMA, SPLITS, BatchTokenizer, TokenizedBatch
 from fim_core.tokenization.encoder import Granularity, TextEncoder
 from fim_core.tokenization.shards import SplitWriter
 
 logger = logging.getLogger(__name__)
-
-DATASET = "dataset"
-REJECTED = "rejected.parquet"
-CHANGED = "changed.parquet"
 
 QUANTILES = (0.5, 0.9, 0.99, 1.0)
 
@@ -91,7 +88,7 @@ def tokenize_prompts(prompts: Path, output: Path, *, data: DataConfig, parts: Pa
         parts: where what became of rows is kept; must be of the same options and code.
     """
     output.mkdir(parents=True, exist_ok=True)
-    source = pq.ParquetFile(prompts / "prompts.parquet")
+    source = pq.ParquetFile(PromptsFolder(prompts).rows)
     worker = BatchTokenizer(prompts, data, False, parts)
     sample = _sample(source)
     falls_back = not all(map(worker.encoder.lines_agree, sample))
@@ -106,10 +103,11 @@ def tokenize_prompts(prompts: Path, output: Path, *, data: DataConfig, parts: Pa
             len(sample),
         )
     totals = _Totals()
-    writers = {split: SplitWriter(output / DATASET / split, DATASET_SCHEMA, split) for split in SPLITS}
+    files = TokenizedFolder(output)
+    writers = {split: SplitWriter(files.split(split), DATASET_SCHEMA, split) for split in SPLITS}
     with (
-        pq.ParquetWriter(output / REJECTED, REJECTED_SCHEMA, compression="zstd") as rejected,
-        pq.ParquetWriter(output / CHANGED, _CHANGED_SCHEMA, compression="zstd") as changed,
+        pq.ParquetWriter(files.rejected, REJECTED_SCHEMA, compression="zstd") as rejected,
+        pq.ParquetWriter(files.changed, _CHANGED_SCHEMA, compression="zstd") as changed,
     ):
         batches = by_export(source.iter_batches(_BATCH_ROWS), _BATCH_ROWS)
         make, arguments = (
@@ -125,20 +123,10 @@ def tokenize_prompts(prompts: Path, output: Path, *, data: DataConfig, parts: Pa
                 _warn_of(result.rejected)
     for writer in writers.values():
         writer.close()
-    (output / DATASET / datasets.config.DATASETDICT_JSON_FILENAME).write_text(json.dumps({"splits": list(SPLITS)}))
+    (files.dataset / datasets.config.DATASETDICT_JSON_FILENAME).write_text(json.dumps({"splits": list(SPLITS)}))
     return totals.counts(
         source.metadata.num_rows, {split: writer.rows for split, writer in writers.items()}, worker.encoder
     )
-
-
-def load_rows(folder: Path, split: str) -> Rows:
-    """The rows of a split, memory-mapped.
-
-    Args:
-        folder: what `tokenize_prompts` wrote.
-        split: train or eval.
-    """
-    return Rows.from_dataset(datasets.load_from_disk(str(folder / DATASET / split)))
 
 
 @dataclass

@@ -27,10 +27,10 @@ from deepspeed.runtime.zero.config import ZeroStageEnum
 from deepspeed.runtime.zero.offload_config import OffloadDeviceEnum
 from deepspeed.utils.tensor_fragment import fragment_address
 
+from fim_core.atomic import flush, flush_tree
 from fim_core.config import Experiment
 from fim_core.config.training import CheckpointConfig
 from fim_core.errors import DamagedFile, FimError
-from fim_core.files import flush, flush_tree
 from fim_core.integrity import digests_of, find_damage, read_sealed, write_sealed
 from fim_core.training.distributed import Ranks
 from fim_core.training.steps import Position, Step

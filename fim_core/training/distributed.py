@@ -11,7 +11,8 @@ import deepspeed.ops
 import torch
 import torch.distributed as dist
 
-from fim_core.training.launch import RENDEZVOUS_FILE, device_type
+from fim_core.device import device_type
+from fim_core.training.job import RENDEZVOUS_FILE
 
 # Rank 0 plans packs and exports models while the others wait.
 COLLECTIVE_TIMEOUT = timedelta(hours=2)

@@ -6,11 +6,11 @@ import logging
 
 import torch
 
-from fim_core.training.counters import Outcome, Progress
-from fim_core.training.metrics import peak_memory
-from fim_core.training.setup import Run
+from fim_core.training.progress import Outcome, Progress
+from fim_core.training.run import Run
 from fim_core.training.steps import Step
 from fim_core.training.trackers import EventLog, open_trackers
+from fim_core.training.utilization import peak_memory
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from fim_core.modeling.load import build_model, checkpoint_dtype, training_dtype
 from fim_core.modeling.save import save_model
-from fim_core.recipe import Recipe, read_recipe, write_recipe
+from fim_core.prompt_format.recipe import Recipe, read_recipe, write_recipe
 from fim_core.training.checkpoint import publish_folder
 from fim_core.training.distributed import Ranks
 from fim_core.training.job import Job

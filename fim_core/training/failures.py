@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from fim_core.atomic import read_json_as, write_json
 from fim_core.errors import DamagedFile, FimError
-from fim_core.files import read_json_as, write_json
+from fim_core.process_group import Command
 from fim_core.training.job import Job, TrainingFailed
-from fim_core.training.processes import Command
 
 logger = logging.getLogger(__name__)
 

@@ -14,6 +14,9 @@ from fim_core.config import Experiment
 from fim_core.errors import FimError
 from fim_core.integrity import read_sealed, write_sealed
 
+RENDEZVOUS_FILE = "FIM_RENDEZVOUS_FILE"
+"""Environment variable: the file through which the ranks of one machine meet."""
+
 
 class TrainingFailed(FimError):
     """A rank broke down. The message ends with the last lines of what it wrote, its traceback included."""
@@ -29,6 +32,16 @@ class Work:
     def job(self) -> Path:
         """What the ranks read first."""
         return self.root / "job.json"
+
+    @property
+    def lock(self) -> Path:
+        """Locked by the launcher, and by ranks on this machine."""
+        return self.root / "lock"
+
+    @property
+    def ranks_lock(self) -> Path:
+        """Locked by the launcher on a cluster's machine, and by its ranks."""
+        return self.root / "ranks.lock"
 
     @property
     def metrics(self) -> Path:

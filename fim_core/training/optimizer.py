@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from torch import nn
 
 from fim_core.config import Experiment
 from fim_core.config.deepspeed import offloads_optimizer
+from fim_core.locks import locked
 
 _BUILDS = "fim_assets"
 """Folder below torch's for extensions in which this package compiles."""
@@ -56,8 +56,7 @@ def compile_cpu_adam() -> None:
     root.mkdir(parents=True, exist_ok=True)
     # DeepSpeed asks for the operator again when the optimizer is made, and has to find it in the same place.
     os.environ["TORCH_EXTENSIONS_DIR"] = str(root)
-    with (root / "compiling").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(root / "compiling"):
         for mark in (*root.glob(f"{CPUAdamBuilder.NAME}/lock"), *root.glob(f"*/{CPUAdamBuilder.NAME}/lock")):
             mark.unlink()
         CPUAdamBuilder().load()

@@ -10,9 +10,9 @@ import os
 import shutil
 from pathlib import Path
 
+from fim_core.atomic import flush, flush_tree
 from fim_core.config.training import CheckpointConfig
 from fim_core.errors import DamagedFile, FimError
-from fim_core.files import flush, flush_tree
 from fim_core.integrity import read_sealed, write_sealed
 from fim_core.training.job import Job
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol, TextIO
 
+from fim_core.atomic import replacing
 from fim_core.config import Experiment, portable
 from fim_core.config.training import TrackerConfig, WandbConfig
 from fim_core.errors import FimError
-from fim_core.files import replacing
-from fim_core.training.follow import event_of
 from fim_core.training.job import Work
+from fim_core.training.log_tail import event_of
 
 
 class Tracker(Protocol):

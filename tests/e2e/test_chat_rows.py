@@ -14,12 +14,12 @@ from small_tokenizers import CL100K, byte_level
 from tiny_pipeline import TINY, write_experiment
 
 from fim_core.config import load_experiment
+from fim_core.evaluation.eval_set import load_eval_set
 from fim_core.evaluation.predictors import Predictor
-from fim_core.evaluation.rows import load_eval_set
+from fim_core.folders.raw import RawFolder
 from fim_core.pipeline import run
-from fim_core.pipeline.data import RAW_ROWS
+from fim_core.prompt_format.tokens import load_tokenizer
 from fim_core.tokenization.encoder import TextEncoder
-from fim_core.tokens import load_tokenizer
 
 pytestmark = pytest.mark.xdist_group("e2e")
 
@@ -55,7 +55,7 @@ def test_the_gold_completion_is_the_last_answer(path: Path) -> None:
     assert labels.passed
     assert labels.total == ROWS
     evaluated = load_eval_set(
-        made["raw_completions"].path / RAW_ROWS,
+        RawFolder(made["raw_completions"].path).rows,
         made["fim_prompts"].path,
         made["tokenized_dataset"].path,
         max_rows=None,

@@ -20,14 +20,14 @@ from fim_core.cli.main import app
 from fim_core.config import DataConfig, load_experiment
 from fim_core.demo.export import write_export
 from fim_core.errors import FimError
+from fim_core.inference.prompting import load_prompt_builder
 from fim_core.pipeline import STAGES, StageResult, run
-from fim_core.recipe import read_recipe
+from fim_core.prompt_format.recipe import read_recipe
+from fim_core.prompt_format.tokens import load_tokenizer
 from fim_core.records.parse import parse_input
 from fim_core.records.readers import read_file
 from fim_core.records.schema import Completion
 from fim_core.records.sources import digest_sources, write_raw_completions
-from fim_core.serving.prompting import load_prompt_builder
-from fim_core.tokens import load_tokenizer
 
 pytestmark = pytest.mark.xdist_group("e2e")
 

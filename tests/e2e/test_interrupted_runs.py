@@ -128,7 +128,7 @@ def test_cancelled_then_killed_then_whole(experiment: Path, service: DagsterServ
     again = wait_for_steps(service, store, before)
     assert again is not None
     assert again > began
-    next(process for process in service.of_runs() if "fim_core.training.main" in cmdline(process)).kill()
+    next(process for process in service.of_runs() if "fim_core.training.worker" in cmdline(process)).kill()
     finished = dg.RunsFilter(job_name="train", statuses=[dg.DagsterRunStatus.SUCCESS])
     wait_for(lambda: service.instance.get_runs(finished), 180, lambda: f"the end of the retry\n{service.tail()}")
     [retried] = service.instance.get_runs(finished)

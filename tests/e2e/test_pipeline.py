@@ -16,15 +16,15 @@ from typer.testing import CliRunner
 from fim_core.cli.main import app
 from fim_core.config import load_experiment
 from fim_core.errors import FimError
-from fim_core.evaluation.rows import load_eval_set
+from fim_core.evaluation.eval_set import load_eval_set
+from fim_core.inference.prompting import load_prompt_builder
 from fim_core.pipeline import STAGES, run
+from fim_core.prompt_format.recipe import read_recipe
+from fim_core.prompt_format.template import template_path
 from fim_core.prompts import Prompt
-from fim_core.recipe import read_recipe
 from fim_core.records.parse import parse_input
 from fim_core.records.schema import Completion
-from fim_core.serving.prompting import load_prompt_builder
 from fim_core.store import Store
-from fim_core.template import template_path
 
 pytestmark = pytest.mark.xdist_group("e2e")
 

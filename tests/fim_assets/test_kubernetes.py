@@ -16,9 +16,9 @@ import pytest
 import yaml
 from tiny_pipeline import TINY
 
+from fim_core.atomic import write_json
 from fim_core.config import Experiment
 from fim_core.errors import FimError
-from fim_core.files import write_json
 from fim_core.training.job import Job, TrainingFailed, Work
 
 pytest.importorskip("dagster_k8s", reason="dagster-k8s is not installed: pip install -e '.[kubernetes]'")
@@ -27,7 +27,7 @@ from fim_assets.resources.kubernetes import job_manifest, start_kubernetes
 
 JOBS = "/apis/batch/v1/namespaces/ml/jobs"
 PODS = "/api/v1/namespaces/ml/pods"
-COMMAND = ["python", "-m", "fim_core.training.remote", "--job", "job.json"]
+COMMAND = ["python", "-m", "fim_core.launchers.remote", "--job", "job.json"]
 
 
 def job_in(folder: Path, **options: Any) -> Job:
@@ -180,14 +180,14 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServ
 
     # Where the kubeconfig lies is read when the module is imported.
     monkeypatch.setattr(kubernetes.config.kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(file))
-    monkeypatch.setattr("fim_core.training.remote.STATUS_SECONDS", 0.0)
+    monkeypatch.setattr("fim_core.launchers.remote.STATUS_SECONDS", 0.0)
     yield server
     server.shutdown()
     server.server_close()
 
 
 def test_cancel_deletes_the_job_and_its_pod(tmp_path: Path, cluster: ApiServer) -> None:
-    ranks = start_kubernetes(job_in(tmp_path), {"dagster/run-id": "r-1"})
+    ranks = start_kubernetes(job_in(tmp_path), -1, {"dagster/run-id": "r-1"})
     assert ranks.running
     ranks.check()
     ranks.end()
@@ -197,13 +197,13 @@ def test_cancel_deletes_the_job_and_its_pod(tmp_path: Path, cluster: ApiServer) 
 
 def test_success_and_failure(tmp_path: Path, cluster: ApiServer) -> None:
     job = job_in(tmp_path)
-    ranks = start_kubernetes(job, {})
+    ranks = start_kubernetes(job, -1, {})
     assert cluster.job is not None
     cluster.job["status"] = {"succeeded": 1}
     assert not ranks.running
     assert ranks.failure() is None
 
-    ranks = start_kubernetes(job, {})
+    ranks = start_kubernetes(job, -1, {})
     cluster.job["status"] = {"failed": 1}
     assert not ranks.running
     error = ranks.failure()
@@ -217,7 +217,7 @@ def test_success_and_failure(tmp_path: Path, cluster: ApiServer) -> None:
 
 
 def test_a_job_that_someone_deleted(tmp_path: Path, cluster: ApiServer) -> None:
-    ranks = start_kubernetes(job_in(tmp_path), {})
+    ranks = start_kubernetes(job_in(tmp_path), -1, {})
     cluster.job, cluster.pods = None, []
     assert not ranks.running
     assert "someone deleted it" in str(ranks.failure())
@@ -229,4 +229,4 @@ def test_no_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     missing = str(tmp_path / "no-kubeconfig")
     monkeypatch.setattr(kubernetes.config.kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", missing)
     with pytest.raises(FimError, match=r"launcher\.context: no Kubernetes cluster"):
-        start_kubernetes(job_in(tmp_path), {})
+        start_kubernetes(job_in(tmp_path), -1, {})

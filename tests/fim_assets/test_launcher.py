@@ -11,21 +11,22 @@ from tiny_pipeline import TINY
 from fim_assets.resources.experiment import user_errors
 from fim_assets.resources.launcher import Launcher
 from fim_core.config import Experiment
-from fim_core.training import launch as launching
+from fim_core.launchers import local
+from fim_core.launchers.launch import launch
 
 LIGHT_RANK = Path(__file__).parents[1] / "fim_core/training/light_rank.py"
 
 
 @pytest.mark.parametrize("behaviour", ["ends well", "breaks"])
 def test_the_run_shows_every_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, behaviour: str) -> None:
-    monkeypatch.setattr(launching, "rank_command", lambda job: [sys.executable, str(LIGHT_RANK), str(job)])
+    monkeypatch.setattr(local, "rank_command", lambda job: [sys.executable, str(LIGHT_RANK), str(job)])
     monkeypatch.setenv("BEHAVIOUR", behaviour)
     experiment = Experiment.model_validate({**TINY, "launcher": {"num_processes": 2}})
 
     @dg.asset
     def trained(context: dg.AssetExecutionContext, launcher: dg.ResourceParam[Launcher]) -> None:
         with user_errors():
-            launching.launch(experiment, tmp_path, tmp_path, tmp_path / "work", start=partial(launcher.run, context))
+            launch(experiment, tmp_path, tmp_path, tmp_path / "work", start=partial(launcher.run, context))
 
     home = tmp_path / "dagster"
     home.mkdir()

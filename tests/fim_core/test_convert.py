@@ -21,11 +21,11 @@ from fim_core.convert import Format, convert, default_output
 from fim_core.demo.tokenizer import train_tokenizer
 from fim_core.errors import FimError
 from fim_core.pipeline import run as run_pipeline
+from fim_core.prompt_format.recipe import recipe_of
+from fim_core.prompt_format.tokens import load_tokenizer
 from fim_core.prompts import PromptBuilder
-from fim_core.recipe import recipe_of
 from fim_core.records.schema import Completion
 from fim_core.records.sources import digest_sources, write_raw_completions
-from fim_core.tokens import load_tokenizer
 
 app = typer.Typer()
 register(app)

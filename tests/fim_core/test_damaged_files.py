@@ -17,18 +17,19 @@ import pytest
 from damage import DAMAGES, damaged
 from pack_helpers import to_rows
 
+from fim_core.batch_cache import Parts
+from fim_core.benchmark.build import ITEMS, SETTINGS, build_benchmark, read_benchmark
+from fim_core.champion.registry import _write_withdrawn, withdrawn, withdrawn_file
 from fim_core.config import Experiment
 from fim_core.errors import DamagedFile, FimError
-from fim_core.evaluation.benchmark.build import ITEMS, SETTINGS, build_benchmark, read_benchmark
 from fim_core.integrity import read_sealed, seal, unseal, write_sealed
 from fim_core.packing import PackPlan, plan_packs
-from fim_core.parts import Parts
+from fim_core.pipeline import stage_of
 from fim_core.pipeline.checks import run_artifact_checks
-from fim_core.pipeline.evaluation import _write_withdrawn, withdrawn, withdrawn_file
 from fim_core.store import LEASE, Store, version_of
 from fim_core.training.failures import record_failure, recorded_failures
 from fim_core.training.job import Job, TrainResult, Work
-from fim_core.training.plans import Plans
+from fim_core.training.pack_plans import Plans
 from fim_core.training.step_exports import LIST, StepExports
 
 IN_ALL = (*DAMAGES, "missing")
@@ -199,13 +200,13 @@ def test_damaged_results_of_checks_are_found_again(tmp_path: Path) -> None:
     artifact = store.find("evaluation_report", version_of(**identity))
     assert artifact is not None
     experiment = Experiment.model_validate(EXPERIMENT)
-    whole = run_artifact_checks(artifact, experiment, store)
+    whole = run_artifact_checks(stage_of(artifact.asset), artifact, experiment, store, stage_of)
     assert [result.passed for result in whole if result.name == "finite_numbers"] == [False]
     [file] = (tmp_path / "checks" / "evaluation_report").glob("*.json")
     content = file.read_bytes()
     for damage in IN_ALL:
         with damaged(file, damage):
-            assert run_artifact_checks(artifact, experiment, store) == whole, damage
+            assert run_artifact_checks(stage_of(artifact.asset), artifact, experiment, store, stage_of) == whole, damage
             assert file.read_bytes() == content
 
 

@@ -15,18 +15,18 @@ from foreign_files import ASSETS, MONTH_SECONDS, VERSION, changed, fill, snapsho
 from typer.testing import CliRunner
 
 from fim_core import store as store_module
+from fim_core.benchmark.build import build_benchmark
+from fim_core.champion.registry import roll_back
 from fim_core.cli.main import app
 from fim_core.config import load_experiment
 from fim_core.convert import convert
 from fim_core.demo.tokenizer import train_tokenizer
 from fim_core.errors import FimError
-from fim_core.evaluation.benchmark.build import build_benchmark
-from fim_core.garbage import find_garbage, remove
+from fim_core.launchers.launch import launch
 from fim_core.pipeline import STAGES, run
-from fim_core.pipeline.evaluation import roll_back
+from fim_core.pipeline.garbage import find_garbage, remove
 from fim_core.store import Store, version_of
 from fim_core.training.checkpoint import remove_leftovers
-from fim_core.training.launch import launch
 
 IDENTITY = {"inputs": {"champion": "none"}, "config": {"rows": 3}, "code": "1"}
 GC = ("gc", "--delete", "--fresh-minutes", "0", "--work-days", "0", "--keep-checkpoints", "1", "--keep-champions", "1")

@@ -15,12 +15,12 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
+from fim_core.atomic import staging, write_json
+from fim_core.batch_cache import Parts
+from fim_core.benchmark.build import build_benchmark
 from fim_core.cli.main import app
 from fim_core.demo.export import write_export
 from fim_core.errors import FimError, system_error
-from fim_core.evaluation.benchmark.build import build_benchmark
-from fim_core.files import staging, write_json
-from fim_core.parts import Parts
 from fim_core.store import Store
 
 DISK_BYTES = 64 * 1024

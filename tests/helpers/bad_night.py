@@ -21,7 +21,7 @@ from tiny_pipeline import TINY, write_experiment
 from fim_assets.resources.run_worker import worker_of
 from fim_core.config import load_experiment
 from fim_core.demo.export import write_export
-from fim_core.garbage import find_garbage, remove
+from fim_core.pipeline.garbage import find_garbage, remove
 from fim_core.store import Store
 
 SETTLE_SECONDS = 2.0
@@ -73,7 +73,7 @@ class BadNight(DagsterHome):
 
     def disturb(self) -> None:
         """One thing that happens in a night, of those that can happen now."""
-        ranks = [process for process in self.processes() if "fim_core.training.main" in cmdline(process)]
+        ranks = [process for process in self.processes() if "fim_core.training.worker" in cmdline(process)]
         workers = self.workers()
         steps = [child for worker in workers for child in children(worker) if "resource_tracker" not in cmdline(child)]
         disturbances: list[tuple[int, Callable[[], object]]] = [

@@ -21,9 +21,9 @@ from bad_night import BadNight, small_disk
 from dagster_home import wait_for
 
 from fim_core.config import load_experiment
-from fim_core.garbage import find_garbage, remove
-from fim_core.pipeline import STAGES, run
+from fim_core.pipeline import STAGES, run, stage_of
 from fim_core.pipeline.checks import blocking_failures, run_artifact_checks
+from fim_core.pipeline.garbage import find_garbage, remove
 from fim_core.records.sources import write_raw_completions
 from fim_core.store import Artifact, Store, version_of
 
@@ -93,7 +93,10 @@ def verify(night: BadNight, folder: Path) -> None:
     # The gate may have refused every candidate, which is a failed check and no failed run.
     for stage in STAGES[:-1]:
         current = night.store.current(stage.asset, experiment.name)
-        assert blocking_failures(run_artifact_checks(current, experiment, night.store)) == []
+        assert (
+            blocking_failures(run_artifact_checks(stage_of(current.asset), current, experiment, night.store, stage_of))
+            == []
+        )
     remove(night.store, find_garbage(night.store, fresh_minutes=0))
     assert list((night.store.root / "tmp").iterdir()) == []
 

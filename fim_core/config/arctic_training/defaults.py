@@ -6,13 +6,11 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fim_core.config.arctic_training.translate import Translation, section_of, sections_at
 from fim_core.config.deepspeed import offloads_optimizer
-
-if TYPE_CHECKING:
-    from fim_core.config.experiment import Experiment
+from fim_core.config.experiment import Experiment
 
 
 @dataclass(frozen=True)

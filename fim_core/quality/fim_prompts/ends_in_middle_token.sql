@@ -1,5 +1,6 @@
 -- description: Every FIM prompt ends in the token after which the model writes.
 -- severity: error
+-- parameter: middle_token = recipe.fim_tokens.middle
 SELECT row_id
 FROM fim_prompts
 WHERE source_type <> 'messages' AND prefix IS NOT NULL AND NOT ends_with(prompt, $middle_token)

@@ -1,6 +1,9 @@
 -- description: Every FIM prompt holds each FIM token exactly once, and no response holds any. Rows whose user text
 --   names control tokens and is encoded as ordinary text are left out.
 -- severity: error
+-- parameter: middle_token = recipe.fim_tokens.middle
+-- parameter: prefix_token = recipe.fim_tokens.prefix
+-- parameter: suffix_token = recipe.fim_tokens.suffix
 SELECT row_id
 FROM fim_prompts
 WHERE source_type <> 'messages'

@@ -10,6 +10,8 @@
 --   FROM (SELECT count(*) AS rows, count(*) FILTER (WHERE split = 'eval') AS held, count(*) FILTER (WHERE split = 'left_out') AS left_out FROM fim_prompts GROUP BY "group")
 --   HAVING count(*) > 0
 --   )
+-- parameter: asked = counts.asked_share
+-- parameter: shared_statements = counts.shared
 WITH held_out AS (
     SELECT "group", count(*) AS rows
     FROM fim_prompts

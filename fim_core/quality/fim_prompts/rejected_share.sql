@@ -16,6 +16,8 @@
 --   ) || ' Every rejected row, with its reason: ' || $rejected_path
 --   )
 -- total: (SELECT count(*) FROM raw_completions)
+-- parameter: placeholder = config.data.placeholder
+-- parameter: rejected_path = tables.rejected
 SELECT row_id
 FROM rejected;
 

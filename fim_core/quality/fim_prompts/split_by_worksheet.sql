@@ -3,6 +3,7 @@
 -- severity: error
 -- total: (SELECT count(*) FROM fim_prompts WHERE split = 'eval')
 -- needs: raw_completions.worksheet_id
+-- parameter: group_by = config.data.group_by
 WITH placed AS (
     SELECT fim_prompts.row_id, split, worksheet_id
     FROM fim_prompts

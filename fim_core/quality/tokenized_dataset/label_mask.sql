@@ -2,6 +2,7 @@
 --   conversation, where earlier turns of the assistant are trained on too, there are as many trained stretches as turns.
 -- severity: error
 -- needs: fim_prompts.trained_spans
+-- parameter: mask_inputs = config.data.mask_inputs
 WITH conversations AS (
     SELECT
         row_id,

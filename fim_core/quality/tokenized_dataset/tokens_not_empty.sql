@@ -7,5 +7,7 @@
 --   FROM (SELECT TRY_CAST(regexp_extract(detail, '^[0-9]+') AS BIGINT) AS tokens FROM not_tokenized WHERE reason = 'too_long')
 --   HAVING count(*) > 0 AND NOT EXISTS (FROM tokenized_dataset WHERE split = 'train')
 --   )
+-- parameter: max_length = config.data.max_length
+-- parameter: rejected_path = tables.not_tokenized
 SELECT 'train' AS split
 WHERE NOT EXISTS (FROM tokenized_dataset WHERE split = 'train')

@@ -17,7 +17,7 @@ from fim_core.config import Experiment, load_experiment, read_experiment_file
 from fim_core.config.arctic_training.defaults import differences
 from fim_core.config.arctic_training.keys import KEYS, markdown_table
 from fim_core.config.arctic_training.translate import translate
-from fim_core.config.experiment import ExperimentFile
+from fim_core.config.experiment_file import ExperimentFile
 from fim_core.errors import FimError
 
 BASE = {"model": {"name_or_path": "m"}, "data": {"sources": [{"name_or_path": "d"}]}}

@@ -12,10 +12,10 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from fim_core.config import Experiment
-from fim_core.evaluation.metrics.execution import Sandbox
+from fim_core.metrics.execution import Sandbox
 from fim_core.modeling import build_model, save_model
+from fim_core.prompt_format.recipe import write_recipe
 from fim_core.prompts import PromptBuilder, write_fim_prompts
-from fim_core.recipe import write_recipe
 from fim_core.records.sources import write_raw_completions
 from fim_core.tokenization import tokenize_prompts
 

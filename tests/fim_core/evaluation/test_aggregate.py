@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fim_core.evaluation.aggregate import Bootstrap, differences, estimates, length_bucket, subset
-from fim_core.evaluation.metrics.registry import METRICS
+from fim_core.metrics.registry import METRICS
 
 NAN = math.nan
 BOOTSTRAP = Bootstrap(samples=400, confidence=0.95, seed=3)

@@ -14,16 +14,17 @@ from data_path import DataPath, completion, run_data_path
 from small_tokenizers import CL100K, byte_level, sentencepiece_like
 from transformers import PreTrainedTokenizerFast
 
+from fim_core.champion.gate import decide
 from fim_core.config import Experiment
 from fim_core.config.evaluation import GateConfig, GateRule
 from fim_core.demo.tokenizer import CHAT_TEMPLATE
 from fim_core.errors import FimError
-from fim_core.evaluation.gate import decide
+from fim_core.evaluation.eval_set import load_eval_set
+from fim_core.evaluation.page import render_page
 from fim_core.evaluation.predictors import Predictor
 from fim_core.evaluation.prompts import build_tokens
-from fim_core.evaluation.report import read_report
-from fim_core.evaluation.rows import load_eval_set
 from fim_core.evaluation.run import evaluate
+from fim_core.folders.report import ReportFolder
 from tests.fim_core.evaluation.conftest import MODEL, save_checkpoint
 
 MARKS = ["<|im_start|>", "<|im_end|>", "<think>", "</think>"]
@@ -153,14 +154,14 @@ def test_rows_that_the_champion_cannot_read_are_left_out_and_counted(tmp_path: P
             champion=tmp_path / name,
         )
         table = pq.read_table(out / "predictions.parquet").to_pandas()
-        report = read_report(out)
+        report = ReportFolder(out).read()
         counts[name] = report["others"]["champion"]["rows"]
         assert table.champion_prediction.notna().sum() == table.champion_loss_nats.notna().sum() == counts[name]
         read = table[table.champion_prediction.notna()]
         difference = report["others"]["champion"]["differences"]["edit_similarity"]
         assert difference["n"] == counts[name]
         assert difference["value"] == pytest.approx((read.edit_similarity - read.champion_edit_similarity).mean())
-        assert f"cannot hold the other {len(rows) - counts[name]}" in (out / "report.html").read_text()
+        assert f"cannot hold the other {len(rows) - counts[name]}" in render_page(report)
         [result] = decide(
             out, GateConfig(rules=[GateRule(metric="edit_similarity", rule="not_worse")]), has_champion=True
         ).results

@@ -15,28 +15,29 @@ import torch
 from datasets import load_from_disk
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
+from fim_core.batch_cache import Parts
 from fim_core.config import ModelConfig
 from fim_core.demo.tokenizer import train_tokenizer
 from fim_core.errors import FimError
 from fim_core.evaluation.base import Base, load_base
-from fim_core.evaluation.generate import Generation
-from fim_core.evaluation.generate import generate as real_generate
+from fim_core.evaluation.eval_set import MostFrequent, load_eval_set, most_frequent_in_training, sample
+from fim_core.evaluation.page import write_page
 from fim_core.evaluation.predictors import Predictor, cross_entropies
 from fim_core.evaluation.prompts import build_tokens, same_prompts
-from fim_core.evaluation.report import read_report
-from fim_core.evaluation.rows import MostFrequent, load_eval_set, most_frequent_in_training, sample
 from fim_core.evaluation.run import evaluate
+from fim_core.folders.report import ReportFolder
+from fim_core.inference.generation import Generation
+from fim_core.inference.generation import generate as real_generate
 from fim_core.modeling import build_model, save_model
-from fim_core.parts import Parts
+from fim_core.prompt_format.recipe import read_recipe, write_recipe
+from fim_core.prompt_format.tokens import control_ids, load_tokenizer
 from fim_core.prompts import PromptBuilder
-from fim_core.recipe import read_recipe, write_recipe
-from fim_core.tokens import control_ids, load_tokenizer
 from tests.fim_core.evaluation.conftest import Evaluated, save_checkpoint
 
 
 def run(evaluated: Evaluated, output: Path, **options) -> dict:
     output.mkdir()
-    return evaluate(
+    headline = evaluate(
         evaluated.experiment,
         checkpoint=evaluated.checkpoint,
         raw=evaluated.raw,
@@ -45,6 +46,8 @@ def run(evaluated: Evaluated, output: Path, **options) -> dict:
         output=output,
         **options,
     )
+    write_page(output)
+    return headline
 
 
 def base_of(evaluated: Evaluated, *, seed: int = 1, kept: Parts | None = None) -> Base:
@@ -62,7 +65,7 @@ def report(evaluated: Evaluated, tokenizer: PreTrainedTokenizerFast, tmp_path_fa
 
 
 def test_report_and_predictions_hold_every_row_and_predictor(report: Path, evaluated: Evaluated) -> None:
-    figures = read_report(report)
+    figures = ReportFolder(report).read()
     table = pq.read_table(report / "predictions.parquet").to_pandas()
     assert figures["counts"]["evaluated"] == len(table) == 12
     assert set(figures["others"]) == {"empty", "most_frequent", "most_frequent_by_type", "base", "champion"}
@@ -86,7 +89,7 @@ def test_report_and_predictions_hold_every_row_and_predictor(report: Path, evalu
 
 
 def test_every_slice_holds_all_predictors(report: Path) -> None:
-    figures = read_report(report)
+    figures = ReportFolder(report).read()
     table = pq.read_table(report / "predictions.parquet").to_pandas()
     assert set(figures["by_type"]) == set(table.type)
     for kind, part in figures["by_type"].items():
@@ -100,7 +103,7 @@ def test_every_slice_holds_all_predictors(report: Path) -> None:
 
 
 def test_context_reaches_the_measures_that_need_it(report: Path) -> None:
-    counts = read_report(report)["counts"]
+    counts = ReportFolder(report).read()["counts"]
     assert counts["gold_binds"] == 12, "the DDL of the row's context defines what the gold statement names"
     assert counts["execution"].get("compared", 0) > 0
 
@@ -116,7 +119,7 @@ def test_loss_is_that_of_the_model_row_by_row(report: Path, evaluated: Evaluated
     table = pq.read_table(report / "predictions.parquet").to_pandas()
     np.testing.assert_allclose(table.loss_nats, nats, rtol=1e-4)
     expected = sum(nats) / sum(map(len, rows.targets))
-    assert read_report(report)["metrics"]["loss"]["value"] == pytest.approx(expected, rel=1e-4)
+    assert ReportFolder(report).read()["metrics"]["loss"]["value"] == pytest.approx(expected, rel=1e-4)
 
 
 def test_tokens_built_anew_are_those_of_the_data_set(evaluated: Evaluated) -> None:
@@ -135,7 +138,7 @@ def test_a_champion_of_another_markup_is_evaluated_in_its_own(
     )
     save_checkpoint(tmp_path / "champion", other, tokenizer, seed=1)
     run(evaluated, tmp_path / "out", champion=tmp_path / "champion")
-    difference = read_report(tmp_path / "out")["others"]["champion"]["differences"]["loss"]
+    difference = ReportFolder(tmp_path / "out").read()["others"]["champion"]["differences"]["loss"]
     assert difference["value"] != 0, "the same weights, but read in another order"
     assert difference["n"] == 12
 
@@ -232,9 +235,9 @@ def test_the_most_frequent_completion_of_all_is_not_that_of_a_type() -> None:
 
 def test_no_held_out_rows_is_one_clear_sentence(evaluated: Evaluated, tmp_path: Path) -> None:
     data = evaluated.experiment.data.model_copy(update={"eval_fraction": 0.0})
+    from fim_core.prompt_format.tokens import load_tokenizer
     from fim_core.prompts import write_fim_prompts
     from fim_core.tokenization import tokenize_prompts
-    from fim_core.tokens import load_tokenizer
 
     write_fim_prompts(
         evaluated.raw,
@@ -266,7 +269,7 @@ def test_a_loss_that_is_no_number_is_not_finite_in_the_report(evaluated: Evaluat
     with torch.no_grad():
         broken.model.get_output_embeddings().weight[3] = float("nan")
     run(evaluated, tmp_path / "out", base=Base(lambda: broken))
-    report = read_report(tmp_path / "out")
+    report = ReportFolder(tmp_path / "out").read()
     assert report["others"]["base"]["metrics"]["loss"]["value"] is None
     assert report["others"]["base"]["differences"]["loss"]["value"] is None
 
@@ -296,7 +299,7 @@ def test_the_base_is_scored_once_and_kept(evaluated: Evaluated, tmp_path: Path, 
 
     run(evaluated, tmp_path / "second", base=Base(refuse, kept))
     assert generations == [12], "the candidate only"
-    assert read_report(tmp_path / "second") == read_report(tmp_path / "first")
+    assert ReportFolder(tmp_path / "second").read() == ReportFolder(tmp_path / "first").read()
 
 
 @pytest.mark.parametrize("change", ["rows", "max_new_tokens", "tokenizer.json", "generation_config.json", "weights"])
@@ -346,12 +349,12 @@ def test_a_base_that_cannot_be_loaded_is_reported(evaluated: Evaluated, tmp_path
         raise FimError("There is no model folder /gone.")
 
     run(evaluated, tmp_path / "out", base=Base(gone, Parts(tmp_path / "parts", "gone")))
-    report = read_report(tmp_path / "out")
+    report = ReportFolder(tmp_path / "out").read()
     assert report["unavailable"] == {"base": "There is no model folder /gone."}
     assert "base" not in report["others"]
     assert "There is no model folder /gone." in (tmp_path / "out" / "report.html").read_text()
     run(evaluated, tmp_path / "back", base=base_of(evaluated, kept=Parts(tmp_path / "parts", "gone")))
-    assert "base" in read_report(tmp_path / "back")["others"], "a failure is not kept"
+    assert "base" in ReportFolder(tmp_path / "back").read()["others"], "a failure is not kept"
 
 
 def test_a_pretrained_base_is_the_model_that_training_begins_with(evaluated: Evaluated, tmp_path: Path) -> None:
@@ -395,7 +398,7 @@ def test_the_loss_and_its_part_at_the_end_token(evaluated: Evaluated, report: Pa
         assert row.end_nats == pytest.approx(losses[-1], rel=1e-4)
         assert row.tokens == len(target)
         text, ends, tokens = text + sum(losses[:-1]), ends + losses[-1], tokens + len(target)
-    figures = read_report(report)["metrics"]
+    figures = ReportFolder(report).read()["metrics"]
     assert figures["loss"]["value"] == pytest.approx((text + ends) / tokens, rel=1e-4)
     assert figures["loss_end"]["value"] == pytest.approx(ends / 12, rel=1e-4)
     assert figures["loss_text"]["value"] == pytest.approx(text / (tokens - 12), rel=1e-4)

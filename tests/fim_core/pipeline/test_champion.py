@@ -16,13 +16,13 @@ from safetensors.torch import load_file, save_file
 from tiny_pipeline import TINY, write_experiment
 from typer.testing import CliRunner
 
+from fim_core.champion.registry import champion, champion_weights, decisions, roll_back
 from fim_core.cli.main import app
 from fim_core.config import load_experiment
 from fim_core.config.evaluation import GateConfig
 from fim_core.errors import FimError
 from fim_core.pipeline import run, run_stage, stage_of
-from fim_core.pipeline.evaluation import champion, decisions, roll_back
-from fim_core.store import Artifact, Store, champion_weights
+from fim_core.store import Artifact, Store
 
 ORDERED_BY = {
     "orders": "placed_at",
@@ -301,7 +301,7 @@ def test_a_base_that_is_gone_or_changed_is_reported_and_comes_back(tuned: Path, 
 
 def test_a_rule_that_cannot_be_judged_promotes_nobody(tmp_path: Path) -> None:
     """Rows that hold nothing of what the only rule measures."""
-    from fim_core.evaluation.gate import decide
+    from fim_core.champion.gate import decide
 
     other = {"metrics": {}, "differences": {}, "rows": 4}
     report = {

@@ -12,15 +12,16 @@ from transformers import PreTrainedTokenizerFast
 
 from fim_core.config import Experiment, load_experiment
 from fim_core.errors import FimError
-from fim_core.pipeline import data, run
-from fim_core.recipe import read_recipe
+from fim_core.pipeline import run
+from fim_core.pipeline.stages.fim_prompts import fim_prompts
+from fim_core.prompt_format.recipe import read_recipe
 from fim_core.store import Artifact, Store
 
 
 def outside(folder: Path, **model: Any) -> dict[str, str]:
     """Content hashes of what prompts are made of beside artifacts."""
     content = {"model": model, "data": {"sources": [{"type": "demo"}]}}
-    return data.fim_prompts.outside(Experiment.model_validate(content), Store(folder), {})
+    return fim_prompts.outside(Experiment.model_validate(content), Store(folder), {})
 
 
 def test_prompts_follow_the_models_generation_config_beside_another_tokenizer(tmp_path: Path) -> None:
@@ -45,7 +46,7 @@ def test_prompts_follow_what_decides_the_end_token(tmp_path: Path) -> None:
             "model": {"config": {"model_type": "qwen3"}, "tokenizer": str(tmp_path), **model},
             "data": {"sources": [{"type": "demo"}], "template": template},
         }
-        return data.fim_prompts.options(Experiment.model_validate(content))
+        return fim_prompts.options(Experiment.model_validate(content))
 
     assert options() == options()
     assert options() != options(template="plain")

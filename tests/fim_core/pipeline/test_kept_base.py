@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from fim_core.batch_cache import Parts
 from fim_core.config import Experiment
-from fim_core.parts import Parts
-from fim_core.pipeline.evaluation import _base
 from fim_core.pipeline.stage import Build
+from fim_core.pipeline.stages.evaluation_report import _base
 from fim_core.store import Artifact, Store
 
 

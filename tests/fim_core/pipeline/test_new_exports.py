@@ -32,7 +32,7 @@ def exports(tmp_path: Path) -> Path:
 DIES = """
 import os, signal, sys
 from pathlib import Path
-from fim_core import files
+from fim_core import atomic as files
 from fim_core.config import Experiment
 from fim_core.pipeline import run
 

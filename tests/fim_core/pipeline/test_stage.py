@@ -13,8 +13,10 @@ from tiny_pipeline import TINY, write_experiment
 
 from fim_core.config import Experiment, load_experiment
 from fim_core.errors import FimError
-from fim_core.pipeline import Stage, StageResult, data, run_stage, stage_of
+from fim_core.pipeline import Stage, StageResult, run_stage, stage_of
 from fim_core.pipeline.checks import run_artifact_checks
+from fim_core.pipeline.stages.fim_prompts import fim_prompts
+from fim_core.pipeline.stages.raw_completions import raw_completions
 from fim_core.records import sources
 from fim_core.store import Store
 
@@ -38,12 +40,12 @@ def test_an_export_that_grows_while_it_is_read_is_not_published(
 
     monkeypatch.setattr(sources, "write_raw_completions", read_while_it_grows)
     with pytest.raises(FimError, match=r"changed while it was made \(exports\)"):
-        run_stage(data.raw_completions, experiment, store, upstream_of=stage_of)
+        run_stage(raw_completions, experiment, store, upstream_of=stage_of)
     assert store.versions("raw_completions") == []
     assert store.drafts() == []
 
     monkeypatch.undo()
-    result = run_stage(data.raw_completions, experiment, store, upstream_of=stage_of)
+    result = run_stage(raw_completions, experiment, store, upstream_of=stage_of)
     assert result.artifact.counts["rows"] == 2
 
 
@@ -54,14 +56,14 @@ def test_what_was_made_again_by_force_makes_what_follows_again(tmp_path: Path) -
     def materialize(stage: Stage, force: bool = False) -> StageResult:
         return run_stage(stage, experiment, store, upstream_of=stage_of, force=force)
 
-    materialize(data.raw_completions)
-    first = materialize(data.fim_prompts)
-    assert materialize(data.fim_prompts).reused
-    assert not materialize(data.raw_completions, force=True).reused
-    again = materialize(data.fim_prompts)
+    materialize(raw_completions)
+    first = materialize(fim_prompts)
+    assert materialize(fim_prompts).reused
+    assert not materialize(raw_completions, force=True).reused
+    again = materialize(fim_prompts)
     assert not again.reused
     assert again.artifact.version == first.artifact.version
-    assert materialize(data.fim_prompts).reused
+    assert materialize(fim_prompts).reused
 
 
 def test_an_input_that_was_made_while_the_clock_was_ahead_is_used_once(
@@ -79,13 +81,13 @@ def test_an_input_that_was_made_while_the_clock_was_ahead_is_used_once(
         return run_stage(stage, experiment, store, upstream_of=stage_of, force=force)
 
     monkeypatch.setattr("fim_core.store.datetime", Ahead)
-    materialize(data.raw_completions)
+    materialize(raw_completions)
     monkeypatch.undo()
-    assert not materialize(data.fim_prompts).reused
-    assert materialize(data.fim_prompts).reused
-    assert not materialize(data.raw_completions, force=True).reused
-    assert not materialize(data.fim_prompts).reused
-    assert materialize(data.fim_prompts).reused
+    assert not materialize(fim_prompts).reused
+    assert materialize(fim_prompts).reused
+    assert not materialize(raw_completions, force=True).reused
+    assert not materialize(fim_prompts).reused
+    assert materialize(fim_prompts).reused
 
 
 def test_an_input_that_is_made_again_while_it_is_used_is_used_again(
@@ -98,14 +100,14 @@ def test_an_input_that_is_made_again_while_it_is_used_is_used_again(
     def materialize(stage: Stage, force: bool = False) -> StageResult:
         return run_stage(stage, experiment, store, upstream_of=stage_of, force=force)
 
-    materialize(data.raw_completions)
+    materialize(raw_completions)
     meanwhile = replace(
-        data.fim_prompts,
-        build=lambda build: (materialize(data.raw_completions, force=True), data.fim_prompts.build(build))[1],
+        fim_prompts,
+        build=lambda build: (materialize(raw_completions, force=True), fim_prompts.build(build))[1],
     )
     assert not materialize(meanwhile).reused
-    assert not materialize(data.fim_prompts).reused
-    assert materialize(data.fim_prompts).reused
+    assert not materialize(fim_prompts).reused
+    assert materialize(fim_prompts).reused
 
 
 def test_two_runs_of_the_same_work_do_it_once(tmp_path: Path) -> None:
@@ -113,7 +115,7 @@ def test_two_runs_of_the_same_work_do_it_once(tmp_path: Path) -> None:
     store = Store(experiment.storage)
 
     def materialize(_: int) -> StageResult:
-        return run_stage(data.raw_completions, experiment, store, upstream_of=stage_of)
+        return run_stage(raw_completions, experiment, store, upstream_of=stage_of)
 
     with ThreadPoolExecutor(2) as pool:
         assert sorted(result.reused for result in pool.map(materialize, range(2))) == [False, True]
@@ -122,12 +124,16 @@ def test_two_runs_of_the_same_work_do_it_once(tmp_path: Path) -> None:
 def test_threads_that_check_one_artifact_remember_the_same(tmp_path: Path) -> None:
     experiment = load_experiment(write_experiment(tmp_path))
     store = Store(experiment.storage)
-    artifact = run_stage(data.raw_completions, experiment, store, upstream_of=stage_of).artifact
-    expected = run_artifact_checks(artifact, experiment, store)
+    artifact = run_stage(raw_completions, experiment, store, upstream_of=stage_of).artifact
+    expected = run_artifact_checks(raw_completions, artifact, experiment, store, stage_of)
     for _ in range(5):
         shutil.rmtree(store.root / "checks")
         with ThreadPoolExecutor(4) as pool:
-            found = list(pool.map(lambda _: run_artifact_checks(artifact, experiment, store), range(4)))
+            found = list(
+                pool.map(
+                    lambda _: run_artifact_checks(raw_completions, artifact, experiment, store, stage_of), range(4)
+                )
+            )
         assert found == [expected] * 4
 
 
@@ -140,7 +146,7 @@ def test_two_files_of_one_name_are_not_one_experiment(tmp_path: Path) -> None:
     store = Store(first.storage)
 
     def materialize(experiment: Experiment) -> StageResult:
-        return run_stage(data.raw_completions, experiment, store, upstream_of=stage_of)
+        return run_stage(raw_completions, experiment, store, upstream_of=stage_of)
 
     materialize(first)
     with pytest.raises(FimError, match=r"b/tiny\.yaml and a file of the same name in another folder share the storage"):
@@ -151,4 +157,4 @@ def test_two_files_of_one_name_are_not_one_experiment(tmp_path: Path) -> None:
     shutil.copytree(tmp_path / "a", moved / "a")
     shutil.copytree(tmp_path / "store", moved / "store", symlinks=True)
     both = load_experiment(write_experiment(moved / "a", name=None, storage=str(moved / "store")))
-    assert run_stage(data.raw_completions, both, Store(both.storage), upstream_of=stage_of).reused
+    assert run_stage(raw_completions, both, Store(both.storage), upstream_of=stage_of).reused

@@ -11,7 +11,7 @@ from tiny_pipeline import TINY, write_experiment
 
 from fim_core.config import Experiment, load_experiment
 from fim_core.pipeline import run
-from fim_core.pipeline.training import trained_checkpoint
+from fim_core.pipeline.stages.trained_checkpoint import trained_checkpoint
 
 STEPS, EVERY = 400, 50
 

@@ -16,9 +16,9 @@ from jinja2 import TemplateError
 from small_tokenizers import byte_level, long_run
 
 from fim_core.errors import FimError
+from fim_core.prompt_format.tokens import control_tokens
 from fim_core.prompts.guard import ControlTokenGuard
 from fim_core.prompts.markup import ChatMarkup, assistant_spans, render_chat
-from fim_core.tokens import control_tokens
 
 KINDS = {
     "verbatim": templates.VERBATIM,

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from fim_core.config.model import FimTokenNames
 from fim_core.errors import FimError
-from fim_core.families import FAMILIES
+from fim_core.prompt_format.families import FAMILIES
 from fim_core.prompts.finished import FoundForm, around_cursor, context_of, find_form, holds_chat_markup, is_fim_prompt
 
 NAMES = {

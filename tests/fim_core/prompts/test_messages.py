@@ -17,10 +17,10 @@ from transformers import PreTrainedTokenizerFast
 from fim_core.config import ModelConfig
 from fim_core.demo.tokenizer import CHAT_TEMPLATE, train_tokenizer
 from fim_core.errors import FimError
+from fim_core.prompt_format.recipe import read_recipe
 from fim_core.prompts.builder import PromptBuilder, PromptRow
 from fim_core.prompts.messages import build_messages
 from fim_core.quality.run import run_checks
-from fim_core.recipe import read_recipe
 from fim_core.records.schema import Reason, Rejection
 
 DEMO = train_tokenizer(["select a\n  from t;\n"] * 3, 600)
@@ -102,16 +102,12 @@ def test_the_checks_accept_conversations(tmp_path: Path) -> None:
         "fim_prompts": tmp_path / "prompts" / "prompts.parquet",
     }
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    parameters = {
-        "end_id": end,
-        "vocab_size": len(tokenizer),
-        "max_length": 8192,
-        "mask_inputs": True,
-        "asked": 0.0,
-        "nothing_held_out": "",
-        "rejected_path": "",
+    counts = {"vocab_size": len(tokenizer), "asked_share": 0.0, "nothing_held_out": ""}
+    facts = {
+        "config": {"data": {"max_length": 8192, "mask_inputs": True}},
+        "fim_prompts": {"counts": counts, "recipe": {"fim_tokens": {"end_id": end}}},
     }
-    results = run_checks("tokenized_dataset", tables, parameters, {})
+    results = run_checks("tokenized_dataset", tables, facts, {})
     assert [result.name for result in results if not result.passed and result.severity == "error"] == []
 
 

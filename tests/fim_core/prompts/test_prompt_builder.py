@@ -15,11 +15,11 @@ from transformers import PreTrainedTokenizerFast
 from fim_core.config import DataConfig, ModelConfig
 from fim_core.demo.tokenizer import train_tokenizer
 from fim_core.errors import FimError
+from fim_core.prompt_format.template import FIELDS, parse_template
+from fim_core.prompt_format.tokens import control_tokens
 from fim_core.prompts import Prompt, PromptBuilder
 from fim_core.records.schema import Completion, Reason, Rejection
-from fim_core.template import FIELDS, parse_template
 from fim_core.tokenization.pieces import PieceTable
-from fim_core.tokens import control_tokens
 
 QWEN = train_tokenizer(["select a, b\n  from t where x = 'y';\n"] * 3, 600)
 MODEL = ModelConfig(config={"model_type": "qwen3"}, tokenizer="given")

@@ -20,11 +20,11 @@ from fim_core.config import ModelConfig
 from fim_core.config.model import FimTokenNames
 from fim_core.demo.tokenizer import train_tokenizer
 from fim_core.errors import FimError
+from fim_core.prompt_format.recipe import read_recipe
+from fim_core.prompt_format.tokens import load_tokenizer
 from fim_core.prompts import PROMPTS_SCHEMA, PromptBuilder, train_tokenizer_on, write_fim_prompts
 from fim_core.prompts.split import statement_hash
-from fim_core.recipe import read_recipe
 from fim_core.records.schema import Completion, Rejection
-from fim_core.tokens import load_tokenizer
 
 TOKENIZER = train_tokenizer(["select a\n  from t;\n"] * 3, 600)
 

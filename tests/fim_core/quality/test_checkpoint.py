@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedTokenizerFast, Qwen3Config
 
-from fim_core.quality.result import CheckResult
+from fim_core.quality.check import CheckResult
 from fim_core.quality.run import run_checks
 
 PARAMETERS = {"end_ids": [5], "loss_before": 7.0, "loss_after": 2.0}
@@ -40,7 +40,12 @@ def checkpoint(saved: Path, tmp_path: Path) -> Path:
 
 
 def results(folder: Path, **parameters: object) -> dict[str, CheckResult]:
-    found = run_checks("trained_checkpoint", {"checkpoint": folder}, PARAMETERS | parameters, {})
+    given = PARAMETERS | parameters
+    facts = {
+        "recipe": {"fim_tokens": {"end_ids": given["end_ids"]}},
+        "counts": {name: given[name] for name in ("loss_before", "loss_after")},
+    }
+    found = run_checks("trained_checkpoint", {"checkpoint": folder}, facts, {})
     return {result.name: result for result in found}
 
 

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fim_core.quality import near_duplicates
-from fim_core.quality.near_duplicates import SIMILARITY, find_near_duplicates, shingles_of
-from fim_core.quality.result import Evidence, Finding
+from fim_core.quality.check import Evidence, Finding
+from fim_core.quality.fim_prompts import near_duplicates
+from fim_core.quality.fim_prompts.near_duplicates import SIMILARITY, shingles_of
 from fim_core.quality.tables import open_tables
 
 
@@ -31,7 +31,7 @@ def find(statements: list[str], folder: Path, splits: list[str] | None = None) -
     tables = {"fim_prompts": folder / "prompts.parquet"}
     pq.write_table(pa.Table.from_pylist(rows), tables["fim_prompts"])
     with open_tables(tables) as connection:
-        return find_near_duplicates(Evidence(tables, {}, connection))
+        return near_duplicates.find(Evidence(tables, {}, connection))
 
 
 def statement(subject: str, words: int = 60) -> str:
@@ -76,7 +76,7 @@ def test_no_rows(tmp_path: Path) -> None:
     columns = ("row_id", "prefix", "response", "suffix", "split", "group", "source_type")
     pq.write_table(pa.schema([(name, pa.string()) for name in columns]).empty_table(), tables["fim_prompts"])
     with open_tables(tables) as connection:
-        found = find_near_duplicates(Evidence(tables, {}, connection))
+        found = near_duplicates.find(Evidence(tables, {}, connection))
     assert (found.rows, found.total) == (0, 0)
 
 

@@ -10,9 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fim_core.config.workflow import CheckOverride
 from fim_core.errors import FimError
-from fim_core.quality.result import CheckResult, Evidence
+from fim_core.quality.check import CheckResult, Evidence
 from fim_core.quality.run import known_checks, load_checks, run_checks
 from fim_core.quality.sql_check import read_check
 from fim_core.quality.tables import open_tables
@@ -32,7 +31,7 @@ def raw(tmp_path: Path) -> dict[str, Path]:
 
 
 def duplicates(raw: dict[str, Path], **override: object) -> CheckResult:
-    overrides = {"exact_duplicates": CheckOverride(**override)} if override else {}
+    overrides = {"exact_duplicates": override} if override else {}
     results = run_checks("raw_completions", raw, {}, overrides)
     return next(result for result in results if result.name == "exact_duplicates")
 
@@ -84,7 +83,7 @@ def test_missing_parameter(tmp_path: Path) -> None:
     (check,) = (check for check in load_checks("fim_prompts") if check.name == "ends_in_middle_token")
     with open_tables({"fim_prompts": path}) as connection:
         evidence = Evidence({"fim_prompts": path}, {}, connection)
-        with pytest.raises(ValueError, match="middle_token"):
+        with pytest.raises(ValueError, match="recipe"):
             check.find(evidence)
 
 
@@ -94,6 +93,7 @@ def test_missing_parameter(tmp_path: Path) -> None:
         ("-- severity: warn\n", "needs a description"),
         ("-- description: a\n-- severity: fatal\n", "severity: error or warn"),
         ("-- description: a\n-- severity: warn\n-- max_row: 3\n", "no such key in the head: max_row"),
+        ("-- description: a\n-- severity: warn\n-- parameter: b\n", "name = path.to.fact"),
     ],
 )
 def test_a_wrong_head_is_refused(head: str, message: str, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,31 @@ from datasets import Dataset, DatasetDict, Features, List, Value
 
 from fim_core import quality
 from fim_core.prompts.secrets import mask_secrets
+from fim_core.quality.check import Check
 from fim_core.quality.run import load_checks, run_checks
 
 Rows = list[dict[str, Any]]
 Tables = dict[str, Rows]
 
+PLACES = {
+    "prefix_token": "recipe.fim_tokens.prefix",
+    "suffix_token": "recipe.fim_tokens.suffix",
+    "middle_token": "recipe.fim_tokens.middle",
+    "group_by": "config.data.group_by",
+    "placeholder": "config.data.placeholder",
+    "shared_statements": "counts.shared",
+    "mask_inputs": "config.data.mask_inputs",
+    "max_length": "config.data.max_length",
+    "vocab_size": "fim_prompts.counts.vocab_size",
+    "nothing_held_out": "fim_prompts.counts.nothing_held_out",
+    "end_id": "fim_prompts.recipe.fim_tokens.end_id",
+}
 PARAMETERS = {
     "prefix_token": "<|fim_prefix|>",
     "suffix_token": "<|fim_suffix|>",
     "middle_token": "<|fim_middle|>",
     "group_by": "worksheet_id",
     "placeholder": "<fillMe>",
-    "rejected_path": "store/rejected.parquet",
     "asked": None,
     "shared_statements": 0,
     "nothing_held_out": "",
@@ -268,7 +282,19 @@ def write_tables(tables: Tables, folder: Path) -> dict[str, Path]:
 
 
 def results_of(asset: str, tables: dict[str, Path], **parameters: Any) -> dict[str, Any]:
-    return {result.name: result for result in run_checks(asset, tables, PARAMETERS | parameters, {})}
+    return {result.name: result for result in run_checks(asset, tables, facts(PARAMETERS | parameters), {})}
+
+
+def facts(parameters: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    places = PLACES.items() | {("asked", "counts.asked_share"), ("asked", "fim_prompts.counts.asked_share")}
+    for name, place in places:
+        *folders, last = place.split(".")
+        inner = found
+        for folder in folders:
+            inner = inner.setdefault(folder, {})
+        inner[last] = parameters[name]
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -279,10 +305,12 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only SQL checks; those in Python have tests of their own."""
-    monkeypatch.setattr("fim_core.quality.run._PYTHON_CHECKS", ())
-    load_checks.cache_clear()
-    yield
-    load_checks.cache_clear()
+    load_all = load_checks.__wrapped__
+
+    def load_sql(asset: str) -> list[Check]:
+        return [check for check in load_all(asset) if isinstance(check.find, partial)]
+
+    monkeypatch.setattr("fim_core.quality.run.load_checks", load_sql)
 
 
 @pytest.mark.parametrize("asset", [R, P, T])
@@ -369,7 +397,7 @@ def test_a_rejected_share_names_reasons_markers_and_the_place_of_the_rows(tmp_pa
     assert not found.passed
     assert found.note == (
         "By reason: missing_placeholder 5, invalid_json 1. Only <fillMe> marks the cursor; instead of it rows hold "
-        "<FILL_ME> (4), [MASK] (1): set data.placeholder. Every rejected row, with its reason: store/rejected.parquet"
+        f"<FILL_ME> (4), [MASK] (1): set data.placeholder. Every rejected row, with its reason: {tmp_path}/rejected.parquet"
     )
     tables["rejected"] = []
     assert results_of(P, write_tables(tables, tmp_path))["rejected_share"].note == ""
@@ -384,7 +412,7 @@ def test_too_long_rows_are_named_where_none_is_left(tmp_path: Path) -> None:
     ]
     assert results_of(T, write_tables(tables, tmp_path))["tokens_not_empty"].note == (
         "3 rows are too_long: they have 900 to 3,000 tokens, half of them more than 1,200, and data.max_length is 8. They "
-        "are in store/rejected.parquet"
+        f"are in {tmp_path}/not_tokenized.parquet"
     )
 
 

@@ -9,8 +9,8 @@ import pytest
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, set_seed
 
 from fim_core.config import DataConfig, ModelConfig, Source
+from fim_core.prompt_format.recipe import write_recipe
 from fim_core.prompts import PromptBuilder
-from fim_core.recipe import write_recipe
 from fim_core.serving.completer import Completer
 
 CONTEXT_LENGTH = 1000

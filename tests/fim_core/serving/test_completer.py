@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fim_core.cli.model import chosen_checkpoint
 from fim_core.errors import FimError
-from fim_core.evaluation.generate import generate, load_for_inference, stop_ids_of
+from fim_core.inference.generation import generate, load_for_inference, stop_ids_of
 from fim_core.records.schema import Completion
 from fim_core.serving.completer import Completer, default_checkpoint
 from fim_core.store import Store

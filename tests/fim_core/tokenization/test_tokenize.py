@@ -18,11 +18,11 @@ from tokenizers import Tokenizer, normalizers
 
 from fim_core.config import ModelConfig
 from fim_core.demo.tokenizer import train_tokenizer
+from fim_core.prompt_format.tokens import load_tokenizer
 from fim_core.prompts import write_fim_prompts
 from fim_core.records.sources import write_raw_completions
 from fim_core.tokenization import load_rows, tokenize_prompts
 from fim_core.tokenization.encoder import TextEncoder
-from fim_core.tokens import load_tokenizer
 
 TOKENIZER = train_tokenizer(["select a\n  from t;\n"] * 3, 600)
 ROWS = [completion(f"select {n}", " from t;", "x" * n, type="ab"[n % 2]) for n in range(20)]

@@ -10,8 +10,8 @@ from data_path import data_options
 from transformers import PreTrainedTokenizerFast
 
 from fim_core.config import ModelConfig
+from fim_core.prompt_format.recipe import write_recipe
 from fim_core.prompts import PromptBuilder
-from fim_core.recipe import write_recipe
 
 # Ranks are processes of their own and import what they run by name.
 sys.path.insert(0, str(Path(__file__).parent))

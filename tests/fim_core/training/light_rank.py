@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 
 from fim_core.errors import FimError
+from fim_core.process_group import die_with_parent
 from fim_core.training.failures import DISK_FULL, record_failure
 from fim_core.training.job import Job, TrainResult
-from fim_core.training.processes import die_with_parent
 
 
 def main() -> int:

@@ -6,7 +6,8 @@ import os
 import sys
 from pathlib import Path
 
-from fim_core.training import launch, lease, remote
+from fim_core.launchers import launch, remote
+from fim_core.training import lease
 
 if __name__ == "__main__":
     light_rank = str(Path(__file__).with_name("light_rank.py"))

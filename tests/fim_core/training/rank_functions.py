@@ -11,13 +11,13 @@ import torch
 from deepspeed.utils import safe_get_full_grad
 from safetensors.torch import load_file
 
-from fim_core.tokens import load_tokenizer
+from fim_core.prompt_format.tokens import load_tokenizer
 from fim_core.training.deepspeed_config import deepspeed_config
 from fim_core.training.distributed import Ranks, join_ranks
-from fim_core.training.engine import accumulate, fit, next_steps, train_step
 from fim_core.training.export import build_for
 from fim_core.training.job import Job
-from fim_core.training.setup import setup
+from fim_core.training.loop import accumulate, fit, next_steps, train_step
+from fim_core.training.run import setup
 
 
 def first_gradient(job: Job) -> tuple[float, dict[str, np.ndarray]]:

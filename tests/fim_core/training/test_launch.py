@@ -21,12 +21,12 @@ import pytest
 from training_helpers import tiny_experiment
 
 from fim_core.errors import FimError
-from fim_core.training import launch as launching
-from fim_core.training import main
-from fim_core.training import ranks as running
+from fim_core.launchers import folder_lock, hostfile, local
+from fim_core.launchers import local as running
+from fim_core.launchers.launch import launch, prepare_job
+from fim_core.training import worker as main
 from fim_core.training.failures import DISK_FULL
 from fim_core.training.job import Job, TrainingFailed, Work
-from fim_core.training.launch import launch, prepare_job
 
 LIGHT_RANK = Path(__file__).with_name("light_rank.py")
 
@@ -61,7 +61,7 @@ def pids_in(work: Path) -> list[int]:
 @pytest.fixture
 def light(monkeypatch: pytest.MonkeyPatch) -> None:
     """Start ranks that do not import torch."""
-    monkeypatch.setattr(launching, "rank_command", lambda job: [sys.executable, str(LIGHT_RANK), str(job)])
+    monkeypatch.setattr(local, "rank_command", lambda job: [sys.executable, str(LIGHT_RANK), str(job)])
 
 
 def start(tmp_path: Path, **options: Any) -> tuple[Any, list[dict[str, Any]]]:
@@ -129,7 +129,7 @@ class TestLightRanks:
     @pytest.mark.parametrize("interruption", [KeyboardInterrupt, SystemExit, ValueError])
     def test_cancel(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interruption: type[BaseException]) -> None:
         monkeypatch.setenv("BEHAVIOUR", "stubborn")
-        monkeypatch.setattr("fim_core.training.processes.GRACE_SECONDS", 0.2)
+        monkeypatch.setattr("fim_core.process_group.GRACE_SECONDS", 0.2)
 
         def cancel(event: dict[str, Any]) -> None:
             raise interruption
@@ -146,9 +146,9 @@ class TestLightRanks:
         wait_until_dead(pids_in(tmp_path / "work"))
 
     def test_second_launch_in_the_same_folder_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(launching, "LOCK_SECONDS", 0.2)
+        monkeypatch.setattr(folder_lock, "LOCK_SECONDS", 0.2)
         with (
-            launching.exclusive(Work(tmp_path / "work")),
+            folder_lock.exclusive(Work(tmp_path / "work").lock),
             pytest.raises(FimError, match="Another run trains"),
         ):
             start(tmp_path)
@@ -157,7 +157,7 @@ class TestLightRanks:
 LIGHT_DRIVER = """
     import sys, time
     from pathlib import Path
-    from fim_core.training.processes import Command, ProcessGroup
+    from fim_core.process_group import Command, ProcessGroup
     code = "import subprocess, time; " + "; ".join(
         f"print(subprocess.Popen(['sleep', '300'], {how}).pid, flush=True)"
         for how in ("process_group=0", "start_new_session=True")
@@ -187,7 +187,7 @@ DRIVER = """
     from pathlib import Path
     sys.path.insert(0, {helpers!r})
     from training_helpers import tiny_experiment
-    from fim_core.training.launch import launch
+    from fim_core.launchers.launch import launch
     launch(tiny_experiment(**{options!r}), Path({dataset!r}), Path({tokenizer!r}), Path({work!r}))
 """
 
@@ -239,7 +239,7 @@ def test_a_rank_that_is_stopped_is_found_and_named(
     def stop_one(event: dict[str, Any]) -> None:
         nonlocal stopped
         if event["event"] == "step" and event["step"] == 2:
-            ranks = [child for child in psutil.Process().children() if "fim_core.training.main" in child.cmdline()]
+            ranks = [child for child in psutil.Process().children() if "fim_core.training.worker" in child.cmdline()]
             (victim,) = [rank for rank in ranks if rank.environ()["RANK"] == "1"]
             victim.suspend()
             stopped = time.monotonic()
@@ -312,18 +312,18 @@ def test_hostfile_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, programs: Path, options: dict[str, Any], start: str
 ) -> None:
     """DeepSpeed takes our command line, and what it makes of it starts our rank with the job."""
-    add_program(programs, launching.BACKEND_PROGRAMS[options["backend"]])
-    command = launching.hostfile_command(hostfile_job(tmp_path, **options))
+    add_program(programs, hostfile.BACKEND_PROGRAMS[options["backend"]])
+    command = hostfile.hostfile_command(hostfile_job(tmp_path, **options))
     made = " ".join(what_deepspeed_runs(command, monkeypatch))
     assert made.startswith(start)
-    assert "fim_core/training/main.py --job " + str(tmp_path / "work" / "job.json") in made
+    assert "fim_core/training/worker.py --job " + str(tmp_path / "work" / "job.json") in made
     assert made.endswith("--rendezvous worker-1:29500")
 
 
 def test_hostfile_needs_the_program_of_its_backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(FimError, match=r"launcher\.backend pdsh: the program pdsh is not on this machine"):
-        launching.hostfile_command(hostfile_job(tmp_path))
+        hostfile.hostfile_command(hostfile_job(tmp_path))
 
 
 SRUN = """
@@ -347,7 +347,7 @@ def test_hostfile_launch_by_way_of_slurm(
     add_program(programs, "sinfo")
     add_program(programs, "srun", SRUN)
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    monkeypatch.setattr(launching, "MASTER_PORT", 29511)
+    monkeypatch.setattr(hostfile, "MASTER_PORT", 29511)
     (tmp_path / "hosts").write_text("localhost slots=2\n")
     launcher = {"type": "hostfile", "hostfile": str(tmp_path / "hosts"), "backend": "slurm"}
     result = launch(tiny_experiment(launcher=launcher), dataset, tokenizer_folder, tmp_path / "work")
@@ -362,9 +362,9 @@ def test_hostfile_must_exist(tmp_path: Path) -> None:
 
 def test_local_ranks_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(launching, "_cores", lambda: 8)
+    monkeypatch.setattr(local, "cores", lambda: 8)
     job = Job(tiny_experiment(launcher={"num_processes": 3}), tmp_path, tmp_path, Work(tmp_path), "a")
-    commands = launching.local_commands(job)
+    commands = local.local_commands(job)
     assert [command.environment["RANK"] for command in commands] == ["0", "1", "2"]
     assert {command.environment["OMP_NUM_THREADS"] for command in commands} == {"2"}
     assert {command.environment["WORLD_SIZE"] for command in commands} == {"3"}

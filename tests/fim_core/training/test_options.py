@@ -17,11 +17,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 
 from fim_core.errors import FimError
 from fim_core.modeling import build_model, save_model
-from fim_core.recipe import read_recipe
+from fim_core.prompt_format.recipe import read_recipe
 from fim_core.training.deepspeed_config import deepspeed_config
 from fim_core.training.job import Job, Work
 from fim_core.training.optimizer import decay_groups
-from fim_core.training.setup import beyond_context, few_steps
+from fim_core.training.run import beyond_context, few_steps
 from fim_core.training.trackers import open_trackers
 
 LORA = {"config": MODEL, "tokenizer": "unused", "peft_config": {"r": 4, "target_modules": ["q_proj", "v_proj"]}}

@@ -18,8 +18,8 @@ from test_launch import DRIVER, wait_until_dead
 from training_helpers import tiny_experiment
 
 from fim_core.errors import FimError
+from fim_core.launchers.launch import launch
 from fim_core.training.job import TrainingFailed, Work
-from fim_core.training.launch import launch
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
 
@@ -110,7 +110,7 @@ def test_the_traceback_of_a_rank_reaches_the_follower(
     missing = tmp_path / "missing"
     with pytest.raises(TrainingFailed, match=r"(?s)Rank \d failed: .*Traceback") as caught:
         launch(tiny_experiment(launcher=launcher), missing, tokenizer_folder, tmp_path / "work")
-    assert "fim_core/training/setup.py" in str(caught.value)
+    assert "fim_core/training/run.py" in str(caught.value)
     printed = capfd.readouterr().err
     assert "[rank 0] " in printed
     assert "[rank 1] " in printed

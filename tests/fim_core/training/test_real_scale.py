@@ -15,10 +15,10 @@ from training_helpers import run_ranks, tiny_experiment
 
 from fim_core.config import DataConfig, ModelConfig
 from fim_core.packing import plan_packs
+from fim_core.prompt_format.tokens import load_tokenizer
 from fim_core.prompts import write_fim_prompts
 from fim_core.records.sources import write_raw_completions
 from fim_core.tokenization import load_rows, tokenize_prompts
-from fim_core.tokens import load_tokenizer
 from fim_core.training.export import build_for
 from fim_core.training.job import Job, Work
 

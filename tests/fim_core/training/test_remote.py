@@ -14,11 +14,12 @@ from test_launch import pids_in, two_ranks, wait_until_dead
 from training_helpers import tiny_experiment
 
 from fim_core.errors import FimError
+from fim_core.launchers.base import start_ranks
+from fim_core.launchers.launch import launch, prepare_job
+from fim_core.launchers.remote import RemoteRanks, Status
 from fim_core.training import lease
 from fim_core.training.job import Job, TrainingFailed, Work
-from fim_core.training.launch import launch, prepare_job, start_ranks
 from fim_core.training.lease import Lease, LeaseCheck
-from fim_core.training.remote import RemoteRanks, Status
 
 LIGHT_REMOTE = Path(__file__).with_name("light_remote.py")
 
@@ -29,7 +30,7 @@ class ProcessJob:
     name = "job of the test"
 
     def __init__(self, command: list[str], log: Path) -> None:
-        assert command[:3] == ["python", "-m", "fim_core.training.remote"]
+        assert command[:3] == ["python", "-m", "fim_core.launchers.remote"]
         self._log = log
         with log.open("ab") as output:
             script = [sys.executable, str(LIGHT_REMOTE), *command[3:]]

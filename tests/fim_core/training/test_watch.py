@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from training_helpers import tiny_experiment
 
-from fim_core.training import watch
+from fim_core.launchers import monitor as watch
+from fim_core.launchers.monitor import RankLogs
 from fim_core.training.job import Job, Work
-from fim_core.training.watch import RankLogs
 
 
 def job_in(folder: Path, **logger: object) -> Job:

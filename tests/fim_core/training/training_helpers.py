@@ -87,7 +87,7 @@ class Ranks:
         """
         folder.mkdir(parents=True, exist_ok=True)
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["fim_core.training.engine"])
+        context.set_forkserver_preload(["fim_core.training.loop"])
         meeting = str(folder / f"meeting-{os.urandom(4).hex()}")
         self._pipes: list[Connection] = []
         self._processes = []

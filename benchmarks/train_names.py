@@ -1,0 +1,3 @@
+"""Names of training methods that the front end and the measurement share."""
+
+RECOMPUTED = ", activations recomputed"

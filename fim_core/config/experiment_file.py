@@ -1,0 +1,128 @@
+"""Experiment files: one YAML that drives every front door, in our form or in that of ArcticTraining."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import ValidationError
+
+from fim_core.config.arctic_training.defaults import report
+from fim_core.config.arctic_training.translate import Translation, translate
+from fim_core.config.base import NAME_LENGTH, Section, closest
+from fim_core.config.experiment import Experiment
+from fim_core.config.launchers import LAUNCHER_TYPES, LauncherSection
+from fim_core.config.yaml_file import InvalidYaml, read_yaml
+from fim_core.errors import FimError
+
+
+@dataclass(frozen=True)
+class ExperimentFile:
+    """An experiment with what was translated in its file."""
+
+    experiment: Experiment
+    translation: Translation
+
+    @property
+    def notice(self) -> str | None:
+        """What to tell whoever loads a file of ArcticTraining; None for a file of our own."""
+        return report(self.translation, self.experiment)
+
+
+def load_experiment(path: str | Path) -> Experiment:
+    """Read and validate an experiment file, as `read_experiment_file` does."""
+    return read_experiment_file(path).experiment
+
+
+def read_experiment_file(path: str | Path) -> ExperimentFile:
+    """Read and validate an experiment file, ours or one of ArcticTraining.
+
+    Relative paths inside it are taken from the current folder, as in the tools whose files this format follows.
+
+    Raises:
+        FimError: no such file, not YAML, an unknown key or a bad value; the message names each key as the file has it.
+    """
+    path = Path(path)
+    content = read_options(path)
+    translation = translate(content)
+    if "name" not in content:
+        translation.content["name"] = _name_of(path)
+    problems = list(translation.refused)
+    experiment = None
+    if translation.content.get("type", "sft") == "sft":
+        try:
+            experiment = Experiment.model_validate(translation.content)
+        except ValidationError as error:
+            problems += _explain(error, translation)
+    if problems or experiment is None:
+        raise FimError("\n  ".join([f"{path} has options that cannot be used:", *problems]))
+    if "name" not in content:
+        experiment._named_by = path.resolve()
+    return ExperimentFile(experiment, translation)
+
+
+def read_options(path: Path) -> dict[str, Any]:
+    """The options that an experiment file gives, not validated yet.
+
+    Raises:
+        FimError: no such file, or not YAML, or no mapping.
+    """
+    if not path.is_file():
+        raise FimError(f"There is no experiment file {path}. Give the path of a YAML file, such as configs/demo.yaml.")
+    try:
+        content = read_yaml(path.read_text(encoding="utf-8"))
+    except (InvalidYaml, UnicodeDecodeError) as error:
+        raise FimError(f"{path} is not valid YAML: {error}") from error
+    except OSError as error:
+        raise FimError(f"{path} cannot be read: {error.strerror}.") from error
+    if not isinstance(content, dict):
+        raise FimError(f"{path} holds no options. It needs at least `model` and `data`; see configs/demo.yaml.")
+    return content
+
+
+def _name_of(path: Path) -> str:
+    """The name of an experiment that gives none: that of its file, with `-` for what a folder is better not called.
+
+    Raises:
+        FimError: nothing is left of it.
+    """
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", path.stem).strip("-_.")[:NAME_LENGTH]
+    if not name:
+        raise FimError(f"{path}: no name can be made of the file's; give the key `name`, in letters and digits.")
+    return name
+
+
+def _explain(error: ValidationError, translation: Translation) -> list[str]:
+    lines = []
+    for problem in error.errors(include_url=False):
+        key = translation.name_of(problem["loc"]) or "(file)"
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"{key}: no such option{_instead(problem['loc'])}")
+        elif problem["type"] == "missing":
+            lines.append(f"{key}: missing")
+        else:
+            lines.append(f"{key}: {problem['msg'].removeprefix('Value error, ')}")
+    return lines
+
+
+def _instead(location: tuple[int | str, ...]) -> str:
+    """A hint at the option that was probably meant, or nothing."""
+    known = _option_names(Experiment)
+    return " here" if location[-1] in known else closest(str(location[-1]), sorted(known))
+
+
+def _option_names(section: type[Section]) -> set[str]:
+    names: set[str] = set()
+    pending: list[Any] = [section]
+    while pending:
+        kind = pending.pop()
+        if isinstance(kind, type) and issubclass(kind, Section):
+            names |= set(kind.model_fields)
+            if kind is LauncherSection:
+                pending += LAUNCHER_TYPES.values()
+            pending += [field.annotation for field in kind.model_fields.values()]
+        else:
+            pending += get_args(kind)
+    return names

@@ -1,0 +1,23 @@
+"""The devices of this machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def device_type() -> str:
+    """`cuda` on a machine with NVIDIA GPUs, else `cpu`; $DS_ACCELERATOR overrules. Found without importing torch."""
+    return os.environ.get("DS_ACCELERATOR") or ("cuda" if Path("/dev/nvidiactl").exists() else "cpu")
+
+
+def gpus() -> int:
+    """NVIDIA GPUs that torch sees, at least 1."""
+    import torch
+
+    return max(1, torch.cuda.device_count())
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,161 @@
+"""The held-out rows that a report is about, with everything that is needed to complete and to judge them."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import duckdb
+import pyarrow.parquet as pq
+from datasets import Dataset, load_from_disk
+
+from fim_core.errors import FimError
+from fim_core.evaluation.scores import EvalRow
+from fim_core.folders.prompts import PromptsFolder
+from fim_core.folders.tokenized import TokenizedFolder
+from fim_core.prompt_format.recipe import Recipe, read_recipe
+from fim_core.prompts.finished import context_of
+from fim_core.records.parse import parse_input
+from fim_core.records.schema import PLACEHOLDER, Completion
+
+TokenIds = list[int]
+
+# A CREATE statement that begins a line, up to its semicolon or an empty line.
+_DEFINITION = re.compile(r"^[ \t]*CREATE\b.*?(?=;|\n[ \t]*\n|\Z)", re.IGNORECASE | re.MULTILINE | re.DOTALL)
+
+
+class RawRow(NamedTuple):
+    """A row as the raw table has it, for models that read prompts in another form."""
+
+    source_type: str
+    input: str
+    output: str
+
+
+@dataclass(frozen=True)
+class EvalSet:
+    """Held-out rows and their tokens.
+
+    Attributes:
+        rows: what is judged.
+        prompts: token ids of all that stands before each response, as in training.
+        targets: token ids of each gold completion and its end token.
+        raw: each row as it was before it was made into a prompt.
+        held_out: rows held out in all, but for those that are too long to be tokenized.
+    """
+
+    rows: list[EvalRow]
+    prompts: list[TokenIds]
+    targets: list[TokenIds]
+    raw: list[RawRow]
+    held_out: int
+
+
+def load_eval_set(
+    raw: Path, prompts: Path, dataset: Path, *, max_rows: int | None, placeholder: str = PLACEHOLDER
+) -> EvalSet:
+    """Read the held-out rows, or a sample of them.
+
+    Which rows a sample takes depends on nothing but their row_ids, so that two models meet the same ones.
+
+    Args:
+        raw: the raw_completions file.
+        prompts: folder of fim_prompts.
+        dataset: folder of tokenized_dataset.
+        max_rows: size of the sample; None takes all.
+        placeholder: marks the cursor in an INPUT.
+
+    Raises:
+        FimError: no rows are held out.
+    """
+    tokens = load_from_disk(str(TokenizedFolder(dataset).split("eval")))
+    if (held_out := len(tokens)) == 0:
+        raise FimError(
+            "There are no held-out rows to evaluate on. Set data.eval_fraction above 0, or data.eval_sources."
+        )
+    places = sample(tokens["row_id"][:], max_rows)
+    tokens = tokens.select(places)
+    row_ids = tokens["row_id"][:]
+    texts = _columns_by_row(PromptsFolder(prompts).rows, row_ids, ["type", "group", "prefix", "suffix", "response"])
+    originals = _columns_by_row(raw, row_ids, list(RawRow._fields))
+    raw_rows = [RawRow(**originals[row_id]) for row_id in row_ids]
+    recipe = read_recipe(prompts)
+    rows = []
+    for row_id, original in zip(row_ids, raw_rows, strict=True):
+        text = texts[row_id]
+        rows.append(
+            EvalRow(
+                row_id=row_id,
+                type=text["type"],
+                group=text["group"],
+                prefix=text["prefix"] or "",
+                suffix=text["suffix"] or "",
+                completion=text["response"],
+                ddl=_ddl(original, recipe, placeholder),
+                is_placed=text["prefix"] is not None,
+            )
+        )
+    return EvalSet(rows, *_split_tokens(tokens), raw_rows, held_out=held_out)
+
+
+def sample(row_ids: Sequence[str], size: int | None) -> list[int]:
+    """Places of a sample, in their order: the rows whose hashed row_ids come first."""
+    places = sorted(range(len(row_ids)), key=lambda i: hashlib.sha256(row_ids[i].encode()).digest())
+    return sorted(places[:size])
+
+
+@dataclass(frozen=True)
+class MostFrequent:
+    """The completion that occurs most: of all rows, and of the rows of each TYPE."""
+
+    overall: str
+    by_type: Mapping[str, str]
+
+    @classmethod
+    def of(cls, counted: Iterable[tuple[str, str, int]]) -> MostFrequent:
+        """By (TYPE, completion, how often). The first in text order wins among equals; without any, the empty one."""
+        overall: Counter[str] = Counter()
+        by_type: dict[str, Counter[str]] = {}
+        for kind, completion, count in counted:
+            overall[completion] += count
+            by_type.setdefault(kind, Counter())[completion] += count
+        return cls(_most_frequent(overall), {kind: _most_frequent(counts) for kind, counts in by_type.items()})
+
+
+def most_frequent_in_training(prompts: Path) -> MostFrequent:
+    """The most frequent completions of the training rows of a fim_prompts folder."""
+    query = """
+        SELECT coalesce(type, ''), response, count(*) FROM read_parquet($file) WHERE split = 'train' GROUP BY ALL
+    """
+    with duckdb.connect(":memory:") as connection:
+        return MostFrequent.of(connection.execute(query, {"file": str(PromptsFolder(prompts).rows)}).fetchall())
+
+
+def _most_frequent(counts: Counter[str]) -> str:
+    return min(counts, key=lambda text: (-counts[text], text), default="")
+
+
+def _columns_by_row(file: Path, row_ids: list[str], columns: list[str]) -> dict[str, dict[str, Any]]:
+    table = pq.read_table(file, columns=["row_id", *columns], filters=[("row_id", "in", row_ids)])
+    return {row.pop("row_id"): row for row in table.to_pylist()}
+
+
+def _ddl(row: RawRow, recipe: Recipe, placeholder: str) -> str:
+    """The table definitions that a row brings: of a finished prompt, the CREATE statements before its FIM block."""
+    if row.source_type == "prompt_response":
+        return ";\n".join(found[0] for found in _DEFINITION.finditer(context_of(row.input, recipe)))
+    parsed = parse_input(row.input, placeholder) if row.source_type == "fim_completions" else None
+    return parsed.ddl_context if isinstance(parsed, Completion) else ""
+
+
+def _split_tokens(tokens: Dataset) -> tuple[list[TokenIds], list[TokenIds]]:
+    lengths, ids = tokens["prompt_length"][:], tokens["input_ids"][:]
+    return (
+        [list(row[:length]) for row, length in zip(ids, lengths, strict=True)],
+        [list(row[length:]) for row, length in zip(ids, lengths, strict=True)],
+    )

@@ -1,0 +1,28 @@
+"""The folder of fim_prompts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class PromptsFolder:
+    """Files of fim_prompts. The recipe of the prompts lies next to them (see `fim_core.prompt_format.recipe`)."""
+
+    path: Path
+
+    @property
+    def rows(self) -> Path:
+        """The prompts, with the columns of `PROMPTS_SCHEMA`."""
+        return self.path / "prompts.parquet"
+
+    @property
+    def rejected(self) -> Path:
+        """The rows that are not used, as they were, and why."""
+        return self.path / "rejected.parquet"
+
+    @property
+    def tokenizer(self) -> Path:
+        """The tokenizer, with the FIM tokens added."""
+        return self.path / "tokenizer"

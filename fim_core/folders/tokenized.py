@@ -1,0 +1,32 @@
+"""The folder of tokenized_dataset."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class TokenizedFolder:
+    """Files of tokenized_dataset."""
+
+    path: Path
+
+    @property
+    def dataset(self) -> Path:
+        """The token ids and labels, as `datasets.load_from_disk` reads them, in the splits train and eval."""
+        return self.path / "dataset"
+
+    def split(self, name: str) -> Path:
+        """One split of `dataset`."""
+        return self.dataset / name
+
+    @property
+    def rejected(self) -> Path:
+        """The rows that are not tokenized, and why."""
+        return self.path / "rejected.parquet"
+
+    @property
+    def changed(self) -> Path:
+        """Ids of the rows whose response does not come back from its tokens as it was."""
+        return self.path / "changed.parquet"

@@ -1,0 +1,36 @@
+"""The lock of a training run's folder, held by whoever launches and by every rank."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fim_core.errors import FimError
+from fim_core.locks import locked
+
+LOCK_SECONDS = 20.0
+
+
+@contextmanager
+def exclusive(file: Path, seconds: float | None = None) -> Iterator[int]:
+    """Hold a lock of the run's folder; yields its descriptor, for ranks to inherit: it is free only once the last rank of an
+    earlier attempt is gone.
+
+    Args:
+        file: the lock file.
+        seconds: how long to wait for it. Default: `LOCK_SECONDS`.
+
+    Raises:
+        FimError: another run trains in this folder.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    held = locked(file, LOCK_SECONDS if seconds is None else seconds)
+    try:
+        descriptor = held.__enter__()
+    except TimeoutError as error:
+        raise FimError(f"Another run trains in {file.parent}. Wait for it, or end it.") from error
+    try:
+        yield descriptor
+    finally:
+        held.__exit__(None, None, None)

@@ -1,0 +1,121 @@
+"""Ranks on this machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from fim_core.device import cores, device_type, gpus
+from fim_core.errors import FimError
+from fim_core.launchers.base import register
+from fim_core.launchers.stack_dumps import where_they_stand
+from fim_core.process_group import PARENT, Command, ProcessGroup
+from fim_core.training.failures import failure_of
+from fim_core.training.job import RENDEZVOUS_FILE, Job, TrainingFailed
+from fim_core.training.log_tail import LineTail
+
+
+@register("local")
+def start_local(job: Job, lock: int, labels: Mapping[str, str]) -> LocalRanks:
+    """Start one process a rank."""
+    return LocalRanks(job, local_commands(job), lock)
+
+
+def local_commands(job: Job) -> list[Command]:
+    """One process a rank on this machine. They find each other through a file, as a free port may be lost in a race."""
+    device = device_type()
+    ranks = job.experiment.launcher.num_processes or (gpus() if device == "cuda" else 1)
+    commands = []
+    for rank in range(ranks):
+        environment = {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(ranks),
+            "LOCAL_WORLD_SIZE": str(ranks),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": "0",
+            PARENT: str(os.getpid()),
+            RENDEZVOUS_FILE: str(job.work.rendezvous(job.attempt)),
+            "DS_ACCELERATOR": device,
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores() // ranks))),
+            "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo"),
+        }
+        commands.append(Command(rank_command(job.work.job), environment, job.log_folder / f"rank-{rank}.log"))
+    return commands
+
+
+def rank_command(job: Path) -> list[str]:
+    """What each rank runs, given its RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT."""
+    return [sys.executable, "-m", "fim_core.training.worker", "--job", str(job)]
+
+
+class LocalRanks:
+    """Processes of this machine."""
+
+    def __init__(
+        self, job: Job, commands: Sequence[Command], lock: int, also_check: Callable[[], None] = lambda: None
+    ) -> None:
+        """Start the commands.
+
+        Args:
+            lock: descriptor that every process inherits.
+            also_check: called with each `check`.
+        """
+        self._job = job
+        self._commands = commands
+        self._also_check = also_check
+        self._began = self._alive = time.monotonic()
+        self._beat: float | None = None
+        self._group = ProcessGroup(commands, keep_open=[lock])
+
+    @property
+    def running(self) -> bool:
+        """Whether all processes run that have not ended well."""
+        return self._group.running and not self._group.failed()
+
+    def check(self) -> None:
+        """Find silence and lateness.
+
+        Raises:
+            TrainingFailed: one of both.
+        """
+        self._also_check()
+        now = time.monotonic()
+        try:
+            beat = self._job.work.heartbeat.stat().st_mtime
+        except FileNotFoundError:
+            beat = None
+        if beat != self._beat:
+            self._beat, self._alive = beat, now
+        launcher = self._job.experiment.launcher
+        if launcher.timeout_minutes is not None and now - self._began > launcher.timeout_minutes * 60:
+            self._give_up(f"Training took longer than launcher.timeout_minutes ({launcher.timeout_minutes:g}).")
+        if now - self._alive > launcher.heartbeat_timeout_minutes * 60:
+            self._give_up(
+                "Training has shown no sign of life for launcher.heartbeat_timeout_minutes "
+                f"({launcher.heartbeat_timeout_minutes:g})."
+            )
+
+    def _give_up(self, why: str) -> None:
+        raise TrainingFailed(f"{why} It resumes from its newest state.\n{self._standing()}Logs: {self._job.log_folder}")
+
+    def _standing(self) -> str:
+        """Where each rank stands: they answer a signal with the stack of every thread (faulthandler)."""
+        logs = {rank: LineTail(command.log, from_end=True) for rank, command in enumerate(self._commands)}
+        self._group.send(signal.SIGUSR1)
+        time.sleep(1.0)
+        return where_they_stand({rank: log.read() for rank, log in logs.items()}) + "\n"
+
+    def failure(self) -> FimError | None:
+        """Why a process has ended badly."""
+        codes = {index: self._group.processes[index].returncode for index in self._group.failed()}
+        return failure_of(self._job, codes, self._commands) if codes else None
+
+    def end(self) -> None:
+        """End the process group."""
+        self._group.end()
+        self._job.work.rendezvous(self._job.attempt).unlink(missing_ok=True)

@@ -1,0 +1,85 @@
+"""Follow a run to its end: pass its events on, and show what its ranks write."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from fim_core.launchers.base import RunningRanks
+from fim_core.training.job import Job
+from fim_core.training.log_tail import EventTail, LineTail
+
+OnEvent = Callable[[dict[str, Any]], None]
+
+POLL_SECONDS = 0.1
+MAX_LINES = 2_000
+MAX_LINE_LENGTH = 2_000
+# rank-3.log is ours, 20260131120000_rank3.log is DeepSpeed's, launcher.log is what its launcher writes itself.
+_LOG_NAME = re.compile(r"(?:^|_)(?:rank-?(?P<rank>\d+)|launcher)\.log$")
+
+
+def follow(job: Job, ranks: RunningRanks, on_event: OnEvent) -> None:
+    """Return when every rank has ended well.
+
+    Raises:
+        FimError, TrainingFailed: one has not.
+    """
+    events = EventTail(job.work.metrics, job.attempt)
+    logs = RankLogs(job)
+
+    def report() -> None:
+        for event in events.read():
+            on_event(event)
+        logs.show()
+
+    while ranks.running:
+        report()
+        ranks.check()
+        time.sleep(POLL_SECONDS)
+    report()
+    if ranks.failure() is not None:
+        # The first to break down takes others with it; give all a moment to write what they know.
+        time.sleep(POLL_SECONDS)
+        report()
+    if (error := ranks.failure()) is not None:
+        raise error
+
+
+class RankLogs:
+    """Shows what this attempt adds to the log files of a run on standard error, which Dagster keeps with the run.
+
+    Each line carries its rank. A rank that writes very much is shown up to a limit; its file has all.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self._folder = job.log_folder
+        self._chosen = job.experiment.logger.print_output_ranks
+        # What earlier attempts left is there already.
+        self._tails = {path: LineTail(path, from_end=True) for path, _ in self._files()}
+        self._shown: dict[Path, int] = {}
+
+    def show(self) -> None:
+        """Print new lines."""
+        for path, source in self._files():
+            shown = self._shown.get(path, 0)
+            lines = self._tails.setdefault(path, LineTail(path)).read()
+            for line in lines[: max(0, MAX_LINES - shown)]:
+                print(f"[{source}] {line[:MAX_LINE_LENGTH]}", file=sys.stderr, flush=True)
+            self._shown[path] = shown + len(lines)
+            if shown < MAX_LINES <= self._shown[path]:
+                print(f"[{source}] From here on only in {path}", file=sys.stderr, flush=True)
+
+    def _files(self) -> Iterator[tuple[Path, str]]:
+        for path in sorted(self._folder.glob("*.log")):
+            match = _LOG_NAME.search(path.name)
+            if match is None:
+                continue
+            rank = match["rank"]
+            if rank is None:
+                yield path, "launcher"
+            elif self._chosen == "all" or int(rank) in self._chosen:
+                yield path, f"rank {rank}"

@@ -1,0 +1,84 @@
+"""Locks between processes (flock).
+
+The kernel frees the lock of a process that dies. A process that inherits the descriptor holds the lock as well: with it,
+the folder of a training run stays locked until its last rank is gone, whatever happened to the launcher. That is why
+this is not the library filelock, whose descriptors are not inherited.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_POLL_SECONDS = 0.1
+
+
+def open_lock(path: Path) -> int:
+    """The descriptor of a lock file, made if need be; never through a symbolic link."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+
+
+def acquire(descriptor: int, seconds: float = math.inf, on_wait: Callable[[], None] = lambda: None) -> None:
+    """Lock, and wait for whoever holds the lock.
+
+    Args:
+        seconds: how long to wait.
+        on_wait: called once if there is somebody to wait for.
+
+    Raises:
+        TimeoutError: it is still locked after that time.
+    """
+    if try_acquire(descriptor):
+        return
+    on_wait()
+    if math.isinf(seconds):
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        return
+    deadline = time.monotonic() + seconds
+    while not try_acquire(descriptor):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"still locked after {seconds:g} s")
+        time.sleep(_POLL_SECONDS)
+
+
+def try_acquire(descriptor: int) -> bool:
+    """Lock a file if nobody else has; whether that worked."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextmanager
+def locked(path: Path, seconds: float = math.inf) -> Iterator[int]:
+    """Hold the lock of a file; yields its descriptor.
+
+    Raises:
+        TimeoutError: somebody else holds it all that time.
+    """
+    descriptor = open_lock(path)
+    try:
+        acquire(descriptor, seconds)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether some process on this machine holds the lock of a file; taken to be so where the file cannot be opened."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    try:
+        return not try_acquire(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,211 @@
+"""Worker processes for untrusted SQL: what goes past a limit ends its worker, and the next row gets a new one."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import pickle
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from enum import StrEnum
+from functools import cache
+from queue import LifoQueue
+from typing import Any
+
+from fim_core.errors import FimError
+from fim_core.metrics.execution import Excluded
+from fim_core.metrics.sql_workers import worker
+from fim_core.metrics.sql_workers.measures import STAGES, Measures, OfGold, SqlRow, failed, not_judged
+from fim_core.metrics.sql_workers.worker import Limits
+
+MOST_WORKERS = 4
+
+
+class Limit(StrEnum):
+    """The limit that a completion exceeded."""
+
+    TIMEOUT = "timeout"
+    OUT_OF_MEMORY = "out_of_memory"
+    CRASHED = "crashed"
+    """Its process ended in another way."""
+
+
+@dataclass
+class JudgedRow:
+    """The measures of each text of a row.
+
+    Attributes:
+        measures: by text.
+        excluded: why the row has no execution match.
+        gold_limit: what the accepted completion exceeded. The stages from there on do not apply to the row.
+        limits: what other texts exceeded; such a text fails the stages from there on.
+    """
+
+    measures: dict[str, Measures] = field(default_factory=dict)
+    excluded: Excluded | None = None
+    gold_limit: Limit | None = None
+    limits: dict[str, Limit] = field(default_factory=dict)
+
+
+class LimitExceeded(Exception):
+    """A worker ended while it judged a row."""
+
+    def __init__(self, limit: Limit, *, was_new: bool) -> None:
+        super().__init__(limit)
+        self.limit = limit
+        self.was_new = was_new
+
+
+class Worker:
+    """One process, started when it is first needed and again after it was ended."""
+
+    def __init__(self, limits: Limits = Limits()) -> None:  # noqa: B008 (frozen)
+        self._limits = limits
+        self._process: subprocess.Popen[bytes] | None = None
+        self._requests = 0
+
+    def answers(self, row: SqlRow, stages: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """What the worker finds, see `judge`.
+
+        Raises:
+            LimitExceeded: it exceeded a limit at the answer that would be next.
+        """
+        process = self._started()
+        was_new, self._requests = self._requests == 0, self._requests + 1
+        assert process.stdin
+        assert process.stdout
+        finished = False
+        try:
+            with suppress(BrokenPipeError):  # it ended while it read, and has no answers
+                pickle.dump((row, tuple(stages)), process.stdin)
+                process.stdin.flush()
+            for _ in range(len(stages) * (1 + len(row.texts))):
+                line = process.stdout.readline()
+                if not line.endswith(b"\n"):
+                    raise LimitExceeded(_limit_of(process.wait()), was_new=was_new)
+                yield json.loads(line)
+            finished = True
+        finally:
+            # Answers that nobody read would be taken for those of the next row.
+            if not finished:
+                self.close()
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            self._process.kill()
+            # Its pipes are closed as well. What could not be written to it is of no use.
+            self._process.communicate()
+            self._process = None
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            command = [sys.executable, "-P", "-X", "utf8", "-m", worker.__name__, json.dumps(asdict(self._limits))]
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=_environment(), cwd="/"
+            )
+            self._requests = 0
+            assert self._process.stdout
+            if self._process.stdout.readline() != worker.READY:
+                self.close()
+                raise FimError(
+                    f"The process that parses and runs SQL does not start. See why with: {shlex.join(command)}"
+                )
+        return self._process
+
+
+class SqlWorkers:
+    """Judges rows in a few workers at a time."""
+
+    def __init__(self, number: int) -> None:
+        self._workers = [Worker() for _ in range(number)]
+        self._idle: LifoQueue[Worker] = LifoQueue()
+        for each in self._workers:
+            self._idle.put(each)
+
+    def judge(self, rows: Sequence[SqlRow]) -> list[JudgedRow]:
+        """The measures of each row, in order.
+
+        Raises:
+            FimError: the workers do not start.
+        """
+        with ThreadPoolExecutor(len(self._workers), thread_name_prefix="sql-worker") as threads:
+            return list(threads.map(self._judge_row, rows))
+
+    def close(self) -> None:
+        """End all workers."""
+        for each in self._workers:
+            each.close()
+
+    def _judge_row(self, row: SqlRow) -> JudgedRow:
+        one = self._idle.get()
+        try:
+            return judge_row(row, one)
+        finally:
+            self._idle.put(one)
+
+
+@cache
+def shared_workers() -> SqlWorkers:
+    """The workers of this process: as many as it has cores, 4 at most."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = SqlWorkers(min(cores, MOST_WORKERS))
+    atexit.register(workers.close)
+    return workers
+
+
+def judge_row(row: SqlRow, one: Worker) -> JudgedRow:
+    """The measures of a row. After a limit, the rest of the row is judged by a new worker."""
+    judged = JudgedRow({text: {} for text in row.texts})
+    gold: dict[str, OfGold] = {}
+    stages: Sequence[str] = STAGES
+    texts: Sequence[str] = row.texts
+    while stages:
+        places = [(text, stage) for text in (None, *texts) for stage in stages]
+        answered = 0
+        try:
+            for answered, answer in enumerate(one.answers(replace(row, texts=tuple(texts)), stages), start=1):
+                text, stage = places[answered - 1]
+                if text is None:
+                    gold[stage] = OfGold(**answer)
+                else:
+                    judged.measures[text] |= answer
+            break
+        except LimitExceeded as exceeded:
+            # What a worker did before may have left it short of memory: a verdict must not depend on that.
+            if exceeded.limit != Limit.TIMEOUT and not exceeded.was_new:
+                continue
+            text, stage = places[answered]
+            if text is None:
+                judged.gold_limit, stages = exceeded.limit, stages[: stages.index(stage)]
+            else:
+                judged.limits[text] = exceeded.limit
+                for rest in stages[stages.index(stage) :]:
+                    judged.measures[text] |= failed(rest, gold[rest])
+                texts = texts[texts.index(text) + 1 :]
+            if not texts:
+                break
+    for stage in STAGES[len(stages) :]:
+        for text in row.texts:
+            judged.measures[text] |= not_judged(stage, row, text)
+    if "execution" in gold and gold["execution"].excluded:
+        judged.excluded = Excluded(gold["execution"].excluded)
+    return judged
+
+
+def _environment() -> dict[str, str]:
+    """What a worker needs to find its modules and libraries, and no more: no keys, no settings, no time zone."""
+    kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "PYTHONHOME") if name in os.environ}
+    return kept | {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)), "TZ": "UTC"}
+
+
+def _limit_of(status: int) -> Limit:
+    if -status in worker.TIMEOUT_SIGNALS:
+        return Limit.TIMEOUT
+    return Limit.OUT_OF_MEMORY if status == worker.OUT_OF_MEMORY else Limit.CRASHED

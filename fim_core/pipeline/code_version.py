@@ -1,0 +1,154 @@
+"""Versions of code, from the code itself: nobody has to remember to raise a number.
+
+The version of a stage covers the modules that its build function imports, directly or through others, less those of
+`CANNOT_CHANGE_CONTENT`. So an artifact is made again when any function on the way of its bytes changes, and kept when a
+progress bar does.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import fim_core
+
+_ROOT = Path(fim_core.__file__).parent
+
+CANNOT_CHANGE_CONTENT = {
+    "fim_core.config": "the options that decide the content are part of the version by value",
+    "fim_core.errors": "messages",
+    "fim_core.atomic": "how files are written, not what is in them",
+    "fim_core.integrity": "how damage is found",
+    "fim_core.provenance": "what a manifest records for people",
+    "fim_core.store": "where artifacts lie",
+    "fim_core.hub": "whether a model is there",
+    "fim_core.process_group": "how processes end",
+    "fim_core.cli": "the front door",
+    "fim_core.pipeline.stage": "when a stage runs",
+    "fim_core.pipeline.code_version": "when a stage runs",
+    "fim_core.pipeline.accounting": "a summary for people",
+    "fim_core.pipeline.model_card": "the card, which is no part of the model",
+    "fim_core.launchers": "where ranks run, and how they are followed",
+    "fim_core.training.events": "what is logged",
+    "fim_core.training.trackers": "what is logged",
+    "fim_core.training.log_tail": "what is logged",
+    "fim_core.training.utilization": "what is logged",
+    "fim_core.training.failures": "how a run ends that fails",
+    "fim_core.training.lease": "how a run ends that nobody follows",
+    "fim_core.inference.progress": "progress",
+    "fim_core.evaluation.page": "the page, which is written again without evaluating again",
+}
+"""Modules and packages that are no part of any version, and why not. What they import counts only if others import it."""
+
+_DATA_SUFFIXES = {".sql", ".tmpl"}
+
+
+@cache
+def code_version(*modules: str) -> str:
+    """Hash (12 hex digits) of the source of modules of fim_core and of all that they import from it.
+
+    Comments, docstrings and layout do not count in Python files, so that only a change in behaviour makes old artifacts
+    stale. SQL files and templates count as they are, with the modules of the package that they lie in.
+    """
+    hasher = hashlib.sha256()
+    for file in source_files(*modules):
+        hasher.update(f"{file.relative_to(_ROOT)}\0{_meaning(file)}\0".encode())
+    return hasher.hexdigest()[:12]
+
+
+def source_files(*modules: str) -> list[Path]:
+    """The files that `code_version` hashes, sorted.
+
+    Raises:
+        ModuleNotFoundError: there is no such module.
+    """
+    found: set[str] = set()
+    pending = list(modules)
+    while pending:
+        module = pending.pop()
+        if module not in found:
+            found.add(module)
+            pending += [name for name in _imports_of(module) if not _cannot_change_content(name)]
+    code = {_file_of(module) for module in found}
+    return sorted(code | {file for folder in {file.parent for file in code} for file in _data_files(folder)})
+
+
+def _cannot_change_content(module: str) -> bool:
+    parents = module.split(".")
+    return any(".".join(parents[:length]) in CANNOT_CHANGE_CONTENT for length in range(1, len(parents) + 1))
+
+
+@cache
+def _imports_of(module: str) -> frozenset[str]:
+    """The modules of fim_core that one imports anywhere in its code, except for type checkers only."""
+    found = set()
+    for node in _running_code(_tree(_file_of(module))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {_origin(node.module, alias.name) for alias in node.names}
+    return frozenset(name for name in found if name.split(".")[0] == "fim_core" and name != "fim_core")
+
+
+def _origin(module: str, name: str) -> str:
+    """The module that `from module import name` is about: a submodule, or the one that a package has the name from."""
+    if _exists(f"{module}.{name}"):
+        return f"{module}.{name}"
+    if module.split(".")[0] == "fim_core" and (file := _file_of(module)).name == "__init__.py":
+        for node in _tree(file).body:
+            if isinstance(node, ast.ImportFrom) and node.module and name in {alias.name for alias in node.names}:
+                return _origin(node.module, name)
+    return module
+
+
+def _running_code(tree: ast.AST) -> Iterator[ast.AST]:
+    for node in ast.iter_child_nodes(tree):
+        if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)):
+            yield node
+            yield from _running_code(node)
+
+
+def _path_of(module: str) -> Path:
+    return _ROOT.joinpath(*module.split(".")[1:])
+
+
+def _exists(module: str) -> bool:
+    path = _path_of(module)
+    return module.startswith("fim_core.") and (path.with_suffix(".py").is_file() or (path / "__init__.py").is_file())
+
+
+def _file_of(module: str) -> Path:
+    if not _exists(module):
+        raise ModuleNotFoundError(f"fim_core has no module {module}")
+    path = _path_of(module)
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def _data_files(folder: Path) -> Iterator[Path]:
+    """SQL files and templates in a package's folder and in its folders that are no packages."""
+    for path in folder.iterdir():
+        if path.suffix in _DATA_SUFFIXES:
+            yield path
+        elif path.is_dir() and not (path / "__init__.py").exists():
+            yield from _data_files(path)
+
+
+@cache
+def _tree(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+def _meaning(file: Path) -> str:
+    text = file.read_text(encoding="utf-8")
+    if file.suffix != ".py":
+        return text
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        is_block = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        if is_block and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+            body[0].value.value = ""
+    return ast.dump(tree)

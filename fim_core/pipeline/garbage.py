@@ -1,0 +1,172 @@
+"""Which versions nobody needs any more, and their removal."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from fim_core.batch_cache import PARTS, unused_since
+from fim_core.champion.registry import withdrawn_file
+from fim_core.store import ASSETS, Artifact, Lease, Store
+
+_HOUR_SECONDS = 60 * 60
+_DAY_SECONDS = 24 * _HOUR_SECONDS
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """One folder that can go, and why; or only some files of it."""
+
+    path: Path
+    reason: str
+    bytes: int
+    files: tuple[Path, ...] = ()
+
+
+def find_garbage(
+    store: Store,
+    *,
+    keep_checkpoints: int = 3,
+    keep_champions: int = 3,
+    forget: Sequence[str] = (),
+    work_days: float = 14.0,
+    fresh_minutes: float = 60.0,
+) -> list[Garbage]:
+    """What nothing refers to: no link, no champion or checkpoint of the newest, no run that is under way.
+
+    Args:
+        store: where to look.
+        keep_checkpoints: newest checkpoints of each experiment that stay, with all that they were made from.
+        keep_champions: newest champions of each experiment that stay, with all that they were made from. So does the
+            one that serves, and the one that it replaced.
+        forget: names of experiments that are no longer run; nothing stays for their sake, however new it is.
+        work_days: days after which the work folder of an attempt that was never finished can go, and what was kept of
+            batches of rows that no build has used since.
+        fresh_minutes: versions made so recently stay, as the run that made them may be about to use them.
+
+    Raises:
+        FimError: the folder is not marked as a store.
+    """
+    store.require_mark()
+    kept = _referenced(store, keep_checkpoints, keep_champions, forget)
+    garbage = [
+        Garbage(artifact.path, f"no checkpoint, champion or run refers to this {asset}", _size(artifact.path))
+        for asset in ASSETS
+        for artifact in store.versions(asset)
+        if (asset, artifact.version) not in kept
+        and (_age_seconds(artifact) >= fresh_minutes * 60 or artifact.manifest["experiment"] in forget)
+    ]
+    for name in forget:
+        chosen = [link for link in store.links_by_experiment() if link.name == name]
+        chosen += [file for file in [withdrawn_file(store, name)] if store.may_remove(file)]
+        if chosen:
+            garbage.append(Garbage(store.root, f"what experiment {name} uses: {len(chosen)} links", 0, tuple(chosen)))
+    garbage += [
+        Garbage(path, "left by a run that died", _size(path))
+        for path, lease in store.drafts()
+        if (not _alive(lease) if lease else _last_touched(path) < time.time() - _HOUR_SECONDS)
+    ]
+    oldest = time.time() - work_days * _DAY_SECONDS
+    garbage += [
+        Garbage(path, f"unfinished for more than {work_days:g} days", _size(path))
+        for path in store.work_folders()
+        if _last_touched(path) < oldest and not store.is_being_made(path.parent.name, path.name)
+    ]
+    for folder in sorted((store.root / PARTS).glob("*")):
+        if unused := [part for part in unused_since(folder, oldest) if store.may_remove(part)]:
+            reason = f"{len(unused):,} parts that no build has used for {work_days:g} days"
+            garbage.append(Garbage(folder, reason, sum(path.stat().st_size for path in unused), tuple(unused)))
+    return garbage
+
+
+def remove(store: Store, garbage: list[Garbage]) -> None:
+    """Delete what `find_garbage` found.
+
+    Raises:
+        FimError: the folder is not marked as a store.
+    """
+    for entry in garbage:
+        for file in entry.files:
+            store.remove_file(file)
+        if not entry.files:
+            store.remove(entry.path)
+            if entry.path.parents[1] == store.root:
+                store.forget_checks(entry.path.parent.name, entry.path.name)
+    store.repair_current()
+
+
+def experiments_in(store: Store) -> set[str]:
+    """Names of the experiments that a store holds anything of."""
+    made = {artifact.manifest["experiment"] for asset in ASSETS for artifact in store.versions(asset)}
+    return made | {link.name for link in store.links_by_experiment()}
+
+
+def _referenced(
+    store: Store, keep_checkpoints: int, keep_champions: int, forget: Sequence[str]
+) -> set[tuple[str, str]]:
+    """(asset, version) of everything reachable from what has to stay."""
+    pending = store.links(forget)
+    pending += [
+        before
+        for artifact in pending
+        if artifact.asset == "champion_model"
+        and (before := store.find("champion_model", artifact.manifest["inputs"]["champion"]))
+    ]
+    promoted = [artifact for artifact in store.versions("champion_model") if artifact.counts["promote"]]
+    pending += _newest(promoted, keep_champions, forget)
+    pending += _newest(store.versions("trained_checkpoint"), keep_checkpoints, forget)
+    for _, lease in store.drafts():
+        if lease and _alive(lease):
+            pending += [a for asset, version in lease.inputs.items() if (a := store.find(asset, version))]
+    kept: set[tuple[str, str]] = set()
+    while pending:
+        artifact = pending.pop()
+        if (artifact.asset, artifact.version) in kept:
+            continue
+        kept.add((artifact.asset, artifact.version))
+        inputs = artifact.manifest["inputs"]
+        pending += [a for asset, version in inputs.items() if (a := store.find(asset, version))]
+    return kept
+
+
+def _newest(artifacts: Sequence[Artifact], keep: int, forget: Sequence[str]) -> list[Artifact]:
+    """The last `keep` of each experiment; `artifacts` are in the order in which they were made."""
+    by_experiment: dict[str, list[Artifact]] = {}
+    for artifact in artifacts:
+        by_experiment.setdefault(artifact.manifest["experiment"], []).append(artifact)
+    return [a for name, made in by_experiment.items() if name not in forget for a in made[-keep:]]
+
+
+def _age_seconds(artifact: Artifact) -> float:
+    return (datetime.now(UTC) - datetime.fromisoformat(artifact.manifest["created"])).total_seconds()
+
+
+def _last_touched(folder: Path) -> float:
+    """When something last happened in a folder of work: training that runs touches a file in it again and again."""
+    try:
+        return max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+    except FileNotFoundError:
+        # Its run is just removing it.
+        return time.time()
+
+
+def _alive(lease: Lease) -> bool:
+    """Whether the process that holds a lease may still run; one on another machine is taken to."""
+    if lease.host != socket.gethostname():
+        return True
+    try:
+        os.kill(lease.pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

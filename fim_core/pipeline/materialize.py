@@ -1,0 +1,179 @@
+"""The making of assets: each version once and only once, from inputs that fit and have passed their checks."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fim_core.batch_cache import PARTS, Parts
+from fim_core.config import Experiment
+from fim_core.errors import FimError
+from fim_core.launchers.base import Start
+from fim_core.pipeline.checks import blocking_failures, run_artifact_checks
+from fim_core.pipeline.preflight import preflight
+from fim_core.pipeline.stage import Build, OnEvent, Stage
+from fim_core.quality.run import CheckResult
+from fim_core.store import Artifact, Store, digest, version_of
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """A finished stage: its artifact, what the checks found, and whether anything had to be done."""
+
+    artifact: Artifact
+    checks: list[CheckResult]
+    reused: bool
+    seconds: float
+
+    @property
+    def blocked_by(self) -> list[CheckResult]:
+        """Failed checks that keep downstream stages from running."""
+        return blocking_failures(self.checks)
+
+
+def run_stage(
+    stage: Stage,
+    experiment: Experiment,
+    store: Store,
+    *,
+    upstream_of: Callable[[str], Stage],
+    force: bool = False,
+    on_event: OnEvent = lambda event: None,
+    start: Start | None = None,
+) -> StageResult:
+    """Make an asset from the current versions of its inputs, or reuse the version that already exists.
+
+    Args:
+        stage: what to make.
+        upstream_of: finds a stage by asset name; to verify that inputs fit the experiment.
+        force: make it again even when this version exists.
+        on_event: hears of progress.
+        start: starts the ranks of a training run; None for the launcher's own way.
+
+    Raises:
+        FimError: an input is missing, was made with other options, or failed a blocking check; or this machine lacks
+            what the experiment needs, now or in a later stage.
+        DamagedFile: a file of an input, or of the version that exists, is not what was published.
+    """
+    started = time.monotonic()
+    _require_one_file(stage, experiment, store)
+    inputs = {asset: _verified_input(upstream_of(asset), experiment, store, upstream_of) for asset in stage.upstream}
+    outside = stage.outside(experiment, store, inputs)
+    identity: dict[str, Any] = {
+        "inputs": {asset: artifact.version for asset, artifact in inputs.items()} | outside,
+        "config": stage.options(experiment),
+        "code": stage.code_version,
+    }
+    version = version_of(**identity)
+
+    def make() -> None:
+        preflight(experiment, trains=stage.trains)
+        builds = {asset: artifact.manifest["build"] for asset, artifact in inputs.items()}
+        with store.publish(
+            stage.asset,
+            experiment=experiment.name,
+            experiment_file=_file_id(experiment, store),
+            builds=builds,
+            replace=True,
+            **identity,
+        ) as draft:
+            build = Build(
+                experiment,
+                store,
+                inputs,
+                draft.path,
+                lambda: store.work_folder(stage.asset, version),
+                on_event,
+                Parts(store.folder(PARTS, stage.asset), digest({**identity, "inputs": outside}), renew=force),
+                start,
+            )
+            draft.counts.update(stage.build(build))
+            if changed := stage.outside(experiment, store, inputs).items() - outside.items():
+                what = ", ".join(sorted(name for name, _ in changed))
+                raise FimError(
+                    f"What {stage.asset} is made of changed while it was made ({what}). Materialize {stage.asset} again."
+                )
+        store.clear_work(stage.asset, version)
+
+    with store.making(stage.asset, version):
+        artifact = None if force else _up_to_date(store.find(stage.asset, version), inputs)
+        reused = artifact is not None
+        if not reused:
+            make()
+            artifact = store.find(stage.asset, version)
+    assert artifact is not None, "publish returned, so the version is there"
+    artifact.require_whole()
+    with store.full_disk_told(stage.asset):
+        stage.present(artifact)
+    if stage.adopt(artifact):
+        store.use(artifact, experiment.name)
+    checks = run_artifact_checks(stage, artifact, experiment, store, upstream_of)
+    return StageResult(artifact, checks, reused, time.monotonic() - started)
+
+
+def _require_one_file(stage: Stage, experiment: Experiment, store: Store) -> None:
+    """Refuse a second experiment that has its name from a file of the same name in another folder."""
+    try:
+        before = store.current(stage.asset, experiment.name)
+    except FimError:
+        return
+    other, this = before.manifest.get("experiment_file"), _file_id(experiment, store)
+    if other and this and other != this:
+        raise FimError(
+            f"{experiment.named_by} and a file of the same name in another folder share the storage {store.root}, so each "
+            "would replace what the other made. Give one of them a `name` or a `storage` of its own. If the file was only "
+            f"moved, write `name: {experiment.name}` into it."
+        )
+
+
+def _file_id(experiment: Experiment, store: Store) -> str | None:
+    """Tells apart the files that experiments are named after; None for an experiment that was given its name.
+
+    It is of the file's place as seen from the storage, so that a project can be moved or copied with both, and a hash,
+    since manifests are shared with others.
+    """
+    if experiment.named_by is None:
+        return None
+    return digest({"file": os.path.relpath(experiment.named_by, store.root.resolve())})
+
+
+def _up_to_date(artifact: Artifact | None, inputs: Mapping[str, Artifact]) -> Artifact | None:
+    """The artifact, unless an input was made again since, by force: the same work need not give the same bytes."""
+    builds = {asset: given.manifest["build"] for asset, given in inputs.items()}
+    return artifact if artifact is not None and artifact.manifest["builds"] == builds else None
+
+
+def _verified_input(
+    stage: Stage, experiment: Experiment, store: Store, upstream_of: Callable[[str], Stage]
+) -> Artifact:
+    artifact = store.current(stage.asset, experiment.name).require_whole()
+    wanted = stage.options(experiment)
+    if artifact.manifest["config"] != wanted:
+        changed = ", ".join(_differences(artifact.manifest["config"], wanted))
+        raise FimError(
+            f"The {stage.asset} in {store.root} was made with other options than {experiment.name} has now "
+            f"({changed}). Materialize {stage.asset} again first."
+        )
+    failed = blocking_failures(run_artifact_checks(stage, artifact, experiment, store, upstream_of))
+    if failed:
+        raise FimError(
+            f"{stage.asset} {artifact.version} did not pass its checks: "
+            + "; ".join(check.sentence.rstrip(".") for check in failed)
+            + f". Correct the data or the options and materialize {stage.asset} again, or change the thresholds under `checks`."
+        )
+    return artifact
+
+
+def _differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """Dotted keys at which two nested mappings differ."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        keys = sorted(set(old) | set(new))
+        return [
+            found
+            for key in keys
+            for found in _differences(old.get(key), new.get(key), f"{path}.{key}".removeprefix("."))
+        ]
+    return [] if old == new else [path or "options"]

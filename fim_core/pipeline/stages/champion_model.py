@@ -1,0 +1,91 @@
+"""The stage that decides: checkpoint and report → champion, or a refusal."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from fim_core.champion.registry import champion_before, withdrawn
+from fim_core.config import Experiment
+from fim_core.errors import FimError
+from fim_core.folders.checkpoint import CheckpointFolder
+from fim_core.folders.decision import DecisionFolder
+from fim_core.folders.report import ReportFolder
+from fim_core.pipeline.stage import Build, Stage
+from fim_core.store import Artifact, Store
+
+
+def _outside(experiment: Experiment, store: Store, inputs: Mapping[str, Artifact]) -> dict[str, str]:
+    candidate = inputs["trained_checkpoint"].version
+    before = champion_before(store, experiment.name, candidate)
+    taken_back = {"withdrawn": "yes"} if candidate in withdrawn(store, experiment.name) else {}
+    return {"champion": before.version if before else "none"} | taken_back
+
+
+def _build(build: Build) -> dict[str, Any]:
+    from fim_core.champion.gate import decide, refuse
+
+    candidate, report = build.inputs["trained_checkpoint"], build.inputs["evaluation_report"]
+    if report.manifest["inputs"]["trained_checkpoint"] != candidate.version:
+        raise FimError(
+            f"The evaluation report is about checkpoint {report.manifest['inputs']['trained_checkpoint']}, "
+            f"not about the current one, {candidate.version}. Materialize evaluation_report first."
+        )
+    previous = champion_before(build.store, build.experiment.name, candidate.version)
+    decision = decide(report.path, build.experiment.gate, has_champion=previous is not None)
+    if candidate.version in withdrawn(build.store, build.experiment.name):
+        decision = refuse(
+            decision,
+            "This checkpoint was champion and was rolled back by hand; only rollback --version brings it back.",
+        )
+    output = DecisionFolder(build.output)
+    content = asdict(decision) | {
+        "candidate": candidate.version,
+        "champion_before": previous.version if previous else None,
+    }
+    output.decision.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    if decision.promote:
+        weights = output.weights(build.experiment.name)
+        _link_tree(candidate.path, weights)
+        _write_metrics(weights, report.path)
+    return {"promote": decision.promote, "candidate": candidate.version}
+
+
+def _write_metrics(weights: Path, report: Path) -> None:
+    """Add the figures of the report to the champion's model card, which is a file that the checkpoint has as well."""
+    from fim_core.pipeline.model_card import with_metrics
+
+    card = CheckpointFolder(weights).card
+    text = with_metrics(card.read_text(encoding="utf-8"), ReportFolder(report).read())
+    card.unlink()  # the name alone: written through, the checkpoint's file would change too
+    card.write_text(text, encoding="utf-8")
+
+
+def _link_tree(source: Path, target: Path) -> None:
+    """Copy a folder by hard links, so that the champion stays when old checkpoints are collected."""
+
+    def link(src: str, dst: str) -> None:
+        try:
+            os.link(src, dst)
+        except OSError:
+            shutil.copy2(src, dst)
+
+    shutil.copytree(source, target, copy_function=link)
+
+
+champion_model = Stage(
+    asset="champion_model",
+    upstream=("trained_checkpoint", "evaluation_report"),
+    code=(__name__,),
+    options=lambda experiment: {"gate": experiment.gate.model_dump(mode="json")},
+    outside=_outside,
+    build=_build,
+    trains=False,
+    adopt=lambda artifact: artifact.counts["promote"],
+    tables=lambda folder: {"decision": DecisionFolder(folder).decision},
+)

@@ -1,0 +1,102 @@
+"""The stage that evaluates: checkpoint → report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fim_core.champion.registry import champion_before, champion_weights
+from fim_core.config import Experiment
+from fim_core.errors import FimError
+from fim_core.folders.raw import RawFolder
+from fim_core.folders.report import ReportFolder
+from fim_core.hub import require_place
+from fim_core.pipeline.code_version import code_version
+from fim_core.pipeline.stage import Build, Stage
+from fim_core.pipeline.stages.content import pretrained_digest
+from fim_core.store import Artifact, Store, digest
+
+if TYPE_CHECKING:
+    from fim_core.evaluation.base import Base
+    from fim_core.evaluation.predictors import Predictor
+
+
+def _options(experiment: Experiment) -> dict[str, Any]:
+    return {
+        "evaluation": experiment.evaluation.model_dump(mode="json"),
+        "show_samples": experiment.metadata.show_samples,
+        "seed": experiment.seed,
+    }
+
+
+def _champion_and_base(experiment: Experiment, store: Store, inputs: Mapping[str, Artifact]) -> dict[str, str]:
+    # A report without the base model must be made again once its weights are back.
+    trained_from = inputs["trained_checkpoint"].manifest["inputs"].get("pretrained")
+    place = experiment.model.name_or_path
+    is_gone = place is not None and trained_from != place and not Path(place).is_dir()
+    champion = champion_before(store, experiment.name, inputs["trained_checkpoint"].version)
+    return {"champion": champion.version if champion else "none"} | ({"base": "missing"} if is_gone else {})
+
+
+def _build(build: Build) -> dict[str, Any]:
+    from fim_core.evaluation.run import evaluate
+
+    inputs = build.inputs
+    champion = champion_before(build.store, build.experiment.name, inputs["trained_checkpoint"].version)
+    return evaluate(
+        build.experiment,
+        checkpoint=inputs["trained_checkpoint"].path,
+        raw=RawFolder(inputs["raw_completions"].path).rows,
+        prompts=inputs["fim_prompts"].path,
+        dataset=inputs["tokenized_dataset"].path,
+        output=build.output,
+        champion=champion_weights(champion) if champion else None,
+        base=_base(build),
+        on_event=build.on_event,
+    )
+
+
+def _base(build: Build) -> Base:
+    """The model before training, whose predictions are kept from one training to the next."""
+    from fim_core.evaluation.base import Base, load_base
+
+    experiment, checkpoint = build.experiment, build.inputs["trained_checkpoint"]
+    trained_from = checkpoint.manifest["inputs"].get("pretrained")
+
+    def load() -> Predictor:
+        if (place := experiment.model.name_or_path) is not None:
+            require_place(place, "model")
+            if pretrained_digest(place) != trained_from:
+                raise FimError(
+                    f"The weights in {place} have changed since the checkpoint was trained from them. Train again, or put "
+                    "them back and make the report again (with force)."
+                )
+        return load_base(experiment.model, checkpoint.path, seed=experiment.seed)
+
+    model = experiment.model
+    weights = {"config": model.config, "dtype": model.dtype} if model.config is not None else trained_from
+    # A pretrained model draws by the seed as well: the embeddings of tokens that are new to it.
+    options = {"hf_config_kwargs": model.hf_config_kwargs, "seed": experiment.seed}
+    identity = digest({"base": weights, "options": options, "code": code_version("fim_core.evaluation.base")})
+    return Base(load, replace(build.parts, identity=identity))
+
+
+def _present(artifact: Artifact) -> None:
+    from fim_core.evaluation.page import write_page
+
+    write_page(artifact.path, code_version("fim_core.evaluation.page"))
+
+
+evaluation_report = Stage(
+    asset="evaluation_report",
+    upstream=("raw_completions", "fim_prompts", "tokenized_dataset", "trained_checkpoint"),
+    code=(__name__,),
+    options=_options,
+    outside=_champion_and_base,
+    build=_build,
+    trains=False,
+    present=_present,
+    tables=lambda folder: {"report": ReportFolder(folder).report},
+)

@@ -1,0 +1,62 @@
+"""The stage that reads exports: exports → raw rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from fim_core.config import Experiment
+from fim_core.folders.raw import RawFolder
+from fim_core.pipeline.stage import Build, Stage
+from fim_core.store import Artifact, Store
+
+_SOURCE_OPTIONS = (
+    "type",
+    "split",
+    "sample_ratio",
+    "sample_count",
+    "sample_seed",
+    "kwargs",
+    "input_col",
+    "output_col",
+    "type_col",
+    "columns",
+    "render",
+    "role_mapping",
+    "content_key",
+    "sql",
+    "rows",
+    "seed",
+)
+
+
+def _options(experiment: Experiment) -> dict[str, Any]:
+    data = experiment.data
+    return {
+        part: [source.model_dump(mode="json", include=set(_SOURCE_OPTIONS)) for source in sources]
+        for part, sources in (("sources", data.sources), ("eval_sources", data.eval_sources))
+    }
+
+
+def _exports(experiment: Experiment, store: Store, inputs: Mapping[str, Artifact]) -> dict[str, str]:
+    from fim_core.records.sources import digest_sources
+
+    return {"exports": digest_sources(experiment.data)}
+
+
+def _build(build: Build) -> dict[str, Any]:
+    from fim_core.records.sources import write_raw_completions
+
+    return asdict(write_raw_completions(build.experiment.data, RawFolder(build.output).rows))
+
+
+raw_completions = Stage(
+    asset="raw_completions",
+    upstream=(),
+    code=(__name__,),
+    options=_options,
+    outside=_exports,
+    build=_build,
+    tables=lambda folder: {"raw_completions": RawFolder(folder).rows},
+)

@@ -1,0 +1,1 @@
+"""Checks of champion_model: a SQL or Python file each."""

@@ -1,0 +1,1 @@
+"""Checks of evaluation_report: a SQL or Python file each."""

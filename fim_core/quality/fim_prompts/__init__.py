@@ -1,0 +1,1 @@
+"""Checks of fim_prompts: a SQL or Python file each."""

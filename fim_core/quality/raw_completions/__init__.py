@@ -1,0 +1,1 @@
+"""Checks of raw_completions: a SQL or Python file each."""

@@ -1,0 +1,1 @@
+"""Checks of tokenized_dataset: a SQL or Python file each."""

@@ -1,0 +1,1 @@
+"""Checks of trained_checkpoint: a SQL or Python file each."""

@@ -1,0 +1,20 @@
+"""Rows of a tokenized dataset, memory-mapped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import datasets
+
+from fim_core.folders.tokenized import TokenizedFolder
+from fim_core.packing.rows import Rows
+
+
+def load_rows(folder: Path, split: str) -> Rows:
+    """The rows of a split, memory-mapped.
+
+    Args:
+        folder: what `tokenize_prompts` wrote.
+        split: train or eval.
+    """
+    return Rows.from_dataset(datasets.load_from_disk(str(TokenizedFolder(folder).split(split))))

@@ -1,0 +1,271 @@
+"""What a rank needs before it can train: data, model, plans, DeepSpeed, and where the newest state stands."""
+
+from __future__ import annotations
+
+import logging
+import random
+from dataclasses import dataclass
+from functools import partial
+
+import deepspeed
+import numpy as np
+import torch
+from deepspeed import DeepSpeedEngine
+from peft import PeftModel
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+from fim_core.config import Experiment
+from fim_core.config.deepspeed import offloads_optimizer
+from fim_core.errors import FimError
+from fim_core.modeling.flops import training_cost
+from fim_core.modeling.load import enable_activation_checkpointing, training_dtype
+from fim_core.modeling.loss import PackedCausalLM
+from fim_core.modeling.support import supports_prefix_tree
+from fim_core.packing import PackPlan, Rows, plan_packs
+from fim_core.packing.cost import Cost
+from fim_core.packing.plan import Strategy
+from fim_core.prompt_format.tokens import load_tokenizer
+from fim_core.store import digest
+from fim_core.tokenization import load_rows
+from fim_core.training.checkpoint import SavePlan, State, agreed_state, load_state, must_convert, remove_leftovers
+from fim_core.training.deepspeed_config import deepspeed_config
+from fim_core.training.distributed import Ranks
+from fim_core.training.export import build_for
+from fim_core.training.job import Job
+from fim_core.training.lr_schedule import build_scheduler, warmup_steps
+from fim_core.training.optimizer import build_optimizer
+from fim_core.training.pack_plans import Plans
+from fim_core.training.progress import Progress
+from fim_core.training.step_exports import StepExports
+from fim_core.training.steps import count_steps
+from fim_core.training.utilization import Peak, peak_of
+
+logger = logging.getLogger(__name__)
+
+EVAL_PLAN = "eval"
+
+FEW_STEPS = 50
+"""Optimizer steps below which a run is warned about."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that a rank needs to train; made by `setup`."""
+
+    job: Job
+    ranks: Ranks
+    engine: DeepSpeedEngine
+    tokenizer: PreTrainedTokenizerFast
+    train_rows: Rows
+    eval_rows: Rows
+    plans: Plans
+    batch_rows: int
+    save_plan: SavePlan
+    fingerprint: str
+    total_steps: int
+    warmup_steps: int
+    start: Progress
+    resumed_from: int | None
+    cost: Cost
+    peak: Peak | None
+    packing: Strategy
+    notices: tuple[str, ...]
+
+    @property
+    def experiment(self) -> Experiment:
+        """The experiment that is run."""
+        return self.job.experiment
+
+    def plan_of(self, epoch: int) -> PackPlan:
+        """The packs of an epoch, in order."""
+        return self.plans.read(f"epoch-{epoch}")
+
+    def beat(self) -> None:
+        """Show a sign of life."""
+        if self.ranks.is_first:
+            self.job.work.heartbeat.touch()
+
+
+def setup(job: Job, ranks: Ranks) -> Run:
+    """Load data and model, plan all packs, start DeepSpeed, and go to where the newest state stands.
+
+    Raises:
+        FimError: nothing to train on; an option that cannot be honoured; a state of another experiment; an
+            `output_dir` that holds what another run wrote.
+    """
+    experiment, work = job.experiment, job.work
+    save_plan = SavePlan.of(experiment)
+    dtype = training_dtype(experiment.model, ranks.device)
+
+    tokenizer = load_tokenizer(job.tokenizer)
+    train_rows, eval_rows = load_rows(job.dataset, "train"), load_rows(job.dataset, "eval")
+    if not train_rows.targets_per_row.any():
+        raise FimError(f"The training split of {job.dataset} has no position to train on. Look at the rejected rows.")
+
+    fingerprint = fingerprint_of(experiment, train_rows, eval_rows)
+    state = agreed_state(work.states, fingerprint, ranks)
+    start = Progress() if state is None else Progress.from_json(state.progress)
+    saved_stage = None if state is None else state.stage
+    config = deepspeed_config(experiment, world_size=ranks.world_size, dtype=dtype, saved_stage=saved_stage)
+    stage = config["zero_optimization"]["stage"]
+
+    seed_everything(experiment.seed)
+    model = build_for(job, tokenizer, ranks.device, partition=config if stage == 3 else None)
+    packing, notices = choose_packing(experiment, model)
+    notices += beyond_context(int(train_rows.lengths.max()), model.config)
+    cost = training_cost(model)
+    if experiment.activation_checkpointing or experiment.activation_checkpoint_cpu_offload:
+        # On a CPU activations are in host memory already, and there is no pinned memory to copy them to.
+        offload = experiment.activation_checkpoint_cpu_offload and ranks.device.type != "cpu"
+        enable_activation_checkpointing(model, offload=offload)
+
+    batch_rows = batch_of_run(experiment, state, ranks.world_size)
+    total_steps = count_steps(
+        len(train_rows), batch_rows, experiment.epochs, experiment.max_steps, experiment.min_steps
+    )
+    run_steps = min(total_steps, experiment.exit_iteration or total_steps)
+    notices += few_steps(run_steps, len(train_rows), batch_rows, experiment)
+    plans = Plans(work.packs)
+    if ranks.is_first:
+        remove_leftovers(work.states)
+        for entry in save_plan.exports:
+            StepExports(entry, job, fingerprint).require_own()
+        plan = partial(
+            plan_packs,
+            strategy=packing,
+            pack_length=experiment.data.pack_length,
+            seed=experiment.seed,
+            cost=cost,
+        )
+        steps_of_epoch = count_steps(len(train_rows), batch_rows, epochs=1)
+        for epoch in range(start.position.epoch, -(-total_steps // steps_of_epoch)):
+            of_epoch = partial(plan, train_rows, batch_rows=batch_rows, ranks=ranks.world_size, epoch=epoch)
+            plans.make(f"epoch-{epoch}", of_epoch, ranks=ranks.world_size)
+        plans.make(EVAL_PLAN, partial(plan, eval_rows), ranks=1)
+        work.heartbeat.touch()
+    ranks.barrier()
+
+    if state is not None and must_convert(state, ranks.world_size, stage):
+        config["checkpoint"] = {"load_universal": True}
+    engine, *_ = deepspeed.initialize(
+        model=PackedCausalLM(
+            model,
+            reduction="sample" if experiment.data.sample_weighted_loss else "token",
+            label_smoothing=experiment.loss.label_smoothing,
+            z_loss=experiment.loss.z_loss,
+            accumulate_in_place=True,
+        ),
+        optimizer=build_optimizer(experiment, model),
+        lr_scheduler=lambda optimizer: build_scheduler(experiment.scheduler, optimizer, total_steps),
+        config=config,
+    )
+    if ranks.world_size == 1 and stage == 0:
+        # DeepSpeed would copy all gradients into a buffer of their size, and back, to sum them over one rank.
+        engine.enable_backward_allreduce = False
+    peak = peak_of(ranks.device, dtype)
+    # From here on each rank draws its own numbers (dropout).
+    seed_everything(experiment.seed + 1 + ranks.rank)
+    if state is not None:
+        if offloads_optimizer(experiment.deepspeed):
+            logger.warning(
+                "DeepSpeed's CPU Adam resumes with other roundings: results may differ in their last digits."
+            )
+        load_state(state, engine, ranks, experiment.seed)
+    return Run(
+        job=job,
+        ranks=ranks,
+        engine=engine,
+        tokenizer=tokenizer,
+        train_rows=train_rows,
+        eval_rows=eval_rows,
+        plans=plans,
+        batch_rows=batch_rows,
+        save_plan=save_plan,
+        fingerprint=fingerprint,
+        total_steps=run_steps,
+        warmup_steps=warmup_steps(experiment.scheduler, total_steps),
+        start=start,
+        resumed_from=None if state is None else state.position.step,
+        cost=cost,
+        peak=peak,
+        packing=packing,
+        notices=notices,
+    )
+
+
+def beyond_context(longest_row: int, config: PretrainedConfig) -> tuple[str, ...]:
+    """What to say of rows that are longer than what a pretrained model was made for; nothing where none is."""
+    limit = getattr(config, "max_position_embeddings", None)
+    if limit is None or longest_row <= limit:
+        return ()
+    notice = (
+        f"The longest row has {longest_row} tokens, and the model was made for {limit} (max_position_embeddings): beyond "
+        "that it trains at positions that it has never seen. data.max_length keeps such rows out."
+    )
+    return (notice,)
+
+
+def choose_packing(experiment: Experiment, model: PreTrainedModel | PeftModel) -> tuple[Strategy, tuple[str, ...]]:
+    """The packing that this model can be trained with exactly, and what to say if it is not the one asked for."""
+    asked = experiment.data.packing
+    supported, why = supports_prefix_tree(model.config)
+    if asked != "prefix_tree" or supported:
+        return asked, ()
+    notice = f"Rows are packed flat, data.pack_samples prefix_tree is not possible: {why}."
+    return "flat", (notice,)
+
+
+def batch_of_run(experiment: Experiment, state: State | None, ranks: int) -> int:
+    """Rows of an optimizer step: what the run began with, or else what the experiment says.
+
+    Raises:
+        FimError: the run began with another batch_rows than the experiment has now.
+    """
+    asked = experiment.rows_per_step(ranks)
+    if state is None or state.batch_rows == asked:
+        return asked
+    if not experiment.batch_grows_with_ranks:
+        raise FimError(
+            f"{state.path} was saved with batch_rows {state.batch_rows}, and the experiment has {asked}. Set batch_rows to "
+            f"{state.batch_rows}, or remove {state.path.parent} to start from the beginning."
+        )
+    logger.warning(
+        "The run began with %d rows an optimizer step and keeps them; micro_batch_size and gradient_accumulation_steps "
+        "on these %d ranks would make it %d.",
+        state.batch_rows,
+        ranks,
+        asked,
+    )
+    return state.batch_rows
+
+
+def few_steps(steps: int, rows: int, batch_rows: int, experiment: Experiment) -> tuple[str, ...]:
+    """A warning of a run that has too few optimizer steps to learn much; nothing for other runs."""
+    if steps >= FEW_STEPS:
+        return ()
+    batch = "micro_batch_size or gradient_accumulation_steps" if experiment.batch_grows_with_ranks else "batch_rows"
+    longer = next((name for name in ("exit_iteration", "max_steps") if steps == getattr(experiment, name)), "epochs")
+    epochs = "" if experiment.epochs is None else f", epochs: {experiment.epochs}"
+    notice = (
+        f"The run takes {steps} optimizer steps ({rows} rows, {batch_rows} a step{epochs}), which is "
+        f"few. A model usually learns more with {FEW_STEPS} or more: lower {batch}, or raise {longer}."
+    )
+    return (notice,)
+
+
+def fingerprint_of(experiment: Experiment, train_rows: Rows, eval_rows: Rows) -> str:
+    """Digest of what must not change between attempts: options that decide the weights, and the rows."""
+    sections = {"seed", "model", "epochs", "max_steps", "min_steps", "exit_iteration", "optimizer", "scheduler", "loss"}
+    data = {"packing", "pack_length", "sample_weighted_loss"}
+    clipping = experiment.deepspeed["gradient_clipping"]
+    rows = {name: [len(rows), int(rows.offsets[-1])] for name, rows in (("train", train_rows), ("eval", eval_rows))}
+    options = experiment.model_dump(mode="json", include=sections)
+    options |= {"data": {key: getattr(experiment.data, key) for key in data}, "gradient_clipping": clipping}
+    return digest({"options": options, "rows": rows})
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and torch, on every device."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)

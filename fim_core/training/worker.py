@@ -1,0 +1,119 @@
+"""What each rank of a training run executes: `python -m fim_core.training.worker --job work/job.json`.
+
+RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT come from whoever starts the ranks. srun and mpirun have names
+of their own for the first three, and none for where the ranks meet; that is what `--rendezvous` is for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import logging
+import os
+import shutil
+import signal
+import sys
+import warnings
+from contextlib import suppress
+from pathlib import Path
+
+from fim_core.errors import FimError, is_disk_full
+from fim_core.process_group import die_with_parent
+from fim_core.training.failures import DISK_FULL, record_failure
+from fim_core.training.job import Job
+from fim_core.training.lease import die_without_follower
+
+LEAST_BYTES = 2**20
+"""A disk with less free space than this counts as full."""
+
+FOREIGN_NAMES = {
+    "RANK": ("OMPI_COMM_WORLD_RANK", "SLURM_PROCID"),
+    "LOCAL_RANK": ("OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID"),
+    "WORLD_SIZE": ("OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS"),
+}
+
+
+def main() -> int:
+    """Train as one rank. Returns the exit code: 0, 2 for a mistake of the user, DISK_FULL, 1 for everything else."""
+    die_with_parent()
+    # Asked for by the launcher when a run hangs: the stack of every thread, into the log.
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--job", type=Path, required=True)
+    parser.add_argument("--rendezvous", help="host:port where the ranks of several machines meet")
+    arguments = parser.parse_args()
+    try:
+        job = Job.read(arguments.job)
+    except (OSError, FimError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    if arguments.rendezvous:
+        name_rank(arguments.rendezvous)
+        die_without_follower(job)
+    rank = int(os.environ["RANK"])
+    try:
+        train(job)
+    except BaseException as error:
+        full = ran_out_of_space(error, job)
+        user_error = isinstance(error, FimError)
+        # On a full disk nothing can be written down, so the exit code has to tell.
+        with suppress(OSError):
+            if not full:
+                record_failure(job, rank, error)
+        logging.getLogger(__name__).error("rank %d: %s", rank, error, exc_info=not user_error)
+        return DISK_FULL if full else 2 if user_error else 1
+    return 0
+
+
+def name_rank(master: str) -> None:
+    """Translate what srun and mpirun call a rank, where the usual variables are not set."""
+    host, _, port = master.rpartition(":")
+    for name, others in FOREIGN_NAMES.items():
+        for value in (os.environ[other] for other in others if other in os.environ):
+            os.environ.setdefault(name, value)
+    os.environ.setdefault("MASTER_ADDR", host)
+    os.environ.setdefault("MASTER_PORT", port)
+
+
+def ran_out_of_space(error: BaseException, job: Job) -> bool:
+    """Whether a rank ended because the disk is full. torch does not say why it could not write a file."""
+    if isinstance(error, FimError):
+        return False
+    return is_disk_full(error) or shutil.disk_usage(job.work.root).free < LEAST_BYTES
+
+
+def train(job: Job) -> None:
+    """Set up this rank and train to the end."""
+    # DeepSpeed loads states with pickle; this makes torch refuse all but tensors and plain values.
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+    configure_logging(job.experiment.logger.level)
+    from fim_core.training.distributed import join_ranks, leave_ranks
+    from fim_core.training.loop import fit
+    from fim_core.training.run import setup
+
+    fit(setup(job, join_ranks()))
+    leave_ranks()
+
+
+def configure_logging(level: str) -> None:
+    """Send this level and above to standard error, which is the rank's log file; quieten chatty libraries to it."""
+    logging.basicConfig(stream=sys.stderr, level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    # DeepSpeed calls collectives by names that torch is about to change.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
+    import transformers
+    from deepspeed.utils import logger as deepspeed_logger
+
+    transformers.utils.logging.set_verbosity(getattr(logging, level))
+    deepspeed_logger.setLevel(level)
+    for handler in deepspeed_logger.handlers:
+        handler.setLevel(level)
+
+
+if __name__ == "__main__":
+    code = main()
+    # All is written and the ranks have taken leave; taking the interpreter apart would only cost seconds.
+    with suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
