@@ -48,6 +48,7 @@ def run(
     from fim_core.benchmark.contamination import training_documents
     from fim_core.benchmark.run import run_benchmark
     from fim_core.cli.evaluate import print_figures
+    from fim_core.folders.report import ReportFolder
 
     documents = training_documents(training) if training else ()
     report = run_benchmark(

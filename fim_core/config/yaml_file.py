@@ -79,7 +79,7 @@ def _require_sane(root: Node, construct: Callable[[Node], Any]) -> None:
 
 def _require_unique(mapping: MappingNode) -> None:
     # The library refuses a second key as well, but names the line where the mapping begins instead of the first key's.
-    lines: dict[tuple[str, str], int] = {}
+    lines: dict[tuple[Any, Any], int] = {}
     for key, _ in mapping.value:
         if isinstance(key, ScalarNode):
             line, name = key.start_mark.line + 1, (key.tag, key.value)
