@@ -23,7 +23,7 @@ from fim_core.cli import benchmark as command
 from fim_core.errors import FimError
 from fim_core.evaluation.scores import EvalRow, Prediction, score
 from fim_core.integrity import read_sealed, write_sealed
-from tests.fim_core.evaluation.conftest import Evaluated, save_checkpoint
+from tests.fim_core.conftest import Evaluated, save_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from fim_core.evaluation.predictors import Predictor
 from fim_core.evaluation.prompts import build_tokens
 from fim_core.evaluation.run import evaluate
 from fim_core.folders.report import ReportFolder
-from tests.fim_core.evaluation.conftest import MODEL, save_checkpoint
+from tests.fim_core.conftest import MODEL, save_checkpoint
 
 MARKS = ["<|im_start|>", "<|im_end|>", "<think>", "</think>"]
 

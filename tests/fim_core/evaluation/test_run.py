@@ -32,7 +32,7 @@ from fim_core.modeling import build_model, save_model
 from fim_core.prompt_format.recipe import read_recipe, write_recipe
 from fim_core.prompt_format.tokens import control_ids, load_tokenizer
 from fim_core.prompts import PromptBuilder
-from tests.fim_core.evaluation.conftest import Evaluated, save_checkpoint
+from tests.fim_core.conftest import Evaluated, save_checkpoint
 
 
 def run(evaluated: Evaluated, output: Path, **options) -> dict:

@@ -12,7 +12,7 @@ import pytest
 
 from fim_core.errors import FimError
 from fim_core.inference.generation import Generation, generate
-from tests.fim_core.evaluation.conftest import Evaluated
+from tests.fim_core.conftest import Evaluated
 
 STOP = {3, 4}
 ANSWERS = {(1, 2): [7, 8, 3], (5,): [9, 9, 9, 9], (1, 2, 6): [4]}

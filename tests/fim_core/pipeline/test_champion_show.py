@@ -18,7 +18,9 @@ def decide(store: Store, experiment: str, candidate: str, *, promote: bool) -> s
     inputs = {"trained_checkpoint": candidate, "champion": "none"}
     with store.publish("champion_model", experiment=experiment, inputs=inputs, config={}, code="c") as draft:
         rule = {"metric": "loss", "rule": "finite", "holds": promote, "reason": f"The reason for {candidate}."}
-        DecisionFolder(draft.path).decision.write_text(json.dumps({"promote": promote, "results": [rule], "power": {"enough": True}}))
+        DecisionFolder(draft.path).decision.write_text(
+            json.dumps({"promote": promote, "results": [rule], "power": {"enough": True}})
+        )
         draft.counts.update(promote=promote, candidate=candidate)
     decided = store.versions("champion_model")[-1]
     if promote:

@@ -14,6 +14,7 @@ from test_launch import pids_in, two_ranks, wait_until_dead
 from training_helpers import tiny_experiment
 
 from fim_core.errors import FimError
+from fim_core.launchers import base
 from fim_core.launchers.base import start_ranks
 from fim_core.launchers.launch import launch, prepare_job
 from fim_core.launchers.remote import RemoteRanks, Status
@@ -157,7 +158,8 @@ def test_ranks_see_that_they_were_ended(tmp_path: Path, monkeypatch: pytest.Monk
         check()
 
 
-def test_kubernetes_needs_dagster(tmp_path: Path) -> None:
+def test_kubernetes_needs_dagster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(base._LAUNCHERS, "kubernetes", raising=False)  # another test may have imported fim_assets
     launcher = {"type": "kubernetes", "image": "fim", "volume_claim": "fim", "mount_path": "/"}
     with pytest.raises(FimError, match="from Dagster"):
         start_ranks(Job(tiny_experiment(launcher=launcher), tmp_path, tmp_path, Work(tmp_path), "a"), -1)
