@@ -38,7 +38,7 @@ REJECTED_SCHEMA = pa.schema(
 )
 
 
-_ENCODED_FROM = ("source_type", "prompt", "response", "control_spans", "trained_spans")
+_ENCODED_FROM = ("is_finished", "prompt", "response", "control_spans", "trained_spans")
 _PART_SCHEMA = pa.schema(
     [
         *(DATASET_SCHEMA.field(name) for name in ("input_ids", "labels", "prompt_length")),
@@ -121,7 +121,7 @@ class BatchTokenizer:
     def _encode(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Ids and labels of each row, as _PART_SCHEMA."""
         columns = {name: batch.column(name).to_pylist() for name in _ENCODED_FROM}
-        is_finished = np.array([kind == "prompt_response" for kind in columns.pop("source_type")], np.bool_)
+        is_finished = np.array(columns.pop("is_finished"), np.bool_)
         rows, prompt_pieces, trained_pieces = self._cut(columns)
         ids, piece_lengths = self._table.gather(rows)
         per_row = np.array([len(row) for row in rows], np.int64)
