@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from transformers import PreTrainedTokenizerFast
 
-from fim_core.batch_cache import Parts
+from fim_core.batch_cache import BatchCache
 from fim_core.config import DataConfig, ModelConfig
 from fim_core.prompt_format.recipe import Recipe
 from fim_core.prompts.builder import PromptBuilder, PromptRow
@@ -66,21 +66,21 @@ class Rendered:
 class Renderer:
     """Renders batches; each process has its own."""
 
-    def __init__(self, builder: PromptBuilder, column: str | None, parts: Parts | None) -> None:
+    def __init__(self, builder: PromptBuilder, column: str | None, cache: BatchCache | None) -> None:
         self._rows = RowBuilder(builder)
         self._column = column
-        self._parts = parts
+        self._cache = cache
 
     def __call__(self, batch: pa.RecordBatch) -> Rendered:
         decisive = batch.select(_RENDERED_FROM)
-        part, is_new = (
-            self._parts.find_or_make(decisive, self._render) if self._parts else (self._render(decisive), True)
+        outcome, is_new = (
+            self._cache.get_or_compute(decisive, self._render) if self._cache else (self._render(decisive), True)
         )
-        is_kept = part.column("reason").is_null()
-        rows, source = part.filter(is_kept), batch.filter(is_kept)
+        is_kept = outcome.column("reason").is_null()
+        rows, source = outcome.filter(is_kept), batch.filter(is_kept)
         kept = {name: (rows if name in rows.schema.names else source).column(name) for name in RENDERED_SCHEMA.names}
         is_rejected = pc.invert(is_kept)
-        reasons, original = part.filter(is_rejected), batch.filter(is_rejected)
+        reasons, original = outcome.filter(is_rejected), batch.filter(is_rejected)
         return Rendered(
             kept=pa.record_batch(list(kept.values()), schema=RENDERED_SCHEMA),
             rejected=original.add_column(1, "reason", reasons.column("reason")).add_column(
@@ -123,6 +123,6 @@ def make_renderer(
     recipe: Recipe | None,
     chat_rows: bool,
     column: str | None,
-    parts: Parts | None,
+    cache: BatchCache | None,
 ) -> Renderer:
-    return Renderer(PromptBuilder(tokenizer, model, data, recipe, chat_rows=chat_rows), column, parts)
+    return Renderer(PromptBuilder(tokenizer, model, data, recipe, chat_rows=chat_rows), column, cache)

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from transformers import PreTrainedTokenizerFast
 
-from fim_core.batch_cache import Parts
+from fim_core.batch_cache import BatchCache
 from fim_core.batches import GroupWriter, by_export
 from fim_core.config import DataConfig, ModelConfig
 from fim_core.errors import FimError
@@ -106,7 +106,7 @@ def write_fim_prompts(
     model: ModelConfig,
     tokenizer: PreTrainedTokenizerFast,
     seed: int,
-    parts: Parts | None = None,
+    cache: BatchCache | None = None,
 ) -> PromptCounts:
     """Render every row of the raw table, by batch, and split the kept ones into train and eval.
 
@@ -115,7 +115,7 @@ def write_fim_prompts(
     `tokenizer` lacks are added to it.
 
     Args:
-        parts: where what became of rows is kept; must be of the same options, template and code.
+        cache: where what became of rows is kept; must be of the same options, template and code.
 
     Raises:
         FimError: a mistake in the template or the options.
@@ -132,8 +132,8 @@ def write_fim_prompts(
     files = PromptsFolder(output)
     tokenizer.save_pretrained(files.tokenizer)
     write_recipe(output, builder.recipe)
-    if parts is not None:
-        parts = parts.narrowed(*sorted(files.tokenizer.iterdir()), output / RECIPE)
+    if cache is not None:
+        cache = cache.keyed_also_by(*sorted(files.tokenizer.iterdir()), output / RECIPE)
     rendered = output / ".rendered.arrow"
     column = _group_column(source.schema_arrow, data.group_by)
     totals = _Totals()
@@ -142,11 +142,11 @@ def write_fim_prompts(
         GroupWriter(files.rejected, _rejected_schema(source.schema_arrow)) as rejected,
     ):
         batches = by_export(source.iter_batches(_BATCH_ROWS), _BATCH_ROWS)
-        renderer = Renderer(builder, column, parts)
+        renderer = Renderer(builder, column, cache)
         make, arguments = (
             (lambda: renderer, ())
             if data.num_proc == 1
-            else (make_renderer, (tokenizer, model, data, recipe, chat_rows, column, parts))
+            else (make_renderer, (tokenizer, model, data, recipe, chat_rows, column, cache))
         )
         for result in ordered_map(make, arguments, batches, num_proc=data.num_proc):
             kept.write_batch(result.kept)

@@ -106,7 +106,7 @@ def _build(build: Build) -> dict[str, Any]:
         model=experiment.model,
         tokenizer=tokenizer,
         seed=experiment.seed,
-        parts=build.parts,
+        cache=build.cache,
     )
     return asdict(counts)
 
