@@ -12,6 +12,7 @@ import pyarrow as pa
 from fim_core.batch_cache import BatchCache
 from fim_core.config import DataConfig
 from fim_core.folders.prompts import PromptsFolder
+from fim_core.folders.tokenized import IGNORE_INDEX
 from fim_core.prompt_format.recipe import read_recipe
 from fim_core.prompt_format.tokens import load_tokenizer
 from fim_core.records.schema import LEFT_OUT, Reason
@@ -19,7 +20,6 @@ from fim_core.tokenization.encoder import Piece, TextEncoder
 from fim_core.tokenization.pieces import PieceTable
 from fim_core.tokenization.spans import cut_at_spans
 
-IGNORED = -100
 SPLITS = ("train", "eval")
 
 DATASET_SCHEMA = pa.schema(
@@ -111,7 +111,7 @@ class BatchTokenizer:
             types=batch.column("type").filter(pa.array(is_kept)).to_pylist(),
             lengths=lengths[is_kept],
             left_out=int(np.count_nonzero(~is_used)),
-            trained_tokens=int(np.count_nonzero(labels.flatten().to_numpy() != IGNORED)),
+            trained_tokens=int(np.count_nonzero(labels.flatten().to_numpy() != IGNORE_INDEX)),
             neutralised=len(batch) - batch.column("control_spans").null_count,
             changed=batch.column("row_id").filter(
                 pa.array(encoded.column("is_changed").to_numpy(zero_copy_only=False) & is_kept)
@@ -139,7 +139,7 @@ class BatchTokenizer:
         lengths = np.add.reduceat(piece_lengths, first_piece).astype(np.int32)
         labels = ids
         if self._mask_inputs:
-            labels = np.where(np.repeat(is_trained, piece_lengths), ids, np.int32(IGNORED))
+            labels = np.where(np.repeat(is_trained, piece_lengths), ids, np.int32(IGNORE_INDEX))
 
         # Control tokens belong where a piece is one. A finished prompt may hold them anywhere, its response may not.
         is_own = np.fromiter((isinstance(piece, int) for row in rows for piece in row), np.bool_, len(piece_lengths))

@@ -78,7 +78,7 @@ def tokenize_prompts(
 ) -> TokenizedCounts:
     """Encode every row of a prompts folder; labels come from lengths, never from searching.
 
-    A row is `prompt ids + response ids + end`; its labels are IGNORED over the prompt and the ids themselves over the
+    A row is `prompt ids + response ids + end`; its labels are IGNORE_INDEX over the prompt and the ids themselves over the
     rest, or everywhere with `mask_inputs: false`. Rows longer than `max_length` are rejected as `too_long`, and with
     `filter_samples: false` also reported one by one as warnings.
 
