@@ -1,10 +1,10 @@
-"""What was made of one batch of rows, kept, so that the same rows under the same options are not worked on twice.
+"""Cache of computed batches: equal rows under the same options are computed once.
 
-    .fim/parts/<asset>/<key>.arrow
+    .fim/batch_cache/<asset>/<key>.arrow
 
-A key is the hash of the rows' content and of all that decides what is made of them. Parts are only a shortcut: any of
-them may be removed or damaged at any time, and is made again when it is needed: a file begins with the digest of its
-content. `fim gc` removes those that were not used lately.
+A key is the hash of the rows' content and of everything else that decides the result. Any file may be removed or damaged
+at any time: each begins with the digest of its content, and what is missing or damaged is computed again. `fim gc`
+removes files that were not used lately.
 """
 
 from __future__ import annotations
@@ -22,53 +22,54 @@ import xxhash
 
 from fim_core.atomic import flush, replacing
 
-PARTS = "parts"
+BATCH_CACHE = "batch_cache"
+"""Folder in the store."""
 
 _DIGEST_BYTES = 16
 _OPTIONS = pa.ipc.IpcWriteOptions(compression="zstd")
 
 
 @dataclass(frozen=True)
-class Parts:
-    """The parts of one asset under the same options and code.
+class BatchCache:
+    """Cached batches of one asset under the same options and code.
 
     Attributes:
-        folder: where they lie.
-        identity: hash of everything but the rows that decides their content.
-        renew: make every part again.
+        folder: holds one file for each batch.
+        identity: hash of everything but the rows that decides the results.
+        renew: compute every batch again, and replace what is cached.
     """
 
     folder: Path
     identity: str
     renew: bool = False
 
-    def narrowed(self, *files: Path, **options: object) -> Parts:
-        """The parts that these files (by name and content) and options decide as well."""
+    def keyed_also_by(self, *files: Path, **options: object) -> BatchCache:
+        """The same cache with these files (their names and content) and options as part of every key."""
         hasher = hashlib.sha256(f"{self.identity} {options}".encode())
         for file in files:
             hasher.update(f" {file.name} {hashlib.sha256(file.read_bytes()).hexdigest()}".encode())
         return replace(self, identity=hasher.hexdigest())
 
-    def find_or_make(
-        self, rows: pa.RecordBatch, make: Callable[[pa.RecordBatch], pa.RecordBatch]
+    def get_or_compute(
+        self, rows: pa.RecordBatch, compute: Callable[[pa.RecordBatch], pa.RecordBatch]
     ) -> tuple[pa.RecordBatch, bool]:
-        """What `make` makes of `rows`, and whether it had to."""
+        """The result of `compute` for `rows`, and whether it was called."""
         key = hashlib.sha256(self.identity.encode())
         for column in rows.columns:
             _hash_values(key, column)
         path = self.folder / f"{key.hexdigest()}.arrow"
         if not self.renew and (found := _read(path)) is not None:
             return found, False
-        made = make(rows)
-        _write(path, made)
-        return made, True
+        computed = compute(rows)
+        _write(path, computed)
+        return computed, True
 
 
 def _hash_values(hasher: hashlib._Hash, array: pa.Array) -> None:
     """Hash the values of an array of texts, numbers, booleans or lists of these.
 
-    Equal values give equal hashes. Serialized bytes would not do: they also depend on what the array is a slice of, and
-    on whether it has room for nulls.
+    Equal values give equal hashes. Hashes of serialized arrays would not: their bytes also depend on the array's offset,
+    and on whether it has a validity bitmap.
     """
     hasher.update(f"{array.type} {len(array)} {array.null_count} ".encode())
     if array.null_count:
@@ -93,10 +94,10 @@ def _read(path: Path) -> pa.RecordBatch | None:
             return None
         with pa.ipc.open_file(written) as reader:
             batch = reader.get_batch(0)
-        # So that `fim gc` sees that it is in use.
+        # `fim gc` goes by the time of the last use.
         os.utime(path)
     except (pa.ArrowException, OSError, IndexError):
-        # Not there, or not whole after a loss of power: it is made again.
+        # Missing, or incomplete after a power failure: computed again.
         return None
     return batch
 
@@ -114,6 +115,6 @@ def _write(path: Path, batch: pa.RecordBatch) -> None:
 
 
 def unused_since(folder: Path, oldest: float) -> list[Path]:
-    """Parts in `folder` that no build has used after `oldest` (seconds since the epoch), and drafts left by a kill."""
+    """Batches in `folder` that no build has used since `oldest` (seconds since the epoch), and scratch files of killed runs."""
     files = (path for path in folder.glob("*") if path.is_file() and not path.is_symlink())
     return sorted(path for path in files if path.stat().st_mtime < oldest)

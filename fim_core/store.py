@@ -7,7 +7,7 @@
     .fim/tmp/<draft>/lease.json, new/   a version that is being written, and by whom
     .fim/work/<asset>/<version>/        what an unfinished attempt left, for the next one to resume from
     .fim/locks/<asset>-<version>        locked while somebody makes the version
-    .fim/parts/<asset>/…                what was made of batches of rows, to be used again (see parts.py)
+    .fim/batch_cache/<asset>/…          results of batches of rows, to be used again (see batch_cache.py)
 
 A version is the hash of everything that decides the content (inputs' versions, options, code), so that the same work
 is never done twice and a checkpoint names every byte it came from.
@@ -68,14 +68,14 @@ _PLACES = {
     "withdrawn": rf"champion_model/withdrawn/{_EXPERIMENT}\.json",
     "draft": rf"tmp/(?:{_ASSET}-{_VERSION}{_SCRATCH}|removed-[0-9a-f]{{16}})",
     "work": rf"work/{_ASSET}/{_VERSION}",
-    "part": rf"parts/{_ASSET}/(?:[0-9a-f]{{64}}\.arrow|\.[0-9a-f]{{64}}\.arrow{_SCRATCH})",
+    "batch": rf"batch_cache/{_ASSET}/(?:[0-9a-f]{{64}}\.arrow|\.[0-9a-f]{{64}}\.arrow{_SCRATCH})",
     "lock": rf"locks/{_ASSET}-{_VERSION}",
     "check": rf"checks/{_ASSET}/{_VERSION}-{_VERSION}\.json",
     "marker": rf"{re.escape(MARKER)}|\.{re.escape(MARKER)}{_SCRATCH}",
 }
 """The places of a store, by what lies there, as patterns of paths below its root."""
 
-_FOLDERS = rf"{_ASSET}(?:/by_experiment|/withdrawn)?|tmp|locks|(?:work|parts|checks)(?:/{_ASSET})?"
+_FOLDERS = rf"{_ASSET}(?:/by_experiment|/withdrawn)?|tmp|locks|(?:work|batch_cache|checks)(?:/{_ASSET})?"
 
 
 def version_of(inputs: Mapping[str, str], config: Mapping[str, Any], code: str) -> str:
@@ -471,7 +471,7 @@ class Store:
         """Whether `remove_file` deletes a file: a link that `use` made, or a file of the store under its own name."""
         if file.is_symlink():
             return self._is_link(file)
-        return file.is_file() and (self.owns(file, "withdrawn") or self.owns(file, "part"))
+        return file.is_file() and (self.owns(file, "withdrawn") or self.owns(file, "batch"))
 
     def _is_version(self, path: Path) -> bool:
         """Whether a path is a published version: a folder, named and described as `publish` does."""

@@ -21,6 +21,8 @@ from fim_core.store import Artifact, Store
 _COLUMNS = {
     "row_id": "As in raw_completions.",
     "type": "The export's TYPE.",
+    "is_completion": "Prefix and suffix are the text around a cursor.",
+    "is_finished": "The prompt was read as it is: control tokens in it are meant.",
     "prompt": "What the model reads; control tokens are written out.",
     "response": "What the model learns to write.",
     "prefix": "Text before the cursor.",
@@ -34,6 +36,8 @@ _COLUMNS = {
 _LINEAGE = {
     "row_id": ["row_id"],
     "type": ["type"],
+    "is_completion": ["source_type", "input"],
+    "is_finished": ["source_type"],
     "prompt": ["input"],
     "response": ["output", "input"],
     "prefix": ["input"],

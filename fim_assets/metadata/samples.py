@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import numpy as np
 
+from fim_core.folders.tokenized import IGNORE_INDEX
+
 if TYPE_CHECKING:
     import pyarrow as pa
     from tokenizers import Tokenizer
 
-_MASKED = -100
 _SAMPLES = 3
 _SHOWN_CHARACTERS = 1600
 """Of a stretch of text; a longer one is cut in its middle."""
@@ -41,7 +42,7 @@ def samples(rows: pa.Table, tokenizer_file: Path) -> dg.MetadataValue:
 
 
 def _sample(row_id: str, input_ids: list[int], labels: list[int], tokenizer: Tokenizer) -> str:
-    trained = [label != _MASKED for label in labels]
+    trained = [label != IGNORE_INDEX for label in labels]
     parts = [f"### Row {row_id}: {len(labels):,} tokens, {sum(trained):,} trained on"]
     first = 0
     for is_trained, stretch in groupby(trained):

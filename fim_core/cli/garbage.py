@@ -30,7 +30,7 @@ def collect(
         typer.Option(help="Name of an experiment that is no longer run: nothing stays for its sake. May be repeated."),
     ] = None,
     work_days: Annotated[
-        float, typer.Option(min=0, help="Days that unfinished attempts and unused parts stay.")
+        float, typer.Option(min=0, help="Days that unfinished attempts and unused cached batches stay.")
     ] = 14.0,
     fresh_minutes: Annotated[
         float, typer.Option(min=0, help="Minutes that new versions stay, save with --forget.")

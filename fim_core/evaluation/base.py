@@ -10,7 +10,7 @@ import pyarrow as pa
 import torch
 from transformers import AutoConfig, GenerationConfig
 
-from fim_core.batch_cache import Parts
+from fim_core.batch_cache import BatchCache
 from fim_core.config.evaluation import EvaluationConfig
 from fim_core.config.model import ModelConfig
 from fim_core.errors import FimError
@@ -39,7 +39,7 @@ class Base:
     """
 
     load: Callable[[], Predictor]
-    kept: Parts | None = None
+    kept: BatchCache | None = None
 
 
 def load_base(model: ModelConfig, checkpoint: Path, *, seed: int) -> Predictor:
@@ -102,14 +102,14 @@ def predict_with_base(
     rows = pa.RecordBatch.from_pydict({"prompt": evaluated.prompts, "target": evaluated.targets}, schema=_TOKENS)
     if base.kept is None:
         return _from_batch(make(rows))
-    kept = base.kept.narrowed(
+    kept = base.kept.keyed_also_by(
         checkpoint / "tokenizer.json",
         checkpoint / "generation_config.json",
         max_new_tokens=options.max_new_tokens,
         batch_size=options.batch_size,
         device="cuda" if torch.cuda.is_available() else "cpu",
     )
-    found, _ = kept.find_or_make(rows, make)
+    found, _ = kept.get_or_compute(rows, make)
     return _from_batch(found)
 
 

@@ -20,8 +20,8 @@ from fim_core.folders.prompts import PromptsFolder
 from fim_core.folders.tokenized import TokenizedFolder
 from fim_core.prompt_format.recipe import Recipe, read_recipe
 from fim_core.prompts.finished import context_of
-from fim_core.records.parse import parse_input
-from fim_core.records.schema import PLACEHOLDER, Completion
+from fim_core.records.schema import PLACEHOLDER, Completion, FinishedPrompt
+from fim_core.records.shapes import shape_of
 
 TokenIds = list[int]
 
@@ -146,11 +146,14 @@ def _columns_by_row(file: Path, row_ids: list[str], columns: list[str]) -> dict[
 
 
 def _ddl(row: RawRow, recipe: Recipe, placeholder: str) -> str:
-    """The table definitions that a row brings: of a finished prompt, the CREATE statements before its FIM block."""
-    if row.source_type == "prompt_response":
-        return ";\n".join(found[0] for found in _DEFINITION.finditer(context_of(row.input, recipe)))
-    parsed = parse_input(row.input, placeholder) if row.source_type == "fim_completions" else None
-    return parsed.ddl_context if isinstance(parsed, Completion) else ""
+    """The table definitions in a row's context: of a finished prompt, the CREATE statements before its FIM block."""
+    match shape_of(row.source_type).parse(row.input, placeholder):
+        case Completion(ddl_context=ddl):
+            return ddl
+        case FinishedPrompt(text=prompt):
+            return ";\n".join(found[0] for found in _DEFINITION.finditer(context_of(prompt, recipe)))
+        case _:
+            return ""
 
 
 def _split_tokens(tokens: Dataset) -> tuple[list[TokenIds], list[TokenIds]]:

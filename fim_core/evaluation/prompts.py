@@ -13,7 +13,8 @@ from fim_core.prompt_format.recipe import read_recipe
 from fim_core.prompts.builder import PromptBuilder, PromptRow
 from fim_core.prompts.finished import around_cursor, is_fim_prompt
 from fim_core.prompts.rows import RowBuilder
-from fim_core.records.schema import Completion
+from fim_core.records.schema import Completion, Conversation, FinishedPrompt
+from fim_core.records.shapes import shape_of
 from fim_core.tokenization.encoder import TextEncoder
 from fim_core.tokenization.spans import cut_at_spans
 
@@ -82,9 +83,10 @@ def _built(builder: RowBuilder, row: RawRow | Completion, completion: str) -> Pr
 
 def _can_read(prompts: PromptBuilder, row: RawRow) -> bool:
     """Whether a checkpoint has markup for conversations, and the FIM tokens and order of a finished prompt."""
-    if row.source_type == "messages":
+    kind = shape_of(row.source_type).parses_to
+    if kind is Conversation:
         return bool(prompts.tokenizer.chat_template)
-    if row.source_type == "prompt_response" and is_fim_prompt(row.input):
+    if kind is FinishedPrompt and is_fim_prompt(row.input):
         return around_cursor(row.input, prompts.tokens, prompts.data.fim_order) is not None
     return True
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+IGNORE_INDEX = -100
+"""The label of a token that is not trained on, as in PyTorch's cross entropy."""
+
 
 @dataclass(frozen=True)
 class TokenizedFolder:

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from fim_core.folders.tokenized import IGNORE_INDEX
 from fim_core.packing.layout import Layout, forest
 from fim_core.packing.plan import Pack
-from fim_core.packing.rows import IGNORE_INDEX, Rows
+from fim_core.packing.rows import Rows
 
 
 @dataclass(frozen=True, eq=False)

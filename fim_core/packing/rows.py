@@ -13,10 +13,8 @@ import numpy as np
 import pyarrow as pa
 
 from fim_core.errors import FimError
+from fim_core.folders.tokenized import IGNORE_INDEX
 from fim_core.packing.prompt_order import WINDOW, PromptOrder, sort_prompts
-
-IGNORE_INDEX = -100
-"""The label of a position that is not trained on."""
 
 
 @dataclass(frozen=True)

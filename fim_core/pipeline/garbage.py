@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from fim_core.batch_cache import PARTS, unused_since
+from fim_core.batch_cache import BATCH_CACHE, unused_since
 from fim_core.champion.registry import withdrawn_file
 from fim_core.store import ASSETS, Artifact, Lease, Store
 
@@ -77,9 +77,9 @@ def find_garbage(
         for path in store.work_folders()
         if _last_touched(path) < oldest and not store.is_being_made(path.parent.name, path.name)
     ]
-    for folder in sorted((store.root / PARTS).glob("*")):
-        if unused := [part for part in unused_since(folder, oldest) if store.may_remove(part)]:
-            reason = f"{len(unused):,} parts that no build has used for {work_days:g} days"
+    for folder in sorted((store.root / BATCH_CACHE).glob("*")):
+        if unused := [path for path in unused_since(folder, oldest) if store.may_remove(path)]:
+            reason = f"{len(unused):,} cached batches that no build has used for {work_days:g} days"
             garbage.append(Garbage(folder, reason, sum(path.stat().st_size for path in unused), tuple(unused)))
     return garbage
 

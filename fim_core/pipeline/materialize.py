@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fim_core.batch_cache import PARTS, Parts
+from fim_core.batch_cache import BATCH_CACHE, BatchCache
 from fim_core.config import Experiment
 from fim_core.errors import FimError
 from fim_core.launchers.base import Start
@@ -87,7 +87,9 @@ def run_stage(
                 draft.path,
                 lambda: store.work_folder(stage.asset, version),
                 on_event,
-                Parts(store.folder(PARTS, stage.asset), digest({**identity, "inputs": outside}), renew=force),
+                BatchCache(
+                    store.folder(BATCH_CACHE, stage.asset), digest({**identity, "inputs": outside}), renew=force
+                ),
                 start,
             )
             draft.counts.update(stage.build(build))

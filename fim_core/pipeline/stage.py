@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fim_core.batch_cache import Parts
+from fim_core.batch_cache import BatchCache
 from fim_core.config import Experiment
 from fim_core.launchers.base import Start
 from fim_core.pipeline.code_version import code_version
@@ -30,7 +30,7 @@ class Build:
         output: folder to write the artifact into.
         work: folder that outlives a failed attempt at the same version; a retry resumes from it.
         on_event: hears of progress, one dict an event.
-        parts: what earlier builds made batch by batch under the same options and code, whatever their inputs were.
+        cache: batches computed by earlier builds under the same options and code, whatever their inputs were.
         start: starts the ranks of a training run; None for the launcher's own way.
     """
 
@@ -40,7 +40,7 @@ class Build:
     output: Path
     work: Callable[[], Path]
     on_event: OnEvent
-    parts: Parts
+    cache: BatchCache
     start: Start | None
 
 

@@ -48,7 +48,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class PromptRow:
-    """What the prompts table holds of a row.
+    """A rendered row of the prompts table.
 
     Attributes:
         prompt, response: what the model reads, and what it learns to write after it.
@@ -58,6 +58,8 @@ class PromptRow:
             characters; None: none.
         statement: the text that decides which rows belong together: the whole SQL, or else the prompt or question.
         repaired: the INPUT was damaged JSON that could be repaired.
+        is_completion: `prefix` and `suffix` are the text around a cursor.
+        is_finished: the prompt was read as it is, so that it may hold control tokens anywhere.
         masked: secrets that were masked.
     """
 
@@ -68,6 +70,8 @@ class PromptRow:
     control_spans: list[int] | None
     trained_spans: list[int] | None
     statement: str
+    is_completion: bool
+    is_finished: bool = False
     repaired: bool = False
     masked: int = 0
 

@@ -10,7 +10,6 @@ content (Qwen3's empty <think> block) is trained on too, unless `data.ignore_emp
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
@@ -20,59 +19,33 @@ from jinja2 import TemplateError
 from fim_core.errors import FimError
 from fim_core.prompts.builder import PromptBuilder, PromptRow
 from fim_core.prompts.markup import assistant_spans, render_chat
-from fim_core.records.schema import Reason, Rejection
-
-Message = dict[str, str]
+from fim_core.records.schema import Conversation, Message, Reason, Rejection
 
 _EMPTY_THINK = re.compile(r"\s*<think>\s*</think>\s*")
 _THOUGHT = re.compile(r"\s*<think>(.*?)</think>(.*)", re.DOTALL)
 
 
-def build_messages(builder: PromptBuilder, text: str) -> PromptRow | Rejection:
-    """A row of the prompts table from the JSON text of a conversation.
+def build_conversation(builder: PromptBuilder, conversation: Conversation) -> PromptRow | Rejection:
+    """Render a conversation to a row of the prompts table.
 
     Raises:
         FimError: the tokenizer has no chat template.
     """
     if not builder.tokenizer.chat_template:
         raise FimError("Chat rows (`messages`) need a tokenizer with a chat template. Choose another model.tokenizer.")
-    messages = _parse(text)
-    if isinstance(messages, Rejection):
-        return messages
+    messages = [dict(message) for message in conversation.messages]
     statement = "\n".join(message["content"] for message in messages if message["role"] != "assistant")
     masked = 0
     for message in messages:
         [message["content"]], found = builder.masked(message["content"])
         masked += found
     try:
-        return _Conversation(builder, messages).row(statement, masked)
+        return _ConversationRenderer(builder, messages).row(statement, masked)
     except TemplateError:
         return Rejection(Reason.BAD_CONTEXT, "the chat template does not allow these roles in this order")
 
 
-def _parse(text: str) -> list[Message] | Rejection:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return Rejection(Reason.INVALID_JSON, "messages are not JSON")
-    if not isinstance(value, list):
-        return Rejection(Reason.UNSUPPORTED_JSON, "messages are not a JSON array")
-    messages = []
-    for number, turn in enumerate(value):
-        role, content = (turn.get("role"), turn.get("content")) if isinstance(turn, dict) else (None, None)
-        if not isinstance(role, str) or not isinstance(content, str):
-            return Rejection(Reason.UNSUPPORTED_JSON, f"message {number} has no role or no content as text")
-        if not _is_text(role) or not _is_text(content):
-            return Rejection(Reason.UNSUPPORTED_JSON, f"message {number} holds half of a surrogate pair")
-        messages.append({"role": role, "content": content})
-    if not messages:
-        return Rejection(Reason.EMPTY_INPUT, "there are no messages")
-    while messages and messages[-1]["role"] != "assistant":
-        messages.pop()
-    return messages or Rejection(Reason.EMPTY_OUTPUT, "no message is the assistant's")
-
-
-class _Conversation:
+class _ConversationRenderer:
     """A conversation whose control tokens are hidden, and whose assistant contents can be marked."""
 
     def __init__(self, builder: PromptBuilder, messages: list[Message]) -> None:
@@ -117,6 +90,7 @@ class _Conversation:
             spans or None,
             trained_spans or None,
             statement,
+            is_completion=False,
             masked=masked,
         )
 
@@ -206,8 +180,3 @@ class _Conversation:
             position += len(part)
             ends.append(position)
         return "".join(parts), ends[:-1], controls
-
-
-def _is_text(text: str) -> bool:
-    """Whether UTF-8 can hold it: no half of a surrogate pair."""
-    return text.isascii() or not any("\ud800" <= mark <= "\udfff" for mark in text)

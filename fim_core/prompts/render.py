@@ -1,8 +1,8 @@
-"""Batches of the raw table become rendered rows; what was made of a batch before is found again."""
+"""Rendering batches of the raw table, with a cache."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -10,35 +10,33 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from transformers import PreTrainedTokenizerFast
 
-from fim_core.batch_cache import Parts
+from fim_core.batch_cache import BatchCache
 from fim_core.config import DataConfig, ModelConfig
 from fim_core.prompt_format.recipe import Recipe
 from fim_core.prompts.builder import PromptBuilder, PromptRow
 from fim_core.prompts.rows import RowBuilder
 from fim_core.prompts.split import statement_hash, text_hash
-from fim_core.records.schema import Rejection
+from fim_core.records.schema import RAW_SCHEMA, Rejection
 
+_FROM_RAW = ("row_id", "type", "source_type")
 RENDERED_SCHEMA = pa.schema(
     [
-        pa.field("row_id", pa.string(), nullable=False),
-        pa.field("type", pa.string(), nullable=False),
+        *(RAW_SCHEMA.field(name) for name in _FROM_RAW),
+        pa.field("is_completion", pa.bool_(), nullable=False),
+        pa.field("is_finished", pa.bool_(), nullable=False),
         pa.field("prompt", pa.string(), nullable=False),
         pa.field("response", pa.string(), nullable=False),
         pa.field("prefix", pa.string()),
         pa.field("suffix", pa.string()),
-        pa.field("source_type", pa.string(), nullable=False),
         pa.field("control_spans", pa.list_(pa.int32())),
         pa.field("trained_spans", pa.list_(pa.int32())),
     ]
 )
-_PART_SCHEMA = pa.schema(
+"""Columns of _FROM_RAW are copied from the raw table, the others are fields of `PromptRow`."""
+
+_OUTCOME_SCHEMA = pa.schema(
     [
-        pa.field("prompt", pa.string()),
-        pa.field("response", pa.string()),
-        pa.field("prefix", pa.string()),
-        pa.field("suffix", pa.string()),
-        pa.field("control_spans", pa.list_(pa.int32())),
-        pa.field("trained_spans", pa.list_(pa.int32())),
+        *(field.with_nullable(True) for field in RENDERED_SCHEMA if field.name not in _FROM_RAW),
         pa.field("statement", pa.uint64()),
         pa.field("repaired", pa.bool_()),
         pa.field("masked", pa.int64()),
@@ -46,7 +44,7 @@ _PART_SCHEMA = pa.schema(
         pa.field("detail", pa.string()),
     ]
 )
-"""What rendering makes of each row: all but the last two are null in rejected rows, the last two in kept ones."""
+"""The outcome of rendering each row: `reason` and `detail` of a rejected row, everything else of a kept one."""
 
 _RENDERED_FROM = ("source_type", "input", "output")
 
@@ -68,21 +66,21 @@ class Rendered:
 class Renderer:
     """Renders batches; each process has its own."""
 
-    def __init__(self, builder: PromptBuilder, column: str | None, parts: Parts | None) -> None:
+    def __init__(self, builder: PromptBuilder, column: str | None, cache: BatchCache | None) -> None:
         self._rows = RowBuilder(builder)
         self._column = column
-        self._parts = parts
+        self._cache = cache
 
     def __call__(self, batch: pa.RecordBatch) -> Rendered:
         decisive = batch.select(_RENDERED_FROM)
-        part, is_new = (
-            self._parts.find_or_make(decisive, self._render) if self._parts else (self._render(decisive), True)
+        outcome, is_new = (
+            self._cache.get_or_compute(decisive, self._render) if self._cache else (self._render(decisive), True)
         )
-        is_kept = part.column("reason").is_null()
-        rows, source = part.filter(is_kept), batch.filter(is_kept)
+        is_kept = outcome.column("reason").is_null()
+        rows, source = outcome.filter(is_kept), batch.filter(is_kept)
         kept = {name: (rows if name in rows.schema.names else source).column(name) for name in RENDERED_SCHEMA.names}
         is_rejected = pc.invert(is_kept)
-        reasons, original = part.filter(is_rejected), batch.filter(is_rejected)
+        reasons, original = outcome.filter(is_rejected), batch.filter(is_rejected)
         return Rendered(
             kept=pa.record_batch(list(kept.values()), schema=RENDERED_SCHEMA),
             rejected=original.add_column(1, "reason", reasons.column("reason")).add_column(
@@ -97,13 +95,10 @@ class Renderer:
         )
 
     def _render(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """The outcome of each row, as _PART_SCHEMA."""
+        """The outcome of each row, as _OUTCOME_SCHEMA."""
         texts = [batch.column(name).to_pylist() for name in _RENDERED_FROM]
-        records = [_record(self._rows.build(*row)) for row in zip(*texts, strict=True)]
-        columns = zip(*records, strict=True)
-        return pa.record_batch(
-            [pa.array(values, field.type) for values, field in zip(columns, _PART_SCHEMA, strict=True)], _PART_SCHEMA
-        )
+        outcomes = [_outcome(self._rows.build(*row)) for row in zip(*texts, strict=True)]
+        return pa.RecordBatch.from_pylist(outcomes, _OUTCOME_SCHEMA)
 
     def _column_hashes(self, kept: pa.RecordBatch) -> np.ndarray:
         if self._column is None:
@@ -112,23 +107,13 @@ class Renderer:
         return np.array([text_hash(value) if value else 0 for value in values], np.uint64)
 
 
-def _record(row: PromptRow | Rejection) -> tuple[Any, ...]:
-    """The values of _PART_SCHEMA."""
+def _outcome(row: PromptRow | Rejection) -> dict[str, Any]:
+    """Values of _OUTCOME_SCHEMA; those that are missing are null."""
     if isinstance(row, Rejection):
-        return (*[None] * (len(_PART_SCHEMA) - 2), str(row.reason), row.detail)
-    return (
-        row.prompt,
-        row.response,
-        row.prefix,
-        row.suffix,
-        row.control_spans,
-        row.trained_spans,
-        statement_hash(row.statement),
-        row.repaired,
-        row.masked,
-        None,
-        None,
-    )
+        return {"reason": str(row.reason), "detail": row.detail}
+    return {field.name: getattr(row, field.name) for field in fields(row)} | {
+        "statement": statement_hash(row.statement)
+    }
 
 
 def make_renderer(
@@ -138,6 +123,6 @@ def make_renderer(
     recipe: Recipe | None,
     chat_rows: bool,
     column: str | None,
-    parts: Parts | None,
+    cache: BatchCache | None,
 ) -> Renderer:
-    return Renderer(PromptBuilder(tokenizer, model, data, recipe, chat_rows=chat_rows), column, parts)
+    return Renderer(PromptBuilder(tokenizer, model, data, recipe, chat_rows=chat_rows), column, cache)

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from transformers import PreTrainedTokenizerFast
 
-from fim_core.batch_cache import Parts
+from fim_core.batch_cache import BatchCache
 from fim_core.batches import GroupWriter, by_export
 from fim_core.config import DataConfig, ModelConfig
 from fim_core.errors import FimError
@@ -24,7 +24,8 @@ from fim_core.prompts.builder import PromptBuilder
 from fim_core.prompts.finished import FoundForm, find_form
 from fim_core.prompts.render import RENDERED_SCHEMA, Rendered, Renderer, make_renderer
 from fim_core.prompts.split import Split, split_rows, why_none_is_held_out
-from fim_core.records.schema import LEFT_OUT, RAW_SCHEMA
+from fim_core.records.schema import LEFT_OUT, RAW_SCHEMA, Completion, Conversation, FinishedPrompt
+from fim_core.records.shapes import names_of
 
 logger = logging.getLogger(__name__)
 
@@ -40,9 +41,12 @@ PROMPTS_SCHEMA = RENDERED_SCHEMA.append(pa.field("split", pa.string(), nullable=
 """Columns of the prompts table.
 
     row_id, type, source_type     as in the raw table
+    is_completion                 prefix and suffix are the text around a cursor: false in conversations, and in finished
+                                  prompts without known FIM tokens
+    is_finished                   the prompt was read as it is, so that it may hold control tokens anywhere
     prompt, response              what the model reads, and what it learns to write; control tokens written out
-    prefix, suffix                text around the cursor; empty in conversations, null in finished prompts whose FIM
-                                  tokens do not tell
+    prefix, suffix                text around the cursor; empty in conversations, null in finished prompts without known
+                                  FIM tokens
     control_spans                 [start, end, …] in characters of the control tokens of `prompt`, in rows whose user
                                   text looks like some too (control_tokens: neutralise); null elsewhere
     trained_spans                 [start, end, …] of earlier assistant turns in `prompt`, which are trained on as well
@@ -102,7 +106,7 @@ def write_fim_prompts(
     model: ModelConfig,
     tokenizer: PreTrainedTokenizerFast,
     seed: int,
-    parts: Parts | None = None,
+    cache: BatchCache | None = None,
 ) -> PromptCounts:
     """Render every row of the raw table, by batch, and split the kept ones into train and eval.
 
@@ -111,7 +115,7 @@ def write_fim_prompts(
     `tokenizer` lacks are added to it.
 
     Args:
-        parts: where what became of rows is kept; must be of the same options, template and code.
+        cache: where what became of rows is kept; must be of the same options, template and code.
 
     Raises:
         FimError: a mistake in the template or the options.
@@ -128,8 +132,8 @@ def write_fim_prompts(
     files = PromptsFolder(output)
     tokenizer.save_pretrained(files.tokenizer)
     write_recipe(output, builder.recipe)
-    if parts is not None:
-        parts = parts.narrowed(*sorted(files.tokenizer.iterdir()), output / RECIPE)
+    if cache is not None:
+        cache = cache.keyed_also_by(*sorted(files.tokenizer.iterdir()), output / RECIPE)
     rendered = output / ".rendered.arrow"
     column = _group_column(source.schema_arrow, data.group_by)
     totals = _Totals()
@@ -138,11 +142,11 @@ def write_fim_prompts(
         GroupWriter(files.rejected, _rejected_schema(source.schema_arrow)) as rejected,
     ):
         batches = by_export(source.iter_batches(_BATCH_ROWS), _BATCH_ROWS)
-        renderer = Renderer(builder, column, parts)
+        renderer = Renderer(builder, column, cache)
         make, arguments = (
             (lambda: renderer, ())
             if data.num_proc == 1
-            else (make_renderer, (tokenizer, model, data, recipe, chat_rows, column, parts))
+            else (make_renderer, (tokenizer, model, data, recipe, chat_rows, column, cache))
         )
         for result in ordered_map(make, arguments, batches, num_proc=data.num_proc):
             kept.write_batch(result.kept)
@@ -181,17 +185,20 @@ def _find_form(
 ) -> FoundForm:
     """What finished prompts without a recipe tell; without finished prompts, the options as they are."""
     prompts: list[str] = []
-    has_states = False
+    has_completions, finished = False, names_of(FinishedPrompt)
     for group in range(raw.num_row_groups):
         types = raw.read_row_group(group, columns=["source_type"]).column("source_type")
         kinds = set(types.unique().to_pylist())
-        has_states |= "fim_completions" in kinds
-        if "prompt_response" in kinds and len(prompts) < _LOOKED_AT:
+        has_completions |= bool(kinds & names_of(Completion))
+        if kinds & finished and len(prompts) < _LOOKED_AT:
             inputs = raw.read_row_group(group, columns=["input"]).column("input")
-            prompts += inputs.filter(pc.equal(types, "prompt_response")).to_pylist()[: _LOOKED_AT - len(prompts)]
+            is_finished = pc.is_in(types, pa.array(sorted(finished)))
+            prompts += inputs.filter(is_finished).to_pylist()[: _LOOKED_AT - len(prompts)]
     if not prompts:
         return FoundForm(model, data, None, "", is_chat=False)
-    found = find_form(prompts, tokenizer, model, data, has_template=has_states or "template" in data.model_fields_set)
+    found = find_form(
+        prompts, tokenizer, model, data, has_template=has_completions or "template" in data.model_fields_set
+    )
     logger.warning("%s", found.notice)
     return found
 
@@ -250,7 +257,7 @@ def _write_with_split(rendered: Path, output: Path, split: Split) -> None:
 def _has_chat_rows(raw: Path) -> bool:
     """Whether some rows get chat markup whatever the template: conversations."""
     types = pq.read_table(raw, columns=["source_type"], read_dictionary=["source_type"]).column("source_type")
-    return "messages" in types.unique().to_pylist()
+    return not names_of(Conversation).isdisjoint(types.unique().to_pylist())
 
 
 def _group_column(schema: pa.Schema, group_by: str) -> str | None:

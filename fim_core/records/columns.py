@@ -1,145 +1,135 @@
-"""Which columns of an export are what: the shape of its rows, told by the columns or by the experiment file."""
+"""The columns of an export: which shape its rows have, and where each column goes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from fim_core.config.data import Source
 from fim_core.errors import FimError
-from fim_core.records.chat import ChatColumn, chat_columns
-from fim_core.records.schema import RAW_SCHEMA
-
-Shape = Literal["fim_completions", "prompt_response", "messages"]
-
-_SHAPE_OF_TYPE: dict[str, Shape] = {
-    "fim_completions": "fim_completions",
-    "demo": "fim_completions",
-    "sql_files": "fim_completions",
-    "huggingface_prompt_response": "prompt_response",
-    "huggingface_instruct": "messages",
-}
+from fim_core.records.schema import RAW_SCHEMA, FinishedPrompt
+from fim_core.records.shapes import SHAPES, RowShape
+from fim_core.records.shapes.messages import MESSAGES, question_columns
 
 
 @dataclass(frozen=True)
-class Layout:
+class ExportColumns:
     """Positions of an export's columns.
 
-    input holds the row's text; for chat rows that are made of columns (`role_mapping`, `render: chat`) there are
-    several, one for each of `chat`. output and type are None where there is no such column. extras: name in the raw
-    table to position, for every other column. notice: what the user should know of the choice.
+    Attributes:
+        source_type: name of the shape of its rows.
+        inputs: columns that `input` is made of.
+        output, type: None where the export has no such column.
+        extras: name in the raw table to position, for every other column.
+        join: makes the text of `input` from the cells of `inputs`; None: the one column is copied.
+        notice: what the user should know of the choice.
     """
 
-    shape: Shape
+    source_type: str
     inputs: tuple[int, ...]
     output: int | None
     type: int | None
     extras: Mapping[str, int]
-    chat: tuple[ChatColumn, ...] = ()
+    join: Callable[[Sequence[str]], str] | None = None
     notice: str | None = None
 
 
-def layout_of(columns: Sequence[str], source: Source, name: str) -> Layout:
-    """Find the columns of an export that `source` describes. `name` is for messages.
+def find_columns(names: Sequence[str], source: Source, export: str) -> ExportColumns:
+    """Find the columns of an export that `source` describes.
+
+    Args:
+        names: the export's columns.
+        export: its name, for messages.
 
     Raises:
-        FimError: a column is missing or stands there twice, or the options do not fit together.
+        FimError: a column is missing or ambiguous, or the options contradict each other.
     """
 
-    def position(wanted: str) -> int:
-        found = find_column(columns, wanted, name)
+    def has_column(name: str) -> bool:
+        return find_column(names, name, export) is not None
+
+    def position(name: str) -> int:
+        found = find_column(names, name, export)
         if found is None:
-            raise FimError(f"{name} has no column {wanted}. Its columns are: {_listed(columns)}.")
+            raise FimError(f"{export} has no column {name}. Its columns are: {_listed(names)}.")
         return found
 
-    shape, notice = _shape_of(columns, source, name)
-    chat = tuple(chat_columns(source.role_mapping or _user_and_assistant(columns, source, name), source.content_key))
+    shape, notice = _named_shape(source, export), None
+    if shape is None:
+        shape, notice = _recognised_shape(names, source, export, has_column)
+    columns = shape.columns(source, has_column)
     if source.render == "chat":
-        if shape != "prompt_response":
-            raise FimError(f"{name}: `render: chat` goes with prompt and response columns; its rows are {shape}.")
-        places = (("user", _input_name(shape, source)), ("assistant", str(_output_name(shape, source))))
-        chat = tuple(ChatColumn(place, role, {}) for role, place in places)
-        shape = "messages"
-    inputs = tuple(position(column.name) for column in chat) or (position(_input_name(shape, source)),)
-    output_name = _output_name(shape, source)
-    output = position(output_name) if output_name else None
-    kind = find_column(columns, source.type_col, name)
-    return Layout(shape, inputs, output, kind, _extras(columns, {*inputs, output, kind}), chat, notice)
+        if shape.parses_to is not FinishedPrompt:
+            raise FimError(
+                f"{export}: `render: chat` goes with prompt and response columns; its rows are {shape.name}."
+            )
+        shape, columns = MESSAGES, question_columns(columns)
+    inputs = tuple(map(position, columns.inputs))
+    output = None if columns.output is None else position(columns.output)
+    kind = find_column(names, source.type_col, export)
+    extras = _extras(names, {*inputs, output, kind})
+    return ExportColumns(shape.name, inputs, output, kind, extras, columns.join, notice)
 
 
-def find_column(columns: Sequence[str], wanted: str, name: str) -> int | None:
-    """Position of a column: the one spelled exactly so, else the only one that is so in another case, or None.
+def find_column(names: Sequence[str], wanted: str, export: str) -> int | None:
+    """Position of a column: the one with exactly this name, else the only one that differs in case alone, or None.
 
     Raises:
         FimError: there are several.
     """
-    for spell in (str, lambda column: column.strip().casefold()):
-        found = [at for at, column in enumerate(columns) if spell(column) == spell(wanted)]
+    for spell in (str, lambda name: name.strip().casefold()):
+        found = [at for at, name in enumerate(names) if spell(name) == spell(wanted)]
         if len(found) > 1:
-            raise FimError(f"{name} has several columns {wanted}. Its columns are: {_listed(columns)}.")
+            raise FimError(f"{export} has several columns {wanted}. Its columns are: {_listed(names)}.")
         if found:
             return found[0]
     return None
 
 
-def _user_and_assistant(columns: Sequence[str], source: Source, name: str) -> Mapping[str, str]:
-    """The roles of chat rows that name none and have no `messages`: the columns `user` and `assistant`."""
-    if source.type != "huggingface_instruct" or source.columns or find_column(columns, "messages", name) is not None:
-        return {}
-    roles = ("user", "assistant")
-    return {role: role for role in roles} if all(find_column(columns, role, name) is not None for role in roles) else {}
-
-
-def _shape_of(columns: Sequence[str], source: Source, name: str) -> tuple[Shape, str | None]:
+def _named_shape(source: Source, export: str) -> RowShape | None:
+    """The shape that the source's options name, or None."""
     if source.columns is not None:
         if source.type not in ("auto", "huggingface"):
-            raise FimError(f"{name}: `columns` goes with `type: huggingface`, not with `type: {source.type}`.")
-        if set(source.columns) == {"prompt", "response"}:
-            return "prompt_response", None
-        if set(source.columns) == {"messages"}:
-            return "messages", None
-        raise FimError(f"{name}: `columns` must name prompt and response, or messages.")
-    if source.role_mapping:
-        if source.type not in ("auto", "huggingface_instruct"):
-            raise FimError(f"{name}: `role_mapping` goes with `type: huggingface_instruct`, not with {source.type}.")
-        return "messages", None
-    if source.type in _SHAPE_OF_TYPE:
-        return _SHAPE_OF_TYPE[source.type], None
-
-    wanted: dict[Shape, tuple[str, ...]] = {
-        "fim_completions": (source.input_col, source.output_col),
-        "prompt_response": ("prompt", "response"),
-        "messages": ("messages",),
-    }
-    fitting = [
-        shape for shape, names in wanted.items() if all(find_column(columns, each, name) is not None for each in names)
-    ]
-    if not fitting:
+            raise FimError(f"{export}: `columns` goes with `type: huggingface`, not with `type: {source.type}`.")
+        with_keys = [shape for shape in SHAPES if shape.keys]
+        for shape in with_keys:
+            if set(shape.keys) == set(source.columns):
+                return shape
         raise FimError(
-            f"{name} has neither {source.input_col} and {source.output_col}, nor prompt and response, nor messages. "
-            f"Its columns are: {_listed(columns)}. Name them with `input_col` and `output_col`, or `columns`."
+            f"{export}: `columns` must name {', or '.join(' and '.join(shape.keys) for shape in with_keys)}."
+        )
+    if source.role_mapping:
+        if source.type not in ("auto", *MESSAGES.types):
+            raise FimError(f"{export}: `role_mapping` goes with `type: {MESSAGES.types[0]}`, not with {source.type}.")
+        return MESSAGES
+    return next((shape for shape in SHAPES if source.type in shape.types), None)
+
+
+def _recognised_shape(
+    names: Sequence[str], source: Source, export: str, has_column: Callable[[str], bool]
+) -> tuple[RowShape, str | None]:
+    """The first shape whose columns the export has, and a notice if it has those of several."""
+    needed = {}
+    for shape in SHAPES:
+        columns = shape.columns(source, has_column)
+        needed[shape.name] = [*columns.inputs, *([] if columns.output is None else [columns.output])]
+    fitting = [shape for shape in SHAPES if all(map(has_column, needed[shape.name]))]
+    if not fitting:
+        wanted = ", nor ".join(" and ".join(columns) for columns in needed.values())
+        raise FimError(
+            f"{export} has neither {wanted}. "
+            f"Its columns are: {_listed(names)}. Name them with `input_col` and `output_col`, or `columns`."
         )
     if len(fitting) == 1:
         return fitting[0], None
     return fitting[0], (
-        f"{name} has the columns of {' and '.join(fitting)}: it is read as {fitting[0]}. "
-        "Set the source's `type` to read it otherwise."
+        f"{export} has the columns of {' and '.join(shape.name for shape in fitting)}: it is read as {fitting[0].name}. "
+        "Set the source's `type` to choose another shape."
     )
 
 
-def _input_name(shape: Shape, source: Source) -> str:
-    own = {"fim_completions": source.input_col, "prompt_response": "prompt", "messages": "messages"}[shape]
-    return (source.columns or {}).get(own, own)
-
-
-def _output_name(shape: Shape, source: Source) -> str | None:
-    own = {"fim_completions": source.output_col, "prompt_response": "response", "messages": None}[shape]
-    return (source.columns or {}).get(own, own) if own else None
-
-
 def _extras(columns: Sequence[str], taken: set[int | None]) -> dict[str, int]:
-    """Names under which the other columns are kept: as written, but none empty and none twice in any case."""
+    """The other columns' names in the raw table: as written, but never empty, and distinct also when case is ignored."""
     names: dict[str, int] = {}
     used: set[str] = set()
     for at, column in enumerate(columns):

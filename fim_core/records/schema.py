@@ -1,4 +1,4 @@
-"""What a row of an export is: the raw table, a parsed completion, and why a row is rejected."""
+"""The schema of the raw table, the kinds of parsed rows, and the reasons for rejecting a row."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import StrEnum
 import pyarrow as pa
 
 PLACEHOLDER = "<fillMe>"
-"""Marks the cursor in the SQL of an INPUT: what stood there is OUTPUT."""
+"""Marks the cursor in the SQL of an INPUT, where OUTPUT was inserted."""
 
 CONTEXT_FIELDS = ("sql_history", "ddl_context", "last_few_executed", "file_content")
 """Context that an editor sends along, in the order in which it is documented."""
@@ -28,7 +28,7 @@ RAW_SCHEMA = pa.schema(
 
     row_id       first 12 hex digits of the SHA-256 of the export's bytes, "-", row number from 0
     source       file name (below the folder that was given) or data set id
-    source_type  shape of the row: fim_completions, prompt_response or messages
+    source_type  name of the row's shape (`fim_core.records.shapes`): fim_completions, prompt_response or messages
     type         kind of completion, from the export's own column; empty where there is none
     input        the editor's state as written; the finished prompt; or the messages as JSON text [{"role", "content"}, …]
     output       the completion as written; response; empty for messages
@@ -75,8 +75,26 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True)
+class FinishedPrompt:
+    """A prompt that the model reads as it is, control tokens included."""
+
+    text: str
+
+
+Message = dict[str, str]
+"""Keys `role` and `content`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """Messages of a conversation; the last one is the assistant's."""
+
+    messages: list[Message]
+
+
+@dataclass(frozen=True, slots=True)
 class Rejection:
-    """A row that cannot be used. `detail` says where the fault lies and never quotes user text."""
+    """A row that cannot be used. `detail` says what is wrong and never quotes user text."""
 
     reason: Reason
     detail: str

@@ -20,8 +20,7 @@ from fim_core.config.data import DataConfig, Source
 from fim_core.errors import FimError
 from fim_core.parallel import ordered_map
 from fim_core.prompt_format.recipe import Recipe, schema_with
-from fim_core.records.chat import messages_text
-from fim_core.records.columns import Layout, layout_of
+from fim_core.records.columns import ExportColumns, find_columns
 from fim_core.records.locate import locate
 from fim_core.records.readers import Export, read_file
 from fim_core.records.schema import RAW_SCHEMA
@@ -79,14 +78,16 @@ class RawCounts:
 
 
 @dataclass(frozen=True)
-class _Part:
-    """One export with what its columns are and where its rows are to be marked as coming from.
+class _Input:
+    """One export and how it is read.
 
+    digest: unique hash that the row_ids begin with.
+    held_out: it comes from `eval_sources`.
     selected: whether a row is read, bool [rows]; None for all of them.
     """
 
     export: Export
-    layout: Layout
+    columns: ExportColumns
     digest: str
     held_out: bool
     selected: np.ndarray | None
@@ -115,33 +116,33 @@ def write_raw_completions(data: DataConfig, output: Path) -> RawCounts:
     by_source_type: Counter[str] = Counter()
     by_type: Counter[str] = Counter()
 
-    def rows(parts: list[_Part], extras: dict[str, str], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-        for part, batches in _read(parts, data.num_proc, warn):
-            for batch in _raw_batches(part, batches, extras, schema):
-                by_export[part.digest] += batch.num_rows
-                by_source[part.export.name] += batch.num_rows
-                by_source_type[part.layout.shape] += batch.num_rows
+    def rows(inputs: list[_Input], extras: dict[str, str], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+        for entry, batches in _read(inputs, data.num_proc, warn):
+            for batch in _raw_batches(entry, batches, extras, schema):
+                by_export[entry.digest] += batch.num_rows
+                by_source[entry.export.name] += batch.num_rows
+                by_source_type[entry.columns.source_type] += batch.num_rows
                 by_type.update(dict(value.values() for value in batch.column("type").value_counts().to_pylist()))
                 yield batch
 
     with TemporaryDirectory(prefix="fim-demo-") as scratch:
-        parts = _parts(data, Path(scratch), warn)
-        extras = _all_extras([part.layout for part in parts])
+        inputs = _inputs(data, Path(scratch), warn)
+        extras = _all_extras([entry.columns for entry in inputs])
         schema = pa.schema([*RAW_SCHEMA, *(pa.field(name, pa.string(), nullable=False) for name in extras.values())])
-        if (recipe := _common_recipe(part.export for part in parts)) is not None:
+        if (recipe := _common_recipe(entry.export for entry in inputs)) is not None:
             schema = schema_with(schema, recipe)
         with GroupWriter(output, schema, use_dictionary=_FEW_VALUES) as writer:
-            for batch in rows(parts, extras, schema):
+            for batch in rows(inputs, extras, schema):
                 writer.write(batch)
     if not any(by_source.values()):
-        raise FimError(f"The sources hold no rows: {', '.join(sorted({p.export.name for p in parts}))}.")
+        raise FimError(f"The sources hold no rows: {', '.join(sorted({entry.export.name for entry in inputs}))}.")
     return RawCounts(
         rows=by_source.total(),
         by_source=dict(by_source),
         by_source_type=dict(by_source_type),
         by_type=_most_frequent(by_type),
-        exports=[ExportRead(part.export.name, part.digest, by_export[part.digest]) for part in parts],
-        left_out=sum(int((~part.selected).sum()) for part in parts if part.selected is not None),
+        exports=[ExportRead(entry.export.name, entry.digest, by_export[entry.digest]) for entry in inputs],
+        left_out=sum(int((~entry.selected).sum()) for entry in inputs if entry.selected is not None),
         warnings=warnings,
     )
 
@@ -199,29 +200,29 @@ def _all_sources(data: DataConfig) -> Iterator[tuple[bool, Source]]:
     yield from ((True, source) for source in data.eval_sources)
 
 
-def _parts(data: DataConfig, scratch: Path, warn: Callable[[str], None]) -> list[_Part]:
-    parts: list[_Part] = []
-    seen: dict[str, list[_Part]] = {}
+def _inputs(data: DataConfig, scratch: Path, warn: Callable[[str], None]) -> list[_Input]:
+    inputs: list[_Input] = []
+    seen: dict[str, list[_Input]] = {}
     for number, (held_out, source) in enumerate(_all_sources(data)):
         is_demo = source.type == "demo"
         exports = [_demo(source, scratch / f"{number}.csv")] if is_demo else locate(source, data.cache_dir, warn)
         masks = selected_rows(source, exports, warn) if selects(source) else repeat(None, len(exports))
         for export, selected in zip(exports, masks, strict=True):
             options = source.model_copy(update=_GENERATED) if export.generated else source
-            layout = layout_of(export.columns, options, export.name)
+            columns = find_columns(export.columns, options, export.name)
             if export.recipe and source.render:
                 raise FimError(f"{export.name} holds finished prompts, made by `fim convert`: leave out `render`.")
-            if layout.notice:
-                warn(layout.notice)
+            if columns.notice:
+                warn(columns.notice)
             digest = export.digest()
             same = seen.setdefault(digest, [])
-            if twice := next((part for part in same if _overlap(part.selected, selected)), None):
+            if twice := next((entry for entry in same if _overlap(entry.selected, selected)), None):
                 warn(f"{export.name} holds the same bytes as {twice.export.name}: its rows come in once more.")
             # Ids stay unique.
-            name = hashlib.sha256(f"{digest} {len(parts)}".encode()).hexdigest() if same else digest
-            same.append(_Part(export, layout, name, held_out, selected))
-            parts.append(same[-1])
-    return parts
+            name = hashlib.sha256(f"{digest} {len(inputs)}".encode()).hexdigest() if same else digest
+            same.append(_Input(export, columns, name, held_out, selected))
+            inputs.append(same[-1])
+    return inputs
 
 
 def _overlap(one: np.ndarray | None, other: np.ndarray | None) -> bool:
@@ -238,30 +239,30 @@ def _demo(source: Source, path: Path) -> Export:
     return replace(read_file(path, "demo"), generated=True)
 
 
-def _all_extras(layouts: list[Layout]) -> dict[str, str]:
+def _all_extras(exports: list[ExportColumns]) -> dict[str, str]:
     """Folded name of every other column to the name it is kept under: the first spelling."""
     names: dict[str, str] = {}
-    for layout in layouts:
-        for name in layout.extras:
+    for columns in exports:
+        for name in columns.extras:
             names.setdefault(name.casefold(), name)
     return names
 
 
 def _read(
-    parts: list[_Part], num_proc: int, warn: Callable[[str], None]
-) -> Iterator[tuple[_Part, Iterable[pa.RecordBatch]]]:
+    inputs: list[_Input], num_proc: int, warn: Callable[[str], None]
+) -> Iterator[tuple[_Input, Iterable[pa.RecordBatch]]]:
     """The batches of each export, in order; files that take long to read are read in several processes."""
-    for whole, group in groupby(parts, key=lambda part: part.export.whole):
+    for whole, group in groupby(inputs, key=lambda entry: entry.export.whole):
         exports = list(group)
         if not whole:
-            yield from ((part, part.export.batches(warn)) for part in exports)
+            yield from ((entry, entry.export.batches(warn)) for entry in exports)
             continue
         workers = min(num_proc, len(exports))
-        results = ordered_map(_whole_reader, (), [part.export for part in exports], num_proc=workers)
-        for part, (batches, warnings) in zip(exports, results, strict=True):
+        results = ordered_map(_whole_reader, (), [entry.export for entry in exports], num_proc=workers)
+        for entry, (batches, warnings) in zip(exports, results, strict=True):
             for text in warnings:
                 warn(text)
-            yield part, batches
+            yield entry, batches
 
 
 def _whole_reader() -> Callable[[Export], tuple[list[pa.RecordBatch], list[str]]]:
@@ -274,36 +275,36 @@ def _read_whole(export: Export) -> tuple[list[pa.RecordBatch], list[str]]:
 
 
 def _raw_batches(
-    part: _Part, batches: Iterable[pa.RecordBatch], extras: dict[str, str], schema: pa.Schema
+    entry: _Input, batches: Iterable[pa.RecordBatch], extras: dict[str, str], schema: pa.Schema
 ) -> Iterator[pa.RecordBatch]:
     """The rows of one export in the raw table's columns."""
-    layout = part.layout
-    own = {name.casefold(): at for name, at in layout.extras.items()}
+    columns = entry.columns
+    own = {name.casefold(): at for name, at in columns.extras.items()}
     first = 0
     for whole in batches:
         numbers = np.arange(first, first + whole.num_rows)
         first += whole.num_rows
         batch = whole
-        if part.selected is not None:
-            numbers = numbers[part.selected[numbers]]
+        if entry.selected is not None:
+            numbers = numbers[entry.selected[numbers]]
             batch = whole.take(pa.array(numbers - (first - whole.num_rows)))
         count = batch.num_rows
-        ids = pa.array([f"{part.digest[:12]}-{number}" for number in numbers.tolist()], pa.string())
-        cells = [batch.column(at) for at in layout.inputs]
-        if layout.chat:
+        ids = pa.array([f"{entry.digest[:12]}-{number}" for number in numbers.tolist()], pa.string())
+        cells = [batch.column(at) for at in columns.inputs]
+        if columns.join is not None:
             rows = zip(*(column.to_pylist() for column in cells), strict=True)
-            text = pa.array([messages_text(layout.chat, row) for row in rows], pa.string())
+            text = pa.array(map(columns.join, rows), pa.string())
         else:
             (text,) = cells
         yield pa.RecordBatch.from_arrays(
             [
                 ids,
-                pa.repeat(part.export.name, count),
-                pa.repeat(layout.shape, count),
-                _column(batch, layout.type),
+                pa.repeat(entry.export.name, count),
+                pa.repeat(columns.source_type, count),
+                _column(batch, columns.type),
                 text,
-                _column(batch, layout.output),
-                pa.repeat(pa.scalar(part.held_out), count),
+                _column(batch, columns.output),
+                pa.repeat(pa.scalar(entry.held_out), count),
                 *(_column(batch, own.get(name)) for name in extras),
             ],
             schema=schema,

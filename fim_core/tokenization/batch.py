@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from fim_core.batch_cache import Parts
+from fim_core.batch_cache import BatchCache
 from fim_core.config import DataConfig
 from fim_core.folders.prompts import PromptsFolder
+from fim_core.folders.tokenized import IGNORE_INDEX
 from fim_core.prompt_format.recipe import read_recipe
 from fim_core.prompt_format.tokens import load_tokenizer
 from fim_core.records.schema import LEFT_OUT, Reason
@@ -19,7 +20,6 @@ from fim_core.tokenization.encoder import Piece, TextEncoder
 from fim_core.tokenization.pieces import PieceTable
 from fim_core.tokenization.spans import cut_at_spans
 
-IGNORED = -100
 SPLITS = ("train", "eval")
 
 DATASET_SCHEMA = pa.schema(
@@ -38,8 +38,8 @@ REJECTED_SCHEMA = pa.schema(
 )
 
 
-_ENCODED_FROM = ("source_type", "prompt", "response", "control_spans", "trained_spans")
-_PART_SCHEMA = pa.schema(
+_ENCODED_FROM = ("is_finished", "prompt", "response", "control_spans", "trained_spans")
+_ENCODED_SCHEMA = pa.schema(
     [
         *(DATASET_SCHEMA.field(name) for name in ("input_ids", "labels", "prompt_length")),
         pa.field("length", pa.int32()),
@@ -74,14 +74,14 @@ class TokenizedBatch:
 class BatchTokenizer:
     """Tokenizes batches; each process has its own, with its own table of pieces."""
 
-    def __init__(self, prompts: Path, data: DataConfig, falls_back: bool, parts: Parts | None) -> None:
+    def __init__(self, prompts: Path, data: DataConfig, falls_back: bool, cache: BatchCache | None) -> None:
         fim, folder = read_recipe(prompts).fim_tokens, PromptsFolder(prompts).tokenizer
         self._end = fim.end_id
         self.encoder = TextEncoder(load_tokenizer(folder), fim, takes_over=True)
         controls = sorted(self.encoder.controls)
-        self._parts = (
-            parts.narrowed(folder / "tokenizer.json", falls_back=falls_back, end=self._end, controls=controls)
-            if parts
+        self._cache = (
+            cache.keyed_also_by(folder / "tokenizer.json", falls_back=falls_back, end=self._end, controls=controls)
+            if cache
             else None
         )
         if falls_back:
@@ -92,15 +92,17 @@ class BatchTokenizer:
 
     def __call__(self, batch: pa.RecordBatch) -> TokenizedBatch:
         decisive, before = batch.select(_ENCODED_FROM), self._table.encoded
-        part, is_new = (
-            self._parts.find_or_make(decisive, self._encode) if self._parts else (self._encode(decisive), True)
+        encoded, is_new = (
+            self._cache.get_or_compute(decisive, self._encode) if self._cache else (self._encode(decisive), True)
         )
-        lengths = part.column("length").to_numpy()
-        has_stray = part.column("has_stray").to_numpy(zero_copy_only=False)
+        lengths = encoded.column("length").to_numpy()
+        has_stray = encoded.column("has_stray").to_numpy(zero_copy_only=False)
         split = batch.column("split").to_numpy(zero_copy_only=False)
         is_used, can_be_used = split != LEFT_OUT, (lengths <= self._max_length) & ~has_stray
         is_kept = is_used & can_be_used
-        columns = {name: (part if name in part.schema.names else batch).column(name) for name in DATASET_SCHEMA.names}
+        columns = {
+            name: (encoded if name in encoded.schema.names else batch).column(name) for name in DATASET_SCHEMA.names
+        }
         rows = pa.record_batch(list(columns.values()), schema=DATASET_SCHEMA)
         labels = rows.column("labels").filter(pa.array(is_kept))
         return TokenizedBatch(
@@ -109,19 +111,19 @@ class BatchTokenizer:
             types=batch.column("type").filter(pa.array(is_kept)).to_pylist(),
             lengths=lengths[is_kept],
             left_out=int(np.count_nonzero(~is_used)),
-            trained_tokens=int(np.count_nonzero(labels.flatten().to_numpy() != IGNORED)),
+            trained_tokens=int(np.count_nonzero(labels.flatten().to_numpy() != IGNORE_INDEX)),
             neutralised=len(batch) - batch.column("control_spans").null_count,
             changed=batch.column("row_id").filter(
-                pa.array(part.column("is_changed").to_numpy(zero_copy_only=False) & is_kept)
+                pa.array(encoded.column("is_changed").to_numpy(zero_copy_only=False) & is_kept)
             ),
             encoded=len(batch) if is_new else 0,
             tokenizer_tokens=self._table.encoded - before,
         )
 
     def _encode(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """Ids and labels of each row, as _PART_SCHEMA."""
+        """Ids and labels of each row, as _ENCODED_SCHEMA."""
         columns = {name: batch.column(name).to_pylist() for name in _ENCODED_FROM}
-        is_finished = np.array([kind == "prompt_response" for kind in columns.pop("source_type")], np.bool_)
+        is_finished = np.array(columns.pop("is_finished"), np.bool_)
         rows, prompt_pieces, trained_pieces = self._cut(columns)
         ids, piece_lengths = self._table.gather(rows)
         per_row = np.array([len(row) for row in rows], np.int64)
@@ -137,7 +139,7 @@ class BatchTokenizer:
         lengths = np.add.reduceat(piece_lengths, first_piece).astype(np.int32)
         labels = ids
         if self._mask_inputs:
-            labels = np.where(np.repeat(is_trained, piece_lengths), ids, np.int32(IGNORED))
+            labels = np.where(np.repeat(is_trained, piece_lengths), ids, np.int32(IGNORE_INDEX))
 
         # Control tokens belong where a piece is one. A finished prompt may hold them anywhere, its response may not.
         is_own = np.fromiter((isinstance(piece, int) for row in rows for piece in row), np.bool_, len(piece_lengths))
@@ -153,7 +155,7 @@ class BatchTokenizer:
         offsets = pa.array(np.concatenate([[0], np.cumsum(lengths * is_kept)]).astype(np.int32))
         lists = [pa.ListArray.from_arrays(offsets, pa.array(values)) for values in (ids, labels)]
         figures = (prompt_lengths, lengths, has_stray, np.array(is_changed, np.bool_))
-        return pa.record_batch([*lists, *map(pa.array, figures)], schema=_PART_SCHEMA)
+        return pa.record_batch([*lists, *map(pa.array, figures)], schema=_ENCODED_SCHEMA)
 
     def _cut(self, columns: dict[str, list[Any]]) -> tuple[list[list[Piece]], list[int], list[int]]:
         """Pieces of each row; how many of them are the prompt's; which of all pieces are trained on besides."""

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fim_core.batch_cache import Parts
+from fim_core.batch_cache import BatchCache
 from fim_core.batches import by_export
 from fim_core.config import DataConfig
 from fim_core.folders.prompts import PromptsFolder
@@ -73,10 +73,12 @@ class TokenizedCounts:
     notice: str
 
 
-def tokenize_prompts(prompts: Path, output: Path, *, data: DataConfig, parts: Parts | None = None) -> TokenizedCounts:
+def tokenize_prompts(
+    prompts: Path, output: Path, *, data: DataConfig, cache: BatchCache | None = None
+) -> TokenizedCounts:
     """Encode every row of a prompts folder; labels come from lengths, never from searching.
 
-    A row is `prompt ids + response ids + end`; its labels are IGNORED over the prompt and the ids themselves over the
+    A row is `prompt ids + response ids + end`; its labels are IGNORE_INDEX over the prompt and the ids themselves over the
     rest, or everywhere with `mask_inputs: false`. Rows longer than `max_length` are rejected as `too_long`, and with
     `filter_samples: false` also reported one by one as warnings.
 
@@ -85,15 +87,15 @@ def tokenize_prompts(prompts: Path, output: Path, *, data: DataConfig, parts: Pa
 
     Args:
         prompts: folder that `write_fim_prompts` wrote.
-        parts: where what became of rows is kept; must be of the same options and code.
+        cache: where what became of rows is kept; must be of the same options and code.
     """
     output.mkdir(parents=True, exist_ok=True)
     source = pq.ParquetFile(PromptsFolder(prompts).rows)
-    worker = BatchTokenizer(prompts, data, False, parts)
+    worker = BatchTokenizer(prompts, data, False, cache)
     sample = _sample(source)
     falls_back = not all(map(worker.encoder.lines_agree, sample))
     if falls_back:
-        worker = BatchTokenizer(prompts, data, True, parts)
+        worker = BatchTokenizer(prompts, data, True, cache)
         logger.warning("This tokenizer does not encode lines independently: text is cut at control tokens only.")
     if others := sum(not worker.encoder.agrees(text) for text in sample):
         logger.warning(
@@ -111,7 +113,7 @@ def tokenize_prompts(prompts: Path, output: Path, *, data: DataConfig, parts: Pa
     ):
         batches = by_export(source.iter_batches(_BATCH_ROWS), _BATCH_ROWS)
         make, arguments = (
-            (lambda: worker, ()) if data.num_proc == 1 else (BatchTokenizer, (prompts, data, falls_back, parts))
+            (lambda: worker, ()) if data.num_proc == 1 else (BatchTokenizer, (prompts, data, falls_back, cache))
         )
         for result in ordered_map(make, arguments, batches, num_proc=data.num_proc):
             for split, rows in result.kept.items():

@@ -17,7 +17,7 @@ import pytest
 from damage import DAMAGES, damaged
 from pack_helpers import to_rows
 
-from fim_core.batch_cache import Parts
+from fim_core.batch_cache import BatchCache
 from fim_core.benchmark.build import ITEMS, SETTINGS, build_benchmark, read_benchmark
 from fim_core.champion.registry import _write_withdrawn, withdrawn, withdrawn_file
 from fim_core.config import Experiment
@@ -161,17 +161,17 @@ def test_a_bit_anywhere_in_the_rows_of_a_plan_is_found(tmp_path: Path) -> None:
     assert missed == 0
 
 
-def test_a_damaged_part_is_made_again(tmp_path: Path) -> None:
-    """8 states of a part, and a bit flipped at some 30 of its bytes."""
+def test_a_damaged_batch_is_computed_again(tmp_path: Path) -> None:
+    """8 states of a cached batch, and a bit flipped at some 30 of its bytes."""
     rows = pa.RecordBatch.from_pydict({"text": [f"select {number}" for number in range(20)]})
-    parts, made = Parts(tmp_path, "identity"), []
+    cache, made = BatchCache(tmp_path, "identity"), []
 
     def make(batch: pa.RecordBatch) -> pa.RecordBatch:
         made.append(1)
         return batch
 
     def again() -> bool:
-        found, was_made = parts.find_or_make(rows, make)
+        found, was_made = cache.get_or_compute(rows, make)
         assert found.equals(rows)
         return was_made
 

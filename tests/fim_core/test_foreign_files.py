@@ -215,7 +215,7 @@ def test_foreign_files_stay_as_they_are(
 def test_folders_that_only_share_names_with_a_store_stay(
     storage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("work/uni/thesis", "tmp/notes", "parts/engine/piston"):
+    for name in ("work/uni/thesis", "tmp/notes", "batch_cache/engine/piston"):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "chapter.txt").write_text(name)
     long_ago = time.time() - MONTH_SECONDS
@@ -234,7 +234,7 @@ def test_collection_takes_its_own_from_among_foreign_files(tmp_path: Path) -> No
     store = Store(folder)
     own = [publish(store, asset, number, promote=True).path for asset in ASSETS[:3] for number in (0, 1)]
     own.append(store.work_folder("trained_checkpoint", VERSION))
-    part = store.folder("parts", "fim_prompts") / f"{64 * 'a'}.arrow"
+    part = store.folder("batch_cache", "fim_prompts") / f"{64 * 'a'}.arrow"
     part.write_text("part")
     check = store.folder("checks", "raw_completions") / f"{own[0].name}-{VERSION}.json"
     check.write_text("[]")

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
 from fim_core.atomic import staging, write_json
-from fim_core.batch_cache import Parts
+from fim_core.batch_cache import BatchCache
 from fim_core.benchmark.build import build_benchmark
 from fim_core.cli.main import app
 from fim_core.demo.export import write_export
@@ -46,9 +46,9 @@ def publish(store: Store) -> None:
         (draft.path / "rows").write_bytes(b"x" * DISK_BYTES)
 
 
-def keep_part(folder: Path) -> None:
+def cache_batch(folder: Path) -> None:
     rows = pa.RecordBatch.from_pydict({"text": [random.Random(1).randbytes(DISK_BYTES)]})
-    Parts(folder, "identity").find_or_make(rows, lambda batch: batch)
+    BatchCache(folder, "identity").get_or_compute(rows, lambda batch: batch)
 
 
 WRITERS: dict[str, Callable[[Path], object]] = {
@@ -56,7 +56,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "export as Parquet": lambda disk: write_export(disk / "demo.parquet", rows=3000, seed=1),
     "benchmark": lambda disk: build_benchmark(disk, items_per_kind=1, seed=1),
     "artifact": lambda disk: publish(Store(disk)),
-    "part": keep_part,
+    "cached batch": cache_batch,
     "JSON": lambda disk: write_json(disk / "file.json", "x" * DISK_BYTES),
 }
 

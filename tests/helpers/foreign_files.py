@@ -23,7 +23,7 @@ MONTH_SECONDS = 30 * 24 * 3600
 _FOLDERS = [
     *("tmp", "tmp/notes", "tmp/removed-notes", "tmp/raw_completions-1", "tmp/new", ".tmp"),
     *("work", "work/uni/thesis", "work/trained_checkpoint/thesis", "work/trained_checkpoint/step-7", "work/step-7"),
-    *("parts", "parts/engine/piston", "parts/fim_prompts/old", "parts/fim_prompts/old.arrow"),
+    *("batch_cache", "batch_cache/engine/piston", "batch_cache/fim_prompts/old", "batch_cache/fim_prompts/old.arrow"),
     *("locks", "checks", "checks/raw_completions", "checks/uni", "state", "state/step-7", "logs", "packs", "trackers"),
     *("model", ".model", "failures", "step-7", "step-1000", "step-abc", ".step-7", ".step-abc", "step-7/deepspeed"),
     *("thesis/0123456789abcdef", "withdrawn", "by_experiment", "dataset", "tokenizer", "output", "output/dataset"),
@@ -33,7 +33,14 @@ _FOLDERS = [
     "champion_model/withdrawn",
 ]
 _FILES = [
-    *("current", "tmp/lease.json", "tmp/readme", "work/readme", "parts/readme", "parts/fim_prompts/readme.arrow"),
+    *(
+        "current",
+        "tmp/lease.json",
+        "tmp/readme",
+        "work/readme",
+        "batch_cache/readme",
+        "batch_cache/fim_prompts/readme.arrow",
+    ),
     *("locks/notes", f"locks/{VERSION}", "checks/readme.json", f"checks/raw_completions/{VERSION}-notes.json"),
     *("manifest.json", "lease.json", "metrics.jsonl", "result.json", "progress", "lease", "rank-0.log", "launcher.log"),
     *("items.jsonl", "benchmark.json", "report.json", "report.html", "predictions.parquet", "exports.json", "fim.json"),
@@ -86,8 +93,8 @@ def _write_links(folder: Path, outside: Path) -> None:
         "tmp/link": "elsewhere",
         f"work/trained_checkpoint/{16 * 'f'}": "elsewhere",
         "work/fim_prompts": "elsewhere",
-        f"parts/fim_prompts/{64 * 'f'}.arrow": "file.json",
-        "parts/tokenized_dataset": "elsewhere",
+        f"batch_cache/fim_prompts/{64 * 'f'}.arrow": "file.json",
+        "batch_cache/tokenized_dataset": "elsewhere",
         f"fim_prompts/{16 * 'f'}": "version",
         "raw_completions/current": "elsewhere",
         "fim_prompts/by_experiment/demo": "version",

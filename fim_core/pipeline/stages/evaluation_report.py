@@ -80,7 +80,7 @@ def _base(build: Build) -> Base:
     # A pretrained model draws by the seed as well: the embeddings of tokens that are new to it.
     options = {"hf_config_kwargs": model.hf_config_kwargs, "seed": experiment.seed}
     identity = digest({"base": weights, "options": options, "code": code_version("fim_core.evaluation.base")})
-    return Base(load, replace(build.parts, identity=identity))
+    return Base(load, replace(build.cache, identity=identity))
 
 
 def _present(artifact: Artifact) -> None:

@@ -74,8 +74,11 @@ def _stated_form(experiment: Experiment, inputs: Mapping[str, Artifact]) -> dict
 
     The form of finished prompts is looked for in them, as far as the experiment does not state it.
     """
+    from fim_core.records.schema import FinishedPrompt
+    from fim_core.records.shapes import names_of
+
     raw = inputs.get("raw_completions")
-    if raw is None or "prompt_response" not in raw.counts["by_source_type"]:
+    if raw is None or names_of(FinishedPrompt).isdisjoint(raw.counts["by_source_type"]):
         return {}
     return {"stated": ", ".join(sorted({"template", "fim_order"} & experiment.data.model_fields_set))}
 
@@ -103,7 +106,7 @@ def _build(build: Build) -> dict[str, Any]:
         model=experiment.model,
         tokenizer=tokenizer,
         seed=experiment.seed,
-        parts=build.parts,
+        cache=build.cache,
     )
     return asdict(counts)
 

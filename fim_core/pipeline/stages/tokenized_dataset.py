@@ -19,7 +19,7 @@ def _build(build: Build) -> dict[str, Any]:
     from fim_core.tokenization import tokenize_prompts
 
     prompts = build.inputs["fim_prompts"].path
-    return asdict(tokenize_prompts(prompts, build.output, data=build.experiment.data, parts=build.parts))
+    return asdict(tokenize_prompts(prompts, build.output, data=build.experiment.data, cache=build.cache))
 
 
 def _tables(folder: Path) -> dict[str, Path]:

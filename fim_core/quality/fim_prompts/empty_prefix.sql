@@ -3,4 +3,4 @@
 -- max_share: 0.05
 SELECT row_id
 FROM fim_prompts
-WHERE prefix = '' AND source_type <> 'messages'
+WHERE is_completion AND prefix = ''

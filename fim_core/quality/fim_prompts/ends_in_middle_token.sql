@@ -3,4 +3,4 @@
 -- parameter: middle_token = recipe.fim_tokens.middle
 SELECT row_id
 FROM fim_prompts
-WHERE source_type <> 'messages' AND prefix IS NOT NULL AND NOT ends_with(prompt, $middle_token)
+WHERE is_completion AND NOT ends_with(prompt, $middle_token)

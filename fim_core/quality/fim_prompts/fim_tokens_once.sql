@@ -6,8 +6,7 @@
 -- parameter: suffix_token = recipe.fim_tokens.suffix
 SELECT row_id
 FROM fim_prompts
-WHERE source_type <> 'messages'
-    AND prefix IS NOT NULL
+WHERE is_completion
     AND control_spans IS NULL
     AND (
         len(string_split(prompt, $prefix_token)) <> 2

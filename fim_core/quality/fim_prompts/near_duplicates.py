@@ -16,7 +16,7 @@ SHINGLE_WORDS = 3
 _STATEMENTS = """
     SELECT min(row_id) AS row_id, split, arg_min(prefix || response || suffix, row_id) AS statement
     FROM fim_prompts
-    WHERE source_type = 'fim_completions'
+    WHERE is_completion
     GROUP BY "group", split
     ORDER BY md5("group"), split
     LIMIT $sample

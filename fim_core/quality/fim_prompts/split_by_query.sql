@@ -1,7 +1,7 @@
 -- description: Few held-out queries equal a training query but for case, white space and literals.
 -- severity: warn
 -- max_share: 0.5
--- total: (SELECT count(*) FROM fim_prompts WHERE split = 'eval' AND prefix IS NOT NULL AND source_type <> 'messages')
+-- total: (SELECT count(*) FROM fim_prompts WHERE split = 'eval' AND is_completion)
 WITH queries AS (
     SELECT
         row_id,
@@ -9,7 +9,7 @@ WITH queries AS (
         -- Half of the work: statements that are equal as they stand are normalised once.
         prefix || response || suffix AS query
     FROM fim_prompts
-    WHERE prefix IS NOT NULL AND source_type <> 'messages'
+    WHERE is_completion
 ),
 normalised AS (
     SELECT

@@ -15,7 +15,7 @@ import torch
 from datasets import load_from_disk
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from fim_core.batch_cache import Parts
+from fim_core.batch_cache import BatchCache
 from fim_core.config import ModelConfig
 from fim_core.demo.tokenizer import train_tokenizer
 from fim_core.errors import FimError
@@ -50,7 +50,7 @@ def run(evaluated: Evaluated, output: Path, **options) -> dict:
     return headline
 
 
-def base_of(evaluated: Evaluated, *, seed: int = 1, kept: Parts | None = None) -> Base:
+def base_of(evaluated: Evaluated, *, seed: int = 1, kept: BatchCache | None = None) -> Base:
     """The model of the checkpoint's experiment before training; with seed 1, the checkpoint's own weights."""
     return Base(lambda: load_base(evaluated.experiment.model, evaluated.checkpoint, seed=seed), kept)
 
@@ -288,7 +288,7 @@ def generations(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_the_base_is_scored_once_and_kept(evaluated: Evaluated, tmp_path: Path, generations: list[int]) -> None:
-    kept = Parts(tmp_path / "parts", "base")
+    kept = BatchCache(tmp_path / "cache", "base")
     base = base_of(evaluated, seed=2, kept=kept)
     run(evaluated, tmp_path / "first", base=base)
     assert generations == [12, 12], "the candidate and the base"
@@ -306,7 +306,7 @@ def test_the_base_is_scored_once_and_kept(evaluated: Evaluated, tmp_path: Path, 
 def test_the_base_is_scored_again_when_what_decides_changes(
     evaluated: Evaluated, tmp_path: Path, generations: list[int], change: str
 ) -> None:
-    kept = Parts(tmp_path / "parts", "base")
+    kept = BatchCache(tmp_path / "cache", "base")
     run(evaluated, tmp_path / "first", base=base_of(evaluated, kept=kept))
     generations.clear()
     changed, options = evaluated, evaluated.experiment.evaluation
@@ -348,12 +348,12 @@ def test_a_base_that_cannot_be_loaded_is_reported(evaluated: Evaluated, tmp_path
     def gone() -> Predictor:
         raise FimError("There is no model folder /gone.")
 
-    run(evaluated, tmp_path / "out", base=Base(gone, Parts(tmp_path / "parts", "gone")))
+    run(evaluated, tmp_path / "out", base=Base(gone, BatchCache(tmp_path / "cache", "gone")))
     report = ReportFolder(tmp_path / "out").read()
     assert report["unavailable"] == {"base": "There is no model folder /gone."}
     assert "base" not in report["others"]
     assert "There is no model folder /gone." in (tmp_path / "out" / "report.html").read_text()
-    run(evaluated, tmp_path / "back", base=base_of(evaluated, kept=Parts(tmp_path / "parts", "gone")))
+    run(evaluated, tmp_path / "back", base=base_of(evaluated, kept=BatchCache(tmp_path / "cache", "gone")))
     assert "base" in ReportFolder(tmp_path / "back").read()["others"], "a failure is not kept"
 
 

@@ -249,8 +249,8 @@ def test_the_command_finds_the_storage_of_an_experiment(store: Store, tmp_path: 
     assert "2 entries" in dry.output
 
 
-def test_parts_that_no_build_used_go(store: Store) -> None:
-    folder = store.folder("parts", "fim_prompts")
+def test_cached_batches_that_no_build_used_go(store: Store) -> None:
+    folder = store.folder("batch_cache", "fim_prompts")
     old, new = (f"{64 * digit}.arrow" for digit in "01")
     for name, days in ((old, 20), (new, 1), (f".{old}-1-{8 * 'a'}", 20)):
         (folder / name).write_text("x" * 10)
@@ -258,7 +258,7 @@ def test_parts_that_no_build_used_go(store: Store) -> None:
         os.utime(folder / name, (used, used))
     (entry,) = find_garbage(store, work_days=14)
     assert (entry.path, entry.bytes) == (folder, 20)
-    assert "2 parts that no build has used for 14 days" in entry.reason
+    assert "2 cached batches that no build has used for 14 days" in entry.reason
     remove(store, [entry])
     assert [path.name for path in folder.iterdir()] == [new]
     assert find_garbage(store, work_days=14) == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fim_core.batch_cache import Parts
+from fim_core.batch_cache import BatchCache
 from fim_core.config import Experiment
 from fim_core.pipeline.stage import Build
 from fim_core.pipeline.stages.evaluation_report import _base
@@ -18,7 +18,7 @@ def identity(folder: Path, weights: str = "abc", seed: int = 42, **model: Any) -
     checkpoint = Artifact("trained_checkpoint", "v", folder, {"inputs": {"pretrained": weights}})
     build = Build(
         Experiment.model_validate(content), Store(folder), {"trained_checkpoint": checkpoint}, folder, lambda: folder,
-        lambda event: None, Parts(folder, ""), None,
+        lambda event: None, BatchCache(folder, ""), None,
     )  # fmt: skip
     kept = _base(build).kept
     assert kept is not None

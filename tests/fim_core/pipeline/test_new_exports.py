@@ -125,10 +125,10 @@ def test_what_decides_the_rows_prepares_them_again(exports: Path) -> None:
     assert worked_on(prepare(exports, "store", force=True))[0] == 150
 
 
-def test_parts_may_be_lost_or_damaged_at_any_time(exports: Path) -> None:
+def test_cached_batches_may_be_lost_or_damaged_at_any_time(exports: Path) -> None:
     first = prepare(exports, "store")
     store = Store(exports.parent / "store")
-    for number, part in enumerate(sorted((store.root / "parts").rglob("*.arrow"))):
+    for number, part in enumerate(sorted((store.root / "batch_cache").rglob("*.arrow"))):
         if number % 2:
             part.unlink()
         else:
@@ -145,12 +145,12 @@ def test_a_kill_midway_costs_only_what_was_not_finished(exports: Path) -> None:
     for name, seed in (("august.csv", 2), ("june.csv", 3)):
         write_export(exports / name, rows=100, seed=seed)
     experiment = experiment_of(exports, "killed")
-    # Each attempt keeps the parts before the one at which it dies: one export's prompts, then all of them and one
+    # Each attempt keeps the cached batches before the one at which it dies: one export's prompts, then all of them and one
     # export's tokens.
     for part, kept in ((2, 1), (4, 4)):
         died = subprocess.run([sys.executable, "-c", DIES, experiment.model_dump_json(), str(part)])
         assert died.returncode == -signal.SIGKILL
-        assert len(list((experiment.storage / "parts").rglob("[!.]*.arrow"))) == kept
+        assert len(list((experiment.storage / "batch_cache").rglob("[!.]*.arrow"))) == kept
     last = prepare(exports, "killed")
     anew = prepare(exports, "undisturbed")
     assert worked_on(last)[1] < worked_on(anew)[1]

@@ -19,7 +19,7 @@ from fim_core.demo.tokenizer import CHAT_TEMPLATE, train_tokenizer
 from fim_core.errors import FimError
 from fim_core.prompt_format.recipe import read_recipe
 from fim_core.prompts.builder import PromptBuilder, PromptRow
-from fim_core.prompts.messages import build_messages
+from fim_core.prompts.rows import RowBuilder
 from fim_core.quality.run import run_checks
 from fim_core.records.schema import Reason, Rejection
 
@@ -135,7 +135,7 @@ def test_any_conversation(turns: list[tuple[str, str]], chat_template: str) -> N
         for question, answer in turns
         for role, text in (("user", question), ("assistant", answer))
     ]
-    row = build_messages(builder, json.dumps(messages))
+    row = RowBuilder(builder).build("messages", json.dumps(messages), "")
     assert isinstance(row, PromptRow)
     expected, parts = "", []
     for question, answer in turns:
@@ -213,7 +213,8 @@ def test_whole_texts_are_masked_by_offsets(tmp_path: Path) -> None:
     ],
 )
 def test_rows_that_cannot_be_used(messages: Any, reason: Reason | None) -> None:
-    row = build_messages(BUILDERS[CHAT_TEMPLATE], messages if isinstance(messages, str) else json.dumps(messages))
+    text = messages if isinstance(messages, str) else json.dumps(messages)
+    row = RowBuilder(BUILDERS[CHAT_TEMPLATE]).build("messages", text, "")
     assert (row.reason if isinstance(row, Rejection) else None) == reason
 
 
@@ -225,7 +226,7 @@ def test_rows_that_cannot_be_used(messages: Any, reason: Reason | None) -> None:
     ],
 )
 def test_templates_that_are_no_ground_for_labels(chat_template: str, why: str) -> None:
-    row = build_messages(builder_of(like_qwen(chat_template)), json.dumps(CHAT))
+    row = RowBuilder(builder_of(like_qwen(chat_template))).build("messages", json.dumps(CHAT), "")
     assert isinstance(row, Rejection)
     assert row.reason == Reason.BAD_CONTEXT
     assert why in row.detail

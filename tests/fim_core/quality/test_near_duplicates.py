@@ -24,7 +24,7 @@ def find(statements: list[str], folder: Path, splits: list[str] | None = None) -
             "suffix": statement[9:],
             "split": splits[number] if splits else "train",
             "group": f"g{number}",
-            "source_type": "fim_completions",
+            "is_completion": True,
         }
         for number, statement in enumerate(statements)
     ]
@@ -73,8 +73,9 @@ def test_work_is_bounded_and_the_result_says_so(tmp_path: Path, monkeypatch: pyt
 
 def test_no_rows(tmp_path: Path) -> None:
     tables = {"fim_prompts": tmp_path / "prompts.parquet"}
-    columns = ("row_id", "prefix", "response", "suffix", "split", "group", "source_type")
-    pq.write_table(pa.schema([(name, pa.string()) for name in columns]).empty_table(), tables["fim_prompts"])
+    columns = ("row_id", "prefix", "response", "suffix", "split", "group")
+    schema = pa.schema([*((name, pa.string()) for name in columns), ("is_completion", pa.bool_())])
+    pq.write_table(schema.empty_table(), tables["fim_prompts"])
     with open_tables(tables) as connection:
         found = near_duplicates.find(Evidence(tables, {}, connection))
     assert (found.rows, found.total) == (0, 0)

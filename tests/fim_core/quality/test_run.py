@@ -79,7 +79,7 @@ def test_missing_table(tmp_path: Path) -> None:
 
 def test_missing_parameter(tmp_path: Path) -> None:
     path = tmp_path / "p.parquet"
-    pq.write_table(pa.table({"row_id": ["a"], "prompt": ["b"], "source_type": ["fim_completions"]}), path)
+    pq.write_table(pa.table({"row_id": ["a"], "prompt": ["b"], "is_completion": [True]}), path)
     (check,) = (check for check in load_checks("fim_prompts") if check.name == "ends_in_middle_token")
     with open_tables({"fim_prompts": path}) as connection:
         evidence = Evidence({"fim_prompts": path}, {}, connection)

@@ -72,6 +72,7 @@ def prompt_row(number: int, split: str) -> dict[str, Any]:
         "split": split,
         "group": f"g{number}",
         "source_type": "fim_completions",
+        "is_completion": True,
         "control_spans": None,
         "trained_spans": None,
     }
@@ -152,7 +153,7 @@ def conversation(labels: list[int], prompt_length: int = 3) -> Callable[[Tables]
     """Labels of a row with one earlier turn of the assistant, which is its second token of three before the response."""
 
     def spoil(tables: Tables) -> None:
-        setting(P, 2, trained_spans=[3, 5], source_type="messages")(tables)
+        setting(P, 2, trained_spans=[3, 5], source_type="messages", is_completion=False)(tables)
         setting(T, 2, prompt_length=prompt_length, labels=labels)(tables)
 
     return spoil
@@ -518,14 +519,14 @@ def test_what_masking_hides_is_no_longer_found(secret: str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("source_type", "around", "passes"),
-    [("messages", "", True), ("prompt_response", None, True), ("prompt_response", "a", False)],
+    ("is_completion", "around", "passes"),
+    [(False, "", True), (False, None, True), (True, "a", False)],
 )
 def test_rows_that_do_not_tell_the_cursor_need_no_fim_tokens(
-    tmp_path: Path, source_type: str, around: str | None, passes: bool
+    tmp_path: Path, is_completion: bool, around: str | None, passes: bool
 ) -> None:
     tables = clean_tables()
-    setting(P, 1, source_type=source_type, prompt="plain", prefix=around, suffix=around)(tables)
+    setting(P, 1, is_completion=is_completion, prompt="plain", prefix=around, suffix=around)(tables)
     found = results_of(P, write_tables(tables, tmp_path))
     assert found["empty_prefix"].passed
     assert {found[name].passed for name in ("ends_in_middle_token", "fim_tokens_once")} == {passes}
