@@ -106,7 +106,7 @@ def run_stage(
             artifact = store.find(stage.asset, version)
     assert artifact is not None, "publish returned, so the version is there"
     artifact.require_whole()
-    with store.full_disk_told(stage.asset):
+    with store.reporting_full_disk(stage.asset):
         stage.present(artifact)
     if stage.adopt(artifact):
         store.use(artifact, experiment.name)

@@ -26,7 +26,7 @@ from fim_core.integrity import read_sealed, seal, unseal, write_sealed
 from fim_core.packing import PackPlan, plan_packs
 from fim_core.pipeline import stage_of
 from fim_core.pipeline.checks import run_artifact_checks
-from fim_core.store import LEASE, Store, version_of
+from fim_core.store import OWNER, Store, version_of
 from fim_core.training.failures import record_failure, recorded_failures
 from fim_core.training.job import Job, TrainResult, Work
 from fim_core.training.pack_plans import Plans
@@ -227,11 +227,11 @@ def test_a_damaged_lease_is_that_of_nobody(tmp_path: Path) -> None:
     store = Store(tmp_path)
     identity: dict[str, Any] = {"inputs": {"exports": "a"}, "config": {}, "code": "1"}
     with store.publish("raw_completions", experiment="demo", **identity):
-        [(folder, lease)] = store.drafts()
-        assert lease is not None
-        assert lease.inputs == identity["inputs"]
+        [(folder, owner)] = store.drafts()
+        assert owner is not None
+        assert owner.inputs == identity["inputs"]
         for damage in IN_ALL:
-            with damaged(folder / LEASE, damage):
+            with damaged(folder / OWNER, damage):
                 [(_, found)] = store.drafts()
                 assert found is None or damage == "one bit"
 

@@ -35,7 +35,7 @@ def test_a_full_disk_is_recognised(error: Exception, full: bool, tmp_path: Path)
     assert (told is not None and "The disk is full" in str(told)) == full
     with (
         pytest.raises(FimError if full else type(error), match="disk is full" if full else None),
-        Store(tmp_path).full_disk_told("fim_prompts"),
+        Store(tmp_path).reporting_full_disk("fim_prompts"),
     ):
         raise error
 

@@ -94,7 +94,7 @@ def publish_everything(folder: Path) -> None:
     store.drafts()
     with suppress(FimError):
         roll_back(store, "demo")
-    store.repair_current() if hasattr(store, "repair_current") else store.mend_current()
+    store.repair_current()
 
 
 def publish_in_place_of_something_else(folder: Path) -> None:

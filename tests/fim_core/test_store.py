@@ -77,7 +77,7 @@ def test_versions_are_in_the_order_of_their_builds_whatever_the_clock_says(
     store, made = Store(tmp_path), []
     for number, year in enumerate((2030, 2020, 2025)):
         moment = datetime(year, 1, 1, tzinfo=UTC)
-        monkeypatch.setattr("fim_core.store.datetime", SimpleNamespace(now=lambda zone, moment=moment: moment))
+        monkeypatch.setattr("fim_core.store.publish.datetime", SimpleNamespace(now=lambda zone, moment=moment: moment))
         made.append(publish(store, config={"number": number}).version)
     assert [artifact.version for artifact in store.versions("raw_completions")] == made
 
@@ -159,9 +159,9 @@ def test_a_version_is_made_by_one_at_a_time(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_a_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(FimError, match="disk is full"), Store(tmp_path).full_disk_told("raw_completions"):
+    with pytest.raises(FimError, match="disk is full"), Store(tmp_path).reporting_full_disk("raw_completions"):
         raise OSError(errno.ENOSPC, "No space left on device")
-    with pytest.raises(PermissionError), Store(tmp_path).full_disk_told("raw_completions"):
+    with pytest.raises(PermissionError), Store(tmp_path).reporting_full_disk("raw_completions"):
         raise PermissionError(errno.EACCES, "Permission denied")
 
 
@@ -177,7 +177,7 @@ def test_a_disk_that_is_full_before_anything_is_written_is_not_called_unwritable
     with pytest.raises(FimError, match="disk is full"), store.making("raw_completions", "abc"):
         pass
     monkeypatch.undo()
-    monkeypatch.setattr(store, "_lease", full)
+    monkeypatch.setattr("fim_core.store.publish.write_owner", full)
     with pytest.raises(FimError, match="disk is full"):
         publish(store)
     assert store.drafts() == []
