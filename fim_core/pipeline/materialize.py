@@ -11,7 +11,7 @@ from typing import Any
 from fim_core.batch_cache import PARTS, Parts
 from fim_core.config import Experiment
 from fim_core.errors import FimError
-from fim_core.launchers.base import Start
+from fim_core.launchers.base import StartRanks
 from fim_core.pipeline.checks import blocking_failures, run_artifact_checks
 from fim_core.pipeline.preflight import preflight
 from fim_core.pipeline.stage import Build, OnEvent, Stage
@@ -42,7 +42,7 @@ def run_stage(
     upstream_of: Callable[[str], Stage],
     force: bool = False,
     on_event: OnEvent = lambda event: None,
-    start: Start | None = None,
+    start: StartRanks | None = None,
 ) -> StageResult:
     """Make an asset from the current versions of its inputs, or reuse the version that already exists.
 

@@ -1,4 +1,4 @@
-"""The store: whole or absent, found again, never mixed up."""
+"""Store: publishing, versions, links, locks, and kills at any moment."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_published_version_is_found_with_its_manifest(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("changes", [{"inputs": {"exports": "abd"}}, {"config": {"rows": 4}}, {"code": "2"}])
-def test_whatever_decides_the_content_changes_the_version(changes: dict) -> None:
+def test_everything_that_decides_the_content_changes_the_version(changes: dict) -> None:
     assert version_of(**IDENTITY) != version_of(**{**IDENTITY, **changes})
 
 
@@ -119,9 +119,7 @@ def test_a_replaced_version_is_swapped_and_its_checks_forgotten(tmp_path: Path) 
     assert [path.name for path in checks.iterdir()] == [others.name]
 
 
-def test_folders_are_swapped_also_where_the_system_cannot_do_it_in_one_step(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_folders_are_swapped_even_without_an_atomic_exchange(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda *arguments, **options: object())
     store = Store(tmp_path)
     publish(store, "first")
@@ -165,7 +163,7 @@ def test_a_full_disk_is_a_clear_error(tmp_path: Path) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
 
-def test_a_disk_that_is_full_before_anything_is_written_is_not_called_unwritable(
+def test_a_disk_that_is_full_from_the_start_is_not_reported_as_unwritable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object, **__: object) -> None:
