@@ -134,7 +134,7 @@ def train(options: argparse.Namespace, block: int, seed: int) -> None:
     from fim_core.tokenization import load_rows
     from fim_core.training.distributed import join_ranks
     from fim_core.training.loop import fit
-    from fim_core.training.run import setup
+    from fim_core.training.run import prepare_run
 
     work = Work(options.work / f"block-{block}-{seed}")
     os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
@@ -165,7 +165,7 @@ def train(options: argparse.Namespace, block: int, seed: int) -> None:
     size = block or options.batch_rows
     # Training has no option for it, as one size was found to be best for all.
     fim_core.packing.plan.epoch_order = partial(epoch_order, block_rows=size)
-    fit(setup(Job(experiment, options.work / "tokens", tokenizer, work, "one"), join_ranks()))
+    fit(prepare_run(Job(experiment, options.work / "tokens", tokenizer, work, "one"), join_ranks()))
 
 
 if __name__ == "__main__":

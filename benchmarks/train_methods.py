@@ -70,7 +70,7 @@ def _ours(
     """The engine as `fim train` runs it, on one rank; with `recompute`, under `activation_checkpointing`."""
     from fim_core.training.distributed import join_ranks
     from fim_core.training.loop import next_steps, train_step
-    from fim_core.training.run import setup
+    from fim_core.training.run import prepare_run
 
     name = f"{packing}-recompute" if recompute else packing
     os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
@@ -86,7 +86,7 @@ def _ours(
         max_length=max_length,
         recompute=recompute,
     )
-    run = setup(job, join_ranks())
+    run = prepare_run(job, join_ranks())
     clock, losses, computed, operations = Clock(), [], 0, 0.0
     for step in next_steps(run):
         outcome = train_step(run, step)

@@ -12,7 +12,7 @@ from fim_assets.resources.experiment import ExperimentResource, user_errors
 from fim_assets.resources.launcher import Launcher
 from fim_assets.resources.progress import LiveProgress
 from fim_assets.resources.run_worker import bind_to_worker
-from fim_core.launchers.base import Start
+from fim_core.launchers.base import StartRanks
 from fim_core.pipeline import Stage, run_stage, stage_of
 from fim_core.pipeline.stage import OnEvent
 from fim_core.store import Store
@@ -33,7 +33,7 @@ def materialize(
     experiment: ExperimentResource,
     stage: Stage,
     on_event: OnEvent = lambda event: None,
-    start: Start | None = None,
+    start: StartRanks | None = None,
 ) -> Iterator[dg.MaterializeResult]:
     """Make, or reuse, the asset of a stage, and report it: content version, metadata, checks.
 

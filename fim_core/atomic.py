@@ -19,10 +19,10 @@ T = TypeVar("T")
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A scratch path next to `path` that is renamed to it when the block ends well, and removed when it does not.
+    """Yield a temporary path, which is renamed to `path` if the block ends without an error, and removed otherwise.
 
-    Each caller has its own, so that several writers of one file, threads of one process among them, do not collide: the
-    last to end wins.
+    Each caller gets another one, so that several writers of one file, such as threads of a process, do not collide: the
+    last to finish wins.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}-{os.getpid()}-{secrets.token_hex(4)}")
@@ -35,7 +35,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def staging(folder: Path) -> Iterator[Path]:
-    """A scratch folder whose files move into `folder` when the block ends well; none of them does when it does not."""
+    """Yield a temporary folder, whose files are moved to `folder` only if the block ends without an error."""
     folder.mkdir(parents=True, exist_ok=True)
     scratch = folder / f".{os.getpid()}-{secrets.token_hex(4)}"
     scratch.mkdir()
@@ -48,21 +48,21 @@ def staging(folder: Path) -> Iterator[Path]:
 
 
 def require_free(*places: Path) -> None:
-    """Go on if nothing is at any of these places, not even a link that leads nowhere.
+    """Require that none of these paths exists, not even as a broken link.
 
     Raises:
-        FimError: something is; it is never replaced.
+        FimError: one exists; it is never replaced.
     """
     for place in places:
         if os.path.lexists(place):
-            raise FimError(f"{place} exists already and is not replaced. Name another place, or remove it.")
+            raise FimError(f"{place} exists already and is not replaced. Name another path, or remove it.")
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file, whatever it is; `read_json_as` and `integrity.read_sealed` say more.
+    """The content of a JSON file, of any type; see `read_json_as` and `integrity.read_sealed` for stricter readers.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no such file.
         DamagedFile: it is not JSON, or cannot be read.
     """
     try:
@@ -70,10 +70,10 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         raise
     except (OSError, ValueError, RecursionError) as error:
-        # Neither the content nor a path twice: what is said of JSON is a place in it.
+        # Messages of the JSON parser may quote the content, and those of the system repeat the path.
         reason = error.strerror if isinstance(error, OSError) else type(error).__name__
         raise DamagedFile(
-            f"{path} cannot be read ({reason}). Restore it from a copy, or have made again what it belongs to."
+            f"{path} cannot be read ({reason}). Restore it from a copy, or make what it belongs to again."
         ) from error
 
 
@@ -81,7 +81,7 @@ def read_json_as(path: Path, kind: type[T]) -> T:
     """The content of a JSON file as a value of a type: a dataclass, `list[str]`, `dict[str, int]`.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no such file.
         DamagedFile: it is not JSON, cannot be read, or is not of that type.
     """
     from pydantic import TypeAdapter, ValidationError
@@ -92,19 +92,19 @@ def read_json_as(path: Path, kind: type[T]) -> T:
     except ValidationError as error:
         keys = sorted({".".join(map(str, problem["loc"])) for problem in error.errors(include_url=False)})
         raise DamagedFile(
-            f"{path} is damaged ({', '.join(keys[:3]) or 'it is something else'}). Restore it from a copy, or have made "
-            "again what it belongs to."
+            f"{path} is damaged ({', '.join(keys[:3]) or 'unexpected type'}). Restore it from a copy, or make what it "
+            "belongs to again."
         ) from error
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file whole, or not at all."""
+    """Write a JSON file atomically."""
     with replacing(path) as scratch:
         scratch.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def flush(path: Path) -> None:
-    """Have the disk hold a file, or the entries of a folder, before what comes after (fsync)."""
+    """Flush a file, or the entries of a folder, to disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -113,7 +113,7 @@ def flush(path: Path) -> None:
 
 
 def flush_tree(folder: Path) -> None:
-    """Have the disk hold a folder and all that is in it."""
+    """Flush a folder and everything in it to disk."""
     for path in [*sorted(folder.rglob("*")), folder]:
         flush(path)
 
@@ -123,7 +123,7 @@ _RENAME_EXCHANGE = 2
 
 
 def exchange(new: Path, final: Path) -> None:
-    """Swap two folders: in one step where the system can (Linux's renameat2), so that no kill leaves neither."""
+    """Swap two folders, in one step where the system can (renameat2 of Linux), so that a kill cannot leave `final` missing."""
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     places = (_AT_FDCWD, os.fsencode(new), _AT_FDCWD, os.fsencode(final))
     if renameat2 is None or renameat2(*places, _RENAME_EXCHANGE) != 0:

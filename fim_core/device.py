@@ -1,4 +1,4 @@
-"""The devices of this machine."""
+"""Devices of this machine."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from pathlib import Path
 
 
 def device_type() -> str:
-    """`cuda` on a machine with NVIDIA GPUs, else `cpu`; $DS_ACCELERATOR overrules. Found without importing torch."""
+    """`cuda` on a machine with NVIDIA GPUs, else `cpu`; $DS_ACCELERATOR takes precedence. Does not import torch."""
     return os.environ.get("DS_ACCELERATOR") or ("cuda" if Path("/dev/nvidiactl").exists() else "cpu")
 
 
 def gpus() -> int:
-    """NVIDIA GPUs that torch sees, at least 1."""
+    """Number of NVIDIA GPUs that torch sees, at least 1."""
     import torch
 
     return max(1, torch.cuda.device_count())
 
 
 def cores() -> int:
-    """CPU cores that this process may use."""
+    """Number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

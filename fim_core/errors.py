@@ -1,4 +1,4 @@
-"""The one exception that users are meant to read."""
+"""Errors for users."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ import errno
 _CURES = {
     errno.ENOSPC: "Free some space; `fim gc` helps.",
     errno.EDQUOT: "Free some space; `fim gc` helps.",
-    errno.EROFS: "Name another place, or have this one made writable.",
-    errno.EACCES: "Name another place, or have its rights changed.",
-    errno.EPERM: "Name another place, or have its rights changed.",
+    errno.EROFS: "Name another path, or make this one writable.",
+    errno.EACCES: "Name another path, or change its permissions.",
+    errno.EPERM: "Name another path, or change its permissions.",
 }
-"""What to do about errors of the system that no change of this package can prevent."""
+"""What to do about errors of the operating system, by their number."""
 
 
 class FimError(Exception):
-    """A mistake that the user can mend: bad input, a wrong option, a missing file.
+    """A problem that the user can fix: bad input, a wrong option, a missing file.
 
-    The message is one or two plain sentences: what is wrong, where, and what to do about it. Front doors
-    (the command line, Dagster) show it without a traceback. It never quotes customer SQL.
+    The message is one or two plain sentences: what is wrong, where, and what to do about it. The command line and
+    Dagster show it without a traceback. It never quotes customer SQL.
     """
 
 
 class DamagedFile(FimError):
-    """A file of the package's own, or of a model, that cannot be read as what it is."""
+    """A file of this package or of a model that is damaged."""
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-    """Whether an error, or one that it came from, says that a disk or a quota is full.
+    """Whether an error, or one of its causes, says that a disk or a quota is full.
 
-    Libraries that are written in Rust raise exceptions of their own, which hold the system's words alone.
+    Libraries written in Rust raise other exceptions than OSError, which have only the system's message.
     """
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -41,7 +41,7 @@ def is_disk_full(error: BaseException | None) -> bool:
 
 
 def system_error(error: Exception) -> FimError | None:
-    """What to say of a full disk, a read-only place or missing rights; None for any other error."""
+    """The error for users about a full disk, a read-only path or missing permissions; None for any other error."""
     if is_disk_full(error):
         place = f": {error.filename}" if isinstance(error, OSError) and error.filename else ""
         return FimError(f"The disk is full{place}. {_CURES[errno.ENOSPC]}")
@@ -51,5 +51,5 @@ def system_error(error: Exception) -> FimError | None:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its name where it has none."""
+    """The first line of an error's message, or its class if it has no message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,4 +1,4 @@
-"""Loading of models and tokenizers: is one where an experiment says, and no progress bars."""
+"""Access to models and tokenizers on disk or on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ ANSWER_SECONDS = 10.0
 
 
 def require_place(place: str, what: str) -> None:
-    """Go on if `place` is a folder, or something on the hub that is cached here or that the hub has for us.
+    """Require that `place` is a folder, or a repository of the hub that is cached here or can be read.
 
-    The libraries that load it would ask an unreachable hub six times, and say so each time.
+    The libraries that load it would retry an unreachable hub six times, with a message each time.
 
     Args:
         place: a path or a hub id.
         what: `model` or `tokenizer`, for the message.
 
     Raises:
-        FimError: it is neither; why, and what to give.
+        FimError: it is neither.
     """
     if Path(place).expanduser().is_dir():
         return
@@ -43,18 +43,18 @@ def require_place(place: str, what: str) -> None:
         raise FimError(
             f"The {what} {place} is not in this machine's cache, and HF_HUB_OFFLINE is set. Give a folder, or unset it."
         ) from error
-    # The hub's answers and what a network does have no common class but this.
+    # Errors of the hub and of the network have no narrower common class.
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise FimError(
-            f"The {what} {place} is not in this machine's cache, and the hub does not give it: {reason}. "
-            "Give a folder, or the id of one that you may read."
+            f"The {what} {place} is not in this machine's cache, and the hub does not provide it: {reason}. "
+            "Give a folder, or the id of a {what} that you have access to."
         ) from error
 
 
 @contextmanager
 def no_progress_bar() -> Iterator[None]:
-    """Keep transformers from drawing bars, which fill logs."""
+    """Disable the progress bars of transformers, which fill logs."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()

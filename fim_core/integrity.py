@@ -1,7 +1,7 @@
-"""Digests of files and of JSON, by which damage is found when they are read.
+"""Digests of files and of JSON content, by which damage is detected.
 
-The hash is XXH3 with 128 bits (https://xxhash.com): it reads 16 GiB a second where SHA-256 reads 1, so that checking the
-weights of a large model takes as long as reading them from the disk. It finds damage, and is no protection from forgery.
+The hash is XXH3 with 128 bits (https://xxhash.com). It reads 16 GiB per second where SHA-256 reads 1, so that checking
+the weights of a large model takes as long as reading them from disk. It detects damage, but not forgery.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ _SEAL = "digest"
 
 
 def digests_of(folder: Path, *, without: str) -> dict[str, str]:
-    """XXH3 of every file in a folder and below, 32 hex digits, by its path in the folder.
+    """XXH3 (32 hex digits) of every file in a folder and its subfolders, by path relative to the folder.
 
     Args:
-        without: name of the file in the folder that holds these digests.
+        without: name of the file that will hold these digests.
     """
     files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path != folder / without)
     return {path.relative_to(folder).as_posix(): digest_of(path) for path in files}
 
 
 def find_damage(folder: Path, digests: Mapping[str, str], ignore: tuple[str, ...] = ()) -> str | None:
-    """The first file that is missing, cannot be read or has changed, and which of these; None if all are whole.
+    """The first file that is missing, unreadable or changed, as a phrase that says which; None if all are intact.
 
-    Each file is read once in a process, and again when its size or time of change is another. Files that have no digest
-    do not count.
+    Each file is read once per process, and again when its size or modification time has changed. Files without a digest
+    are ignored.
 
     Args:
-        digests: of `digests_of`.
+        digests: result of `digests_of`.
         ignore: files that may have changed.
     """
     for name, expected in digests.items():
@@ -62,14 +62,14 @@ def digest_of(path: Path) -> str:
 
 
 def seal(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Content for a JSON file, with its own digest under the key `digest`."""
-    # As it will be read: keys that are numbers become texts.
+    """Content of a JSON file with its own digest added, under the key `digest`."""
+    # As it will be read: keys that are numbers become strings.
     plain = json.loads(json.dumps(content))
     return {**plain, _SEAL: _digest_of_content(plain)}
 
 
 def unseal(content: Any) -> dict[str, Any] | None:
-    """What `seal` was given; None if that is not what this is."""
+    """The content that was passed to `seal`; None if the digest does not match."""
     if not isinstance(content, dict):
         return None
     plain = {key: value for key, value in content.items() if key != _SEAL}
@@ -77,7 +77,7 @@ def unseal(content: Any) -> dict[str, Any] | None:
 
 
 def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file with its own digest, whole or not at all."""
+    """Write a JSON file with its own digest, atomically."""
     write_json(path, seal(content))
 
 
@@ -85,13 +85,13 @@ def read_sealed(path: Path) -> dict[str, Any]:
     """The content of a file that `write_sealed` wrote.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no such file.
         DamagedFile: it is not what was written.
     """
     if (content := unseal(read_json(path))) is None:
         raise DamagedFile(
-            f"{path} is damaged: its content and its digest differ. Restore it from a copy, or make again what it "
-            "belongs to."
+            f"{path} is damaged: its content and its digest differ. Restore it from a copy, or make what it belongs "
+            "to again."
         )
     return content
 

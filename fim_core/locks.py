@@ -1,8 +1,8 @@
 """Locks between processes (flock).
 
-The kernel frees the lock of a process that dies. A process that inherits the descriptor holds the lock as well: with it,
-the folder of a training run stays locked until its last rank is gone, whatever happened to the launcher. That is why
-this is not the library filelock, whose descriptors are not inherited.
+The kernel frees the lock of a process that dies. A process that inherits the descriptor holds the lock as well: so the
+folder of a training run stays locked until its last rank is gone, whatever happens to the launcher. The library
+filelock does not fit, as its descriptors are not inherited.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ _POLL_SECONDS = 0.1
 
 
 def open_lock(path: Path) -> int:
-    """The descriptor of a lock file, made if need be; never through a symbolic link."""
+    """Open a lock file, created if missing, and return its descriptor; does not follow a symbolic link."""
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
 
 
 def acquire(descriptor: int, seconds: float = math.inf, on_wait: Callable[[], None] = lambda: None) -> None:
-    """Lock, and wait for whoever holds the lock.
+    """Take the lock, and wait while another process holds it.
 
     Args:
-        seconds: how long to wait.
-        on_wait: called once if there is somebody to wait for.
+        seconds: maximum time to wait.
+        on_wait: called once if the lock is held.
 
     Raises:
         TimeoutError: it is still locked after that time.
@@ -47,7 +47,7 @@ def acquire(descriptor: int, seconds: float = math.inf, on_wait: Callable[[], No
 
 
 def try_acquire(descriptor: int) -> bool:
-    """Lock a file if nobody else has; whether that worked."""
+    """Take the lock if it is free; returns whether it was."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -60,7 +60,7 @@ def locked(path: Path, seconds: float = math.inf) -> Iterator[int]:
     """Hold the lock of a file; yields its descriptor.
 
     Raises:
-        TimeoutError: somebody else holds it all that time.
+        TimeoutError: another process holds it for all of `seconds`.
     """
     descriptor = open_lock(path)
     try:
@@ -71,7 +71,7 @@ def locked(path: Path, seconds: float = math.inf) -> Iterator[int]:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether some process on this machine holds the lock of a file; taken to be so where the file cannot be opened."""
+    """Whether a process on this machine holds the lock of a file; assumed if the file cannot be opened."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Work on a stream of batches in several processes, with results in order and few batches in flight."""
+"""Parallel map over a stream of batches, with ordered results and a bounded number of batches in flight."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _work: Callable[[Any], Any] | None = None
 def ordered_map(
     make: Callable[..., Callable[[T], R]], arguments: tuple[Any, ...], items: Iterable[T], *, num_proc: int
 ) -> Iterator[R]:
-    """Apply `make(*arguments)` to each item; results come in the order of the items.
+    """Apply `make(*arguments)` to each item; yields results in the order of the items.
 
     Args:
-        make: makes the function that does the work, once in each process.
-        arguments: picklable when there are several processes, as items and results are.
-        num_proc: processes; 1 works in this one.
+        make: builds the function that does the work, once in each process.
+        arguments: must be picklable if there are several processes, as must items and results.
+        num_proc: number of processes; 1 works in this one.
     """
     if num_proc == 1:
         yield from map(make(*arguments), items)
@@ -47,10 +47,10 @@ def ordered_map(
 
 @cache
 def end_with_parent() -> None:
-    """End this process at once when the one that started it through multiprocessing is gone, however that ended.
+    """End this process at once when the one that started it through multiprocessing ends, in whatever way.
 
-    Without it, a process whose parent was killed works on, or waits for ever for work. Does nothing in a process that
-    was started otherwise.
+    Otherwise a process whose parent was killed continues, or waits forever for work. Does nothing in a process that
+    was not started through multiprocessing.
     """
     parent = multiprocessing.parent_process()
     if parent is None:
@@ -66,7 +66,7 @@ def end_with_parent() -> None:
 def _start(make: Callable[..., Callable[[Any], Any]], arguments: tuple[Any, ...]) -> None:
     global _work
     end_with_parent()
-    # The processes share the cores already; threads of their own would only get in each other's way.
+    # The processes use all cores already; more threads would only compete for them.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     _work = make(*arguments)
 

@@ -1,10 +1,10 @@
-"""A group of processes that ends as a whole: on request, when one fails, and when whoever started it dies.
+"""Groups of processes that end as a whole: on request, when one fails, and when the process that started them dies.
 
-Four things together leave no survivor. All processes share one process group, which is killed as a whole. They carry a
-variable that their descendants inherit, by which those are found and killed that have left the group: ninja, with which
-DeepSpeed builds its operators, gives each compiler a group of its own. A guard in the group waits for its standard input
-to close, which the kernel does however the parent dies, and then kills all of them. And each rank asks the kernel to be
-killed with its parent (see `die_with_parent`).
+Four measures together leave no survivor. All processes share one process group, which is killed as a whole. They have
+an environment variable that their descendants inherit, by which descendants that have left the group are found and
+killed: ninja, with which DeepSpeed builds its operators, gives each compiler a separate group. A guard process in the
+group waits for its standard input to close, which the kernel does in whatever way the parent dies, and then kills all of
+them. And each rank asks the kernel to be killed with its parent (see `die_with_parent`).
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from types import TracebackType
 import psutil
 
 PARENT = "FIM_PARENT_PID"
-"""Environment variable for a process that is to die with its parent: the parent's number."""
+"""Environment variable for a process that is to die with its parent: the parent's process id."""
 MARK = "FIM_PROCESS_GROUP"
 """Environment variable of all processes of a group and of their descendants: the name of the group."""
 GRACE_SECONDS = 3.0
 _SWEEPS = 5
-"""How often descendants are looked for: one that is being killed may just have started another."""
+"""Rounds of searching for descendants, as one that is being killed may just have started another."""
 _GUARD = f"""
 read _
 for sweep in $(seq {_SWEEPS}); do
@@ -49,8 +49,8 @@ class Command:
 
     Attributes:
         argv: program and arguments.
-        environment: variables on top of this process's own.
-        log: file that its standard output and error are appended to.
+        environment: variables in addition to those of this process.
+        log: file to which its standard output and error are appended.
     """
 
     argv: Sequence[str]
@@ -59,16 +59,16 @@ class Command:
 
 
 class ProcessGroup:
-    """Processes that live and die together; a context manager that ends them on the way out."""
+    """Processes that end together; as a context manager, it ends them on exit."""
 
     def __init__(self, commands: Sequence[Command], keep_open: Sequence[int] = ()) -> None:
         """Start all commands.
 
         Args:
-            keep_open: file descriptors that every process inherits, for example a lock to be held until the last ends.
+            keep_open: file descriptors that every process inherits, for example a lock to hold until the last one ends.
         """
-        # Same session as ours, as a process can only join a group of its own session; but a group of its own, so
-        # that Ctrl-C reaches us alone and we end the ranks in order.
+        # In our session, as a process can only join a group of its own session, but in a new group, so that Ctrl-C
+        # reaches only us and we end the ranks in order.
         self._name = secrets.token_hex(16)
         self._guard = subprocess.Popen(
             ["/bin/sh", "-c", _GUARD, "guard", f"{MARK}={self._name}"],
@@ -109,13 +109,13 @@ class ProcessGroup:
         return [index for index, code in enumerate(codes) if code not in (None, 0)]
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal to each process that still runs, not to its children."""
+        """Send a signal to each process that still runs, but not to its children."""
         for process in self.processes:
             if process.poll() is None:
                 process.send_signal(number)
 
     def end(self) -> None:
-        """Terminate the whole group, then kill it. Returns when every process is gone."""
+        """Terminate the whole group, then kill it; returns when every process is gone."""
         self._signal_group(signal.SIGTERM)
         deadline = time.monotonic() + GRACE_SECONDS
         while self.running and time.monotonic() < deadline:
@@ -124,7 +124,7 @@ class ProcessGroup:
         for process in self.processes:
             process.wait()
         self._kill_descendants()
-        # Reaped last: until then the kernel keeps its number, so that the group's number cannot be another's.
+        # Reaped last: until then the kernel reserves its id, which is that of the group, so no other group can get it.
         assert self._guard.stdin is not None
         self._guard.stdin.close()
         self._guard.wait()
@@ -136,7 +136,7 @@ class ProcessGroup:
             return
 
     def _kill_descendants(self) -> None:
-        """Kill what processes of the group have started in other groups or sessions."""
+        """Kill descendants of the group in other groups or sessions."""
         for _ in range(_SWEEPS):
             marked = [process for process in psutil.process_iter() if _name_of(process) == self._name]
             for process in marked:
@@ -156,7 +156,7 @@ class ProcessGroup:
 
 
 def _name_of(process: psutil.Process) -> str | None:
-    """The group that a process belongs to by its environment; None for a zombie, and for what may not be looked into."""
+    """The group that a process belongs to by its environment; None for a zombie, or if its environment is not readable."""
     try:
         return process.environ().get(MARK)
     except (psutil.Error, OSError):
@@ -164,8 +164,10 @@ def _name_of(process: psutil.Process) -> str | None:
 
 
 def die_with_parent() -> None:
-    """Ask the kernel to kill this process when the one that started it dies. Does nothing where the environment names
-    no parent (a rank that another launcher started) or the kernel is not Linux.
+    """Ask the kernel to kill this process when the one that started it dies.
+
+    Does nothing if the environment names no parent (a rank that another launcher started), or on other systems than
+    Linux.
 
     Raises:
         SystemExit: the parent has died already.

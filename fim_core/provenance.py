@@ -1,4 +1,4 @@
-"""The code and the libraries that an artifact was made with."""
+"""Provenance of artifacts: commit of the code and versions of libraries."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ RECORDED_LIBRARIES = ("torch", "transformers", "tokenizers", "deepspeed", "datas
 
 @cache
 def commit() -> str | None:
-    """The git commit of this code, marked when files differ from it; None outside a checkout."""
+    """The git commit of this code, with `-dirty` if files differ from it; None outside a checkout."""
     folder = Path(__file__).parent
     try:
         described = subprocess.run(

@@ -1,4 +1,4 @@
-"""Launchers: how the ranks of a job are started, and what is known of them while they run."""
+"""Interface and registry of launchers, which start the ranks of a job."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from fim_core.training.job import Job
 
 
 class RunningRanks(Protocol):
-    """All ranks of a run, wherever they are."""
+    """All ranks of a run, on whatever machines."""
 
     @property
     def running(self) -> bool:
-        """Whether there is still something to wait for: not when all have ended, nor when one has failed."""
+        """Whether to keep waiting: false when all ranks have ended or one has failed."""
 
     def check(self) -> None:
-        """Called several times a second while they run.
+        """Check on the ranks; called several times a second while they run.
 
         Raises:
-            TrainingFailed: the run must not go on, for example because it hangs.
+            TrainingFailed: the run has to be ended, for example because it hangs.
         """
 
     def failure(self) -> FimError | None:
-        """Why they ended; None if all ended well."""
+        """The error of a run that failed; None if all ranks ended without one."""
 
     def end(self) -> None:
-        """End those that still run. Returns when none is left."""
+        """End the ranks that still run; returns when none is left."""
 
 
-Start = Callable[[Job, int], RunningRanks]
-"""Starts the ranks of a job. Processes of this machine inherit the descriptor, the lock of the job's folder."""
+StartRanks = Callable[[Job, int], RunningRanks]
+"""Starts the ranks of a job. Its processes on this machine inherit the descriptor of the lock on the job's folder."""
 
 Launcher = Callable[[Job, int, Mapping[str, str]], RunningRanks]
-"""As Start; a cluster shows the labels with its job."""
+"""As StartRanks; a cluster attaches the labels to its job."""
 
 _LAUNCHERS: dict[str, Launcher] = {}
 
@@ -42,7 +42,7 @@ _LAUNCHERS: dict[str, Launcher] = {}
 def register(kind: str) -> Callable[[Launcher], Launcher]:
     """Make a function the launcher for experiments with `launcher.type: <kind>`.
 
-    Its options are a class that `fim_core.config.launchers.register_options` makes known.
+    The class of its options is registered by `fim_core.config.launchers.register_options`.
     """
 
     def add(start: Launcher) -> Launcher:
@@ -53,19 +53,19 @@ def register(kind: str) -> Callable[[Launcher], Launcher]:
 
 
 def start_ranks(job: Job, lock: int, labels: Mapping[str, str] | None = None) -> RunningRanks:
-    """Start the ranks of a job where its experiment says.
+    """Start the ranks of a job by the launcher of its experiment.
 
     Args:
         lock: descriptor of the lock of the job's folder.
-        labels: for a cluster to show with its job.
+        labels: attached to the job of a cluster.
 
     Raises:
-        FimError: the launcher is not known here, or something that it needs is missing.
+        FimError: no such launcher is registered, or something that it needs is missing.
     """
     kind = job.experiment.launcher.type
     if kind not in _LAUNCHERS:
         raise FimError(
-            f"`launcher.type: {kind}` is started from Dagster: materialize trained_checkpoint there. Here are: "
+            f"`launcher.type: {kind}` is available only from Dagster: materialize trained_checkpoint there, or use one of "
             f"{', '.join(sorted(_LAUNCHERS))}."
         )
     return _LAUNCHERS[kind](job, lock, labels or {})

@@ -1,4 +1,4 @@
-"""The lock of a training run's folder, held by whoever launches and by every rank."""
+"""Lock of a training run's folder, held by its launcher and by every rank."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ LOCK_SECONDS = 20.0
 
 
 @contextmanager
-def exclusive(file: Path, seconds: float | None = None) -> Iterator[int]:
-    """Hold a lock of the run's folder; yields its descriptor, for ranks to inherit: it is free only once the last rank of an
-    earlier attempt is gone.
+def lock_run_folder(file: Path, seconds: float | None = None) -> Iterator[int]:
+    """Hold a lock of the run's folder; yields its descriptor.
+
+    Ranks inherit the descriptor, so the lock is free only when the last rank of an earlier attempt is gone.
 
     Args:
         file: the lock file.
-        seconds: how long to wait for it. Default: `LOCK_SECONDS`.
+        seconds: how long to wait for the lock. Default: `LOCK_SECONDS`.
 
     Raises:
         FimError: another run trains in this folder.

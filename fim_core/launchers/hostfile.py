@@ -1,4 +1,4 @@
-"""Ranks on the machines of a hostfile, started by DeepSpeed's launchers: pdsh, Slurm, OpenMPI."""
+"""Launcher for the machines of a hostfile, through DeepSpeed (pdsh, Slurm or OpenMPI)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fim_core.training.lease import Lease
 
 MASTER_PORT = 29500
 BACKEND_PROGRAMS = {"pdsh": "pdsh", "slurm": "sinfo", "openmpi": "ompi_info"}
-"""The program of each backend of a hostfile launch that DeepSpeed looks for."""
+"""The program by which DeepSpeed finds out whether a backend is installed."""
 
 _WORKER = Path(__file__).parents[1] / "training" / "worker.py"
 
@@ -30,10 +30,10 @@ def start_hostfile(job: Job, lock: int, labels: Mapping[str, str]) -> HostfileRa
 
 
 def hostfile_command(job: Job) -> list[str]:
-    """The `deepspeed` command line for the experiment's hostfile. The work folder must be shared by its machines.
+    """The `deepspeed` command line for the experiment's hostfile, whose machines must share the work folder.
 
     Raises:
-        FimError: no such hostfile, no machine in it, or the backend's program is not installed here.
+        FimError: the hostfile is missing or names no machine, or the backend's program is not installed here.
     """
     launcher = job.experiment.launcher
     assert isinstance(launcher, HostfileLauncher)
@@ -50,35 +50,38 @@ def hostfile_command(job: Job) -> list[str]:
         *("--launcher", launcher.backend),
         *("--enable_each_rank_log", str(job.log_folder)),
     ]
-    # srun and mpirun write what all ranks say in one stream; with this, each line names its rank.
-    marks = {"pdsh": "", "slurm": "--label", "openmpi": "--tag-output"}[launcher.backend]
-    if arguments := f"{marks} {launcher.launcher_args}".strip():
+    # srun and mpirun merge the output of all ranks into one stream; these flags prefix each line with its rank.
+    prefixes = {"pdsh": "", "slurm": "--label", "openmpi": "--tag-output"}[launcher.backend]
+    if arguments := f"{prefixes} {launcher.launcher_args}".strip():
         # With `=`, as the value begins with a dash.
         command.append(f"--launcher_args={arguments}")
     if launcher.backend != "pdsh":
-        # These reach the machines by means of their own.
+        # Slurm and OpenMPI have their own connections to the machines.
         command += ["--no_ssh_check", "--master_addr", master]
     if launcher.num_processes is not None:
         command += ["--num_gpus", str(launcher.num_processes)]
-    # One machine in the hostfile is still another machine. A script, as DeepSpeed cannot have srun start a module.
+    # --force_multi: a single machine in the hostfile may still not be this one. The worker is given as a script, as
+    # DeepSpeed cannot make srun start a module.
     command += ["--force_multi", "--no_local_rank", str(_WORKER)]
     return [*command, "--job", str(job.work.job), "--rendezvous", f"{master}:{MASTER_PORT}"]
 
 
 def _first_host(hostfile: Path) -> str:
     if not hostfile.is_file():
-        raise FimError(f"launcher.hostfile: there is no file {hostfile}. It holds lines such as `worker-1 slots=8`.")
+        raise FimError(
+            f"launcher.hostfile: {hostfile} does not exist. Create it with lines such as `worker-1 slots=8`."
+        )
     lines = [line.split() for line in hostfile.read_text(encoding="utf-8").splitlines()]
     hosts = [words[0] for words in lines if words and not words[0].startswith("#")]
     if not hosts:
-        raise FimError(f"launcher.hostfile: {hostfile} names no machine. It holds lines such as `worker-1 slots=8`.")
+        raise FimError(f"launcher.hostfile: {hostfile} names no machine. Add lines such as `worker-1 slots=8`.")
     return hosts[0]
 
 
 class HostfileRanks(LocalRanks):
-    """A launcher of DeepSpeed on this machine, whose ranks may be on others.
+    """DeepSpeed's launcher as a process of this machine, and its ranks on any machines.
 
-    mpirun and srun give their ranks process groups of their own, even here; it is the lease that reaches all of them.
+    mpirun and srun put ranks into process groups of their own, even on this machine, so ranks are ended by the lease.
     """
 
     def __init__(self, job: Job, command: Command, lock: int) -> None:
@@ -87,11 +90,11 @@ class HostfileRanks(LocalRanks):
         self._lease.renew()
         super().__init__(job, [command], lock, self._lease.renew)
 
-    def _standing(self) -> str:
-        """Nothing: a launcher of DeepSpeed would die of the signal."""
+    def _stack_report(self) -> str:
+        """Empty, as the signal would kill DeepSpeed's launcher."""
         return ""
 
     def end(self) -> None:
-        """End the ranks by their lease, and the launcher's process group."""
+        """End the ranks through their lease, and the launcher with its process group."""
         self._lease.end()
         super().end()

@@ -1,4 +1,4 @@
-"""Start the ranks of a training run, follow it, and leave nothing behind."""
+"""Launching of training runs: start the ranks, follow them, and end them in any case."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 from fim_core.config import Experiment
 from fim_core.errors import FimError
 from fim_core.launchers import hostfile, local, ray  # noqa: F401 - each registers its launcher
-from fim_core.launchers.base import Start, start_ranks
-from fim_core.launchers.folder_lock import exclusive
+from fim_core.launchers.base import StartRanks, start_ranks
+from fim_core.launchers.folder_lock import lock_run_folder
 from fim_core.launchers.monitor import OnEvent, follow
 from fim_core.launchers.progress_bar import progress_bar
 from fim_core.training.job import Job, TrainResult, Work
@@ -25,28 +25,28 @@ def launch(
     *,
     on_event: OnEvent | None = None,
     provenance: Mapping[str, Any] | None = None,
-    start: Start | None = None,
+    start: StartRanks | None = None,
 ) -> TrainResult:
-    """Train, and return when the model lies in `work/model`.
+    """Train; returns when the model has been written to `work/model`.
 
-    However this function is left (an error, Ctrl-C, SIGKILL of this process), no rank survives: those of this machine
-    are in a process group that dies with it, those of other machines end when nobody follows them. A second launch in
-    the same folder resumes from the newest whole state.
+    No rank survives an error, Ctrl-C, or a SIGKILL of this process: ranks on this machine are in a process group that
+    dies with it, ranks on other machines end when their lease is no longer renewed. A second launch in the same folder
+    resumes from the newest undamaged state.
 
     Args:
         dataset: folder of tokenize_prompts, with the splits train and eval.
-        tokenizer: folder of the tokenizer that the rows were made with.
-        work: the run's folder; kept between attempts.
-        on_event: gets each event of the run as it happens, from this attempt's `start` on.
-        provenance: what the model is made of (versions, digests), for its card.
-        start: starts the ranks where the experiment's `launcher` says. Default: `start_ranks`.
+        tokenizer: folder of the tokenizer that the rows were tokenized with.
+        work: the run's folder, which is kept between attempts.
+        on_event: receives each event of the run as it happens, from the `start` of this attempt.
+        provenance: versions and digests of what the model is made from, for its card.
+        start: starts the ranks. Default: `start_ranks`, by the experiment's `launcher`.
 
     Raises:
-        FimError: the mistake that a rank found, in its words; or `work` holds something else.
-        TrainingFailed: a rank broke down, was killed, hung, or ran out of time.
+        FimError: a mistake of the user that a rank found; or `work` holds something else than a training run.
+        TrainingFailed: a rank failed, was killed, hung, or ran out of time.
     """
     require_work_folder(work)
-    with exclusive(Work(work.absolute()).lock) as lock:
+    with lock_run_folder(Work(work.absolute()).lock) as lock:
         job = prepare_job(experiment, dataset, tokenizer, work, provenance)
         with progress_bar(experiment.name) as show:
 
@@ -64,18 +64,18 @@ def launch(
 
 
 def require_work_folder(folder: Path) -> None:
-    """Go on if a folder is free, or that of a training run.
+    """Require that a folder is empty, missing, or that of a training run.
 
     Raises:
         FimError: it holds something else.
     """
     work = Work(folder)
     holds = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    # A kill may have left a job file half written.
+    # A kill may have left a half-written job file.
     foreign = [name for name in holds if name != work.lock.name and not name.startswith(f".{work.job.name}-")]
     if foreign and not work.job.is_file():
         raise FimError(
-            f"{folder} holds files, but no training run: {work.job.name} is missing. Give training a folder of its own."
+            f"{folder} holds other files than those of a training run ({work.job.name} is missing). Name an empty folder."
         )
 
 

@@ -1,4 +1,4 @@
-"""Ranks on this machine."""
+"""Launcher for ranks on this machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from fim_core.device import cores, device_type, gpus
 from fim_core.errors import FimError
 from fim_core.launchers.base import register
-from fim_core.launchers.stack_dumps import where_they_stand
+from fim_core.launchers.stack_dumps import describe_stacks
 from fim_core.process_group import PARENT, Command, ProcessGroup
 from fim_core.training.failures import failure_of
 from fim_core.training.job import RENDEZVOUS_FILE, Job, TrainingFailed
@@ -21,12 +21,12 @@ from fim_core.training.log_tail import LineTail
 
 @register("local")
 def start_local(job: Job, lock: int, labels: Mapping[str, str]) -> LocalRanks:
-    """Start one process a rank."""
+    """Start one process for each rank."""
     return LocalRanks(job, local_commands(job), lock)
 
 
 def local_commands(job: Job) -> list[Command]:
-    """One process a rank on this machine. They find each other through a file, as a free port may be lost in a race."""
+    """The command of each rank. Ranks meet through a file, as another process may take a port that was free."""
     device = device_type()
     ranks = job.experiment.launcher.num_processes or (gpus() if device == "cuda" else 1)
     commands = []
@@ -49,12 +49,12 @@ def local_commands(job: Job) -> list[Command]:
 
 
 def rank_command(job: Path) -> list[str]:
-    """What each rank runs, given its RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT."""
+    """The command line of a rank; its environment has RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT."""
     return [sys.executable, "-m", "fim_core.training.worker", "--job", str(job)]
 
 
 class LocalRanks:
-    """Processes of this machine."""
+    """Ranks that are processes of this machine."""
 
     def __init__(
         self, job: Job, commands: Sequence[Command], lock: int, also_check: Callable[[], None] = lambda: None
@@ -68,20 +68,20 @@ class LocalRanks:
         self._job = job
         self._commands = commands
         self._also_check = also_check
-        self._began = self._alive = time.monotonic()
+        self._began = self._beat_seen = time.monotonic()
         self._beat: float | None = None
         self._group = ProcessGroup(commands, keep_open=[lock])
 
     @property
     def running(self) -> bool:
-        """Whether all processes run that have not ended well."""
+        """Whether some process still runs and none has failed."""
         return self._group.running and not self._group.failed()
 
     def check(self) -> None:
-        """Find silence and lateness.
+        """Check the time limits of the run.
 
         Raises:
-            TrainingFailed: one of both.
+            TrainingFailed: training takes too long, or its heartbeat has stopped.
         """
         self._also_check()
         now = time.monotonic()
@@ -90,28 +90,30 @@ class LocalRanks:
         except FileNotFoundError:
             beat = None
         if beat != self._beat:
-            self._beat, self._alive = beat, now
+            self._beat, self._beat_seen = beat, now
         launcher = self._job.experiment.launcher
         if launcher.timeout_minutes is not None and now - self._began > launcher.timeout_minutes * 60:
-            self._give_up(f"Training took longer than launcher.timeout_minutes ({launcher.timeout_minutes:g}).")
-        if now - self._alive > launcher.heartbeat_timeout_minutes * 60:
-            self._give_up(
-                "Training has shown no sign of life for launcher.heartbeat_timeout_minutes "
+            self._fail(f"Training took longer than launcher.timeout_minutes ({launcher.timeout_minutes:g}).")
+        if now - self._beat_seen > launcher.heartbeat_timeout_minutes * 60:
+            self._fail(
+                "Training has shown no heartbeat for launcher.heartbeat_timeout_minutes "
                 f"({launcher.heartbeat_timeout_minutes:g})."
             )
 
-    def _give_up(self, why: str) -> None:
-        raise TrainingFailed(f"{why} It resumes from its newest state.\n{self._standing()}Logs: {self._job.log_folder}")
+    def _fail(self, why: str) -> None:
+        raise TrainingFailed(
+            f"{why} It resumes from its newest state.\n{self._stack_report()}Logs: {self._job.log_folder}"
+        )
 
-    def _standing(self) -> str:
-        """Where each rank stands: they answer a signal with the stack of every thread (faulthandler)."""
+    def _stack_report(self) -> str:
+        """The innermost frame of each rank; ranks answer a signal with a stack dump in their log (faulthandler)."""
         logs = {rank: LineTail(command.log, from_end=True) for rank, command in enumerate(self._commands)}
         self._group.send(signal.SIGUSR1)
         time.sleep(1.0)
-        return where_they_stand({rank: log.read() for rank, log in logs.items()}) + "\n"
+        return describe_stacks({rank: log.read() for rank, log in logs.items()}) + "\n"
 
     def failure(self) -> FimError | None:
-        """Why a process has ended badly."""
+        """The error of the ranks that have failed; None if none has."""
         codes = {index: self._group.processes[index].returncode for index in self._group.failed()}
         return failure_of(self._job, codes, self._commands) if codes else None
 

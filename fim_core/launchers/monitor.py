@@ -1,4 +1,4 @@
-"""Follow a run to its end: pass its events on, and show what its ranks write."""
+"""Monitoring of a run: its events and the logs of its ranks."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ OnEvent = Callable[[dict[str, Any]], None]
 POLL_SECONDS = 0.1
 MAX_LINES = 2_000
 MAX_LINE_LENGTH = 2_000
-# rank-3.log is ours, 20260131120000_rank3.log is DeepSpeed's, launcher.log is what its launcher writes itself.
+# rank-3.log is ours, 20260131120000_rank3.log is DeepSpeed's, launcher.log is the output of its launcher.
 _LOG_NAME = re.compile(r"(?:^|_)(?:rank-?(?P<rank>\d+)|launcher)\.log$")
 
 
 def follow(job: Job, ranks: RunningRanks, on_event: OnEvent) -> None:
-    """Return when every rank has ended well.
+    """Pass on events and show logs until every rank has ended.
 
     Raises:
-        FimError, TrainingFailed: one has not.
+        FimError, TrainingFailed: a rank has failed.
     """
     events = EventTail(job.work.metrics, job.attempt)
     logs = RankLogs(job)
@@ -42,7 +42,7 @@ def follow(job: Job, ranks: RunningRanks, on_event: OnEvent) -> None:
         time.sleep(POLL_SECONDS)
     report()
     if ranks.failure() is not None:
-        # The first to break down takes others with it; give all a moment to write what they know.
+        # The first rank to fail makes others fail; give all of them a moment to record why.
         time.sleep(POLL_SECONDS)
         report()
     if (error := ranks.failure()) is not None:
@@ -50,15 +50,15 @@ def follow(job: Job, ranks: RunningRanks, on_event: OnEvent) -> None:
 
 
 class RankLogs:
-    """Shows what this attempt adds to the log files of a run on standard error, which Dagster keeps with the run.
+    """Copies what this attempt adds to the log files of a run to standard error, which Dagster keeps with the run.
 
-    Each line carries its rank. A rank that writes very much is shown up to a limit; its file has all.
+    Each line is prefixed with its rank. At most MAX_LINES of a rank are shown; its file has all.
     """
 
     def __init__(self, job: Job) -> None:
         self._folder = job.log_folder
         self._chosen = job.experiment.logger.print_output_ranks
-        # What earlier attempts left is there already.
+        # Skip what earlier attempts have written.
         self._tails = {path: LineTail(path, from_end=True) for path, _ in self._files()}
         self._shown: dict[Path, int] = {}
 
@@ -71,7 +71,7 @@ class RankLogs:
                 print(f"[{source}] {line[:MAX_LINE_LENGTH]}", file=sys.stderr, flush=True)
             self._shown[path] = shown + len(lines)
             if shown < MAX_LINES <= self._shown[path]:
-                print(f"[{source}] From here on only in {path}", file=sys.stderr, flush=True)
+                print(f"[{source}] Further lines are only in {path}", file=sys.stderr, flush=True)
 
     def _files(self) -> Iterator[tuple[Path, str]]:
         for path in sorted(self._folder.glob("*.log")):

@@ -1,4 +1,4 @@
-"""A progress bar for whoever sits at a terminal."""
+"""Progress bar of a training run at a terminal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 @contextmanager
 def progress_bar(name: str) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Yields a function that takes the run's events and draws them on standard error; silent without a terminal."""
+    """Yield a function that draws the run's events on standard error; it draws nothing without a terminal."""
     with tqdm(desc=name, unit="step", disable=not sys.stderr.isatty()) as bar:
 
         def show(event: dict[str, Any]) -> None:

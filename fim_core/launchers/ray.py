@@ -1,7 +1,7 @@
-"""Train through Ray: the cluster's job server runs our launcher on one of its machines.
+"""Launcher for Ray: the cluster's job server runs our launcher on one of its machines.
 
-Ray's own client is used as it is. The integration of Dagster with Ray wraps the same client in a call that returns
-when the job has ended; a run here is followed while it trains, and without Dagster too.
+This uses Ray's own client. Dagster's integration of Ray wraps the same client in a call that returns only when the job
+has ended, whereas a run here is followed while it trains, and also without Dagster.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def start_ray(job: Job, lock: int, labels: Mapping[str, str]) -> RemoteRanks:
                 entrypoint_resources=dict(options.resources) or None,
             )
         except (RuntimeError, ValueError, TypeError) as error:
-            raise FimError(f"Ray does not take the job as `launcher` describes it: {error}") from error
+            raise FimError(f"Ray refuses the job that `launcher` describes: {error}") from error
         return RayJob(client, name)
 
     return RemoteRanks(job, submit, options.python)
@@ -80,7 +80,7 @@ class RayJob:
         self._answered = time.monotonic()
 
     def status(self) -> Status:
-        """How Ray sees it; what was last known while its server does not answer.
+        """The job's status according to Ray; `running` while its server does not answer.
 
         Raises:
             TrainingFailed: the server has not answered for a minute.
@@ -106,5 +106,5 @@ class RayJob:
         return "\n".join([(info.message or "").partition("\n")[0], *log])
 
     def stop(self) -> None:
-        """Have Ray terminate the job's processes, and kill them when they do not go."""
+        """Have Ray terminate the job's processes, and kill those that do not end."""
         self._client.stop_job(self._id)

@@ -1,7 +1,7 @@
-"""Ranks on one machine of a cluster: our half, which follows a job of the cluster, and the half that the job executes.
+"""Ranks on a machine of a cluster: the side that follows the cluster's job, and the program that the job executes.
 
-The cluster's machine runs `python -m fim_core.launchers.remote`, which starts local ranks there. Storage is shared, so
-the job's file, events, logs, states and failures pass through the run's folder as they do on one machine.
+The cluster's machine runs `python -m fim_core.launchers.remote`, which starts local ranks there. Both sides share the
+run's folder, through which job, events, logs, states and failures pass as they do on one machine.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Literal, Protocol
 
 from fim_core.atomic import read_json_as, write_json
 from fim_core.errors import DamagedFile, FimError
-from fim_core.launchers.folder_lock import LOCK_SECONDS, exclusive
+from fim_core.launchers.folder_lock import LOCK_SECONDS, lock_run_folder
 from fim_core.launchers.local import LocalRanks, local_commands
 from fim_core.launchers.monitor import follow
 from fim_core.training.job import Job, TrainingFailed
@@ -32,24 +32,24 @@ Status = Literal["running", "succeeded", "failed"]
 
 
 class RemoteJob(Protocol):
-    """A job of a cluster, submitted."""
+    """A submitted job of a cluster."""
 
     name: str
-    """What people find it by, such as `Ray job fim-demo-1a2b3c4d`."""
+    """Name for messages, such as `Ray job fim-demo-1a2b3c4d`."""
 
     def status(self) -> Status:
-        """How it stands; `running` includes waiting for its resources."""
+        """Status of the job; `running` includes waiting for its resources."""
 
     def output(self) -> str:
-        """The last of what the job wrote, and what the cluster says of it."""
+        """The end of the job's output, and the cluster's message about it."""
 
     def stop(self) -> None:
-        """Have the cluster end it; may return before it has ended."""
+        """Have the cluster end the job; may return before it has ended."""
 
 
 @dataclass(frozen=True)
 class LauncherFailure:
-    """Why the launcher on the cluster's machine ended; `user_error`: the message is meant for users as it is."""
+    """Why the launcher on the cluster's machine failed; with `user_error` the message is shown to users unchanged."""
 
     user_error: bool
     message: str
@@ -67,7 +67,7 @@ class RemoteRanks:
         """
         self._job = job
         self._lease = Lease(job)
-        # Before there is a job to end. Should we be interrupted while it is submitted, it ends for want of a follower.
+        # Before the job exists: if this process is interrupted while it submits, the job ends when the lease expires.
         self._lease.renew()
         self._remote = submit(
             [python, "-m", "fim_core.launchers.remote", "--job", str(job.work.job), "--directory", os.getcwd()]
@@ -85,17 +85,17 @@ class RemoteRanks:
         return self._status == "running"
 
     def check(self) -> None:
-        """Show that someone follows. Silence and lateness are found on the cluster's machine."""
+        """Renew the lease. The time limits are checked on the cluster's machine."""
         self._lease.renew()
 
     def failure(self) -> FimError | None:
-        """Why the job has ended badly, in the words of its launcher if it could say anything."""
+        """The error that its launcher recorded, or else the job's output; None if the job has not failed."""
         if self._status != "failed":
             return None
-        told = self._job.work.launcher_failure(self._job.attempt)
+        record = self._job.work.launcher_failure(self._job.attempt)
         with suppress(FileNotFoundError, DamagedFile):
-            content = read_json_as(told, LauncherFailure)
-            return (FimError if content.user_error else TrainingFailed)(content.message)
+            failure = read_json_as(record, LauncherFailure)
+            return (FimError if failure.user_error else TrainingFailed)(failure.message)
         return TrainingFailed(f"{self._remote.name} has ended before its ranks did.\n{self._remote.output()}")
 
     def end(self) -> None:
@@ -111,19 +111,19 @@ class RemoteRanks:
         while self._remote.status() == "running":
             if time.monotonic() > deadline:
                 raise TrainingFailed(
-                    f"{self._remote.name} has not stopped in {STOP_SECONDS:g} seconds. Without a follower it ends "
-                    f"itself in {LEASE_SECONDS:g} seconds, if its machine still runs."
+                    f"{self._remote.name} has not stopped in {STOP_SECONDS:g} seconds. If its machine still runs, its "
+                    f"ranks end in {LEASE_SECONDS:g} seconds, when their lease expires."
                 )
             time.sleep(0.2)
 
 
 def main() -> int:
-    """Run a job's ranks on this machine, for a follower elsewhere. Returns the exit code."""
+    """Run a job's ranks on this machine while another one follows them. Returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--job", type=Path, required=True)
-    parser.add_argument("--directory", type=Path, help="where relative paths of the experiment begin, if it is here")
+    parser.add_argument("--directory", type=Path, help="base of the experiment's relative paths, if it exists here")
     arguments = parser.parse_args()
-    # A cluster ends its jobs by SIGTERM; as an exception it ends the ranks in order.
+    # A cluster ends its jobs by SIGTERM; raised as an exception, it lets the ranks be ended in order.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     if arguments.directory and arguments.directory.is_dir():
         os.chdir(arguments.directory)
@@ -135,21 +135,21 @@ def main() -> int:
     try:
         run_here(job)
     except FimError as error:
-        told = LauncherFailure(not isinstance(error, TrainingFailed), str(error))
-        write_json(job.work.launcher_failure(job.attempt), asdict(told))
+        failure = LauncherFailure(not isinstance(error, TrainingFailed), str(error))
+        write_json(job.work.launcher_failure(job.attempt), asdict(failure))
         print(error, file=sys.stderr)
         return 1
     return 0
 
 
 def run_here(job: Job) -> None:
-    """Run the ranks on this machine until they end, or nobody follows them any more.
+    """Run the ranks on this machine until they end or the lease expires.
 
     Raises:
         FimError, TrainingFailed: as `launch` does.
     """
-    # An earlier attempt whose follower has died notices this one, and ends; its ranks hold the lock until then.
-    with exclusive(job.work.ranks_lock, LEASE_SECONDS + LOCK_SECONDS) as lock:
+    # An earlier attempt whose follower has died sees that this one has begun, and ends; its ranks hold the lock until then.
+    with lock_run_folder(job.work.ranks_lock, LEASE_SECONDS + LOCK_SECONDS) as lock:
         ranks = LocalRanks(job, local_commands(job), lock, LeaseCheck(job))
         try:
             follow(job, ranks, lambda event: None)

@@ -1,4 +1,4 @@
-"""Models: attention over packs, the loss, building and saving."""
+"""Models: attention over packs, training loss, loading and saving."""
 
 from fim_core.modeling.flops import batch_operations, training_cost
 from fim_core.modeling.load import build_model, checkpoint_dtype, enable_activation_checkpointing, training_dtype

@@ -1,12 +1,13 @@
-"""Gradients with an entry for each id of the vocabulary, added to a parameter's `.grad` where they are computed.
+"""In-place accumulation of the gradients of the output layer and the embeddings.
 
-Autograd hands a parameter's gradient over as a tensor of the parameter's size, which it then adds to `.grad`. For the
-output layer and the embeddings of a large vocabulary that is hundreds of megabytes in each micro-batch, twice where they
+Autograd computes a parameter's gradient as a new tensor of the parameter's size, which it then adds to `.grad`. For the
+output layer and the embeddings of a large vocabulary that is hundreds of megabytes in each micro-batch, twice if they
 are tied, although the embeddings' gradient is zero except for the tokens of the batch.
 
-Here the output layer's backward adds its product to `.grad` itself and hands over a sparse tensor without entries, and
-the embeddings hand over a sparse tensor of the batch's tokens. Autograd adds sparse gradients to a dense `.grad` in
-place, and runs the parameter's hooks as ever, once in each backward pass (DeepSpeed's, which read `.grad`).
+Here the backward pass of the output layer adds its product to `.grad` itself and returns a sparse tensor without
+entries, and that of the embeddings returns a sparse tensor with entries for the tokens of the batch only. Autograd adds
+sparse gradients to a dense `.grad` in place, and still runs the parameter's hooks once in each backward pass
+(DeepSpeed's hooks read `.grad`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from torch import nn
 
 ACCUMULATED_DTYPES = frozenset({torch.float32, torch.float64})
-"""Numbers in which it does not matter how many addends a sum is put together from."""
+"""Number formats that are precise enough to accumulate many addends one by one."""
 
 
 def accumulates_in_place(parameter: torch.Tensor) -> bool:
@@ -24,9 +25,9 @@ def accumulates_in_place(parameter: torch.Tensor) -> bool:
 
 
 def make_embedding_gradient_sparse(embedding: nn.Module) -> None:
-    """Have embeddings hand over the gradient of the batch's tokens only; `.grad` stays dense.
+    """Make embeddings return gradients for the tokens of the batch only; `.grad` stays dense.
 
-    Embeddings of another kind than `torch.nn.Embedding`, frozen ones and ones in half precision are left as they are.
+    Does nothing for other classes than `torch.nn.Embedding`, for frozen embeddings, and in half precision.
     """
     if not isinstance(embedding, nn.Embedding) or not accumulates_in_place(embedding.weight) or embedding.sparse:
         return
@@ -34,7 +35,7 @@ def make_embedding_gradient_sparse(embedding: nn.Module) -> None:
     weight = embedding.weight
 
     def start_dense(gradient: torch.Tensor) -> None:
-        """Without a `.grad` to add to, autograd would make the sparse tensor the parameter's `.grad`."""
+        """Create a dense `.grad` if there is none, as autograd would otherwise use the sparse tensor as `.grad`."""
         if gradient.is_sparse and weight.grad is None:
             weight.grad = torch.zeros(gradient.shape, dtype=weight.dtype, device=weight.device)
 
@@ -50,7 +51,7 @@ def add_product(parameter: torch.Tensor, left: torch.Tensor, right: torch.Tensor
         factor: a scalar.
 
     Returns:
-        What a backward function returns as the gradient, so that the parameter's hooks run.
+        The gradient for the backward function to return, without entries, so that the parameter's hooks run.
     """
     right = right * factor
     if parameter.grad is None:
@@ -61,7 +62,7 @@ def add_product(parameter: torch.Tensor, left: torch.Tensor, right: torch.Tensor
 
 
 def add_scaled(parameter: torch.Tensor, gradient: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    """Add factor * gradient to a parameter's gradient; `gradient` is overwritten, and may become that gradient.
+    """Add factor * gradient to a parameter's gradient; `gradient` is overwritten, and may become `.grad`.
 
     Returns:
         As `add_product`.
@@ -75,7 +76,7 @@ def add_scaled(parameter: torch.Tensor, gradient: torch.Tensor, factor: torch.Te
 
 
 def _no_entries(parameter: torch.Tensor) -> torch.Tensor:
-    """A gradient of zero that costs nothing to add, in the layout of an embedding's sparse gradient."""
+    """A zero gradient that costs nothing to add, in the layout of an embedding's sparse gradient."""
     indices = torch.empty(1, 0, dtype=torch.int64, device=parameter.device)
     values = parameter.new_empty(0, parameter.shape[1])
     return torch.sparse_coo_tensor(indices, values, parameter.shape, check_invariants=False)

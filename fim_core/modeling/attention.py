@@ -1,8 +1,8 @@
-"""Attention over packs as transformers attention functions, one for each backend.
+"""Attention over packs as attention functions of transformers, one for each backend.
 
-transformers calls the function that `config._attn_implementation` names in each layer, and hands on keyword arguments
-of the model's forward; `pack_layout` comes that way. No mask is built for a name that is unknown to
-`transformers.masking_utils`, so none is registered there.
+In each layer, transformers calls the function that `config._attn_implementation` names, with the keyword arguments of
+the model's forward, among them `pack_layout`. It builds no mask for names that `transformers.masking_utils` does not
+know, so no mask function is registered.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ Attend = Callable[..., torch.Tensor]
 
 
 def attention_name(backend: str) -> str:
-    """What `config._attn_implementation` holds for a backend."""
+    """The value of `config._attn_implementation` for a backend."""
     return f"{ATTENTION_NAME}_{backend}"
 
 
 def attends_over_packs(config: PretrainedConfig) -> bool:
-    """Whether the model with this configuration runs with one of the backends here."""
+    """Whether a model with this configuration uses one of the backends of this module."""
     return str(config._attn_implementation).startswith(ATTENTION_NAME)
 
 
 def register() -> None:
-    """Make the backends known to transformers, as `fim_pack_<backend>`."""
+    """Register the backends with transformers, as `fim_pack_<backend>`."""
     for backend, attend in (
         ("segments", attend_segments),
         ("varlen", attend_varlen),
@@ -52,11 +52,11 @@ def select_backend(requested: str, device: torch.device, dtype: torch.dtype, sof
 
     Args:
         requested: `model.attn_implementation` of the experiment.
-        device, dtype: where and in what training runs.
-        softcap: bound on attention scores (Gemma 2), which flash kernels lack.
+        device, dtype: of the training.
+        softcap: bound on attention scores (Gemma 2), which flash kernels do not support.
 
     Returns:
-        A name of BACKENDS, and a message where it is not what was asked for, else an empty one.
+        A name of BACKENDS, and a message if it is not the one requested, else an empty string.
     """
     wanted = {"flash_attention_2": "varlen", "flash_attention_3": "varlen", "flex_attention": "flex", "sdpa": "mask"}
     if device.type == "cpu":
@@ -72,11 +72,11 @@ def select_backend(requested: str, device: torch.device, dtype: torch.dtype, sof
         backend = best
     if backend in possible:
         return backend, ""
-    return best, f"{requested} does not run with this device, precision and model; the best that does is {best}."
+    return best, f"{requested} does not support this device, precision and model; {best} is used instead."
 
 
 def _transformers_function(attend: Attend) -> Callable[..., tuple[torch.Tensor, None]]:
-    """`attend` behind the signature of transformers' attention functions."""
+    """Wrap `attend` in the signature of transformers' attention functions."""
 
     def attention(
         module: nn.Module,
@@ -94,11 +94,11 @@ def _transformers_function(attend: Attend) -> Callable[..., tuple[torch.Tensor, 
     ) -> tuple[torch.Tensor, None]:
         if pack_layout is None or attention_mask is not None:
             raise FimError(
-                "This model is set up to train on packs and was called without one. "
+                "This model is prepared for training on packs and was called without one. "
                 "To generate with it, load its checkpoint, or call model.set_attn_implementation('sdpa')."
             )
         if dropout:
-            raise FimError("Attention over packs has no dropout. Set attention_dropout: 0 in model.config.")
+            raise FimError("Attention over packs does not support dropout. Set attention_dropout: 0 in model.config.")
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         return attend(query, key, value, pack_layout, scale=scale, window=sliding_window, softcap=softcap), None
 
@@ -115,9 +115,11 @@ def attend_segments(
     window: int | None = None,
     softcap: float | None = None,
 ) -> torch.Tensor:
-    """A loop over segments on a CPU (`fim_core.modeling.segments`)."""
+    """Attention segment by segment on a CPU (`fim_core.modeling.segments`)."""
     if softcap is not None:
-        raise FimError("The CPU's attention over segments has no softcap. Set model.attn_implementation: auto.")
+        raise FimError(
+            "The CPU's attention over segments does not support softcap. Set model.attn_implementation: auto."
+        )
     return segment_attention(query, key, value, layout, scale=scale, window=window)
 
 
@@ -131,7 +133,7 @@ def attend_mask(
     window: int | None = None,
     softcap: float | None = None,
 ) -> torch.Tensor:
-    """scaled_dot_product_attention with a dense mask of T x T: for any device, time and memory quadratic in T."""
+    """scaled_dot_product_attention with a dense T x T mask: for any device, with time and memory quadratic in T."""
     mask = pack_mask(layout, window, query.device)
     if softcap is None:
         output = nn.functional.scaled_dot_product_attention(
@@ -155,7 +157,7 @@ def attend_flex(
     window: int | None = None,
     softcap: float | None = None,
 ) -> torch.Tensor:
-    """FlexAttention over the blocks in which some query sees some key. No GPU has run this yet.
+    """FlexAttention over the blocks in which some query attends to some key. Not yet run on a GPU.
 
     On a CPU it runs uncompiled, which is slow and only for tests.
     """
@@ -173,7 +175,7 @@ def attend_flex(
 
 
 def _flex(query: torch.Tensor) -> Callable[..., torch.Tensor]:
-    """flex_attention, compiled once for GPUs."""
+    """flex_attention, compiled on first use on GPUs."""
     if query.device.type == "cpu":
         return flex_attention
     if "flex" not in _compiled:
@@ -195,16 +197,16 @@ def attend_varlen(
     softcap: float | None = None,
     kernel: Callable[..., Any] = varlen_attn,
 ) -> torch.Tensor:
-    """One call of torch's flash kernel for sequences of various lengths. No GPU has run this yet.
+    """One call of torch's flash kernel for sequences of different lengths. Not yet run on a GPU.
 
-    Each segment is a sequence whose queries are its own tokens and whose keys are gathered from its path; the causal
-    mask is aligned to the bottom right, so the last query sees all keys.
+    Each segment is a sequence whose queries are its own tokens and whose keys are gathered from its path. The causal
+    mask is aligned to the bottom right, so the last query attends to all keys.
 
     Args:
-        kernel: has the signature of `torch.nn.attention.varlen.varlen_attn`.
+        kernel: a function with the signature of `torch.nn.attention.varlen.varlen_attn`.
     """
     if softcap is not None:
-        raise FimError("The flash kernel has no softcap. Set model.attn_implementation: flex_attention.")
+        raise FimError("The flash kernel does not support softcap. Set model.attn_implementation: flex_attention.")
     gather = path_gather(layout, window, query.device)
     output = kernel(
         query[0].transpose(0, 1).contiguous(),
@@ -222,11 +224,11 @@ def attend_varlen(
 
 
 def path_gather(layout: Layout, window: int | None, device: torch.device) -> dict[str, Any]:
-    """For each segment its path's tokens, one segment after the other, and where each begins.
+    """Indices that gather the tokens of each segment's path, concatenated over all segments.
 
     Returns:
-        keys: int64, token of each gathered key; query_starts, key_starts: int32 [segments + 1];
-        longest_query, longest_key: of any segment.
+        keys: int64, token of each gathered key; query_starts, key_starts: offsets of the segments, int32 [segments + 1];
+        longest_query, longest_key: maximum length over segments.
     """
     name = ("gather", window, device)
     if name not in layout.derived:
@@ -250,7 +252,7 @@ def path_gather(layout: Layout, window: int | None, device: torch.device) -> dic
 
 
 def pack_mask(layout: Layout, window: int | None, device: torch.device) -> torch.Tensor:
-    """Which token attends to which, bool [T, T]."""
+    """Dense mask of a pack, bool [T, T]: row t is true at the tokens that token t attends to."""
     name = ("mask", window, device)
     if name not in layout.derived:
         tokens = torch.arange(layout.tokens, device=device)
@@ -259,7 +261,7 @@ def pack_mask(layout: Layout, window: int | None, device: torch.device) -> torch
 
 
 def pack_block_mask(layout: Layout, window: int | None, device: torch.device) -> BlockMask:
-    """The same for FlexAttention: blocks that are full, empty, or need the rule."""
+    """Block mask of a pack for FlexAttention."""
     name = ("blocks", window, device)
     if name not in layout.derived:
         size = layout.tokens
@@ -269,12 +271,12 @@ def pack_block_mask(layout: Layout, window: int | None, device: torch.device) ->
 
 
 def _mask_rule(layout: Layout, window: int | None, device: torch.device) -> Callable[..., torch.Tensor]:
-    """A query sees a key that stands before it and whose segment's descendants, or the segment itself, hold it."""
+    """The rule that a query attends to itself and to earlier tokens of its own segment and of its ancestors."""
     stops = torch.from_numpy(layout.subtree_stops[layout.segment_of]).to(device)
     positions = torch.from_numpy(layout.positions).to(device)
 
     def rule(_batch: Any, _head: Any, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-        seen = (key <= query) & (query < stops[key])
-        return seen if window is None else seen & (positions[query] - positions[key] < window)
+        attended = (key <= query) & (query < stops[key])
+        return attended if window is None else attended & (positions[query] - positions[key] < window)
 
     return rule

@@ -1,4 +1,4 @@
-"""Floating-point operations of training, for balancing packs and for model-FLOPs utilisation."""
+"""Floating-point operations of training, for balancing packs and for model-FLOPs utilization."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from fim_core.packing.cost import Cost
 
 
 def training_cost(model: PreTrainedModel | PeftModel) -> Cost:
-    """Operations of one forward and backward pass for each token, query-key pair and target.
+    """Operations of one forward and backward pass per token, per query-key pair and per target.
 
     A matrix entry costs 2 operations forward and 2 for the gradient of each of its operands; a query-key pair costs 4
     per head dimension forward, twice that backward (Chowdhery et al., 2022, "PaLM", appendix B). Recomputed activations
-    do not count. Pairs beyond a sliding window are counted as if they were seen.
+    do not count. Pairs beyond a sliding window are counted as if they were attended to.
     """
     base = causal_model(model)
     config = base.config.get_text_config()

@@ -1,4 +1,4 @@
-"""Models: made from scratch or loaded, and prepared for packs."""
+"""Loading of models: from scratch or pretrained, prepared for training on packs."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ from fim_core.modeling.weights import LOADING_ERRORS, load_weights
 logger = logging.getLogger(__name__)
 
 OLDER_OPTIONS = frozenset({"rope_theta", "rope_scaling"})
-"""Options that transformers still turns into `rope_parameters`."""
+"""Former options that transformers still converts to `rope_parameters`."""
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 def training_dtype(model: ModelConfig, device: torch.device | str) -> torch.dtype:
-    """The numbers that training computes in: `model.dtype`, where auto is bf16 on a GPU and fp32 on a CPU."""
+    """The number format of training: `model.dtype`, where auto is bf16 on a GPU and fp32 on a CPU."""
     if model.dtype == "auto":
         return torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
     return DTYPES[model.dtype]
 
 
 def checkpoint_dtype(model: ModelConfig) -> torch.dtype | None:
-    """What a checkpoint is saved in: the numbers of the pretrained model, or `model.config.dtype`.
+    """The number format of checkpoints: that of the pretrained model, or `model.config.dtype`.
 
-    None where neither is stated: as it was trained.
+    None if neither is given: that of training.
     """
     config = scratch_config(model.config) if model.config is not None else _pretrained_config(str(model.name_or_path))
     return getattr(torch, config.dtype) if isinstance(config.dtype, str) else config.dtype
@@ -64,27 +64,27 @@ def build_model(
     new_token_ids: Sequence[int] = (),
     partition: Mapping[str, Any] | None = None,
 ) -> PreTrainedModel | PeftModel:
-    """The network that is trained, on `device`, with attention over packs where it can serve that exactly.
+    """Build the network to train, on `device`, with attention over packs if that is exact for this model.
 
     Args:
-        model: the experiment's section.
-        tokenizer: its ids must have a place in the embeddings; they grow where needed.
-        seed: of random weights and adapters.
-        device, dtype: where and in what it computes; dtype defaults to `training_dtype`.
-        new_token_ids: ids that mean nothing to a pretrained model yet although its embeddings may have a row for them
-            (a padded vocabulary); they are drawn around the mean of all embeddings, as rows that are added are.
-        partition: DeepSpeed's configuration (ZeRO stage 3) under which each rank keeps only its part of each pretrained
-            weight from the start; to be called on all ranks. None: whole weights.
+        model: the experiment's `model` section.
+        tokenizer: the embeddings are enlarged to hold all its ids.
+        seed: for random weights and adapters.
+        device, dtype: of the network; dtype defaults to `training_dtype`.
+        new_token_ids: ids that a pretrained model has not been trained on, although its embeddings may have rows for them
+            (a padded vocabulary). Like added rows, they are drawn around the mean of all embeddings.
+        partition: DeepSpeed's configuration (ZeRO stage 3), by which each rank loads only its part of each pretrained
+            weight; to be called on all ranks. None: whole weights.
 
     Raises:
-        FimError: no such model, not in safetensors, in need of code of its own, or a configuration that cannot be used.
+        FimError: the model does not exist, is not in safetensors, needs its own code, or its configuration is invalid.
     """
     device = torch.device(device)
     dtype = dtype or training_dtype(model, device)
     torch.manual_seed(seed)
     config = network_config(model, tokenizer)
     attention = _attention(model, config, device, dtype)
-    network: Any  # transformers' own types do not go together with PEFT's
+    network: Any  # the types of transformers and PEFT are not compatible
     if model.name_or_path is None:
         network = _from_scratch(config, dtype, attention)
     else:
@@ -95,7 +95,7 @@ def build_model(
     if model.type == "liger":
         _use_liger(network, device)
     if model.peft_config is not None:
-        torch.manual_seed(seed)  # reading the model may have drawn numbers, more or fewer
+        torch.manual_seed(seed)  # loading the model may have drawn any number of random numbers
         network = _with_adapters(network, model.peft_config)
     made: PreTrainedModel | PeftModel = network.to(device)
     return made
@@ -105,16 +105,16 @@ def network_config(model: ModelConfig, tokenizer: PreTrainedTokenizerFast) -> Pr
     """The transformers configuration of `model`, from its folder, the hub, or its `config` section.
 
     Raises:
-        FimError: it cannot be found or used.
+        FimError: it cannot be found or is invalid.
     """
     if model.config is None:
         return pretrained_config(model)
     if (given := model.config.get("vocab_size", len(tokenizer))) < len(tokenizer):
         raise FimError(
             f"model.config.vocab_size {given} is less than the tokenizer's {len(tokenizer)}. "
-            "Leave the key out, or raise it."
+            "Remove the key, or raise it."
         )
-    # No padding is trained on, and an embedding at the padding index would never be updated.
+    # Packs contain no padding, and the embedding at a padding index would never be updated.
     of_tokenizer = {
         "vocab_size": len(tokenizer),
         "bos_token_id": tokenizer.bos_token_id,
@@ -125,10 +125,10 @@ def network_config(model: ModelConfig, tokenizer: PreTrainedTokenizerFast) -> Pr
 
 
 def pretrained_config(model: ModelConfig) -> PretrainedConfig:
-    """The transformers configuration of a pretrained model, with `hf_config_kwargs` in it.
+    """The transformers configuration of a pretrained model, with `hf_config_kwargs` applied.
 
     Raises:
-        FimError: it cannot be found; it has no such option, cannot use the value, or would not use all its weights.
+        FimError: it cannot be found; or an option is unknown, has an invalid value, or would leave weights unused.
     """
     config, options = _pretrained_config(str(model.name_or_path)), model.hf_config_kwargs
     if not options:
@@ -146,7 +146,7 @@ def pretrained_config(model: ModelConfig) -> PretrainedConfig:
     if (asked := options.get("num_hidden_layers", layers)) != layers:
         raise FimError(
             f"model.hf_config_kwargs.num_hidden_layers is {asked}, but the model has {layers}, and ArcticTraining would "
-            "begin with random weights. Give such a model as `model.config`, from scratch."
+            "start with random weights. Define such a model in `model.config`, from scratch."
         )
     try:
         return type(config).from_dict({**config.to_dict(), **options})
@@ -158,14 +158,14 @@ def scratch_config(options: Mapping[str, Any]) -> PretrainedConfig:
     """The transformers configuration of the `config` section.
 
     Raises:
-        FimError: a type that transformers does not have, an option that it would ignore, or a value it cannot use.
+        FimError: transformers does not know the type, would ignore an option, or cannot use a value.
     """
     options = dict(options)
     kind = options.pop("model_type")
     if kind not in CONFIG_MAPPING:
         raise FimError(f"model.config.model_type {kind!r} is unknown to transformers. Use qwen3, llama, gemma3_text, …")
     defaults = CONFIG_MAPPING[kind]()
-    for option in options:  # transformers would take any name, and ignore it
+    for option in options:  # transformers would accept any name, and ignore it
         if option not in OLDER_OPTIONS and not hasattr(defaults, option):
             raise FimError(f"model.config.{option}: a model of the type {kind} has no such option.")
     try:
@@ -178,17 +178,17 @@ def enable_activation_checkpointing(model: PreTrainedModel | PeftModel, *, offlo
     """Keep only each layer's input in the forward pass and recompute the rest in the backward pass.
 
     Args:
-        offload: keep those inputs in host memory, where a model on a CPU has them anyway.
+        offload: keep those inputs in host memory; no effect for a model on a CPU.
     """
     causal = causal_model(model)
     causal.activation_checkpointing_enable({"use_reentrant": False}, offload=offload and causal.device.type != "cpu")
 
 
 def _attention(model: ModelConfig, config: PretrainedConfig, device: torch.device, dtype: torch.dtype) -> str:
-    """Name of the attention function, with a message where it is not what was asked for."""
+    """Name of the attention function; logs a warning if it is not the one requested."""
     supported, why = supports_prefix_tree(config)
     if not supported:
-        logger.warning("Rows are run one at a time, and prefix_tree packing is not possible: %s.", why)
+        logger.warning("Rows are computed one at a time, and prefix_tree packing is not possible: %s.", why)
         return "sdpa" if model.attn_implementation == "auto" else model.attn_implementation
     register()
     softcap = getattr(config, "attn_logit_softcapping", None)
@@ -207,7 +207,7 @@ def _pretrained_config(place: str) -> PretrainedConfig:
         if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
             raise FimError(
                 f"The model {place} is of the type {kind!r} by its config.json, which transformers does not know. "
-                "Models that need code of their own are not loaded."
+                "Models that need their own code are not supported."
             )
     try:
         return AutoConfig.from_pretrained(folder if folder.is_dir() else place, trust_remote_code=False)
@@ -221,7 +221,7 @@ def _from_scratch(config: PretrainedConfig, dtype: torch.dtype, attention: str) 
             config, dtype=dtype, attn_implementation=attention, trust_remote_code=False
         )
     except LOADING_ERRORS as error:
-        raise FimError(f"The model cannot be made from model.config: {first_line(error)}") from error
+        raise FimError(f"The model cannot be built from model.config: {first_line(error)}") from error
     return made
 
 
@@ -234,9 +234,10 @@ def _pretrained(place: str, config: PretrainedConfig, dtype: torch.dtype, attent
 def _grow_embeddings(model: PreTrainedModel, tokens: int, new_token_ids: Sequence[int], seed: int) -> None:
     """Give every id of the tokenizer a row in the embeddings; new rows are drawn around the mean of the old ones.
 
-    Around the mean, a new token is about as probable as others and takes nothing from them (Hewitt, 2021, "Initializing
-    New Word Embeddings for Pretrained Language Models"). At the mean itself new tokens would all be the same to the
-    model, for good where only adapters are trained: no prompt could tell its prefix from its suffix.
+    Around the mean, a new token is about as probable as others and hardly lowers their probability (Hewitt, 2021,
+    "Initializing New Word Embeddings for Pretrained Language Models"). At exactly the mean, all new tokens would be
+    identical to the model, permanently if only adapters are trained, and it could not tell the prefix of a prompt from
+    its suffix.
     """
     before = whole_shape(_weights(model)[0])[0]
     fresh = sorted({*new_token_ids, *range(before, tokens)})
@@ -256,7 +257,7 @@ def _grow_embeddings(model: PreTrainedModel, tokens: int, new_token_ids: Sequenc
 
 
 def _weights(model: PreTrainedModel) -> list[torch.Tensor]:
-    """Everything with one entry for each id of the vocabulary."""
+    """The parameters that have an entry for each id of the vocabulary."""
     embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
     assert isinstance(embeddings, nn.Embedding)
     assert isinstance(head, nn.Linear)
@@ -264,9 +265,9 @@ def _weights(model: PreTrainedModel) -> list[torch.Tensor]:
 
 
 def _use_liger(model: PreTrainedModel, device: torch.device) -> None:
-    """Put Liger's kernels for norms, rotary embeddings and MLPs into the model. No GPU has run this yet."""
+    """Replace norms, rotary embeddings and MLPs by Liger's kernels. Not yet run on a GPU."""
     if device.type == "cpu":
-        logger.warning("model.type liger needs a GPU; on this CPU the plain model is trained, with equal results.")
+        logger.warning("model.type liger needs a GPU; on this CPU the standard layers are used, with equal results.")
         return
     try:
         from liger_kernel.transformers import _apply_liger_kernel_to_instance
@@ -285,11 +286,13 @@ def _with_adapters(model: PreTrainedModel, options: PeftConfig) -> PeftModel:
     )
     try:
         with warnings.catch_warnings():
-            # PEFT asks transformers by a name that is about to change.
+            # PEFT uses a name of transformers that is deprecated.
             warnings.filterwarnings("ignore", category=FutureWarning, message="`is_gradient_checkpointing`")
             adapted = get_peft_model(model, adapters)
     except ValueError as error:
         raise FimError(f"model.peft_config cannot be used: {first_line(error)}") from error
     if type(causal_model(adapted).get_output_embeddings()) is not nn.Linear:
-        raise FimError("model.peft_config.target_modules names the output layer, which takes no adapter. Leave it out.")
+        raise FimError(
+            "model.peft_config.target_modules names the output layer, which cannot have an adapter. Remove it."
+        )
     return adapted

@@ -1,4 +1,4 @@
-"""The training loss: the model's body over a packed batch, the output layer only where something is predicted."""
+"""Training loss of packed batches, with the output layer computed only at predicted positions."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from fim_core.packing import PackedBatch
 Reduction = Literal["token", "sample"]
 
 TILE_LOGITS = 2**24
-"""Logits that exist at a time: 64 MiB in float32."""
+"""Logits that are computed at a time: 64 MiB in float32."""
 
 
 class LossSums(NamedTuple):
-    """What one micro-batch adds to the loss of an optimizer step: the step's loss is sum(total) / sum(weight).
+    """Contribution of a micro-batch to the loss of an optimizer step, which is sum(total) / sum(weight).
 
-    The caller sums `weight` over micro-batches and ranks; so the same rows give the same loss and gradient however
-    they are packed, accumulated or sharded.
+    Both sums are over micro-batches and ranks, so the same rows give the same loss and gradient however they are packed,
+    accumulated or sharded.
 
     Attributes:
-        total: weighted sum of the losses, float32 scalar; it carries the gradient, even with nothing to train on.
-        weight: what `total` is to be divided by, float32: predicted tokens (`token`), or rows with any (`sample`).
-        row_totals: float32 [rows of the batch], the sum of each row's cross entropies, unweighted, detached; for
-            metrics and to name the rows of a loss that is not finite.
-        row_targets: int64 [rows of the batch], predicted tokens of each row.
+        total: weighted sum of the losses, float32 scalar; it has a gradient, even without a predicted token.
+        weight: number of predicted tokens (`token`) or of rows that have any (`sample`), float32 scalar.
+        row_totals: float32 [rows of the batch], unweighted sum of the cross entropies of each row, detached; for
+            metrics and to identify the rows of a loss that is not finite.
+        row_targets: int64 [rows of the batch], number of predicted tokens of each row.
         losses: float32 [n], the cross entropy of each predicted token, in the order of the batch's targets, detached.
     """
 
@@ -53,13 +53,13 @@ class LossSums(NamedTuple):
 class PackedCausalLM(nn.Module):
     """A causal language model whose forward takes a packed batch and returns its loss.
 
-    Everything happens inside one forward, so that wrappers which gather parameters around it (ZeRO-3) see all of them.
+    All parameters are used inside this one forward, so that wrappers which gather them around it (ZeRO-3) see all.
 
     Args:
         model: what `build_model` returned.
         reduction, label_smoothing, z_loss, tile_logits: see `batch_loss`.
-        accumulate_in_place: see `batch_loss`; the embeddings hand over sparse gradients then, which autograd adds to
-            their `.grad` in place.
+        accumulate_in_place: see `batch_loss`; the embeddings then return sparse gradients, which autograd adds to their
+            `.grad` in place.
     """
 
     def __init__(
@@ -109,14 +109,14 @@ def batch_loss(
     Args:
         model: a causal language model, or one that PEFT has wrapped.
         batch: on the model's device.
-        reduction: `token`: every predicted token counts once; `sample`: every row counts once, whatever its length.
+        reduction: `token`: every predicted token has weight 1; `sample`: every row has weight 1, whatever its length.
         label_smoothing: share of the target that is spread evenly over the vocabulary (Szegedy et al., 2016,
             "Rethinking the Inception Architecture", section 7), as in `torch.nn.functional.cross_entropy`.
         z_loss: weight of log(Z)^2 for each prediction, with Z the softmax's denominator (Chowdhery et al., 2022,
             "PaLM", section 5).
-        tile_logits: logits to compute at a time.
-        accumulate_in_place: the backward pass adds the output layer's gradient to its weight's `.grad` directly
-            (`fim_core.modeling.accumulation`), for `backward`; `torch.autograd.grad` would not find it.
+        tile_logits: number of logits to compute at a time.
+        accumulate_in_place: the backward pass adds the gradient of the output layer's weight to its `.grad` directly
+            (`fim_core.modeling.accumulation`). Works with `backward`, but not with `torch.autograd.grad`.
 
     Raises:
         FimError: the batch shares prefixes and the model does not attend over packs.
@@ -134,19 +134,19 @@ def batch_loss(
     head = causal.get_output_embeddings()
     assert isinstance(head, nn.Linear)
     operands: tuple[torch.Tensor | None, ...] = (hidden, head.weight, head.bias)
-    if not torch.is_grad_enabled():  # an autograd function cannot see that, and would compute gradients
+    if not torch.is_grad_enabled():  # an autograd function does not notice this, and would compute gradients
         operands = tuple(None if tensor is None else tensor.detach() for tensor in operands)
     scale, softcap = logit_scale(causal.config), logit_softcap(causal.config)
-    shape = LossShape(scale, softcap, label_smoothing, z_loss, tile_logits, accumulate_in_place)
-    total, losses = TiledCrossEntropy.apply(*operands, batch.targets, position_weights, shape)
+    options = LossOptions(scale, softcap, label_smoothing, z_loss, tile_logits, accumulate_in_place)
+    total, losses = TiledCrossEntropy.apply(*operands, batch.targets, position_weights, options)
     row_totals = torch.zeros(rows, device=losses.device, dtype=losses.dtype).index_add_(0, batch.target_rows, losses)
     return LossSums(total, weight, row_totals, row_targets, losses)
 
 
 def run_body(causal: PreTrainedModel, batch: PackedBatch) -> torch.Tensor:
-    """Hidden states behind the last layer and its norm, where something is predicted from them; [n, hidden].
+    """Hidden states after the last layer and its norm, at the positions from which a token is predicted; [n, hidden].
 
-    A model whose attention does not know packs is run over one row at a time, which needs rows that share nothing.
+    A model whose attention does not support packs is run over one row at a time, which requires that rows share nothing.
     """
     body = causal.base_model
     if attends_over_packs(causal.config):
@@ -172,10 +172,11 @@ def run_body(causal: PreTrainedModel, batch: PackedBatch) -> torch.Tensor:
 
 @contextmanager
 def last_layer_only_at(causal: PreTrainedModel, positions: torch.Tensor) -> Iterator[None]:
-    """Leave out what nothing reads: the last layer's output projection and MLP except at `positions`.
+    """Compute the last layer's output projection and MLP only at `positions`.
 
     Only those hidden states reach the output layer, and no later layer attends to the others, so loss and gradients
-    stay as they are. Recomputing layers would run without these hooks, so then all positions are computed.
+    do not change. With activation checkpointing, layers are recomputed without these hooks, so there all positions are
+    computed.
 
     Args:
         causal: a model of one of the types in `PACKED_MODEL_TYPES`.
@@ -201,17 +202,17 @@ def last_layer_only_at(causal: PreTrainedModel, positions: torch.Tensor) -> Iter
 
 
 def logit_scale(config: Any) -> float:
-    """Factor on the logits: Cohere's `logit_scale`, one over Granite's `logits_scaling`, else 1."""
+    """Factor on the logits: `logit_scale` of Cohere, 1 / `logits_scaling` of Granite, else 1."""
     return getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0)
 
 
 def logit_softcap(config: Any) -> float | None:
-    """Bound that logits are squashed into by tanh (Gemma), or None."""
+    """Bound of the tanh on logits (Gemma), or None."""
     return getattr(config.get_text_config(), "final_logit_softcapping", None)
 
 
-class LossShape(NamedTuple):
-    """What turns hidden states into losses, besides the weights.
+class LossOptions(NamedTuple):
+    """Options of the output layer and the cross entropy.
 
     Attributes:
         scale, softcap: see `logit_scale` and `logit_softcap`.
@@ -229,12 +230,12 @@ class LossShape(NamedTuple):
 class TiledCrossEntropy(torch.autograd.Function):
     """Linear output layer and weighted cross entropy in one, a tile of positions at a time.
 
-    Each tile's gradients are computed while its logits are at hand, since they only have to be multiplied by the
-    gradient of the sum later on: no logits are computed twice. (Hsu et al., 2024, "Liger Kernel", section 3.2, do the
-    same on GPUs.) Logits, losses and sums of gradients are in float32 (float64 for float64 models).
+    Each tile's gradients are computed in the forward pass, while its logits exist, and only multiplied by the gradient
+    of the sum in the backward pass, so that no logits are computed twice. (Hsu et al., 2024, "Liger Kernel",
+    section 3.2, do the same on GPUs.) Logits, losses and sums of gradients are in float32 (float64 for float64 models).
 
-    The gradient of `weight` is a product, (gradient of the logits)^T @ hidden. Until the backward pass either its
-    factors are kept or the product, whichever is smaller, so that memory does not grow with positions x vocabulary.
+    The gradient of `weight` is a product, (gradient of the logits)^T @ hidden. Until the backward pass, either its
+    factors or the product are kept, whichever is smaller, so that memory does not grow with positions x vocabulary.
     """
 
     @staticmethod
@@ -245,7 +246,7 @@ class TiledCrossEntropy(torch.autograd.Function):
         bias: torch.Tensor | None,  # [vocabulary]
         targets: torch.Tensor,  # [n]
         position_weights: torch.Tensor,  # [n]
-        shape: LossShape,
+        options: LossOptions,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         of_hidden, of_weight, of_bias = ctx.needs_input_grad[:3]
         precise = torch.promote_types(hidden.dtype, torch.float32)
@@ -259,14 +260,14 @@ class TiledCrossEntropy(torch.autograd.Function):
             grad_logits = hidden.new_empty(n, vocabulary)
         elif of_weight:
             grad_weight = torch.zeros(weight.shape, device=hidden.device, dtype=precise)
-        tile = max(1, shape.tile_logits // vocabulary)
+        tile = max(1, options.tile_logits // vocabulary)
         for begin in range(0, n, tile):
             here = slice(begin, begin + tile)
             states = hidden[here]
             logits = nn.functional.linear(states, weight, bias).to(precise)
             of_position = position_weights[here, None].to(precise)
             losses[here], tile_total, grad = _tile_loss(
-                logits, targets[here, None], of_position, shape, with_gradient=any(ctx.needs_input_grad)
+                logits, targets[here, None], of_position, options, with_gradient=any(ctx.needs_input_grad)
             )
             total += tile_total
             if grad_bias is not None:
@@ -279,8 +280,8 @@ class TiledCrossEntropy(torch.autograd.Function):
             elif grad_weight is not None:
                 grad_weight.addmm_(grad.T, states) if precise == weight.dtype else grad_weight.add_(grad.T @ states)
         ctx.save_for_backward(grad_hidden, grad_bias, grad_logits, hidden if grad_logits is not None else None)
-        # The product is overwritten in the backward pass, so it is kept where it can be taken away.
-        ctx.grad_weight, ctx.weight, ctx.in_place = grad_weight, weight, shape.accumulate_in_place
+        # The backward pass overwrites the product and releases it, so it is not among the saved tensors.
+        ctx.grad_weight, ctx.weight, ctx.in_place = grad_weight, weight, options.accumulate_in_place
         ctx.dtypes = hidden.dtype, weight.dtype, None if bias is None else bias.dtype
         ctx.mark_non_differentiable(losses)
         return total, losses
@@ -302,7 +303,7 @@ class TiledCrossEntropy(torch.autograd.Function):
 def _grad_weight(
     ctx: Any, grad_logits: torch.Tensor | None, hidden: torch.Tensor | None, grad_total: torch.Tensor
 ) -> torch.Tensor:
-    """The gradient of the output layer's weight, from its factors if they were kept, or added to `.grad` already."""
+    """The gradient of the output layer's weight; without entries if it has been added to `.grad` already."""
     weight: torch.Tensor = ctx.weight
     in_place = ctx.in_place and accumulates_in_place(weight)
     if grad_logits is not None:
@@ -313,34 +314,34 @@ def _grad_weight(
     else:
         product, ctx.grad_weight = ctx.grad_weight, None
         if product is None:
-            raise RuntimeError("The output layer's gradient can be computed once: retain_graph is not supported here.")
+            raise RuntimeError("The output layer's gradient can be computed only once: retain_graph is not supported.")
         if in_place:
             return add_scaled(weight, product, grad_total)
     return product.mul_(grad_total).to(ctx.dtypes[1])
 
 
 def _tile_loss(
-    logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, shape: LossShape, *, with_gradient: bool
+    logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, options: LossOptions, *, with_gradient: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Losses of one tile.
+    """Losses of one tile of positions.
 
     Args:
-        logits: [tile, vocabulary] as the linear layer gave them; overwritten.
+        logits: [tile, vocabulary], output of the linear layer; overwritten.
         targets, weights: [tile, 1].
-        with_gradient: whether the gradient is wanted.
+        with_gradient: whether to compute the gradient.
 
     Returns:
         Cross entropies [tile]; their weighted sum with z-loss; the sum's gradient for the linear layer's output
-        [tile, vocabulary], or something without meaning where it is not wanted.
+        [tile, vocabulary], or meaningless values without `with_gradient`.
     """
-    smoothing, vocabulary = shape.label_smoothing, logits.shape[1]
-    if shape.scale != 1.0:
-        logits *= shape.scale
+    smoothing, vocabulary = options.label_smoothing, logits.shape[1]
+    if options.scale != 1.0:
+        logits *= options.scale
     slope = None
-    if shape.softcap is not None:
-        logits = logits.div_(shape.softcap).tanh_()
+    if options.softcap is not None:
+        logits = logits.div_(options.softcap).tanh_()
         slope = 1 - logits.square() if with_gradient else None
-        logits *= shape.softcap
+        logits *= options.softcap
     target_logits = (1 - smoothing) * logits.gather(1, targets)
     if smoothing:
         target_logits += smoothing * logits.mean(dim=-1, keepdim=True)
@@ -349,11 +350,11 @@ def _tile_loss(
     z = exponentials.sum(dim=-1, keepdim=True)
     log_z = z.log() + highest
     losses = log_z - target_logits
-    total = ((losses + shape.z_loss * log_z.square()) * weights).sum()
+    total = ((losses + options.z_loss * log_z.square()) * weights).sum()
     if with_gradient:
         # weight * (softmax * (1 + 2 z_loss log Z) - target distribution)
-        weights = weights * shape.scale
-        grad = exponentials.mul_(weights * (1 + 2 * shape.z_loss * log_z) / z)
+        weights = weights * options.scale
+        grad = exponentials.mul_(weights * (1 + 2 * options.z_loss * log_z) / z)
         if smoothing:
             grad -= weights * (smoothing / vocabulary)
         grad.scatter_add_(1, targets, weights * (smoothing - 1))

@@ -1,6 +1,6 @@
-"""Weights that ZeRO stage 3 partitions among ranks: read so from the start, and made whole for a moment.
+"""Weights that ZeRO stage 3 partitions among ranks: partitioned loading, and temporary gathering.
 
-DeepSpeed is imported only where weights are partitioned, as serving and evaluation need none of it.
+DeepSpeed is imported only if weights are partitioned, as serving and evaluation do not need it.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ import torch
 
 @contextmanager
 def partitioned_loading(config: Mapping[str, Any] | None) -> Iterator[None]:
-    """Within it, transformers keeps only this rank's part of each weight that `from_pretrained` reads.
+    """Make `from_pretrained` of transformers keep only this rank's part of each weight, within the block.
 
     Args:
-        config: DeepSpeed's configuration, of stage 3; None changes nothing.
+        config: DeepSpeed's configuration of stage 3; None has no effect.
     """
     if config is None:
         yield
         return
     from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
-    # transformers looks at a weak reference to this object, which must therefore have a name.
+    # transformers holds only a weak reference to this object, so a variable has to keep it alive.
     announced = HfDeepSpeedConfig(dict(config))
     try:
         yield
@@ -35,7 +35,7 @@ def partitioned_loading(config: Mapping[str, Any] | None) -> Iterator[None]:
 
 @contextmanager
 def whole_weights(weights: Sequence[torch.Tensor]) -> Iterator[None]:
-    """Within it partitioned weights are whole on every rank; what rank 0 changes in them stays."""
+    """Gather partitioned weights on every rank, within the block; changes by rank 0 are kept."""
     if not any(hasattr(weight, "ds_id") for weight in weights):
         yield
         return
@@ -46,5 +46,5 @@ def whole_weights(weights: Sequence[torch.Tensor]) -> Iterator[None]:
 
 
 def whole_shape(weight: torch.Tensor) -> torch.Size:
-    """Shape of a weight, of all its parts together where it is partitioned."""
+    """Shape of a weight, that of all parts together if it is partitioned."""
     return getattr(weight, "ds_shape", weight.shape)

@@ -1,4 +1,4 @@
-"""Models as others load them: merged adapters, one number format, safetensors."""
+"""Saving of models: safetensors, merged adapters, one number format."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def save_model(
     """Write a checkpoint that `AutoModelForCausalLM.from_pretrained` and `AutoTokenizer.from_pretrained` load.
 
     Weights are in safetensors; adapters are merged into them. The end tokens are `eos_token_id` of the generation
-    config, so that whoever serves the checkpoint stops wherever a completion ends. The model itself is not changed.
+    config, so that any server of the checkpoint stops where a completion ends. The model itself is not changed.
 
     Args:
-        model: as `build_model` made it, with whole weights.
-        tokenizer: saved next to it.
+        model: result of `build_model`, with whole weights.
+        tokenizer: saved in the same folder.
         end_token_ids: every id that ends a completion, the trained one first.
-        folder: made if need be.
-        dtype: of the saved weights, and the `dtype` of config.json; see `checkpoint_dtype`. None: that of the model.
+        folder: created if missing.
+        dtype: of the saved weights and in config.json, see `checkpoint_dtype`. None: that of the model.
     """
     folder.mkdir(parents=True, exist_ok=True)
     network = causal_model(model)
@@ -48,22 +48,22 @@ def save_model(
         do_sample=False,
     )
     network.save_pretrained(str(folder), state_dict=cast(weights, dtype))
-    # save_pretrained wrote the model's dtype, not that of the weights that it was given.
+    # save_pretrained has written the dtype of the model instead of that of the given weights.
     network.config.dtype = dtype
     network.config.save_pretrained(str(folder))
     network.config, network.generation_config = config, generation
     tokenizer.save_pretrained(folder)
-    # safetensors makes its files readable for their owner alone; the others have the rights that this process gives.
-    rights = (folder / "config.json").stat().st_mode
+    # safetensors makes its files readable by their owner only; give them the permissions of the other files.
+    permissions = (folder / "config.json").stat().st_mode
     for file in folder.glob("*.safetensors"):
-        file.chmod(rights)
+        file.chmod(permissions)
 
 
 def merged_weights(network: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """All weights of a network with LoRA layers, under the names that it has without them.
+    """All weights of a network with its LoRA layers merged, under the names that they have without adapters.
 
-    Each adapted layer is merged by itself in float32, in main memory, so that neither a sum in half precision nor a copy
-    of the whole network is made.
+    Each adapted layer is merged separately in float32, in main memory, which avoids sums in half precision and a copy of
+    the whole network.
     """
     layers = [name for name, layer in network.named_modules() if isinstance(layer, LoraLayer)]
     adapted = tuple(f"{name}." for name in layers)
@@ -77,7 +77,7 @@ def merged_weights(network: PreTrainedModel) -> dict[str, torch.Tensor]:
 
 
 def cast(weights: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """The weights with all floating-point numbers in `dtype`. What is tied stays one tensor, which is saved once."""
+    """The weights with all floating-point tensors in `dtype`. Tied weights stay one tensor, which is saved once."""
     made: dict[tuple[int, torch.Size], torch.Tensor] = {}
     return {
         name: made.setdefault((weight.data_ptr(), weight.shape), weight.to(dtype))

@@ -1,10 +1,10 @@
 """Attention over packs on a CPU: no mask, no gathered keys, each pair of tokens computed once.
 
-All descendants of a segment are the contiguous tokens behind it (`Layout`), so attention over a pack is a short list
-of plain attention calls on slices: each segment on itself, causally, and, for each segment that others continue, all
-its descendants' queries on its keys, without a mask. A token's partial results are put together by their log-sum-exp,
-as flash attention does between blocks (Dao et al., 2022, "FlashAttention", section 3.1). The backward pass needs only
-the final output and log-sum-exp, and then each part's gradients are independent of the others'.
+All descendants of a segment are the contiguous tokens after it (`Layout`), so attention over a pack is a short list
+of plain attention calls on slices: each segment on itself, causally, and, for each segment that others continue, the
+queries of all its descendants on its keys, without a mask. The partial results of a token are combined by their
+log-sum-exp, as flash attention does between blocks (Dao et al., 2022, "FlashAttention", section 3.1). The backward pass
+needs only the final output and log-sum-exp, and the gradients of each call are independent of the others.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 WINDOW_BLOCK = 256
-"""Queries that one windowed call takes; it bounds the keys that are computed for nothing."""
+"""Queries of one windowed call; limits the number of masked keys that are computed in vain."""
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class AttentionCall:
     """One attention call: queries [q_start, q_stop) on keys [k_start, k_stop).
 
     Attributes:
-        causal: queries and keys are the same tokens, each query sees keys up to its own.
-        mask: which query sees which key, bool [queries, keys]; None for all of them, or where `causal` says it.
-        first: no earlier part has these queries.
+        causal: queries and keys are the same tokens, and each query attends to keys up to its own.
+        mask: which query attends to which key, bool [queries, keys]; None if all do, or if `causal`.
+        first: no earlier call has these queries.
     """
 
     q_start: int
@@ -42,84 +42,91 @@ class Part:
     first: bool = False
 
 
-def attention_parts(layout: Layout, window: int | None) -> list[Part]:
-    """The calls that make up attention over a pack; those that begin a query's sum come first.
+def attention_calls(layout: Layout, window: int | None) -> list[AttentionCall]:
+    """The calls that make up attention over a pack; the first call of every query comes before all others.
 
     Args:
         layout: the pack's segments.
-        window: a query sees keys less than so many positions back along its path; None for all.
+        window: a query attends to keys less than this many positions back along its path; None for all.
     """
-    key = ("parts", window)
+    key = ("attention calls", window)
     if key not in layout.derived:
-        layout.derived[key] = _parts(layout, window)
+        layout.derived[key] = _calls(layout, window)
     return layout.derived[key]
 
 
-def _parts(layout: Layout, window: int | None) -> list[Part]:
+def _calls(layout: Layout, window: int | None) -> list[AttentionCall]:
     if window is not None and int(layout.positions.max()) >= window:
-        return _windowed_parts(layout, window)
+        return _windowed_calls(layout, window)
     starts, stops, subtree_stops = layout.starts.tolist(), layout.stops.tolist(), layout.subtree_stops.tolist()
-    own = [Part(start, stop, start, stop, causal=True, first=True) for start, stop in zip(starts, stops, strict=True)]
+    own = [
+        AttentionCall(start, stop, start, stop, causal=True, first=True)
+        for start, stop in zip(starts, stops, strict=True)
+    ]
     below = [
-        Part(stop, subtree, start, stop)
+        AttentionCall(stop, subtree, start, stop)
         for start, stop, subtree in zip(starts, stops, subtree_stops, strict=True)
         if subtree > stop
     ]
     return own + below
 
 
-def _windowed_parts(layout: Layout, window: int) -> list[Part]:
-    """Blocks of queries, each on what lies in the window in its own segment and in each ancestor."""
+def _windowed_calls(layout: Layout, window: int) -> list[AttentionCall]:
+    """Calls for blocks of queries, each on the keys in its window, in its own segment and in each ancestor."""
     own, above = [], []
     for segment, (start, stop) in enumerate(zip(layout.starts.tolist(), layout.stops.tolist(), strict=True)):
         path = layout.path(segment)
         for q_start in range(start, stop, WINDOW_BLOCK):
             q_stop = min(q_start + WINDOW_BLOCK, stop)
             q_depth = int(layout.depths[segment]) + q_start - start
-            oldest = q_depth - window + 1  # the smallest position that the block's first query sees
+            oldest = q_depth - window + 1  # the smallest position that the block's first query attends to
             k_start = max(start, start + oldest - int(layout.depths[segment]))
-            own.append(_part(q_start, q_stop, k_start, q_stop, q_start - k_start, window, first=True))
+            own.append(_windowed_call(q_start, q_stop, k_start, q_stop, q_start - k_start, window, first=True))
             for ancestor in path[-2::-1]:
                 depth, length = int(layout.depths[ancestor]), int(layout.lengths[ancestor])
                 if depth + length <= oldest:
                     break
                 skip = max(oldest - depth, 0)
                 k_start, k_stop = int(layout.starts[ancestor]) + skip, int(layout.stops[ancestor])
-                above.append(_part(q_start, q_stop, k_start, k_stop, q_depth - depth - skip, window, first=False))
+                above.append(
+                    _windowed_call(q_start, q_stop, k_start, k_stop, q_depth - depth - skip, window, first=False)
+                )
     return own + above
 
 
-def _part(q_start: int, q_stop: int, k_start: int, k_stop: int, distance: int, window: int, *, first: bool) -> Part:
-    """A part with the mask that the window asks for; `distance` is from the first key to the first query."""
+def _windowed_call(
+    q_start: int, q_stop: int, k_start: int, k_stop: int, distance: int, window: int, *, first: bool
+) -> AttentionCall:
+    """A call with the mask of the window; `distance` is from the first key to the first query."""
     queries, keys = q_stop - q_start, k_stop - k_start
     if q_start == k_start and queries <= window:
-        return Part(q_start, q_stop, k_start, k_stop, causal=True, first=first)
+        return AttentionCall(q_start, q_stop, k_start, k_stop, causal=True, first=first)
     back = torch.arange(queries)[:, None] + distance - torch.arange(keys)
     mask = (back >= 0) & (back < window)
-    return Part(q_start, q_stop, k_start, k_stop, mask=None if mask.all() else mask, first=first)
+    return AttentionCall(q_start, q_stop, k_start, k_stop, mask=None if mask.all() else mask, first=first)
 
 
 class SegmentAttention(torch.autograd.Function):
-    """Attention as a sum of parts.
+    """Attention as a combination of calls.
 
-    Query heads that share a key head are folded beside it, so keys and values are not repeated.
+    Query heads that share a key head are grouped in a dimension of their own, so keys and values are not repeated.
     Shapes: query [key heads, group, T, head], key and value [key heads, T, head]; output like query.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, parts: list[Part], scale: float
+        ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, calls: list[AttentionCall], scale: float
     ) -> torch.Tensor:
         heads, group, tokens, width = query.shape
         precise = torch.promote_types(query.dtype, torch.float32)
         output = torch.empty(tokens, heads, group, width, dtype=precise).permute(1, 2, 0, 3)
         log_sums = torch.empty(tokens, heads, group, dtype=precise).permute(1, 2, 0)
-        for part in parts:
-            q, k, v = _slices(part, query, key, value)
-            out, log_sum = _forward(q, k, v, 0.0, part.causal, attn_mask=_additive(part, query.dtype), scale=scale)
-            so_far = output[:, :, part.q_start : part.q_stop]
-            sum_so_far = log_sums[:, :, part.q_start : part.q_stop]
-            if part.first:
+        for call in calls:
+            q, k, v = _slices(call, query, key, value)
+            out, log_sum = _forward(q, k, v, 0.0, call.causal, attn_mask=_additive(call, query.dtype), scale=scale)
+            so_far = output[:, :, call.q_start : call.q_stop]
+            sum_so_far = log_sums[:, :, call.q_start : call.q_stop]
+            if call.first:
                 so_far.copy_(out)
                 sum_so_far.copy_(log_sum)
             else:
@@ -128,7 +135,7 @@ class SegmentAttention(torch.autograd.Function):
                 torch.logaddexp(sum_so_far, log_sum, out=sum_so_far)
         output = output.to(query.dtype)
         ctx.save_for_backward(query, key, value, output, log_sums)
-        ctx.parts, ctx.scale = parts, scale
+        ctx.calls, ctx.scale = calls, scale
         return output
 
     @staticmethod
@@ -137,9 +144,9 @@ class SegmentAttention(torch.autograd.Function):
         precise = log_sums.dtype
         grad_query = torch.empty_like(query, dtype=precise)
         grad_key, grad_value = torch.zeros_like(key, dtype=precise), torch.zeros_like(value, dtype=precise)
-        for part in ctx.parts:
-            queries, keys = slice(part.q_start, part.q_stop), slice(part.k_start, part.k_stop)
-            q, k, v = _slices(part, query, key, value)
+        for call in ctx.calls:
+            queries, keys = slice(call.q_start, call.q_stop), slice(call.k_start, call.k_stop)
+            q, k, v = _slices(call, query, key, value)
             grad_q, grad_k, grad_v = _backward(
                 grad_output[:, :, queries],
                 q,
@@ -148,11 +155,11 @@ class SegmentAttention(torch.autograd.Function):
                 output[:, :, queries],
                 log_sums[:, :, queries].contiguous(),
                 0.0,
-                part.causal,
-                attn_mask=_additive(part, query.dtype),
+                call.causal,
+                attn_mask=_additive(call, query.dtype),
                 scale=ctx.scale,
             )
-            if part.first:
+            if call.first:
                 grad_query[:, :, queries] = grad_q
             else:
                 grad_query[:, :, queries] += grad_q
@@ -162,23 +169,23 @@ class SegmentAttention(torch.autograd.Function):
 
 
 def _slices(
-    part: Part, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+    call: AttentionCall, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The part's queries, keys and values as [key heads, group, tokens, head]; views."""
+    """Queries, keys and values of a call as [key heads, group, tokens, head]; views."""
     group = query.shape[1]
-    k, v = (tensor[:, None, part.k_start : part.k_stop].expand(-1, group, -1, -1) for tensor in (key, value))
-    return query[:, :, part.q_start : part.q_stop], k, v
+    k, v = (tensor[:, None, call.k_start : call.k_stop].expand(-1, group, -1, -1) for tensor in (key, value))
+    return query[:, :, call.q_start : call.q_stop], k, v
 
 
-def _additive(part: Part, dtype: torch.dtype) -> torch.Tensor | None:
-    """The mask as numbers to add to the scores.
+def _additive(call: AttentionCall, dtype: torch.dtype) -> torch.Tensor | None:
+    """The mask of a call as values to add to the scores.
 
-    A query that sees none of a part's keys gets a hugely negative log-sum-exp, so that the part weighs exactly nothing;
-    minus infinity would turn into NaN.
+    A query that attends to none of the keys gets a very negative log-sum-exp, so that the call has exactly no weight;
+    minus infinity would result in NaN.
     """
-    if part.mask is None:
+    if call.mask is None:
         return None
-    return torch.zeros(part.mask.shape, dtype=dtype).masked_fill_(~part.mask, torch.finfo(dtype).min / 4)
+    return torch.zeros(call.mask.shape, dtype=dtype).masked_fill_(~call.mask, torch.finfo(dtype).min / 4)
 
 
 def segment_attention(
@@ -191,11 +198,11 @@ def segment_attention(
         key, value: [1, key heads, T, head].
         layout: the segments.
         scale: factor on the scores.
-        window: sliding window in positions along the path, or None.
+        window: see `attention_calls`.
 
     Returns:
         [1, T, heads, head].
     """
     folded = query[0].unflatten(0, (key.shape[1], -1))
-    output = SegmentAttention.apply(folded, key[0], value[0], attention_parts(layout, window), scale)
+    output = SegmentAttention.apply(folded, key[0], value[0], attention_calls(layout, window), scale)
     return output.flatten(0, 1).transpose(0, 1)[None]

@@ -1,4 +1,4 @@
-"""Which models can attend over packs exactly."""
+"""Support of models for exact attention over packs."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ PACKED_MODEL_TYPES = frozenset(
         "starcoder2",
     }
 )
-"""Model types whose packed and separate rows the tests compare; more are safe to add once they pass there."""
+"""Model types for which tests compare packed with separate rows; others can be added once they pass these tests."""
 
 STATIC_ROPE = frozenset({"default", "linear", "llama3", "yarn", "proportional"})
-"""Rotary embeddings that depend on a token's position only, not on the longest row beside it."""
+"""Rotary embeddings that depend only on the position of a token, not on the longest row of its batch."""
 
-SERVED_LAYERS = frozenset({"full_attention", "sliding_attention"})
+SUPPORTED_LAYERS = frozenset({"full_attention", "sliding_attention"})
 
 
 def supports_prefix_tree(config: PretrainedConfig) -> tuple[bool, str]:
-    """Whether rows of one pack come out as if each were alone, and if not, why.
+    """Whether rows of one pack give the same results as each alone, and if not, why.
 
-    A model that is not supported is trained on with one row at a time (`fim_core.modeling.loss.run_body`): flat packing
-    and none stay exact, a shared prefix is not possible.
+    A model that is not supported computes one row at a time (`fim_core.modeling.loss.run_body`): packing flat and none
+    stay exact, shared prefixes are not possible.
     """
     name = config.model_type
-    other_layers = set(getattr(config, "layer_types", None) or ()) - SERVED_LAYERS
+    other_layers = set(getattr(config, "layer_types", None) or ()) - SUPPORTED_LAYERS
     rope_types = set(_rope_types(getattr(config, "rope_parameters", None))) - STATIC_ROPE
     if other_layers:
-        return False, f"{name} has layers of the kind {sorted(other_layers)[0]}, which carry state from row to row"
+        return False, f"{name} has layers of type {sorted(other_layers)[0]}, which carry state from row to row"
     if name not in PACKED_MODEL_TYPES:
         return False, f"{name} is not among the models whose packing is tested: {', '.join(sorted(PACKED_MODEL_TYPES))}"
     if rope_types:
@@ -60,7 +60,7 @@ def causal_model(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
 
 
 def _rope_types(parameters: Any) -> Iterator[str]:
-    """All `rope_type` values; some models have one set of parameters for each kind of layer."""
+    """All `rope_type` values; some models have a set of parameters for each type of layer."""
     if not isinstance(parameters, Mapping):
         return
     if "rope_type" in parameters:

@@ -1,4 +1,4 @@
-"""Weights from safetensors: the one reader, whoever needs a model."""
+"""Reading of weights from safetensors."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ LOADING_ERRORS = (
     ),
     *(SafetensorError, StrictDataclassError),
 )
-"""What transformers raises for weights, kernels and (quantised) configurations that it cannot use or find."""
+"""Errors that transformers raises for weights, kernels and (quantized) configurations that it cannot find or use."""
 
 
 def load_weights(place: Path | str, **options: Any) -> PreTrainedModel:
-    """A causal model with all of its weights, from safetensors only; the one reader of weights.
+    """Load a causal model with all its weights, from safetensors only. No other function reads weights.
 
     Args:
         place: folder or hub id.
         options: of `AutoModelForCausalLM.from_pretrained`.
 
     Raises:
-        FimError: there are none, or memory does not hold them.
-        DamagedFile: they are damaged, or do not belong to the model that the configuration describes.
+        FimError: the weights do not fit in memory.
+        DamagedFile: they are missing or damaged, or do not match the configuration.
     """
     try:
         with no_progress_bar():
@@ -49,16 +49,16 @@ def load_weights(place: Path | str, **options: Any) -> PreTrainedModel:
     except LOADING_ERRORS as error:
         if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error):
             raise FimError(
-                f"Memory does not hold the weights of {place}. Use a machine with more, or a smaller model."
+                f"The weights of {place} do not fit in memory. Use a machine with more memory, or a smaller model."
             ) from error
         raise DamagedFile(
-            f"The weights of {place} cannot be loaded: {first_line(error)} Weights must be in safetensors, and their "
-            "model one that transformers has itself."
+            f"The weights of {place} cannot be loaded: {first_line(error)} Weights must be in safetensors, of a "
+            "model type that transformers includes."
         ) from error
     model, found = loaded
     if missing := sorted(map(str, {*found["missing_keys"], *found["mismatched_keys"]})):
         raise DamagedFile(
-            f"The weights of {place} are not those of its config.json: {len(missing)} tensors are missing or have "
-            f"another shape, {missing[0]} among them. Get the folder again, whole."
+            f"The weights of {place} do not match its config.json: {len(missing)} tensors are missing or have "
+            f"another shape, such as {missing[0]}. Download or copy the folder again."
         )
     return model

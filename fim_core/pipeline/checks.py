@@ -60,7 +60,7 @@ def _remembered(place: Path) -> list[CheckResult] | None:
 
 
 def _remember(results: Sequence[CheckResult], place: Path, artifact: Artifact, store: Store) -> None:
-    with store.full_disk_told(artifact.asset):
+    with store.reporting_full_disk(artifact.asset):
         store.folder("checks", artifact.asset)
         write_sealed(place, {"results": [asdict(result) for result in results]})
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fim_core.batch_cache import BATCH_CACHE, unused_since
 from fim_core.champion.registry import withdrawn_file
-from fim_core.store import ASSETS, Artifact, Lease, Store
+from fim_core.store import ASSETS, Artifact, DraftOwner, Store
 
 _HOUR_SECONDS = 60 * 60
 _DAY_SECONDS = 24 * _HOUR_SECONDS
@@ -68,8 +68,8 @@ def find_garbage(
             garbage.append(Garbage(store.root, f"what experiment {name} uses: {len(chosen)} links", 0, tuple(chosen)))
     garbage += [
         Garbage(path, "left by a run that died", _size(path))
-        for path, lease in store.drafts()
-        if (not _alive(lease) if lease else _last_touched(path) < time.time() - _HOUR_SECONDS)
+        for path, owner in store.drafts()
+        if (not _alive(owner) if owner else _last_touched(path) < time.time() - _HOUR_SECONDS)
     ]
     oldest = time.time() - work_days * _DAY_SECONDS
     garbage += [
@@ -120,9 +120,9 @@ def _referenced(
     promoted = [artifact for artifact in store.versions("champion_model") if artifact.counts["promote"]]
     pending += _newest(promoted, keep_champions, forget)
     pending += _newest(store.versions("trained_checkpoint"), keep_checkpoints, forget)
-    for _, lease in store.drafts():
-        if lease and _alive(lease):
-            pending += [a for asset, version in lease.inputs.items() if (a := store.find(asset, version))]
+    for _, owner in store.drafts():
+        if owner and _alive(owner):
+            pending += [a for asset, version in owner.inputs.items() if (a := store.find(asset, version))]
     kept: set[tuple[str, str]] = set()
     while pending:
         artifact = pending.pop()
@@ -155,12 +155,12 @@ def _last_touched(folder: Path) -> float:
         return time.time()
 
 
-def _alive(lease: Lease) -> bool:
-    """Whether the process that holds a lease may still run; one on another machine is taken to."""
-    if lease.host != socket.gethostname():
+def _alive(owner: DraftOwner) -> bool:
+    """Whether the process that writes a draft may still run; one on another machine is assumed to."""
+    if owner.host != socket.gethostname():
         return True
     try:
-        os.kill(lease.pid, 0)
+        os.kill(owner.pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:

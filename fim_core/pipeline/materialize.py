@@ -11,7 +11,7 @@ from typing import Any
 from fim_core.batch_cache import BATCH_CACHE, BatchCache
 from fim_core.config import Experiment
 from fim_core.errors import FimError
-from fim_core.launchers.base import Start
+from fim_core.launchers.base import StartRanks
 from fim_core.pipeline.checks import blocking_failures, run_artifact_checks
 from fim_core.pipeline.preflight import preflight
 from fim_core.pipeline.stage import Build, OnEvent, Stage
@@ -42,7 +42,7 @@ def run_stage(
     upstream_of: Callable[[str], Stage],
     force: bool = False,
     on_event: OnEvent = lambda event: None,
-    start: Start | None = None,
+    start: StartRanks | None = None,
 ) -> StageResult:
     """Make an asset from the current versions of its inputs, or reuse the version that already exists.
 
@@ -108,7 +108,7 @@ def run_stage(
             artifact = store.find(stage.asset, version)
     assert artifact is not None, "publish returned, so the version is there"
     artifact.require_whole()
-    with store.full_disk_told(stage.asset):
+    with store.reporting_full_disk(stage.asset):
         stage.present(artifact)
     if stage.adopt(artifact):
         store.use(artifact, experiment.name)

@@ -9,7 +9,7 @@ from typing import Any
 
 from fim_core.batch_cache import BatchCache
 from fim_core.config import Experiment
-from fim_core.launchers.base import Start
+from fim_core.launchers.base import StartRanks
 from fim_core.pipeline.code_version import code_version
 from fim_core.store import Artifact, Store
 
@@ -41,7 +41,7 @@ class Build:
     work: Callable[[], Path]
     on_event: OnEvent
     cache: BatchCache
-    start: Start | None
+    start: StartRanks | None
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""Resumable states: written under another name and renamed when whole, so that a kill at any moment leaves the last good one.
+"""Resumable states of a run, written under a temporary name and renamed, so that a kill leaves the last complete one.
 
-A state holds what DeepSpeed saves (weights, optimizer, schedule), each rank's random state, and how far the run had
-come. Its marker `state.json` is written last, before the rename.
+A state holds what DeepSpeed saves (weights, optimizer, schedule), each rank's random state, and the progress of the
+run. Its marker `state.json` is written last, before the rename.
 """
 
 from __future__ import annotations
@@ -43,23 +43,24 @@ DEEPSPEED_TAG = "deepspeed"
 _STATE = re.compile(r"step-(\d+)(?:-\d+)?")
 _LEFTOVER = re.compile(r"\.step-\d+(?:-\d+)?-(?:unfinished|universal)")
 
-# What DeepSpeed pickles into its states besides tensors and plain values. Nothing else is loaded: the ranks run with
-# TORCH_FORCE_WEIGHTS_ONLY_LOAD, see main.py.
+# Classes that DeepSpeed pickles into its states besides tensors and plain values. No others are loaded: ranks run with
+# TORCH_FORCE_WEIGHTS_ONLY_LOAD, see worker.py.
 PICKLED_CLASSES = [LossScaler, DynamicLossScaler, fragment_address, ZeroStageEnum, OffloadDeviceEnum]
 
 
 @dataclass(frozen=True)
 class State:
-    """A whole state on disk.
+    """A complete state on disk.
 
     Attributes:
         path: its folder.
-        fingerprint: digest of the options and data that it belongs to.
-        world_size: ranks that wrote it. stage: ZeRO stage that it was partitioned by.
+        fingerprint: digest of the options and data of its run.
+        world_size: number of ranks that wrote it.
+        stage: ZeRO stage by which it is partitioned.
         threads: CPU threads of each rank; sums on a CPU depend on them in their last digits.
         batch_rows: rows of an optimizer step, which the run keeps on any number of ranks.
-        files: digest of each file by its path in the folder (see integrity.py).
-        progress: position and counters of the run.
+        files: digest of each file, by its path in the folder (see integrity.py).
+        progress: fields of the run's Progress.
     """
 
     path: Path
@@ -73,15 +74,15 @@ class State:
 
     @property
     def position(self) -> Position:
-        """What is done."""
+        """The position of the run in its data."""
         return Position(**self.progress["position"])
 
 
 def newest_state(folder: Path, fingerprint: str) -> State | None:
-    """The newest state that is whole, byte by byte, or None. Of newer ones that are damaged a warning tells.
+    """The newest state whose files are all undamaged, or None. Damaged states that are newer are logged as warnings.
 
     Raises:
-        FimError: the newest belongs to other options or other data.
+        FimError: the newest state belongs to other options or other data.
     """
     for state in reversed(_states(folder)):
         if state.fingerprint != fingerprint:
@@ -90,12 +91,16 @@ def newest_state(folder: Path, fingerprint: str) -> State | None:
             )
         if (damage := find_damage(state.path, state.files)) is None:
             return state
-        logger.warning("%s is damaged (%s); an older state is used, or none.", state.path, damage)
+        logger.warning(
+            "%s is damaged (%s). Training resumes from an older state, or from the beginning if there is none.",
+            state.path,
+            damage,
+        )
     return None
 
 
 def agreed_state(folder: Path, fingerprint: str, ranks: Ranks) -> State | None:
-    """The state that all ranks resume from: rank 0 reads every byte of it, the others follow; to be called on all."""
+    """The state that all ranks resume from, verified and selected by rank 0; to be called on all ranks."""
     found = newest_state(folder, fingerprint) if ranks.is_first else None
     step = -1.0 if found is None else float(found.position.step)
     (step,) = ranks.sum(step if ranks.is_first else 0.0)
@@ -118,7 +123,7 @@ def save_state(
 
     Args:
         progress: of the run, JSON-serialisable, with its `position`.
-        keep: older states of the run beyond so many are removed.
+        keep: number of the run's newest states that are kept.
     """
     step = Position(**progress["position"]).step
     final, scratch = _place(folder, step, fingerprint), folder / f".step-{step}-unfinished"
@@ -152,13 +157,13 @@ def save_state(
 
 
 def load_state(state: State, engine: DeepSpeedEngine, ranks: Ranks, seed: int) -> None:
-    """Put engine and random numbers where they stood; to be called on all ranks.
+    """Restore the engine and the random number generators; to be called on all ranks.
 
-    A state of another number of ranks is brought into DeepSpeed's universal form first. Its random numbers cannot go on
-    on other ranks, so they begin anew.
+    A state of another number of ranks is first converted to DeepSpeed's universal format. Its random states belong to
+    ranks that no longer exist, so the generators are seeded again.
 
     Args:
-        seed: of random numbers that begin anew.
+        seed: used where the generators are seeded again.
     """
     if must_convert(state, ranks.world_size, engine.zero_optimization_stage()):
         folder = state.path.with_name(f".{state.path.name}-universal")
@@ -184,21 +189,21 @@ def load_state(state: State, engine: DeepSpeedEngine, ranks: Ranks, seed: int) -
 
 
 def must_convert(state: State, world_size: int, stage: int) -> bool:
-    """Whether a state is partitioned otherwise than this run. With ZeRO 0 nothing is.
+    """Whether a state is partitioned over another number of ranks than this run. ZeRO stage 0 partitions nothing.
 
     Raises:
-        FimError: between ZeRO 0 and another stage, or between ZeRO 3 and less, a state cannot be converted.
+        FimError: DeepSpeed cannot convert states between stage 0 and others, nor between stage 3 and lower ones.
     """
     if (state.stage == 0) != (stage == 0) or (state.stage == 3) != (stage == 3):
         raise FimError(
             f"{state.path} was saved with ZeRO stage {state.stage} and cannot be resumed with stage {stage}. "
-            f"Set deepspeed.zero_optimization.stage to {state.stage}, or remove {state.path.parent} to start anew."
+            f"Set deepspeed.zero_optimization.stage to {state.stage}, or remove {state.path.parent} to start from the beginning."
         )
     return stage > 0 and state.world_size != world_size
 
 
 def _convert(saved: Path, universal: Path) -> None:
-    """DeepSpeed's conversion of a partitioned checkpoint to one file a parameter, for any number of ranks."""
+    """Convert a partitioned checkpoint to DeepSpeed's universal format: one file a parameter, for any number of ranks."""
     shutil.rmtree(universal.parent, ignore_errors=True)
     universal.mkdir(parents=True)
     with torch.serialization.safe_globals(PICKLED_CLASSES):
@@ -216,8 +221,11 @@ def _convert(saved: Path, universal: Path) -> None:
 
 
 def _load_universal(engine: DeepSpeedEngine, folder: Path) -> None:
-    """Load a converted state, and mend what DeepSpeed 0.19 leaves wrong with ZeRO 3: it gives the options of the first
-    parameter group to all, and one step counter to all partitions, which each of them would then count up."""
+    """Load a converted state, and work around two faults of DeepSpeed 0.19 with ZeRO 3.
+
+    It gives the options of the first parameter group to all groups, and one shared step counter to all partitions, each
+    of which would then increment it.
+    """
     optimizer = engine.basic_optimizer
     decays = [group["weight_decay"] for group in optimizer.param_groups]
     _load(engine, folder)
@@ -234,17 +242,17 @@ def _load(engine: DeepSpeedEngine, folder: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what a kill left half written."""
+    """Remove states that a kill has left half written."""
     for leftover in folder.glob(".step-*"):
         if _LEFTOVER.fullmatch(leftover.name) and leftover.is_dir() and not leftover.is_symlink():
             shutil.rmtree(leftover)
 
 
 def publish_folder(scratch: Path, final: Path) -> None:
-    """Flush a folder to disk and rename it into place, where it replaces an older one.
+    """Flush a folder to disk and rename it to `final`, where it replaces an older one.
 
     Args:
-        final: free, or known to hold what the caller has put there before.
+        final: does not exist, or was written by the caller before.
     """
     flush_tree(scratch)
     if os.path.lexists(final):
@@ -254,13 +262,13 @@ def publish_folder(scratch: Path, final: Path) -> None:
 
 
 def _states(folder: Path) -> list[State]:
-    """The states in a folder, in the order of their steps. Whatever else is there is passed over."""
+    """The states in a folder, ordered by step. Everything else in it is ignored."""
     found = [state for path in folder.glob("step-*") if (state := _read_state(path)) is not None]
     return sorted(found, key=lambda state: state.position.step)
 
 
 def _read_state(folder: Path) -> State | None:
-    """The state in a folder; None where there is none, or its marker is damaged."""
+    """The state in a folder; None if there is none or its marker is damaged."""
     place = folder / MARKER
     name = _STATE.fullmatch(folder.name)
     if name is None or folder.is_symlink() or not place.is_file():
@@ -269,21 +277,23 @@ def _read_state(folder: Path) -> State | None:
         state = State(path=folder, **read_sealed(place))
         step = state.position.step
     except (DamagedFile, ValueError, TypeError, KeyError) as error:
-        logger.warning("%s is damaged, so this state is not used: %s", place, error)
+        logger.warning("The state %s is not used, as its marker is damaged: %s", folder, error)
         return None
     return state if name[1] == str(step) else None
 
 
 def _place(folder: Path, step: int, fingerprint: str) -> Path:
-    """Where a state goes: in place of the run's own of that step, and never in place of anything else."""
+    """The folder for a new state: that of the run's own state of this step, or one that does not exist yet."""
     own = {state.path for state in _states(folder) if state.fingerprint == fingerprint}
     names = itertools.chain([f"step-{step}"], (f"step-{step}-{number}" for number in itertools.count(2)))
     return next(path for name in names if (path := folder / name) in own or not os.path.lexists(path))
 
 
 def _outdated(folder: Path, fingerprint: str, step: int, keep: int) -> list[Path]:
-    """The states of a run that go once `step` is saved: those beyond the newest `keep`, and those after `step`, which an
-    attempt saved that did not go on from there."""
+    """The states of a run to remove once `step` is saved.
+
+    These are all but the newest `keep`, and those after `step`, from an attempt that was not resumed from there.
+    """
     own = [state for state in _states(folder) if state.fingerprint == fingerprint]
     before = [state for state in own if state.position.step <= step]
     after = [state for state in own if state.position.step > step]
@@ -314,14 +324,14 @@ def _set_random_state(state: Mapping[str, Any], device: torch.device) -> None:
 
 @dataclass(frozen=True)
 class SavePlan:
-    """When what is saved, as the `checkpoint` entries ask."""
+    """The steps after which states and weights are saved, by the `checkpoint` entries."""
 
     states: tuple[CheckpointConfig, ...]
     exports: tuple[CheckpointConfig, ...]
 
     @classmethod
     def of(cls, experiment: Experiment) -> SavePlan:
-        """Read the entries."""
+        """The plan of an experiment."""
         entries = experiment.checkpoint
         resumable = [entry for entry in entries if entry.type == "deepspeed"]
         weights = [entry for entry in entries if entry.type == "huggingface"]
@@ -329,18 +339,18 @@ class SavePlan:
 
     @property
     def keep(self) -> int:
-        """How many resumable states are kept."""
+        """Number of resumable states to keep."""
         return max((entry.keep for entry in self.states), default=1)
 
     def state_due(self, step: Step, last: bool) -> bool:
-        """Whether a resumable state is saved after this step: where an entry asks, otherwise where an epoch ends."""
+        """Whether a resumable state is saved after this step: as the entries say, or by default at the end of an epoch."""
         asked = [entry for entry in self.states if entry.save_every_n_steps or entry.save_every_n_epochs]
         if not asked and step.ends_epoch and all(entry.type == "huggingface" for entry in self.states):
             return True
         return any(_due(entry, step, last) for entry in self.states)
 
     def exports_due(self, step: Step, last: bool) -> list[CheckpointConfig]:
-        """The entries whose `output_dir` gets the weights of this step."""
+        """The entries to whose `output_dir` the weights of this step are exported."""
         return [entry for entry in self.exports if _due(entry, step, last)]
 
 

@@ -1,4 +1,4 @@
-"""What DeepSpeed is told: the experiment's `deepspeed` section, and what the experiment says elsewhere."""
+"""Configuration of DeepSpeed: the experiment's `deepspeed` section, completed from its other options."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from fim_core.errors import FimError
 def deepspeed_config(
     experiment: Experiment, *, world_size: int, dtype: torch.dtype, saved_stage: int | None = None
 ) -> dict[str, Any]:
-    """The whole configuration for deepspeed.initialize.
+    """The complete configuration for deepspeed.initialize.
 
     Args:
-        world_size: ranks over all machines.
-        dtype: what the model computes in.
-        saved_stage: ZeRO stage of the state that is resumed, None without one.
+        world_size: number of ranks on all machines.
+        dtype: number format that the model computes in.
+        saved_stage: ZeRO stage of the state that is resumed from; None without one.
 
     Raises:
-        FimError: numbers that the device cannot compute in.
+        FimError: the device cannot train in that number format.
     """
     section = experiment.deepspeed
     stage = zero_stage(section, shards=world_size > 1 or dtype != torch.float32, saved=saved_stage)
@@ -33,7 +33,8 @@ def deepspeed_config(
         "steps_per_print": None,
         **section,
         "zero_optimization": {**section.get("zero_optimization", {}), "stage": stage},
-        # DeepSpeed asks for numbers, but does not act on them: the engine says where a step ends and scales the loss.
+        # DeepSpeed requires these, but they have no effect: the training loop sets the boundaries of steps and scales the
+        # loss.
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "train_batch_size": world_size,

@@ -1,4 +1,4 @@
-"""The ranks of a run: who is who, and what they tell each other."""
+"""Process group of the ranks and its collectives."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COLLECTIVE_TIMEOUT = timedelta(hours=2)
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among all."""
+    """This rank and the process group that it belongs to."""
 
     rank: int
     world_size: int
@@ -28,7 +28,7 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is rank 0, which writes what is written once."""
+        """Whether this is rank 0, which writes the shared files."""
         return self.rank == 0
 
     def sum(self, *values: float) -> list[float]:
@@ -43,8 +43,11 @@ class Ranks:
 
 
 def join_ranks() -> Ranks:
-    """Join the other ranks that the environment names: RANK, LOCAL_RANK, WORLD_SIZE, and the file (RENDEZVOUS_FILE) or the
-    host (MASTER_ADDR, MASTER_PORT) through which they meet."""
+    """Join the process group that the environment describes.
+
+    RANK, LOCAL_RANK and WORLD_SIZE identify this rank; the ranks meet through a file (RENDEZVOUS_FILE) or a host
+    (MASTER_ADDR, MASTER_PORT).
+    """
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     if device_type() == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
@@ -53,13 +56,13 @@ def join_ranks() -> Ranks:
     else:
         device, backend = torch.device("cpu"), "gloo"
         # On a CPU DeepSpeed compiles an all-reduce through shared memory when ranks meet, which takes most of a
-        # minute on a new machine, and uses it for inference only. It looks here whether it may.
+        # minute on a new machine, and uses it for inference only. It compiles only operators that are listed here.
         deepspeed.ops.__compatible_ops__ = {}
-        # Starting DeepSpeed's optimizers imports one that is decorated with torch.compile, and with that the whole
-        # compiler, for seconds. Nothing is compiled on a CPU here.
+        # DeepSpeed's optimizers import one that is decorated with torch.compile, which loads the whole compiler and takes
+        # seconds. Nothing is compiled on a CPU here.
         os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     if meeting := os.environ.get(RENDEZVOUS_FILE):
-        # A store, not a file:// address: torch does not decode what a path with a space or a # becomes in one.
+        # A store instead of a file:// URL, as torch does not decode escaped characters (space, #) in its path.
         store = dist.FileStore(meeting, world_size)
         dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=COLLECTIVE_TIMEOUT)
     deepspeed.init_distributed(backend, rank=rank, world_size=world_size, timeout=COLLECTIVE_TIMEOUT, verbose=False)
@@ -67,6 +70,6 @@ def join_ranks() -> Ranks:
 
 
 def leave_ranks() -> None:
-    """Take leave of the other ranks, once all have come this far."""
+    """Leave the process group once all ranks have reached this call."""
     dist.barrier()
     dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""What a run tells of itself, event by event."""
+"""Structured training events."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 def open_log(run: Run) -> EventLog | None:
-    """The log of events, on rank 0; begins with `start`."""
+    """Open the log of events with a `start` event; None on ranks other than 0."""
     if not run.ranks.is_first:
         return None
     trackers = open_trackers(run.experiment, run.job.work, run.resumed_from or 0)
@@ -49,7 +49,7 @@ def open_log(run: Run) -> EventLog | None:
 
 
 def log_step(log: EventLog | None, run: Run, step: Step, progress: Progress, outcome: Outcome, seconds: float) -> None:
-    """Record one optimizer step. Rates are of all ranks together."""
+    """Record one optimizer step. Rates are summed over all ranks."""
     if log is None:
         return
     number, interval = step.position.step, run.experiment.loss_log_interval
@@ -79,6 +79,6 @@ def log_step(log: EventLog | None, run: Run, step: Step, progress: Progress, out
 
 
 def log_eval(log: EventLog | None, step: int, loss: float | None) -> None:
-    """Record a held-out loss, if there are held-out rows."""
+    """Record the held-out loss, in nats; `loss` is None without held-out rows."""
     if log is not None and loss is not None:
         log.write("eval", step, loss=loss)

@@ -1,4 +1,4 @@
-"""The trained model as others load it: safetensors, tokenizer, generation config."""
+"""Export of trained models: safetensors, tokenizer, generation config and prompt recipe."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from fim_core.training.step_exports import StepExports
 
 
 def recipe_of(job: Job) -> Recipe:
-    """How the job's prompts were built, from the file next to the tokenizer's folder."""
+    """The recipe by which the job's prompts were built, from the file next to the tokenizer's folder."""
     return read_recipe(job.tokenizer.parent)
 
 
@@ -33,7 +33,7 @@ def build_for(
     device: torch.device,
     partition: Mapping[str, Any] | None = None,
 ) -> PreTrainedModel | PeftModel:
-    """The job's model before training: the same weights on every rank and in every attempt.
+    """Build the job's untrained model, with the same weights on every rank and in every attempt.
 
     Args:
         partition: see `build_model`.
@@ -69,10 +69,10 @@ def export_step(
     exports: StepExports,
     step: int,
 ) -> None:
-    """Write the weights of a step into the `output_dir` of a `checkpoint` entry; to be called on all ranks.
+    """Write the weights of a step to the `output_dir` of a `checkpoint` entry; to be called on all ranks.
 
     Raises:
-        FimError: something else is in their place.
+        FimError: something that this run did not write is in the way.
     """
     scratch = exports.begin(step) if ranks.is_first else exports.folder
     _write_weights(job, engine, tokenizer, ranks, scratch)
@@ -88,7 +88,7 @@ def _write_weights(
     if not ranks.is_first:
         return
     if gathered is not None:
-        # Partitioned parameters are hollow; a model of its own takes their place.
+        # Parameters that ZeRO-3 partitions are empty between uses, so the gathered weights go into a second model.
         model = build_for(job, tokenizer, torch.device("cpu"))
         model.load_state_dict(gathered)
     recipe = recipe_of(job)
@@ -97,7 +97,7 @@ def _write_weights(
 
 
 def gather_weights(model: PreTrainedModel, ranks: Ranks) -> dict[str, torch.Tensor]:
-    """All weights of a model that ZeRO-3 has partitioned, one at a time, in rank 0's main memory; empty on others."""
+    """Gather the weights of a model that ZeRO-3 has partitioned, one at a time, in main memory; empty except on rank 0."""
     weights: dict[str, torch.Tensor] = {}
     parameters = dict(model.named_parameters(remove_duplicate=False))
     for name, tensor in model.state_dict(keep_vars=True).items():

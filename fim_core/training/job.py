@@ -1,6 +1,6 @@
-"""What passes between a launcher and the ranks of a training run: the job, its folder, its result, its errors.
+"""Training jobs as launchers and ranks exchange them: the job, its folder, its result and its error.
 
-Everything here is light, so that a front door can start a run without importing torch.
+Nothing here imports torch, so that the command line and Dagster can start a run quickly.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ RENDEZVOUS_FILE = "FIM_RENDEZVOUS_FILE"
 
 
 class TrainingFailed(FimError):
-    """A rank broke down. The message ends with the last lines of what it wrote, its traceback included."""
+    """A rank failed. The message ends with the last lines of its log or its traceback."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """The files of one training run. On several machines this folder is shared between them."""
+    """The folder of a training run, shared between its machines."""
 
     root: Path
 
     @property
     def job(self) -> Path:
-        """What the ranks read first."""
+        """The job, which the ranks read."""
         return self.root / "job.json"
 
     @property
@@ -50,17 +50,17 @@ class Work:
 
     @property
     def heartbeat(self) -> Path:
-        """Touched at every sign of life of rank 0."""
+        """Touched by rank 0 as it makes progress."""
         return self.root / "progress"
 
     @property
     def states(self) -> Path:
-        """Resumable states, one folder `step-N` each."""
+        """Resumable states, in folders `step-N`."""
         return self.root / "state"
 
     @property
     def packs(self) -> Path:
-        """Pack plans, one Parquet file an epoch."""
+        """Pack plans, one Parquet file per epoch."""
         return self.root / "packs"
 
     @property
@@ -70,34 +70,34 @@ class Work:
 
     @property
     def logs(self) -> Path:
-        """What each rank wrote to its standard output and error, unless the experiment names another folder."""
+        """Standard output and error of each rank, unless the experiment names another folder."""
         return self.root / "logs"
 
     @property
     def result(self) -> Path:
-        """The TrainResult of the last run that ended well."""
+        """The TrainResult of the last attempt that succeeded."""
         return self.root / "result.json"
 
     @property
     def trackers(self) -> Path:
-        """What trackers write on this machine: TensorBoard's event files, wandb's runs."""
+        """Files of trackers: TensorBoard's events, wandb's runs."""
         return self.root / "trackers"
 
     def failure(self, attempt: str, rank: int) -> Path:
-        """Why a rank of an attempt ended, written by the rank itself."""
+        """Why a rank of an attempt failed, written by the rank itself."""
         return self.root / "failures" / f"{attempt}-rank-{rank}.json"
 
     def launcher_failure(self, attempt: str) -> Path:
-        """Why an attempt ended on a machine of a cluster, written by the launcher there."""
+        """Why an attempt failed on a machine of a cluster, written by the launcher there."""
         return self.root / "failures" / f"{attempt}-launcher.json"
 
     @property
     def lease(self) -> Path:
-        """Renewed by whoever follows ranks on other machines."""
+        """Lease of ranks on other machines, renewed by the process that follows them."""
         return self.root / "lease"
 
     def rendezvous(self, attempt: str) -> Path:
-        """The file through which the ranks of one machine find each other."""
+        """The file through which the ranks of one machine meet."""
         return self.root / f"rendezvous-{attempt}"
 
 
@@ -108,9 +108,9 @@ class Job:
     Attributes:
         dataset: folder of tokenize_prompts, with the splits train and eval.
         tokenizer: folder of the tokenizer, with the FIM tokens added.
-        work: the run's folder; an earlier attempt's states in it are resumed from.
-        attempt: name of this attempt; tells its events from those of earlier ones.
-        provenance: what the model was made of (versions, digests), for its card.
+        work: the run's folder; training resumes from the states of earlier attempts in it.
+        attempt: id of this attempt, which distinguishes its events from those of earlier ones.
+        provenance: versions and digests of what the model is made from, for its card.
     """
 
     experiment: Experiment
@@ -122,17 +122,17 @@ class Job:
 
     @property
     def run_name(self) -> str:
-        """Name of the run's own folder in places that the experiment names: `<experiment>-<version>`."""
+        """Name of the run's folder inside folders that the experiment names: `<experiment>-<version>`."""
         return f"{self.experiment.name}-{self.work.root.name}"
 
     @property
     def log_folder(self) -> Path:
-        """Where ranks write their logs."""
+        """Folder of the ranks' logs."""
         chosen = self.experiment.logger.output_dir
         return Path(chosen).absolute() / self.run_name if chosen else self.work.logs
 
     def write(self) -> Path:
-        """Store the job where the ranks find it; returns the path."""
+        """Write the job file; returns its path."""
         content = {
             "experiment": self.experiment.model_dump(mode="json"),
             "dataset": str(self.dataset),
@@ -146,11 +146,11 @@ class Job:
 
     @classmethod
     def read(cls, path: Path) -> Job:
-        """Read what `write` stored.
+        """Read what `write` wrote.
 
         Raises:
             FileNotFoundError: there is no such file.
-            DamagedFile: it is not what was stored.
+            DamagedFile: it is not what was written.
         """
         content = read_sealed(path)
         return cls(
@@ -165,26 +165,29 @@ class Job:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What came out of a run.
+    """Result of a training run.
 
     Attributes:
         model: folder of the trained model.
-        steps: optimizer steps from the very first to the last, over all attempts.
-        epochs: passes over the data that were begun.
+        steps: optimizer steps over all attempts.
+        epochs: passes over the data, the last one possibly incomplete.
         loss_before: held-out loss of the untrained model in nats, per token or per row as the experiment weighs;
-            None without held-out rows. loss_after: of the trained one.
+            None without held-out rows.
+        loss_after: that of the trained model.
         train_loss_last: loss of the last optimizer step.
         batch_rows: rows of an optimizer step; the last of an epoch may have had fewer.
-        rows: rows trained on, counted once an epoch. packs: sequences that they were computed in. tokens: their tokens.
-            trained_tokens: those that were predicted. distinct_tokens: tokens that went through the model, shared
-            prefixes counted once.
-        empty_steps: optimizer steps that had no position to train on.
+        rows: rows trained on, counted once per epoch.
+        packs: packed sequences that they were computed in.
+        tokens: tokens of the rows.
+        trained_tokens: tokens that were predicted.
+        distinct_tokens: tokens that the model computed; a shared prefix counts once.
+        empty_steps: optimizer steps without a position to train on.
         seconds: time spent in training steps, over all attempts.
         world_size: ranks of the last attempt.
-        resumed_from: the step that the last attempt began at, or None when it began at the start.
-        packing: the strategy that was used.
-        warmup_steps: optimizer steps of the warm-up, as the schedule of the whole run has them.
-        notices: what was replaced or left out, and why.
+        resumed_from: the step from which the last attempt resumed; None if it began at the start.
+        packing: the packing strategy that was used.
+        warmup_steps: optimizer steps of the warm-up.
+        notices: warnings, such as options that were replaced, and why.
     """
 
     model: Path
@@ -208,16 +211,16 @@ class TrainResult:
     notices: tuple[str, ...] = ()
 
     def write(self, path: Path) -> None:
-        """Store as JSON."""
+        """Write the result as JSON."""
         write_sealed(path, asdict(self) | {"model": str(self.model.absolute())})
 
     @classmethod
     def read(cls, path: Path) -> TrainResult:
-        """Read what `write` stored.
+        """Read what `write` wrote.
 
         Raises:
             FileNotFoundError: there is no such file.
-            DamagedFile: it is not what was stored.
+            DamagedFile: it is not what was written.
         """
         content = read_sealed(path)
         return cls(**content | {"model": Path(content["model"]), "notices": tuple(content["notices"])})

@@ -1,4 +1,4 @@
-"""Read files that other processes are still writing."""
+"""Tails of log files that other processes are writing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _log = logging.getLogger(__name__)
 
 
 class LineTail:
-    """The lines added to a file since the last look. Begins anew when another file takes the place of the first."""
+    """Reader of the lines added to a file since the last read. Starts over when the file has been replaced."""
 
     def __init__(self, path: Path, *, from_end: bool = False) -> None:
         self._path = path
@@ -23,7 +23,7 @@ class LineTail:
             self._file_id, self._offset = status.st_ino, status.st_size
 
     def read(self) -> list[str]:
-        """Whole new lines, without their ends; a line that is still being written waits for the next look."""
+        """Complete new lines, without line ends; a line that is still being written is left for the next read."""
         try:
             with self._path.open("rb") as file:
                 status = os.fstat(file.fileno())
@@ -39,19 +39,19 @@ class LineTail:
 
 
 def event_of(line: str) -> dict[str, Any] | None:
-    """The event that a line of metrics.jsonl holds; None for a line that a kill or a disk has damaged."""
+    """The event in a line of metrics.jsonl; None, with a warning, for a line that a kill or the disk has damaged."""
     try:
         event = json.loads(line)
     except (ValueError, RecursionError):
         event = None
     if isinstance(event, dict) and isinstance(event.get("event"), str):
         return event
-    _log.warning("A damaged line of metrics.jsonl is passed over.")
+    _log.warning("A damaged line of metrics.jsonl is skipped.")
     return None
 
 
 class EventTail:
-    """The events of one attempt, as they come. What earlier attempts left in the file is passed over."""
+    """Reader of the events of one attempt. Skips those of earlier attempts in the file."""
 
     def __init__(self, path: Path, attempt: str) -> None:
         self._lines = LineTail(path)

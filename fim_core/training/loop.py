@@ -1,4 +1,4 @@
-"""The training loop: one exact loss over the whole optimizer step, on DeepSpeed."""
+"""Training loop on DeepSpeed, with one exact mean loss over each optimizer step."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from fim_core.training.job import TrainResult
 from fim_core.training.progress import Outcome, Progress, advance
 from fim_core.training.run import EVAL_PLAN, Run
 from fim_core.training.step_exports import StepExports
-from fim_core.training.steps import Step, deal, row_weights, steps
+from fim_core.training.steps import Step, distribute, row_weights, steps
 from fim_core.training.trackers import EventLog
 
 logger = logging.getLogger(__name__)
 
 CURE = (
-    "Look at these rows; if they are sound, lower the learning rate or deepspeed.gradient_clipping, "
+    "Check these rows; if they are valid, lower the learning rate or deepspeed.gradient_clipping, "
     "or use model.dtype bf16 or fp32."
 )
 
 
 def fit(run: Run) -> TrainResult:
-    """Train from where the run stands to its end, and export the model.
+    """Train from the run's current position to its end, and export the model.
 
     Raises:
-        FimError: a loss or a gradient that is not finite; the message names the rows.
+        FimError: a loss or a gradient is not finite; the message names the rows.
     """
     log = open_log(run)
     progress = run.start
@@ -67,7 +67,7 @@ def fit(run: Run) -> TrainResult:
 
 
 def next_steps(run: Run) -> Iterator[Step]:
-    """The steps from where the run stands to its end."""
+    """The steps from the run's current position to its end."""
     weights = row_weights(run.train_rows, run.engine.module.reduction)
     return steps(
         run.plan_of,
@@ -96,7 +96,7 @@ def train_step(run: Run, step: Step) -> Outcome:
         names = (name for pack in step.micro_batches if pack is not None for name in pack.row_ids)
         raise FimError(
             f"The gradient of optimizer step {step.position.step} is not finite, though its loss is. The rows of the "
-            f"step on rank {run.ranks.rank}: {_some(names)}. {CURE}"
+            f"step on rank {run.ranks.rank} are {_some(names)}. {CURE}"
         )
     return Outcome(total / step.denominator if step.denominator else 0.0, lr, grad_norm, operations)
 
@@ -105,7 +105,7 @@ def accumulate(run: Run, step: Step) -> tuple[float, float]:
     """Run a step's micro-batches and sum their gradients over all ranks, ready for the optimizer.
 
     DeepSpeed averages gradients over ranks. Each micro-batch's summed loss is therefore multiplied by
-    ranks / denominator of the whole step, which makes the sum of gradients that of the global mean.
+    ranks / (denominator of the step), so that the result is the gradient of the global mean.
 
     Returns:
         Summed loss and floating-point operations of all ranks.
@@ -120,7 +120,7 @@ def accumulate(run: Run, step: Step) -> tuple[float, float]:
         engine.set_gradient_accumulation_boundary(index == len(step.micro_batches) - 1)
         batch = batch_of(run, pack)
         sums: LossSums = engine(batch.to(ranks.device))
-        refuse_non_finite(sums, batch)
+        require_finite(sums, batch)
         engine.backward(sums.total * factor, scale_wrt_gas=False)
         total, weight = total + float(sums.total.detach()), weight + float(sums.weight)
         operations += batch_operations(batch, run.cost)
@@ -132,9 +132,9 @@ def accumulate(run: Run, step: Step) -> tuple[float, float]:
 
 
 def evaluate_loss(run: Run) -> float | None:
-    """Mean loss over all held-out rows, by the loss that is trained on; None if there are none.
+    """The training loss over all held-out rows, in nats; None if there are none.
 
-    Every rank runs equally many batches, as ZeRO-3 gathers weights in step.
+    Every rank runs the same number of batches, as ZeRO-3 gathers weights on all ranks at once.
 
     Raises:
         FimError: the loss is not finite; the message names the rows.
@@ -143,11 +143,11 @@ def evaluate_loss(run: Run) -> float | None:
         return None
     run.engine.eval()
     total, weight = 0.0, 0.0
-    for pack in deal(run.plans.read(EVAL_PLAN), run.ranks.world_size)[run.ranks.rank]:
+    for pack in distribute(run.pack_plans.read(EVAL_PLAN), run.ranks.world_size)[run.ranks.rank]:
         batch = batch_of(run, pack, run.eval_rows)
         with torch.no_grad():
             sums: LossSums = run.engine(batch.to(run.ranks.device))
-        refuse_non_finite(sums, batch)
+        require_finite(sums, batch)
         total, weight = total + float(sums.total), weight + float(sums.weight)
         run.beat()
     total, weight = run.ranks.sum(total, weight)
@@ -155,9 +155,9 @@ def evaluate_loss(run: Run) -> float | None:
 
 
 def batch_of(run: Run, pack: Pack | None, rows: Rows | None = None) -> PackedBatch:
-    """A pack as a batch. Without a pack, one row in which nothing is predicted: a zero loss that carries gradients.
+    """The batch of a pack; without a pack, a batch of one row without targets, whose loss is 0 and has a gradient.
 
-    All ranks must run equally many micro-batches, as they wait for each other's gradients and weights.
+    All ranks must run the same number of micro-batches, as they wait for each other's gradients and weights.
     """
     rows = run.train_rows if rows is None else rows
     if pack is not None:
@@ -169,20 +169,20 @@ def batch_of(run: Run, pack: Pack | None, rows: Rows | None = None) -> PackedBat
     return replace(collate([alone], rows), predict_positions=nothing, targets=nothing, target_rows=nothing)
 
 
-def refuse_non_finite(sums: LossSums, batch: PackedBatch) -> None:
-    """Stop at a loss that is not a number.
+def require_finite(sums: LossSums, batch: PackedBatch) -> None:
+    """Check that the loss of a batch is finite.
 
     Raises:
-        FimError: with the names of the rows.
+        FimError: it is not; the message names the rows.
     """
     if torch.isfinite(sums.total):
         return
     bad = (~torch.isfinite(sums.row_totals)).nonzero()[:, 0].tolist() or range(len(batch.row_ids))
-    raise FimError(f"The loss is not finite. It comes from the rows {_some(batch.row_ids[row] for row in bad)}. {CURE}")
+    raise FimError(f"The loss is not finite, because of the rows {_some(batch.row_ids[row] for row in bad)}. {CURE}")
 
 
 def plain_gradient_norm(engine: DeepSpeedEngine) -> float:
-    """Norm of the gradients where no DeepSpeed optimizer wraps them (ZeRO 0 in float32), before they are clipped."""
+    """Norm of the gradients before clipping, for ZeRO stage 0 in float32, where DeepSpeed does not compute it; else 0."""
     if engine.zero_optimization():
         return 0.0
     gradients = [param.grad for param in engine.module.parameters() if param.grad is not None]
@@ -190,7 +190,7 @@ def plain_gradient_norm(engine: DeepSpeedEngine) -> float:
 
 
 def save(run: Run, step: Step, progress: Progress, log: EventLog | None, *, last: bool) -> None:
-    """Save what is due after this step."""
+    """Save the states and export the weights that are due after this step."""
     run.beat()
     if run.save_plan.state_due(step, last):
         save_state(
@@ -210,9 +210,9 @@ def save(run: Run, step: Step, progress: Progress, log: EventLog | None, *, last
 
 
 def save_export(run: Run, entry: CheckpointConfig, step: int, log: EventLog | None) -> None:
-    """Put the weights of a step into an entry's `output_dir`, and remove those that are too many there.
+    """Export the weights of a step to an entry's `output_dir`, and remove the run's exports beyond those to keep.
 
-    The log names each export by its path below `output_dir`, and says that one goes before it does.
+    The log names each export by its path below `output_dir`, and records a removal before it happens.
     """
     exports = StepExports(entry, run.job, run.fingerprint)
     export_step(run.job, run.engine, run.tokenizer, run.ranks, exports, step)
@@ -225,7 +225,7 @@ def save_export(run: Run, entry: CheckpointConfig, step: int, log: EventLog | No
 
 
 def finish(run: Run, progress: Progress) -> TrainResult:
-    """Export the trained model and say how the run went."""
+    """Export the trained model; returns the result of the run."""
     result = TrainResult(
         model=run.job.work.model,
         steps=progress.position.step,
@@ -255,7 +255,7 @@ def finish(run: Run, progress: Progress) -> TrainResult:
 
 
 def _some(names: Iterable[str], most: int = 10) -> str:
-    """A few of the names, and how many more there are."""
+    """The first names of a list, and the number of the others."""
     listed = list(names)
     more = f" and {len(listed) - most} more" if len(listed) > most else ""
     return ", ".join(listed[:most]) + more

@@ -1,4 +1,4 @@
-"""The learning rate over optimizer steps."""
+"""Learning-rate schedules."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def warmup_steps(config: SchedulerConfig, total_steps: int) -> int:
 
 
 def build_scheduler(config: SchedulerConfig, optimizer: torch.optim.Optimizer, total_steps: int) -> LambdaLR:
-    """The schedule of transformers with this name, to be stepped once an optimizer step.
+    """The schedule of transformers with this name, to be advanced once per optimizer step.
 
     Most schedules of transformers begin a warm-up with a step at rate 0, which computes gradients and changes nothing.
-    Such a warm-up is entered one step later here: W steps take 1/(W+1) to W/(W+1) of the peak where transformers takes 0
-    to (W-1)/W, and the steps after the warm-up take the same rates.
+    Such a warm-up starts one step further along here: W steps take 1/(W+1) to W/(W+1) of the peak instead of 0 to
+    (W-1)/W, and the steps after the warm-up take the same rates.
 
     Args:
-        total_steps: optimizer steps of the whole run; linear and cosine would reach their floor one step after the last.
+        total_steps: optimizer steps of the whole run; linear and cosine reach their minimum one step after the last.
 
     Raises:
         FimError: warm-up and decay of warmup_stable_decay are longer than the run.
@@ -40,7 +40,7 @@ def build_scheduler(config: SchedulerConfig, optimizer: torch.optim.Optimizer, t
     if decay and warmup + decay > total_steps:
         raise FimError(
             f"scheduler: num_decay_steps {decay} and the warm-up of {warmup} steps are more than the run's {total_steps}. "
-            "Lower them, or train longer."
+            "Lower them, or train for more steps."
         )
     peak = optimizer.defaults["lr"]
     share = _share_of_peak(config.name, peak, warmup, total_steps, arguments)
@@ -53,8 +53,8 @@ def build_scheduler(config: SchedulerConfig, optimizer: torch.optim.Optimizer, t
 def _share_of_peak(
     name: str, peak: float, warmup: int, steps: int, arguments: dict[str, Any]
 ) -> Callable[[int], float]:
-    """What transformers multiplies the peak by, by the number of the step from 0 on."""
-    # transformers sets the rate of the optimizer that it is given, which is therefore not the real one.
+    """The function by which transformers scales the peak, from the number of the step, starting at 0."""
+    # transformers changes the learning rate of the optimizer that it is given, so this is not the real one.
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=peak)
     schedule = get_scheduler(
         name,

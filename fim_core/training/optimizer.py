@@ -1,4 +1,4 @@
-"""AdamW, with weight decay on matrices only."""
+"""Optimizer: AdamW with weight decay on matrices only."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fim_core.config.deepspeed import offloads_optimizer
 from fim_core.locks import locked
 
 _BUILDS = "fim_assets"
-"""Folder below torch's for extensions in which this package compiles."""
+"""Folder in torch's folder for extensions, in which this package compiles."""
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -27,7 +27,7 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 
 
 def build_optimizer(experiment: Experiment, model: nn.Module) -> torch.optim.Optimizer:
-    """AdamW where the model is; DeepSpeed's CPU Adam, which is compiled on first use, when its state is offloaded."""
+    """AdamW on the model's device, or DeepSpeed's CPU Adam, which is compiled on first use, if its state is offloaded."""
     config = experiment.optimizer
     assert config.lr is not None, "an experiment fills in its default"
     groups = decay_groups(model, config.weight_decay)
@@ -36,16 +36,16 @@ def build_optimizer(experiment: Experiment, model: nn.Module) -> torch.optim.Opt
 
         compile_cpu_adam()
         return DeepSpeedCPUAdam(groups, lr=config.lr, betas=config.betas, eps=config.eps, adamw_mode=True)
-    # Fused: one pass over each parameter, and no temporary copies of it.
+    # Fused: one pass over each parameter, without temporary copies.
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
 
 
 def compile_cpu_adam() -> None:
-    """Compile DeepSpeed's CPU Adam if this machine has not yet; takes about a minute.
+    """Compile DeepSpeed's CPU Adam, unless this machine has done so; takes about a minute.
 
-    torch marks a compilation under way by a file, which stays behind when a process is killed and would be waited for
-    forever. All ranks compile in a folder of this package's own, under a lock that the kernel frees, so a mark that is
-    found under the lock is stale.
+    torch marks a compilation in progress by a file. If the process is killed the file stays, and others would wait for
+    it forever. Here all ranks compile in a separate folder, under a lock that the kernel frees, so a mark that is found
+    while the lock is held is stale.
     """
     from deepspeed.ops.op_builder import CPUAdamBuilder
     from torch.utils.cpp_extension import get_default_build_root
@@ -54,7 +54,7 @@ def compile_cpu_adam() -> None:
     if root.name != _BUILDS:
         root = root / _BUILDS
     root.mkdir(parents=True, exist_ok=True)
-    # DeepSpeed asks for the operator again when the optimizer is made, and has to find it in the same place.
+    # DeepSpeed loads the operator again when the optimizer is built, and has to find it in the same folder.
     os.environ["TORCH_EXTENSIONS_DIR"] = str(root)
     with locked(root / "compiling"):
         for mark in (*root.glob(f"{CPUAdamBuilder.NAME}/lock"), *root.glob(f"*/{CPUAdamBuilder.NAME}/lock")):

@@ -1,4 +1,4 @@
-"""Pack plans of all epochs, made once by rank 0 and kept as tables."""
+"""Pack plans of all epochs, computed once by rank 0 and stored as Parquet files."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Plans:
+class PackPlans:
     """The folder of a run's pack plans: `epoch-N.parquet` for training, `eval.parquet` for held-out rows."""
 
     folder: Path
 
     def make(self, name: str, plan: Callable[[], PackPlan], *, ranks: int) -> None:
-        """Store a plan for so many ranks under a name, unless an earlier attempt has done so. A damaged one is made again."""
+        """Compute and store a plan, unless an earlier attempt stored an undamaged one for the same number of ranks."""
         path = self._path(name)
         try:
             if path.exists() and PackPlan.read(path).ranks == ranks:
                 return
         except DamagedFile as error:
-            logger.warning("%s It is planned again.", error)
+            logger.warning("%s The packs are planned again.", error)
         with replacing(path) as scratch:
             plan().write(scratch)
 
     def read(self, name: str) -> PackPlan:
-        """A stored plan."""
+        """The plan that is stored under a name."""
         return _read(self._path(name))
 
     def _path(self, name: str) -> Path:

@@ -1,4 +1,4 @@
-"""What a run has done so far, and what its last step came to."""
+"""Progress of a run and outcome of its steps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ START = Position()
 
 @dataclass(frozen=True)
 class Progress:
-    """What a run has done since its very first step. Kept in every state."""
+    """Totals of a run since its first step, over all attempts; saved in every state."""
 
     position: Position = START
     rows: int = 0
@@ -32,18 +32,18 @@ class Progress:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Progress:
-        """Read what dataclasses.asdict made."""
+        """The progress from the output of dataclasses.asdict."""
         return cls(**{**content, "position": Position(**content["position"])})
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One optimizer step in numbers.
+    """Results of one optimizer step.
 
     Attributes:
-        loss: the global mean loss before the step, 0 where there was nothing to train on.
-        lr: the learning rate that the step took.
-        grad_norm: norm of the loss's gradient before clipping.
+        loss: the global mean loss before the step, in nats; 0 without a position to train on.
+        lr: learning rate of the step.
+        grad_norm: norm of the gradient before clipping.
         operations: floating-point operations of all ranks.
     """
 

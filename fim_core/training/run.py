@@ -1,4 +1,4 @@
-"""What a rank needs before it can train: data, model, plans, DeepSpeed, and where the newest state stands."""
+"""Preparation of a training run: data, model, pack plans, DeepSpeed, and the state to resume from."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from fim_core.training.export import build_for
 from fim_core.training.job import Job
 from fim_core.training.lr_schedule import build_scheduler, warmup_steps
 from fim_core.training.optimizer import build_optimizer
-from fim_core.training.pack_plans import Plans
+from fim_core.training.pack_plans import PackPlans
 from fim_core.training.progress import Progress
 from fim_core.training.step_exports import StepExports
 from fim_core.training.steps import count_steps
@@ -45,12 +45,12 @@ logger = logging.getLogger(__name__)
 EVAL_PLAN = "eval"
 
 FEW_STEPS = 50
-"""Optimizer steps below which a run is warned about."""
+"""A run of fewer optimizer steps gets a warning."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """Everything that a rank needs to train; made by `setup`."""
+    """Everything that a rank needs to train; built by `prepare_run`."""
 
     job: Job
     ranks: Ranks
@@ -58,7 +58,7 @@ class Run:
     tokenizer: PreTrainedTokenizerFast
     train_rows: Rows
     eval_rows: Rows
-    plans: Plans
+    pack_plans: PackPlans
     batch_rows: int
     save_plan: SavePlan
     fingerprint: str
@@ -73,25 +73,25 @@ class Run:
 
     @property
     def experiment(self) -> Experiment:
-        """The experiment that is run."""
+        """The experiment of the job."""
         return self.job.experiment
 
     def plan_of(self, epoch: int) -> PackPlan:
         """The packs of an epoch, in order."""
-        return self.plans.read(f"epoch-{epoch}")
+        return self.pack_plans.read(f"epoch-{epoch}")
 
     def beat(self) -> None:
-        """Show a sign of life."""
+        """Touch the heartbeat file."""
         if self.ranks.is_first:
             self.job.work.heartbeat.touch()
 
 
-def setup(job: Job, ranks: Ranks) -> Run:
-    """Load data and model, plan all packs, start DeepSpeed, and go to where the newest state stands.
+def prepare_run(job: Job, ranks: Ranks) -> Run:
+    """Load data and model, plan all packs, initialize DeepSpeed, and load the newest state.
 
     Raises:
-        FimError: nothing to train on; an option that cannot be honoured; a state of another experiment; an
-            `output_dir` that holds what another run wrote.
+        FimError: there is nothing to train on, an option cannot be satisfied, the newest state belongs to another
+            experiment, or an `output_dir` belongs to another run.
     """
     experiment, work = job.experiment, job.work
     save_plan = SavePlan.of(experiment)
@@ -100,7 +100,7 @@ def setup(job: Job, ranks: Ranks) -> Run:
     tokenizer = load_tokenizer(job.tokenizer)
     train_rows, eval_rows = load_rows(job.dataset, "train"), load_rows(job.dataset, "eval")
     if not train_rows.targets_per_row.any():
-        raise FimError(f"The training split of {job.dataset} has no position to train on. Look at the rejected rows.")
+        raise FimError(f"The training split of {job.dataset} has no position to train on. Check the rejected rows.")
 
     fingerprint = fingerprint_of(experiment, train_rows, eval_rows)
     state = agreed_state(work.states, fingerprint, ranks)
@@ -112,20 +112,20 @@ def setup(job: Job, ranks: Ranks) -> Run:
     seed_everything(experiment.seed)
     model = build_for(job, tokenizer, ranks.device, partition=config if stage == 3 else None)
     packing, notices = choose_packing(experiment, model)
-    notices += beyond_context(int(train_rows.lengths.max()), model.config)
+    notices += context_notices(int(train_rows.lengths.max()), model.config)
     cost = training_cost(model)
     if experiment.activation_checkpointing or experiment.activation_checkpoint_cpu_offload:
         # On a CPU activations are in host memory already, and there is no pinned memory to copy them to.
         offload = experiment.activation_checkpoint_cpu_offload and ranks.device.type != "cpu"
         enable_activation_checkpointing(model, offload=offload)
 
-    batch_rows = batch_of_run(experiment, state, ranks.world_size)
+    batch_rows = batch_rows_of_run(experiment, state, ranks.world_size)
     total_steps = count_steps(
         len(train_rows), batch_rows, experiment.epochs, experiment.max_steps, experiment.min_steps
     )
     run_steps = min(total_steps, experiment.exit_iteration or total_steps)
-    notices += few_steps(run_steps, len(train_rows), batch_rows, experiment)
-    plans = Plans(work.packs)
+    notices += few_steps_notices(run_steps, len(train_rows), batch_rows, experiment)
+    pack_plans = PackPlans(work.packs)
     if ranks.is_first:
         remove_leftovers(work.states)
         for entry in save_plan.exports:
@@ -140,8 +140,8 @@ def setup(job: Job, ranks: Ranks) -> Run:
         steps_of_epoch = count_steps(len(train_rows), batch_rows, epochs=1)
         for epoch in range(start.position.epoch, -(-total_steps // steps_of_epoch)):
             of_epoch = partial(plan, train_rows, batch_rows=batch_rows, ranks=ranks.world_size, epoch=epoch)
-            plans.make(f"epoch-{epoch}", of_epoch, ranks=ranks.world_size)
-        plans.make(EVAL_PLAN, partial(plan, eval_rows), ranks=1)
+            pack_plans.make(f"epoch-{epoch}", of_epoch, ranks=ranks.world_size)
+        pack_plans.make(EVAL_PLAN, partial(plan, eval_rows), ranks=1)
         work.heartbeat.touch()
     ranks.barrier()
 
@@ -160,15 +160,15 @@ def setup(job: Job, ranks: Ranks) -> Run:
         config=config,
     )
     if ranks.world_size == 1 and stage == 0:
-        # DeepSpeed would copy all gradients into a buffer of their size, and back, to sum them over one rank.
+        # To sum gradients over this one rank, DeepSpeed would copy them all into a buffer and back.
         engine.enable_backward_allreduce = False
     peak = peak_of(ranks.device, dtype)
-    # From here on each rank draws its own numbers (dropout).
+    # From here on each rank draws different random numbers (dropout).
     seed_everything(experiment.seed + 1 + ranks.rank)
     if state is not None:
         if offloads_optimizer(experiment.deepspeed):
             logger.warning(
-                "DeepSpeed's CPU Adam resumes with other roundings: results may differ in their last digits."
+                "DeepSpeed's CPU Adam rounds differently after a resume: results may differ in their last digits."
             )
         load_state(state, engine, ranks, experiment.seed)
     return Run(
@@ -178,7 +178,7 @@ def setup(job: Job, ranks: Ranks) -> Run:
         tokenizer=tokenizer,
         train_rows=train_rows,
         eval_rows=eval_rows,
-        plans=plans,
+        pack_plans=pack_plans,
         batch_rows=batch_rows,
         save_plan=save_plan,
         fingerprint=fingerprint,
@@ -193,33 +193,33 @@ def setup(job: Job, ranks: Ranks) -> Run:
     )
 
 
-def beyond_context(longest_row: int, config: PretrainedConfig) -> tuple[str, ...]:
-    """What to say of rows that are longer than what a pretrained model was made for; nothing where none is."""
+def context_notices(longest_row: int, config: PretrainedConfig) -> tuple[str, ...]:
+    """A warning if rows are longer than the context that the model was trained for, else nothing."""
     limit = getattr(config, "max_position_embeddings", None)
     if limit is None or longest_row <= limit:
         return ()
     notice = (
-        f"The longest row has {longest_row} tokens, and the model was made for {limit} (max_position_embeddings): beyond "
-        "that it trains at positions that it has never seen. data.max_length keeps such rows out."
+        f"The longest row has {longest_row} tokens, but the model's context is {limit} (max_position_embeddings): beyond "
+        "that it trains at positions that it has never seen. Lower data.max_length to leave such rows out."
     )
     return (notice,)
 
 
 def choose_packing(experiment: Experiment, model: PreTrainedModel | PeftModel) -> tuple[Strategy, tuple[str, ...]]:
-    """The packing that this model can be trained with exactly, and what to say if it is not the one asked for."""
+    """The packing with which this model can be trained exactly, with a notice if it is not the one requested."""
     asked = experiment.data.packing
     supported, why = supports_prefix_tree(model.config)
     if asked != "prefix_tree" or supported:
         return asked, ()
-    notice = f"Rows are packed flat, data.pack_samples prefix_tree is not possible: {why}."
+    notice = f"Rows are packed flat, as data.pack_samples: prefix_tree is not possible: {why}."
     return "flat", (notice,)
 
 
-def batch_of_run(experiment: Experiment, state: State | None, ranks: int) -> int:
-    """Rows of an optimizer step: what the run began with, or else what the experiment says.
+def batch_rows_of_run(experiment: Experiment, state: State | None, ranks: int) -> int:
+    """Rows of an optimizer step: as in the state that is resumed from, or else as in the experiment.
 
     Raises:
-        FimError: the run began with another batch_rows than the experiment has now.
+        FimError: the state was saved with another batch_rows than the experiment has.
     """
     asked = experiment.rows_per_step(ranks)
     if state is None or state.batch_rows == asked:
@@ -230,8 +230,8 @@ def batch_of_run(experiment: Experiment, state: State | None, ranks: int) -> int
             f"{state.batch_rows}, or remove {state.path.parent} to start from the beginning."
         )
     logger.warning(
-        "The run began with %d rows an optimizer step and keeps them; micro_batch_size and gradient_accumulation_steps "
-        "on these %d ranks would make it %d.",
+        "The run keeps the %d rows per optimizer step that it began with; micro_batch_size and "
+        "gradient_accumulation_steps on %d ranks would give %d.",
         state.batch_rows,
         ranks,
         asked,
@@ -239,22 +239,22 @@ def batch_of_run(experiment: Experiment, state: State | None, ranks: int) -> int
     return state.batch_rows
 
 
-def few_steps(steps: int, rows: int, batch_rows: int, experiment: Experiment) -> tuple[str, ...]:
-    """A warning of a run that has too few optimizer steps to learn much; nothing for other runs."""
+def few_steps_notices(steps: int, rows: int, batch_rows: int, experiment: Experiment) -> tuple[str, ...]:
+    """A warning if the run has too few optimizer steps to learn much, else nothing."""
     if steps >= FEW_STEPS:
         return ()
     batch = "micro_batch_size or gradient_accumulation_steps" if experiment.batch_grows_with_ranks else "batch_rows"
     longer = next((name for name in ("exit_iteration", "max_steps") if steps == getattr(experiment, name)), "epochs")
     epochs = "" if experiment.epochs is None else f", epochs: {experiment.epochs}"
     notice = (
-        f"The run takes {steps} optimizer steps ({rows} rows, {batch_rows} a step{epochs}), which is "
-        f"few. A model usually learns more with {FEW_STEPS} or more: lower {batch}, or raise {longer}."
+        f"The run takes only {steps} optimizer steps ({rows} rows, {batch_rows} per step{epochs}). "
+        f"A model usually learns more with {FEW_STEPS} or more: lower {batch}, or raise {longer}."
     )
     return (notice,)
 
 
 def fingerprint_of(experiment: Experiment, train_rows: Rows, eval_rows: Rows) -> str:
-    """Digest of what must not change between attempts: options that decide the weights, and the rows."""
+    """Digest of what must stay the same between attempts: options that decide the weights, and the rows."""
     sections = {"seed", "model", "epochs", "max_steps", "min_steps", "exit_iteration", "optimizer", "scheduler", "loss"}
     data = {"packing", "pack_length", "sample_weighted_loss"}
     clipping = experiment.deepspeed["gradient_clipping"]

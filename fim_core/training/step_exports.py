@@ -1,6 +1,6 @@
-"""Weights of single steps in a folder of the user's, of which nothing is touched that the run did not write itself.
+"""Exports of the weights of single steps to a folder of the user, in which only the run's own files are changed.
 
-<output_dir>/<run>/exports.json     what the run has written here, in the order in which it did
+<output_dir>/<run>/exports.json     list of the run's exports, in the order in which they were written
 <output_dir>/<run>/step-N/          the weights of optimizer step N
 """
 
@@ -20,24 +20,24 @@ LIST = "exports.json"
 
 
 class StepExports:
-    """The exports of one run for one `checkpoint` entry. Lives on rank 0; an attempt that resumes goes on with its list.
+    """The exports of one run for one `checkpoint` entry; used on rank 0. A resumed attempt continues the list.
 
-    A step is put on the list before anything of it is written, and taken off after it has been removed, so that
-    whatever a kill leaves behind is known to be the run's own.
+    A step is added to the list before anything of it is written, and taken off after it has been removed, so that
+    everything a kill leaves behind is known to be the run's own.
     """
 
     def __init__(self, entry: CheckpointConfig, job: Job, fingerprint: str) -> None:
-        """Nothing is read or written yet.
+        """Derive the folder; nothing is read or written.
 
         Args:
-            fingerprint: of the run's options and data; a folder that another run has written is refused.
+            fingerprint: digest of the run's options and data, by which the folder of another run is recognized.
         """
         self.folder = Path(str(entry.output_dir)).absolute() / job.run_name
         self._keep = entry.keep
         self._fingerprint = fingerprint
 
     def require_own(self) -> None:
-        """Go on if the run's folder is free, or this run's.
+        """Require that the run's folder is missing, empty, or this run's.
 
         Raises:
             FimError: it holds something else.
@@ -45,10 +45,10 @@ class StepExports:
         self._listed()
 
     def begin(self, step: int) -> Path:
-        """Put a step on the list; returns an empty place for its weights.
+        """Add a step to the list; returns the path to write its weights to, which does not exist yet.
 
         Raises:
-            FimError: something is in the place of the step that this run did not write.
+            FimError: something that this run did not write is in the way.
         """
         name, listed = f"step-{step}", self._listed()
         final, scratch = self.folder / name, self._scratch(name)
@@ -64,7 +64,7 @@ class StepExports:
         return scratch
 
     def publish(self, step: int) -> Path:
-        """Move the weights that were written where `begin` said into place."""
+        """Rename the weights that were written to the path from `begin` to their final name."""
         name = f"step-{step}"
         scratch, final = self._scratch(name), self.folder / name
         flush_tree(scratch)
@@ -74,7 +74,7 @@ class StepExports:
         return final
 
     def surplus(self) -> list[Path]:
-        """What was written before the newest `keep`, oldest first."""
+        """The exports beyond the newest `keep`, oldest first."""
         return [self.folder / name for name in self._listed()[: -self._keep]]
 
     def remove(self, path: Path) -> None:

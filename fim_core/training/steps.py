@@ -1,23 +1,22 @@
-"""What an optimizer step is: which rows, in which packs, on which rank.
+"""Optimizer steps: their rows, packs, ranks and denominators.
 
-A step takes a batch of `batch_rows` rows, over all ranks, micro-batches and packs; the last batch of an epoch takes the
-rest. The epoch's rows are put in order and cut into batches before anything is packed
-(`fim_core.packing.batches.epoch_order`), and the loss is a mean over the whole batch. So a step is the same whatever
-computes it: packing, `pack_length`, the number of ranks and the launcher change the time and memory that it takes, not
-its rows, its loss or its gradient.
+A step takes a batch of `batch_rows` rows over all ranks, micro-batches and packs; the last batch of an epoch takes the
+remaining rows. The rows of an epoch are ordered and divided into batches before anything is packed
+(`fim_core.packing.batches.epoch_order`), and the loss is a mean over the whole batch. Packing, `pack_length`, the number
+of ranks and the launcher therefore change the time and memory of a step, but not its rows, loss or gradient.
 
-An example: 100 rows of 1,000 tokens, `batch_rows: 32`, `pack_length: 8192`, two ranks, two epochs.
+Example: 100 rows of 1,000 tokens, `batch_rows: 32`, `pack_length: 8192`, two ranks, two epochs.
 
 - An epoch is 4 batches of 32, 32, 32 and 4 rows, so the run takes 8 steps.
-- `flat`: a batch of 32 rows has 32,000 tokens and needs 4 packs of 8 rows. Each rank gets 2, computes one after the
-  other, and adds up their gradients; then the ranks add up theirs, and the optimizer steps. The batch of 4 rows would
-  fit one pack but becomes 2, so that both ranks have work.
-- `prefix_tree`: if the rows of a batch have 800 tokens in common, its packs hold 800 + 32 x 200 = 7,200 distinct
-  tokens, in 2 packs of 800 + 16 x 200 = 4,000, one a rank.
-- `none`: 32 packs of one row, 16 a rank.
+- `flat`: a batch of 32 rows has 32,000 tokens and needs 4 packs of 8 rows. Each rank gets 2, computes them one after
+  the other, and sums their gradients; then gradients are summed over the ranks, and the optimizer takes its step. The
+  batch of 4 rows would fit one pack but is divided into 2, so that both ranks have work.
+- `prefix_tree`: if the rows of a batch have 800 tokens in common, they hold 800 + 32 x 200 = 7,200 distinct tokens,
+  and become 2 packs of 800 + 16 x 200 = 4,000, one for each rank.
+- `none`: 32 packs of one row, 16 for each rank.
 
-The three take the same 8 steps. `micro_batch_size: 4` and `gradient_accumulation_steps: 4` would say the same batch as
-`batch_rows: 32` on these two ranks; they have no other meaning.
+All three take the same 8 steps. On these two ranks, `micro_batch_size: 4` with `gradient_accumulation_steps: 4` is
+another way to write `batch_rows: 32`; these options have no other meaning.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ Reduction = Literal["token", "sample"]
 
 @dataclass(frozen=True)
 class Position:
-    """How far a run has come: `step` optimizer steps are done; `batch` of `epoch` is the next to train on."""
+    """Position of a run in its data: `step` optimizer steps are done, and `batch` of `epoch` is next."""
 
     step: int = 0
     epoch: int = 0
@@ -47,13 +46,13 @@ class Step:
     """One optimizer step as one rank sees it.
 
     Attributes:
-        position: where the run stands after it.
-        micro_batches: this rank's packs, computed one after the other; as many on every rank, None where a rank has
-            nothing left to compute.
-        denominator: weight of all rows of the step on all ranks; what the summed loss is divided by.
-        rows, packs, tokens, distinct_tokens, trained_tokens: of the step on all ranks; distinct_tokens has shared
-            prefixes once, trained_tokens are the positions that are predicted.
-        ends_epoch: whether it is the last of its epoch.
+        position: that of the run after the step.
+        micro_batches: this rank's packs, to be computed one after the other; the same number on every rank, with None
+            where a rank has nothing left to compute.
+        denominator: weight of all rows of the step on all ranks, by which the summed loss is divided.
+        rows, packs, tokens, distinct_tokens, trained_tokens: counts of the step over all ranks; distinct_tokens counts
+            shared prefixes once, trained_tokens counts the positions that are predicted.
+        ends_epoch: whether it is the last step of its epoch.
     """
 
     position: Position
@@ -68,16 +67,16 @@ class Step:
 
 
 def row_weights(rows: Rows, reduction: Reduction) -> np.ndarray:
-    """What each row counts in the mean: its trained positions, or 1 if it has any. float64 [rows]."""
+    """Weight of each row in the mean: its number of trained positions, or 1 if it has any. float64 [rows]."""
     targets = rows.targets_per_row.astype(np.float64)
     return targets if reduction == "token" else (targets > 0).astype(np.float64)
 
 
-def deal(packs: Sequence[Pack], ranks: int) -> list[list[Pack | None]]:
-    """Packs for each rank: equally many, at about equal cost, None where there are too few.
+def distribute(packs: Sequence[Pack], ranks: int) -> list[list[Pack | None]]:
+    """Distribute packs to ranks, the same number at about equal cost to each; None fills up where there are too few.
 
-    The costliest pack goes first, each to the rank that has least so far (Graham, 1969, "Bounds on multiprocessing
-    timing anomalies"). Packs that ranks compute at the same time thus cost about the same, too.
+    Packs are taken in descending order of cost, each for the rank with the least cost so far (Graham, 1969, "Bounds on
+    multiprocessing timing anomalies"). Packs that ranks compute at the same time therefore cost about the same, too.
     """
     rounds = -(-len(packs) // ranks)
     dealt: list[list[Pack | None]] = [[] for _ in range(ranks)]
@@ -92,12 +91,13 @@ def deal(packs: Sequence[Pack], ranks: int) -> list[list[Pack | None]]:
 def count_steps(
     rows: int, batch_rows: int, epochs: int | None, limit: int | None = None, least: int | None = None
 ) -> int:
-    """Optimizer steps of a whole run over so many rows.
+    """Number of optimizer steps of a whole run.
 
     Args:
+        rows: number of training rows.
         epochs: passes over the rows; None for as many as `limit` needs.
-        limit: most steps.
-        least: fewest steps; beyond `epochs`, rows are passed over again until then.
+        limit: maximum number of steps.
+        least: minimum number of steps; training continues beyond `epochs` to reach it.
     """
     if epochs is None:
         assert limit is not None, "validated"
@@ -118,12 +118,12 @@ def steps(
 ) -> Iterator[Step]:
     """The steps of a rank from `start` to the end of the run.
 
-    All ranks know every plan, so each knows a step's denominator before the step.
+    All ranks know every plan, so each of them knows the denominator of a step beforehand.
 
     Args:
-        plan_of: the pack plan of an epoch.
-        weights: what `row_weights` gave.
-        total_steps: what `count_steps` gave.
+        plan_of: returns the pack plan of an epoch.
+        weights: result of `row_weights`.
+        total_steps: result of `count_steps`.
     """
     position = start
     while position.step < total_steps:
@@ -137,7 +137,7 @@ def steps(
             position = Position(position.step + 1, position.epoch, position.batch + 1)
         yield Step(
             position=position,
-            micro_batches=deal(packs, ranks)[rank],
+            micro_batches=distribute(packs, ranks)[rank],
             denominator=float(weights[members].sum()),
             rows=len(members),
             packs=len(packs),

@@ -1,4 +1,4 @@
-"""Where the events of a run go: JSON lines always, experiment trackers when asked for."""
+"""Event log of a run (JSON lines), and experiment trackers that receive its numbers."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from fim_core.training.log_tail import event_of
 
 
 class Tracker(Protocol):
-    """Takes the numbers of one event."""
+    """Receiver of the numbers of events."""
 
     def log(self, numbers: dict[str, float], step: int) -> None:
-        """`numbers` have names such as `train/loss`; `step` counts optimizer steps."""
+        """Record numbers with names such as `train/loss` at an optimizer step."""
 
     def close(self) -> None:
-        """Send what is left."""
+        """Send what is buffered, and end the run."""
 
 
 class TensorBoard:
@@ -34,7 +34,7 @@ class TensorBoard:
         _require("tensorboard", "tensorboard")
         from torch.utils.tensorboard import SummaryWriter
 
-        # Points from after the resumed step were drawn by an attempt that was lost.
+        # Points after the resumed step are from an attempt that was lost.
         self._writer = SummaryWriter(
             str(work.trackers / "tensorboard" / config.project / (config.name or name)),
             purge_step=resumed_at + 1 if resumed_at else 0,
@@ -50,7 +50,7 @@ class TensorBoard:
 
 
 class RunTracker:
-    """wandb, or trackio, which speaks the same language."""
+    """wandb, or trackio, which has the same interface."""
 
     def __init__(
         self, package: str, config: TrackerConfig, name: str, work: Work, settings: dict[str, Any], resumed_at: int
@@ -58,7 +58,7 @@ class RunTracker:
         module = _require(package, package)
         options: dict[str, Any] = {"project": config.project, "name": config.name or name, "config": settings}
         if package == "wandb":
-            # One run for all attempts at the same work folder. wandb takes a temporary folder for one that is not there.
+            # One run for all attempts in the same work folder. wandb uses a temporary folder if `dir` does not exist.
             work.trackers.mkdir(parents=True, exist_ok=True)
             options |= {"id": f"{work.root.name}-{name}"[-64:], "resume": "allow", "dir": str(work.trackers)}
             if isinstance(config, WandbConfig) and config.entity:
@@ -78,7 +78,7 @@ def open_trackers(experiment: Experiment, work: Work, resumed_at: int) -> list[T
     """The trackers that the experiment enables.
 
     Raises:
-        FimError: one whose package is not installed.
+        FimError: the package of one is not installed.
     """
     sections = {"name", "seed", "model", "optimizer", "scheduler", "epochs"}
     settings = portable(experiment.model_dump(mode="json", include=sections))
@@ -102,13 +102,13 @@ def _require(package: str, option: str) -> ModuleType:
 
 
 class EventLog:
-    """Writes each event as a line of JSON, and its numbers to the trackers. Lives on rank 0."""
+    """Writes each event as a line of JSON, and its numbers to the trackers; used on rank 0."""
 
     def __init__(self, path: Path, trackers: list[Tracker], resumed_at: int | None) -> None:
-        """Open the log, without what an attempt wrote after the step that is now resumed from.
+        """Open the log, and drop events after the step that is resumed from.
 
         Args:
-            resumed_at: the step of the resumed state; None at a fresh start, which begins an empty log.
+            resumed_at: the step of the resumed state; None at a fresh start, which empties the log.
         """
         self._trackers = trackers
         kept = [] if resumed_at is None else _up_to(path, resumed_at)
@@ -144,7 +144,7 @@ def _up_to(path: Path, step: int) -> list[str]:
     # A kill may have left half a line at the end.
     text = path.read_text(encoding="utf-8", errors="replace")
     lines = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
-    # What was removed after that step is gone all the same.
+    # Exports whose removal was recorded after that step are gone nevertheless.
     return [
         line
         for line in lines

@@ -1,4 +1,4 @@
-"""How fast and how well the hardware is used."""
+"""Hardware utilization: peak floating-point rates and peak memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 # Dense tensor-core rates from NVIDIA's data sheets, in floating-point operations a second, bf16 with fp32 sums (fp16
-# where a card has no bf16). Longer names first, as the first that is part of the device's name counts.
+# where a card has no bf16). The first key that is part of the device's name counts, so longer keys come first.
 PEAK_FLOPS = {
     "B200": 2250e12,
     "H200": 989e12,
@@ -32,11 +32,11 @@ PEAK_FLOPS = {
 
 @dataclass(frozen=True)
 class Peak:
-    """The rate that model-FLOPs utilisation is a share of, for one rank.
+    """Peak rate of one rank, by which model-FLOPs utilization is computed.
 
     Attributes:
-        flops: floating-point operations a second.
-        source: where the figure is from.
+        flops: floating-point operations per second.
+        source: origin of the figure, for people.
     """
 
     flops: float
@@ -44,10 +44,10 @@ class Peak:
 
 
 def peak_of(device: torch.device, dtype: torch.dtype) -> Peak | None:
-    """The GPU's peak: from a table for known cards in half precision, else a measured matrix product.
+    """The GPU's peak: from data sheets for known cards in half precision, else from a measured matrix product.
 
-    None on a CPU, whose rate depends on what else runs on the machine: a share of it would say nothing, and could be
-    above 1.
+    None on a CPU, whose rate depends on what else runs on the machine: utilization would be meaningless and could
+    exceed 1.
     """
     if device.type != "cuda":
         return None
@@ -61,7 +61,7 @@ def peak_of(device: torch.device, dtype: torch.dtype) -> Peak | None:
 
 
 def measure_matmul(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> float:
-    """Floating-point operations a second of the best of a few square matrix products."""
+    """Floating-point operations per second of the fastest of a few square matrix products."""
     size = 512 if device.type == "cpu" else 8192
     left, right = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(2))
     best = float("inf")
@@ -75,7 +75,7 @@ def measure_matmul(device: torch.device, dtype: torch.dtype, repeats: int = 5) -
 
 
 def peak_memory(device: torch.device) -> int:
-    """Most bytes that this process has held at a time: on the GPU, or of main memory on a CPU."""
+    """Peak memory of this process in bytes: on the GPU, or main memory on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,7 +1,7 @@
-"""What each rank of a training run executes: `python -m fim_core.training.worker --job work/job.json`.
+"""Program of each rank of a training run: `python -m fim_core.training.worker --job work/job.json`.
 
-RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT come from whoever starts the ranks. srun and mpirun have names
-of their own for the first three, and none for where the ranks meet; that is what `--rendezvous` is for.
+The launcher sets RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT. srun and mpirun have other names for the
+first three and none for the address at which the ranks meet, which `--rendezvous` gives.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from fim_core.training.failures import DISK_FULL, record_failure
 from fim_core.training.job import Job
 from fim_core.training.lease import die_without_follower
 
-LEAST_BYTES = 2**20
-"""A disk with less free space than this counts as full."""
+MIN_FREE_BYTES = 2**20
+"""A disk with less free space than this is considered full."""
 
-FOREIGN_NAMES = {
+RANK_VARIABLES = {
     "RANK": ("OMPI_COMM_WORLD_RANK", "SLURM_PROCID"),
     "LOCAL_RANK": ("OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID"),
     "WORLD_SIZE": ("OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS"),
@@ -34,9 +34,9 @@ FOREIGN_NAMES = {
 
 
 def main() -> int:
-    """Train as one rank. Returns the exit code: 0, 2 for a mistake of the user, DISK_FULL, 1 for everything else."""
+    """Train as one rank. Returns the exit code: 0, 2 for a mistake of the user, DISK_FULL, or 1 for any other error."""
     die_with_parent()
-    # Asked for by the launcher when a run hangs: the stack of every thread, into the log.
+    # When a run hangs, the launcher requests the stack of every thread, which goes to the log.
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     parser = argparse.ArgumentParser(description=__doc__)
@@ -49,7 +49,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     if arguments.rendezvous:
-        name_rank(arguments.rendezvous)
+        set_rank_variables(arguments.rendezvous)
         die_without_follower(job)
     rank = int(os.environ["RANK"])
     try:
@@ -57,7 +57,7 @@ def main() -> int:
     except BaseException as error:
         full = ran_out_of_space(error, job)
         user_error = isinstance(error, FimError)
-        # On a full disk nothing can be written down, so the exit code has to tell.
+        # On a full disk no failure can be recorded, so the exit code reports it.
         with suppress(OSError):
             if not full:
                 record_failure(job, rank, error)
@@ -66,10 +66,10 @@ def main() -> int:
     return 0
 
 
-def name_rank(master: str) -> None:
-    """Translate what srun and mpirun call a rank, where the usual variables are not set."""
+def set_rank_variables(master: str) -> None:
+    """Set the variables of a rank from those of srun and mpirun, unless they are set."""
     host, _, port = master.rpartition(":")
-    for name, others in FOREIGN_NAMES.items():
+    for name, others in RANK_VARIABLES.items():
         for value in (os.environ[other] for other in others if other in os.environ):
             os.environ.setdefault(name, value)
     os.environ.setdefault("MASTER_ADDR", host)
@@ -77,29 +77,29 @@ def name_rank(master: str) -> None:
 
 
 def ran_out_of_space(error: BaseException, job: Job) -> bool:
-    """Whether a rank ended because the disk is full. torch does not say why it could not write a file."""
+    """Whether the error is due to a full disk; judged by free space too, as torch does not say why a write failed."""
     if isinstance(error, FimError):
         return False
-    return is_disk_full(error) or shutil.disk_usage(job.work.root).free < LEAST_BYTES
+    return is_disk_full(error) or shutil.disk_usage(job.work.root).free < MIN_FREE_BYTES
 
 
 def train(job: Job) -> None:
-    """Set up this rank and train to the end."""
+    """Join the other ranks, prepare the run, and train to the end."""
     # DeepSpeed loads states with pickle; this makes torch refuse all but tensors and plain values.
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
     configure_logging(job.experiment.logger.level)
     from fim_core.training.distributed import join_ranks, leave_ranks
     from fim_core.training.loop import fit
-    from fim_core.training.run import setup
+    from fim_core.training.run import prepare_run
 
-    fit(setup(job, join_ranks()))
+    fit(prepare_run(job, join_ranks()))
     leave_ranks()
 
 
 def configure_logging(level: str) -> None:
-    """Send this level and above to standard error, which is the rank's log file; quieten chatty libraries to it."""
+    """Send this level and above to standard error, which is the rank's log file; set libraries to the same level."""
     logging.basicConfig(stream=sys.stderr, level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    # DeepSpeed calls collectives by names that torch is about to change.
+    # DeepSpeed calls collectives by names that torch has deprecated.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     import transformers
     from deepspeed.utils import logger as deepspeed_logger
@@ -112,7 +112,7 @@ def configure_logging(level: str) -> None:
 
 if __name__ == "__main__":
     code = main()
-    # All is written and the ranks have taken leave; taking the interpreter apart would only cost seconds.
+    # Everything is written and the process group is closed; a regular exit of the interpreter would only take seconds.
     with suppress(OSError):
         sys.stdout.flush()
         sys.stderr.flush()

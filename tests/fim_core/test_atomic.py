@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, whoever else writes them."""
+"""Atomic writes, also with several writers."""
 
 from __future__ import annotations
 

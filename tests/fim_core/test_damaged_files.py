@@ -1,4 +1,4 @@
-"""Damaged files that are no artifacts: each is refused in a sentence, or made again, whatever the damage is.
+"""Damaged files other than artifacts: each is refused with a clear error, or made again.
 
 The files of artifacts are in tests/e2e/test_damage.py, training states in training/test_checkpoint.py, models in
 serving/test_damage.py.
@@ -26,10 +26,10 @@ from fim_core.integrity import read_sealed, seal, unseal, write_sealed
 from fim_core.packing import PackPlan, plan_packs
 from fim_core.pipeline import stage_of
 from fim_core.pipeline.checks import run_artifact_checks
-from fim_core.store import LEASE, Store, version_of
+from fim_core.store import OWNER, Store, version_of
 from fim_core.training.failures import record_failure, recorded_failures
 from fim_core.training.job import Job, TrainResult, Work
-from fim_core.training.pack_plans import Plans
+from fim_core.training.pack_plans import PackPlans
 from fim_core.training.step_exports import LIST, StepExports
 
 IN_ALL = (*DAMAGES, "missing")
@@ -43,7 +43,7 @@ EXPERIMENT: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Case:
-    """A file, and what reads it."""
+    """A file and its reader."""
 
     file: Path
     read: Callable[[], Any]
@@ -90,15 +90,15 @@ REFUSED = [a_job, a_result, a_list_of_exports, a_list_of_withdrawn_checkpoints]
 
 
 @pytest.mark.parametrize("make", REFUSED)
-def test_what_cannot_be_made_again_is_refused(make: Callable[[Path], Case], tmp_path: Path) -> None:
+def test_files_that_cannot_be_made_again_are_refused(make: Callable[[Path], Case], tmp_path: Path) -> None:
     """4 files with 7 damages each: 28 cases."""
     case = make(tmp_path)
     whole = case.read()
     for damage in DAMAGES:
-        with damaged(case.file, damage), pytest.raises(FimError) as told:
+        with damaged(case.file, damage), pytest.raises(FimError) as caught:
             case.read()
-        assert case.file.name in str(told.value), damage
-        assert len(str(told.value).splitlines()) == 1
+        assert case.file.name in str(caught.value), damage
+        assert len(str(caught.value).splitlines()) == 1
     assert case.read() == whole
 
 
@@ -121,7 +121,7 @@ def test_a_damaged_benchmark_is_refused(benchmark: Path) -> None:
 def test_a_damaged_plan_is_planned_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """7 states, each with the plan of an undisturbed run afterwards; single bits follow in the next test."""
     rows = to_rows([([1, 2, 3, number], [-100, -100, -100, number]) for number in range(6)])
-    plans, file = Plans(tmp_path), tmp_path / "epoch-0.parquet"
+    plans, file = PackPlans(tmp_path), tmp_path / "epoch-0.parquet"
     made = []
 
     def plan() -> PackPlan:
@@ -217,21 +217,21 @@ def test_a_damaged_record_of_a_failure_hides_no_other(tmp_path: Path) -> None:
         record_failure(job, rank, FimError(f"of rank {rank}"))
     for damage in IN_ALL:
         with damaged(job.work.failure(job.attempt, 0), damage):
-            told = [failure.message for failure in recorded_failures(job)]
-            assert told[-1] == "of rank 1", damage
-            assert len(told) == 1 or damage == "one bit"
+            messages = [failure.message for failure in recorded_failures(job)]
+            assert messages[-1] == "of rank 1", damage
+            assert len(messages) == 1 or damage == "one bit"
 
 
-def test_a_damaged_lease_is_that_of_nobody(tmp_path: Path) -> None:
+def test_a_damaged_owner_file_is_ignored(tmp_path: Path) -> None:
     """8 states."""
     store = Store(tmp_path)
     identity: dict[str, Any] = {"inputs": {"exports": "a"}, "config": {}, "code": "1"}
     with store.publish("raw_completions", experiment="demo", **identity):
-        [(folder, lease)] = store.drafts()
-        assert lease is not None
-        assert lease.inputs == identity["inputs"]
+        [(folder, owner)] = store.drafts()
+        assert owner is not None
+        assert owner.inputs == identity["inputs"]
         for damage in IN_ALL:
-            with damaged(folder / LEASE, damage):
+            with damaged(folder / OWNER, damage):
                 [(_, found)] = store.drafts()
                 assert found is None or damage == "one bit"
 

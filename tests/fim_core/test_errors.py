@@ -1,4 +1,4 @@
-"""What the system refuses is told in a sentence, with the place and what to do."""
+"""Errors of the system, reported with the path and what to do."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ def caused(error: Exception, cause: Exception) -> Exception:
 )
 def test_a_full_disk_is_recognised(error: Exception, full: bool, tmp_path: Path) -> None:
     assert is_disk_full(error) == full
-    told = system_error(error)
-    assert (told is not None and "The disk is full" in str(told)) == full
+    reported = system_error(error)
+    assert (reported is not None and "The disk is full" in str(reported)) == full
     with (
         pytest.raises(FimError if full else type(error), match="disk is full" if full else None),
-        Store(tmp_path).full_disk_told("fim_prompts"),
+        Store(tmp_path).reporting_full_disk("fim_prompts"),
     ):
         raise error
 
 
-def test_what_is_nobodys_fault_but_ours_stays_an_error() -> None:
+def test_programming_errors_are_not_replaced() -> None:
     assert system_error(KeyError("x")) is None
     assert system_error(FileNotFoundError(errno.ENOENT, "No such file", "x")) is None
     assert "x cannot be used: Read-only" in str(system_error(OSError(errno.EROFS, "Read-only file system", "x")))
 
 
 @pytest.mark.parametrize("command", [("demo-data", "-o", "/sys/x.csv"), ("benchmark", "build", "-o", "/sys/bench")])
-def test_a_place_that_cannot_be_written_gives_a_sentence(command: tuple[str, ...]) -> None:
+def test_an_unwritable_path_is_a_clear_error(command: tuple[str, ...]) -> None:
     code = "from fim_core.cli.main import main; main()"
-    told = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True)
-    assert told.returncode == 2
-    assert told.stderr.startswith("fim: /sys/")
-    assert "cannot be used" in told.stderr
-    assert "Traceback" not in told.stderr
+    result = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stderr.startswith("fim: /sys/")
+    assert "cannot be used" in result.stderr
+    assert "Traceback" not in result.stderr

@@ -1,4 +1,4 @@
-"""Nothing is deleted or replaced that this package did not write: every command over a folder of somebody else's files."""
+"""Foreign files: no command deletes or replaces what this package did not write."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def fim(*arguments: str) -> str:
-    """Run a command; whatever it says, it may not break down."""
+    """Run a command, which may fail with an error message but not with a traceback."""
     result = CliRunner().invoke(app, [*arguments])
     assert result.exception is None or isinstance(result.exception, (FimError, SystemExit)), result.exc_info
     return result.output + str(result.exception)
@@ -61,7 +61,7 @@ def collect(folder: Path) -> None:
 
 
 def collect_here(folder: Path) -> None:
-    """With the current folder as the storage, in all ways in which that can come about."""
+    """With the current folder as the storage, given in every possible way."""
     before = Path.cwd()
     os.chdir(folder)
     try:
@@ -94,11 +94,11 @@ def publish_everything(folder: Path) -> None:
     store.drafts()
     with suppress(FimError):
         roll_back(store, "demo")
-    store.repair_current() if hasattr(store, "repair_current") else store.mend_current()
+    store.repair_current()
 
 
 def publish_in_place_of_something_else(folder: Path) -> None:
-    """Folders, an empty one, a file and links just where the new versions belong."""
+    """Folders, one of them empty, a file and links at the paths of the new versions."""
     store, version = Store(folder), version_of(**IDENTITY | {"config": {"number": 0}})
     before = snapshot(folder)
     places = {asset: folder / asset / version for asset in ASSETS if asset != "evaluation_report"}
@@ -228,8 +228,8 @@ def test_folders_that_only_share_names_with_a_store_stay(
     assert changed(before, tmp_path) == []
 
 
-def test_collection_takes_its_own_from_among_foreign_files(tmp_path: Path) -> None:
-    """All kinds of garbage, in a store into which somebody has put files later."""
+def test_garbage_collection_among_foreign_files(tmp_path: Path) -> None:
+    """All kinds of garbage, in a store to which foreign files were added later."""
     folder = tmp_path / "folder"
     store = Store(folder)
     own = [publish(store, asset, number, promote=True).path for asset in ASSETS[:3] for number in (0, 1)]
@@ -263,7 +263,7 @@ def test_collection_takes_its_own_from_among_foreign_files(tmp_path: Path) -> No
     assert not os.path.lexists(folder / "trained_checkpoint" / "current")
 
 
-def test_a_new_store_is_marked_and_a_folder_of_others_is_not(tmp_path: Path) -> None:
+def test_a_new_store_is_marked_and_a_folder_with_foreign_files_is_not(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     fill(tmp_path / "foreign", tmp_path / "outside")
     (tmp_path / "notes").mkdir()
@@ -280,7 +280,7 @@ def test_a_new_store_is_marked_and_a_folder_of_others_is_not(tmp_path: Path) -> 
     assert json.loads((tmp_path / "new" / "fim-store.json").read_text()) == {"fim_store": 1}
 
 
-def test_a_store_without_its_mark_gets_it_back_by_the_next_run(tmp_path: Path) -> None:
+def test_the_next_run_restores_a_missing_mark(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.use(publish(store, "raw_completions"), "demo")
     store.work_folder("trained_checkpoint", VERSION)

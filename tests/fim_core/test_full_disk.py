@@ -1,6 +1,6 @@
-"""A disk that is really full, and one that is really read-only: a sentence, and nothing left in the way of a retry.
+"""Full and read-only disks: a clear error, and nothing left behind that prevents a retry.
 
-They are mounted in memory, which takes root; elsewhere these tests are skipped.
+The disks are mounted in memory, which requires root; without it these tests are skipped.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def mount(place: Path, options: str) -> bool:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own with 64 KiB."""
+    """A separate file system of 64 KiB."""
     place = tmp_path / "disk"
     place.mkdir()
     if not mount(place, f"size={DISK_BYTES}"):
@@ -62,17 +62,17 @@ WRITERS: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_full_disk_is_a_sentence_and_leaves_nothing_half_written(name: str, disk: Path) -> None:
+def test_a_full_disk_is_a_clear_error_and_leaves_nothing_half_written(name: str, disk: Path) -> None:
     (disk / "filler").write_bytes(b"x" * (DISK_BYTES - 4096))
     with pytest.raises((FimError, OSError)) as raised:
         WRITERS[name](disk)
-    told = raised.value if isinstance(raised.value, FimError) else system_error(raised.value)
-    assert "The disk is full" in str(told)
+    error = raised.value if isinstance(raised.value, FimError) else system_error(raised.value)
+    assert "The disk is full" in str(error)
     left = {path.name for path in disk.rglob("*") if path.is_file() and path.parent.name != "locks"}
     assert left <= {"filler", "fim-store.json"}
 
 
-def test_a_tokenizer_on_a_full_disk_is_a_sentence(disk: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_a_tokenizer_on_a_full_disk_is_a_clear_error(disk: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     """tokenizers raises an exception of its own."""
     (disk / "filler").write_bytes(b"x" * (DISK_BYTES - 8192))
     with pytest.raises(Exception, match="No space left") as raised:
@@ -80,7 +80,7 @@ def test_a_tokenizer_on_a_full_disk_is_a_sentence(disk: Path, tokenizer: PreTrai
     assert "The disk is full" in str(system_error(raised.value))
 
 
-def test_removal_from_a_read_only_store_is_a_sentence(disk: Path) -> None:
+def test_removal_from_a_read_only_store_is_a_clear_error(disk: Path) -> None:
     store = Store(disk)
     with store.publish("raw_completions", experiment="demo", inputs={}, config={}, code="1") as draft:
         (draft.path / "rows").write_text("rows")
@@ -88,9 +88,9 @@ def test_removal_from_a_read_only_store_is_a_sentence(disk: Path) -> None:
     (artifact.path / "rows").write_text("damage")
     assert subprocess.run(["mount", "-o", "remount,ro", disk]).returncode == 0
     for command in (["verify", "--delete"], ["gc", "--delete", "--fresh-minutes", "0"]):
-        told = CliRunner().invoke(app, [*command, "--storage", str(disk)])
-        assert isinstance(told.exception, FimError)
-        assert "cannot be written (Read-only file system). Make it writable" in str(told.exception)
+        result = CliRunner().invoke(app, [*command, "--storage", str(disk)])
+        assert isinstance(result.exception, FimError)
+        assert "cannot be written (Read-only file system). Make it writable" in str(result.exception)
     assert (artifact.path / "rows").read_text() == "damage"
 
 

@@ -1,4 +1,4 @@
-"""How OpenMP's threads wait."""
+"""Wait policy of OpenMP's threads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Work on a stream in several processes."""
+"""Parallel processing of streams."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The store: whole or absent, found again, never mixed up."""
+"""Store: publishing, versions, links, locks, and kills at any moment."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_published_version_is_found_with_its_manifest(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("changes", [{"inputs": {"exports": "abd"}}, {"config": {"rows": 4}}, {"code": "2"}])
-def test_whatever_decides_the_content_changes_the_version(changes: dict) -> None:
+def test_everything_that_decides_the_content_changes_the_version(changes: dict) -> None:
     assert version_of(**IDENTITY) != version_of(**{**IDENTITY, **changes})
 
 
@@ -77,7 +77,7 @@ def test_versions_are_in_the_order_of_their_builds_whatever_the_clock_says(
     store, made = Store(tmp_path), []
     for number, year in enumerate((2030, 2020, 2025)):
         moment = datetime(year, 1, 1, tzinfo=UTC)
-        monkeypatch.setattr("fim_core.store.datetime", SimpleNamespace(now=lambda zone, moment=moment: moment))
+        monkeypatch.setattr("fim_core.store.publish.datetime", SimpleNamespace(now=lambda zone, moment=moment: moment))
         made.append(publish(store, config={"number": number}).version)
     assert [artifact.version for artifact in store.versions("raw_completions")] == made
 
@@ -119,9 +119,7 @@ def test_a_replaced_version_is_swapped_and_its_checks_forgotten(tmp_path: Path) 
     assert [path.name for path in checks.iterdir()] == [others.name]
 
 
-def test_folders_are_swapped_also_where_the_system_cannot_do_it_in_one_step(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_folders_are_swapped_even_without_an_atomic_exchange(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda *arguments, **options: object())
     store = Store(tmp_path)
     publish(store, "first")
@@ -159,13 +157,13 @@ def test_a_version_is_made_by_one_at_a_time(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_a_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(FimError, match="disk is full"), Store(tmp_path).full_disk_told("raw_completions"):
+    with pytest.raises(FimError, match="disk is full"), Store(tmp_path).reporting_full_disk("raw_completions"):
         raise OSError(errno.ENOSPC, "No space left on device")
-    with pytest.raises(PermissionError), Store(tmp_path).full_disk_told("raw_completions"):
+    with pytest.raises(PermissionError), Store(tmp_path).reporting_full_disk("raw_completions"):
         raise PermissionError(errno.EACCES, "Permission denied")
 
 
-def test_a_disk_that_is_full_before_anything_is_written_is_not_called_unwritable(
+def test_a_disk_that_is_full_from_the_start_is_not_reported_as_unwritable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object, **__: object) -> None:
@@ -177,7 +175,7 @@ def test_a_disk_that_is_full_before_anything_is_written_is_not_called_unwritable
     with pytest.raises(FimError, match="disk is full"), store.making("raw_completions", "abc"):
         pass
     monkeypatch.undo()
-    monkeypatch.setattr(store, "_lease", full)
+    monkeypatch.setattr("fim_core.store.publish.write_owner", full)
     with pytest.raises(FimError, match="disk is full"):
         publish(store)
     assert store.drafts() == []

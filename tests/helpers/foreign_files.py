@@ -35,14 +35,14 @@ _FOLDERS = [
 _FILES = [
     *(
         "current",
-        "tmp/lease.json",
+        "tmp/owner.json",
         "tmp/readme",
         "work/readme",
         "batch_cache/readme",
         "batch_cache/fim_prompts/readme.arrow",
     ),
     *("locks/notes", f"locks/{VERSION}", "checks/readme.json", f"checks/raw_completions/{VERSION}-notes.json"),
-    *("manifest.json", "lease.json", "metrics.jsonl", "result.json", "progress", "lease", "rank-0.log", "launcher.log"),
+    *("manifest.json", "owner.json", "metrics.jsonl", "result.json", "progress", "lease", "rank-0.log", "launcher.log"),
     *("items.jsonl", "benchmark.json", "report.json", "report.html", "predictions.parquet", "exports.json", "fim.json"),
     *("model.safetensors", "config.json", "README.md", "demo.csv", "demo.parquet", "prompts.parquet", "state.json"),
     *("output.summary.json", "output.rejected.parquet", "bare.summary.json", "lone.rejected.parquet"),

@@ -1,7 +1,7 @@
-"""A night in which everything goes wrong, in some minutes: at its end all is whole, and as if nothing had happened.
+"""Soak test: scheduled runs under random disturbances, after which the store must be as if none had happened.
 
-FIM_SOAK_SECONDS (default 600): how long things go wrong; the end takes some minutes more.
-FIM_SOAK_SEED: of all that is drawn by chance; what exactly it meets depends on the machine's speed.
+FIM_SOAK_SECONDS (default 600): duration of the disturbances; verification takes some minutes more.
+FIM_SOAK_SEED: seed of the disturbances; what they coincide with depends on the speed of the machine.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ EXPECTED = (
     "was ended by SIG",
     "Another run trains",
 )
-"""Words of the failures that the disturbances may cause; any other failure is a finding."""
+"""Phrases in messages of failures that the disturbances may cause; any other failure is a bug."""
 
 
-def test_a_bad_night_ends_as_a_good_one(tmp_path: Path) -> None:
+def test_disturbed_runs_end_like_undisturbed_ones(tmp_path: Path) -> None:
     with small_disk(tmp_path / "store") as mounted:
         if not mounted:
-            warnings.warn("The part with the full disk is left out: no file system can be mounted here.", stacklevel=1)
+            warnings.warn("The full disk is not tested: no file system can be mounted here.", stacklevel=1)
         with BadNight(tmp_path, SEED, small_disk=mounted) as night:
             pauses = Random(SEED)
             deadline = time.monotonic() + SECONDS
@@ -63,7 +63,7 @@ def test_a_bad_night_ends_as_a_good_one(tmp_path: Path) -> None:
 
 
 def wait_for_good_run(night: BadNight, since: float) -> None:
-    """The schedule's next run that begins after a moment ends well."""
+    """Wait for a scheduled run that starts after `since` and succeeds."""
 
     def good() -> bool:
         records = night.instance.get_run_records(
@@ -75,14 +75,14 @@ def wait_for_good_run(night: BadNight, since: float) -> None:
 
 
 def report(night: BadNight) -> None:
-    """Print what was done and how the runs ended (`pytest -s`, or when the test fails)."""
+    """Print the disturbances and how the runs ended (`pytest -s`, or when the test fails)."""
     print(night.journal.read_text())
     runs = night.instance.get_runs()
     print(Counter((run.job_name, run.status.value) for run in runs))
 
 
 def verify(night: BadNight, folder: Path) -> None:
-    """What has to hold after a night."""
+    """Check everything that must hold after the disturbances."""
     assert night.processes() == []
     assert night.on_gpu() == set()
     assert unexpected_failures(night.instance) == []
@@ -90,7 +90,7 @@ def verify(night: BadNight, folder: Path) -> None:
     experiment = load_experiment(night.experiment)
     for stage in STAGES:
         verify_whole(night.store, stage.asset)
-    # The gate may have refused every candidate, which is a failed check and no failed run.
+    # The gate may have refused every candidate, which fails a check but not a run.
     for stage in STAGES[:-1]:
         current = night.store.current(stage.asset, experiment.name)
         assert (
@@ -114,7 +114,7 @@ def verify(night: BadNight, folder: Path) -> None:
 
 
 def verify_whole(store: Store, asset: str) -> None:
-    """Every version of an asset is whole: its manifest names it, and its bytes and rows are there."""
+    """Check that every version of an asset is complete: name and manifest agree, and all bytes and rows are there."""
     folders = {entry for entry in (store.root / asset).iterdir() if entry.is_dir() and not entry.is_symlink()}
     artifacts = store.versions(asset)
     assert {artifact.path for artifact in artifacts} == folders - {store.root / asset / "by_experiment"}
@@ -129,15 +129,15 @@ def verify_whole(store: Store, asset: str) -> None:
 
 
 def unexpected_failures(instance: dg.DagsterInstance) -> list[str]:
-    """What steps failed of, where no disturbance explains it."""
+    """Failures of steps that no disturbance explains."""
     found = []
     for failed in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE])):
         for entry in instance.all_logs(failed.run_id, of_type=dg.DagsterEventType.STEP_FAILURE):
             data = entry.get_dagster_event().step_failure_data
-            said = data.error.to_string() if data.error else ""
-            killed = data.error is None or "ChildProcessCrash" in said or "Interrupted" in said
-            if not killed and not any(words in said for words in EXPECTED):
-                found.append(f"{failed.job_name} {failed.run_id} {entry.step_key}: {said}")
+            message = data.error.to_string() if data.error else ""
+            killed = data.error is None or "ChildProcessCrash" in message or "Interrupted" in message
+            if not killed and not any(words in message for words in EXPECTED):
+                found.append(f"{failed.job_name} {failed.run_id} {entry.step_key}: {message}")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Gradients that are added in place are those of plain autograd, and run a parameter's hooks as those do."""
+"""In-place accumulation of gradients, compared with plain autograd, including the hooks of parameters."""
 
 from __future__ import annotations
 

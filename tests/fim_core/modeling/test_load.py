@@ -1,4 +1,4 @@
-"""Models made from scratch, loaded, adapted and saved."""
+"""Loading of models: from scratch, pretrained, with adapters."""
 
 from __future__ import annotations
 
@@ -105,10 +105,10 @@ def test_a_configuration_that_cannot_be_loaded_is_one_sentence(tokenizer, tmp_pa
     tiny_model("qwen3").save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | change))
-    with pytest.raises(FimError, match="cannot be loaded") as told:
+    with pytest.raises(FimError, match="cannot be loaded") as caught:
         build_model(ModelConfig(name_or_path=str(tmp_path)), tokenizer, seed=0)
-    assert "Traceback" not in str(told.value)
-    assert "\n" not in str(told.value)
+    assert "Traceback" not in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_code_that_comes_with_a_model_is_neither_run_nor_asked_about(tokenizer, tmp_path, monkeypatch):
@@ -122,9 +122,9 @@ def test_code_that_comes_with_a_model_is_neither_run_nor_asked_about(tokenizer, 
     assert type(model).__module__.startswith("transformers.")
 
 
-def test_a_kernel_that_is_not_installed_is_one_sentence(tokenizer, monkeypatch):
+def test_a_missing_kernel_is_a_clear_error(tokenizer, monkeypatch):
     monkeypatch.setattr("fim_core.modeling.load._attention", lambda *_: "flash_attention_3")
-    with pytest.raises(FimError, match=r"cannot be made from model\.config"):
+    with pytest.raises(FimError, match=r"cannot be built from model\.config"):
         build_model(from_scratch(), tokenizer, seed=0)
 
 

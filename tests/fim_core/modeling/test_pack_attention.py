@@ -1,4 +1,4 @@
-"""Each attention backend against the definition: a dense mask, float64, one query at a time."""
+"""Attention backends, compared with the definition: a dense mask in float64, one query at a time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fim_core.modeling.attention import (
     pack_mask,
     select_backend,
 )
-from fim_core.modeling.segments import WINDOW_BLOCK, attention_parts
+from fim_core.modeling.segments import WINDOW_BLOCK, attention_calls
 from fim_core.packing.layout import Layout, forest
 
 
@@ -218,19 +218,19 @@ def test_flex_attention_does_not_see_other_rows(window):
 
 
 def test_no_pair_is_computed_twice():
-    """Without a window, the parts' pairs are just those that attend, plus the upper halves of causal parts."""
+    """Without a window, the calls compute exactly the attended pairs, plus the upper triangles of causal calls."""
     layout = chain(5)
     pairs = torch.zeros(layout.tokens, layout.tokens, dtype=torch.int)
-    for part in attention_parts(layout, None):
-        assert part.mask is None
-        block = torch.ones(part.q_stop - part.q_start, part.k_stop - part.k_start, dtype=torch.int)
-        pairs[part.q_start : part.q_stop, part.k_start : part.k_stop] += block.tril() if part.causal else block
+    for call in attention_calls(layout, None):
+        assert call.mask is None
+        block = torch.ones(call.q_stop - call.q_start, call.k_stop - call.k_start, dtype=torch.int)
+        pairs[call.q_start : call.q_stop, call.k_start : call.k_stop] += block.tril() if call.causal else block
     assert torch.equal(pairs.bool(), pack_mask(layout, None, torch.device("cpu")))
     assert pairs.max() == 1
 
 
 @pytest.mark.parametrize(
-    ("requested", "softcap", "backend", "told"),
+    ("requested", "softcap", "backend", "replaced"),
     [
         ("auto", None, "segments", False),
         ("sdpa", None, "segments", False),
@@ -239,8 +239,8 @@ def test_no_pair_is_computed_twice():
         ("auto", 50.0, "mask", False),
     ],
 )
-def test_what_a_cpu_lacks_is_replaced_by_the_best_it_has(requested, softcap, backend, told):
+def test_backends_that_a_cpu_lacks_are_replaced(requested, softcap, backend, replaced):
     chosen, notice = select_backend(requested, torch.device("cpu"), torch.float32, softcap)
     assert chosen == backend
-    assert (requested in notice) == told
-    assert math.isclose(len(notice), 0) != told
+    assert (requested in notice) == replaced
+    assert math.isclose(len(notice), 0) != replaced

@@ -1,4 +1,4 @@
-"""Packed rows give the loss and gradient of the same rows one by one, for every model type and option."""
+"""Loss and gradient of packed rows, compared with the same rows one by one, for every model type and option."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 from fim_core.errors import FimError
 from fim_core.modeling import PackedCausalLM, batch_loss, enable_activation_checkpointing
 from fim_core.modeling.attention import attention_name, register
-from fim_core.modeling.loss import LossShape, TiledCrossEntropy
+from fim_core.modeling.loss import LossOptions, TiledCrossEntropy
 from fim_core.modeling.support import PACKED_MODEL_TYPES
 from fim_core.packing import IGNORE_INDEX, Rows, collate, plan_packs
 
@@ -144,7 +144,7 @@ def test_tiled_cross_entropy_is_exact_in_float64(softcap, tile_logits, frozen):
     targets = torch.randint(0, 23, (11,), generator=generator)
     weights = torch.rand(11, generator=generator)
     total, losses = TiledCrossEntropy.apply(
-        *operands, targets, weights, LossShape(0.7, softcap, 0.1, 0.05, tile_logits)
+        *operands, targets, weights, LossOptions(0.7, softcap, 0.1, 0.05, tile_logits)
     )
     logits = 0.7 * nn.functional.linear(hidden, weight, bias)
     if softcap is not None:

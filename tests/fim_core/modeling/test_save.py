@@ -1,4 +1,4 @@
-"""What a saved checkpoint holds: weights that load anywhere, merged adapters, one number format."""
+"""Saved checkpoints: portable weights, merged adapters, one number format."""
 
 from __future__ import annotations
 

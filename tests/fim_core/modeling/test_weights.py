@@ -1,4 +1,4 @@
-"""Damaged weights are one clear error, whatever the damage is."""
+"""Damaged weights, each of which is one clear error."""
 
 from __future__ import annotations
 
@@ -66,11 +66,11 @@ def test_damaged_weights_are_a_clear_error(damage: str, tmp_path: Path) -> None:
         load_weights(tmp_path)
 
 
-def test_want_of_memory_is_not_called_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lack_of_memory_is_not_reported_as_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def none_left(*_: object, **__: object) -> None:
         torch.empty(2**60)
 
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", none_left)
-    with pytest.raises(FimError, match="Memory does not hold") as told:
+    with pytest.raises(FimError, match="do not fit in memory") as caught:
         load_weights(tmp_path)
-    assert not isinstance(told.value, DamagedFile)
+    assert not isinstance(caught.value, DamagedFile)

@@ -16,7 +16,7 @@ from fim_core.atomic import write_json
 from fim_core.champion.registry import withdrawn_file
 from fim_core.cli.main import app
 from fim_core.pipeline.garbage import find_garbage, remove
-from fim_core.store import LEASE, Artifact, Store, version_of
+from fim_core.store import OWNER, Artifact, Store, version_of
 
 
 def make(store: Store, asset: str, number: int, inputs: dict[str, str] | None = None, **counts: object) -> Artifact:
@@ -171,12 +171,12 @@ def test_inputs_of_a_run_under_way_are_kept(store: Store) -> None:
 def test_what_a_dead_run_left_goes_and_a_recent_attempt_stays(store: Store) -> None:
     publishing = store.publish("raw_completions", experiment="demo", inputs={}, config={}, code="1")
     draft = publishing.__enter__()
-    lease = draft.path.with_name(LEASE)
+    owner = draft.path.with_name(OWNER)
     child = os.fork()
     if child == 0:
         os._exit(0)
     os.waitpid(child, 0)
-    lease.write_text(lease.read_text().replace(str(os.getpid()), str(child)))
+    owner.write_text(owner.read_text().replace(str(os.getpid()), str(child)))
     recent, old = (store.work_folder("trained_checkpoint", 16 * digit) for digit in "01")
     training = store.work_folder("trained_checkpoint", 16 * "2")
     (training / "progress").touch()
@@ -219,7 +219,7 @@ def test_what_was_made_just_now_stays(store: Store, monkeypatch: pytest.MonkeyPa
     """Between its publication and its first use nothing refers to a version."""
     long_ago = datetime(2020, 1, 1, tzinfo=UTC)
     with monkeypatch.context() as clock:
-        clock.setattr("fim_core.store.datetime", SimpleNamespace(now=lambda zone: long_ago))
+        clock.setattr("fim_core.store.publish.datetime", SimpleNamespace(now=lambda zone: long_ago))
         old = make(store, "raw_completions", 0)
     make(store, "raw_completions", 1)
     assert [entry.path for entry in find_garbage(store)] == [old.path]

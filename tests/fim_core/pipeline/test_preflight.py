@@ -108,7 +108,7 @@ def test_an_unreachable_hub_is_asked_once(monkeypatch: pytest.MonkeyPatch, caplo
     monkeypatch.setattr(
         huggingface_hub, "hf_hub_url", lambda place, file: f"https://hub.invalid/{place}/resolve/main/{file}"
     )
-    with pytest.raises(FimError, match="the hub does not give it: "):
+    with pytest.raises(FimError, match="the hub does not provide it: "):
         require_place("nobody/has-this", "model")
     assert "Retry" not in caplog.text
 

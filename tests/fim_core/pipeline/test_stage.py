@@ -80,7 +80,7 @@ def test_an_input_that_was_made_while_the_clock_was_ahead_is_used_once(
     def materialize(stage: Stage, force: bool = False) -> StageResult:
         return run_stage(stage, experiment, store, upstream_of=stage_of, force=force)
 
-    monkeypatch.setattr("fim_core.store.datetime", Ahead)
+    monkeypatch.setattr("fim_core.store.publish.datetime", Ahead)
     materialize(raw_completions)
     monkeypatch.undo()
     assert not materialize(fim_prompts).reused

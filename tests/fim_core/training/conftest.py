@@ -1,4 +1,4 @@
-"""What the engine's tests share on disk."""
+"""Tokenizer and dataset that the tests of training share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fim_core.config import ModelConfig
 from fim_core.prompt_format.recipe import write_recipe
 from fim_core.prompts import PromptBuilder
 
-# Ranks are processes of their own and import what they run by name.
+# Ranks are separate processes and import their functions by name.
 sys.path.insert(0, str(Path(__file__).parent))
 
 from training_helpers import MODEL, make_rows, save_rows

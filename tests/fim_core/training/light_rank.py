@@ -1,4 +1,4 @@
-"""A rank without torch: it behaves as the variable BEHAVIOUR says. Started by the real launcher."""
+"""A rank without torch, started by the real launcher, with the behaviour that $BEHAVIOUR names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a cluster's machine executes, with ranks that do not import torch, and a lease as short as LEASE says."""
+"""The program of a cluster's machine, with ranks that do not import torch and a lease of $LEASE seconds."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ if __name__ == "__main__":
     light_rank = str(Path(__file__).with_name("light_rank.py"))
     local.rank_command = lambda job: [sys.executable, light_rank, str(job)]
     lease.LEASE_SECONDS = float(os.environ.get("LEASE", "60"))
-    lease.LOOK_SECONDS = 0.1
+    lease.CHECK_SECONDS = 0.1
     sys.exit(remote.main())

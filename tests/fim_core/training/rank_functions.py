@@ -1,4 +1,4 @@
-"""What tests run on ranks, in processes of their own."""
+"""Functions that tests run on ranks, in separate processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fim_core.training.distributed import Ranks, join_ranks
 from fim_core.training.export import build_for
 from fim_core.training.job import Job
 from fim_core.training.loop import accumulate, fit, next_steps, train_step
-from fim_core.training.run import setup
+from fim_core.training.run import prepare_run
 
 
 def first_gradient(job: Job) -> tuple[float, dict[str, np.ndarray]]:
@@ -33,13 +33,13 @@ def logged_lines(job: Job) -> list[str]:
     events = logging.getLogger("fim_core.training.events")
     events.addHandler(handler)
     events.setLevel(logging.INFO)
-    fit(setup(job, join_ranks()))
+    fit(prepare_run(job, join_ranks()))
     return [record.getMessage() for record in records]
 
 
 def gradient_of(job: Job, ranks: Ranks) -> tuple[float, dict[str, np.ndarray]]:
-    """The same, on ranks that have met already."""
-    run = setup(job, ranks)
+    """As `first_gradient`, on ranks that have joined already."""
+    run = prepare_run(job, ranks)
     step = next(next_steps(run))
     total, _ = accumulate(run, step)
     gradients = {}
@@ -52,7 +52,7 @@ def gradient_of(job: Job, ranks: Ranks) -> tuple[float, dict[str, np.ndarray]]:
 
 def sums_of_gradients(job: Job) -> int:
     """How often a run's first optimizer step sums gradients over ranks outside of ZeRO."""
-    run, calls = setup(job, join_ranks()), 0
+    run, calls = prepare_run(job, join_ranks()), 0
     reduce = run.engine.allreduce_bucket
 
     def counted(*arguments: Any, **options: Any) -> torch.Tensor:
@@ -67,7 +67,7 @@ def sums_of_gradients(job: Job) -> int:
 
 def stage_of_run(job: Job) -> int:
     """The ZeRO stage that a run starts with."""
-    stage: int = setup(job, join_ranks()).engine.zero_optimization_stage()
+    stage: int = prepare_run(job, join_ranks()).engine.zero_optimization_stage()
     return stage
 
 
@@ -95,12 +95,12 @@ def differences(jobs: list[Job], reference: Path) -> list[tuple[float, float, fl
 
 def whole_run(job: Job) -> dict[str, object]:
     """Train to the end; returns the result's fields."""
-    return vars(fit(setup(job, join_ranks())))
+    return vars(fit(prepare_run(job, join_ranks())))
 
 
 def norm_before_and_after_clipping(job: Job) -> tuple[float, float]:
     """Train one step; returns the norm of its gradient, and of the gradient that Adam was given."""
-    run = setup(job, join_ranks())
+    run = prepare_run(job, join_ranks())
     beta = job.experiment.optimizer.betas[0]
     outcome = train_step(run, next(next_steps(run)))
     adam = getattr(run.engine.optimizer, "optimizer", run.engine.optimizer)  # ZeRO wraps it
@@ -109,7 +109,7 @@ def norm_before_and_after_clipping(job: Job) -> tuple[float, float]:
 
 
 def error_of_run(job: Job) -> tuple[str, str]:
-    """Train; returns the class and the words of the error that it ends with."""
+    """Train; returns the class and the message of the error that it raises."""
     try:
         whole_run(job)
     except Exception as error:

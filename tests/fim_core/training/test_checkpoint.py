@@ -1,4 +1,4 @@
-"""A run that is killed and resumed ends with the weights of one that was never stopped."""
+"""Resumption: a run that is killed and resumed ends with the weights of one that was never stopped."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def events(job: Job, kind: str) -> list[dict[str, Any]]:
 
 
 def run_with_kills(job: Job, ranks: int, kills: int, seed: int) -> None:
-    """Train; SIGKILL all ranks at random moments, and start again until the run comes to its end."""
+    """Train; SIGKILL all ranks at random moments, and start again until the run ends."""
     rng = random.Random(seed)
     for _ in range(kills):
         group = Ranks(ranks, whole_run, job, folder=job.work.root)
@@ -67,7 +67,7 @@ def check_equal_runs(folder: Path, dataset: Path, tokenizer: Path, *, ranks: int
 
 
 def curve(job: Job) -> list[tuple[Any, ...]]:
-    """What each step's event says of the course of training."""
+    """The figures of each step that a resumed run has to repeat."""
     keys = ("step", "epoch", "loss", "lr", "grad_norm", "rows_total")
     return [tuple(event[key] for key in keys) for event in events(job, "step")]
 
@@ -167,7 +167,7 @@ def test_another_batch_is_refused(tmp_path: Path, dataset: Path, tokenizer_folde
 
 
 def damages(state: Path) -> dict[str, Callable[[], object]]:
-    """What may happen to a state: each of its files gone, empty, cut off or with one bit flipped, and its marker worse."""
+    """Damages of a state: each of its files missing, empty, cut off or with one bit flipped, and worse for its marker."""
     found: dict[str, Callable[[], object]] = {}
     for path in sorted(path for path in state.rglob("*") if path.is_file()):
         content, name = path.read_bytes(), path.relative_to(state).as_posix()
@@ -209,7 +209,7 @@ def test_an_older_state_is_used_where_the_newest_is_damaged(
 def test_a_run_with_a_damaged_state_ends_as_one_without(
     tmp_path: Path, dataset: Path, tokenizer_folder: Path, damaged: str
 ) -> None:
-    """It resumes from the older state, and saves the step anew though the damaged one is there."""
+    """It resumes from the older state, and saves the step again in place of the damaged one."""
     straight, run = (job_in(tmp_path / name, dataset, tokenizer_folder, epochs=1) for name in ("straight", "run"))
     run_ranks(1, whole_run, straight, folder=straight.work.root)
     run_ranks(1, whole_run, run, folder=run.work.root)

@@ -1,4 +1,4 @@
-"""However a run ends, its launcher says why, and nothing of it survives."""
+"""Ends of a run: the launcher reports the cause, and no process survives."""
 
 from __future__ import annotations
 
@@ -22,9 +22,8 @@ from training_helpers import tiny_experiment
 
 from fim_core.errors import FimError
 from fim_core.launchers import folder_lock, hostfile, local
-from fim_core.launchers import local as running
 from fim_core.launchers.launch import launch, prepare_job
-from fim_core.training import worker as main
+from fim_core.training import worker
 from fim_core.training.failures import DISK_FULL
 from fim_core.training.job import Job, TrainingFailed, Work
 
@@ -79,9 +78,9 @@ def test_a_rank_on_a_full_disk_ends_with_its_exit_code(tmp_path: Path, monkeypat
     job = prepare_job(tiny_experiment(), tmp_path, tmp_path, tmp_path / "work")
     monkeypatch.setattr(sys, "argv", ["main", "--job", str(job.work.job)])
     monkeypatch.setenv("RANK", "0")
-    monkeypatch.setattr(main, "train", full)
-    monkeypatch.setattr(main, "record_failure", full)
-    assert main.main() == DISK_FULL
+    monkeypatch.setattr(worker, "train", full)
+    monkeypatch.setattr(worker, "record_failure", full)
+    assert worker.main() == DISK_FULL
 
 
 @pytest.mark.usefixtures("light")
@@ -98,7 +97,7 @@ class TestLightRanks:
         assert [event["event"] for event in events] == ["start", "checkpoint"]
         wait_until_dead(pids_in(work))
 
-    def test_a_full_disk_is_told_though_nothing_could_be_written(
+    def test_a_full_disk_is_reported_though_nothing_can_be_written(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("BEHAVIOUR", "disk full")
@@ -106,7 +105,7 @@ class TestLightRanks:
             start(tmp_path, **two_ranks())
         assert not isinstance(caught.value, TrainingFailed), "a retry would find it full again"
 
-    def test_user_error_is_told_as_it_is(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_user_error_is_reported_unchanged(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("BEHAVIOUR", "user error")
         with pytest.raises(FimError) as caught:
             start(tmp_path, **two_ranks())
@@ -148,7 +147,7 @@ class TestLightRanks:
     def test_second_launch_in_the_same_folder_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(folder_lock, "LOCK_SECONDS", 0.2)
         with (
-            folder_lock.exclusive(Work(tmp_path / "work").lock),
+            folder_lock.lock_run_folder(Work(tmp_path / "work").lock),
             pytest.raises(FimError, match="Another run trains"),
         ):
             start(tmp_path)
@@ -167,7 +166,7 @@ LIGHT_DRIVER = """
 """
 
 
-def test_the_death_of_the_launcher_ends_what_has_left_its_process_group(tmp_path: Path) -> None:
+def test_the_death_of_the_launcher_ends_processes_that_left_its_group(tmp_path: Path) -> None:
     log = tmp_path / "rank-0.log"
     parent = subprocess.Popen([sys.executable, "-c", textwrap.dedent(LIGHT_DRIVER), str(log)])
     while not (log.exists() and len(log.read_text().split()) == 2):
@@ -193,7 +192,7 @@ DRIVER = """
 
 
 def test_death_of_the_parent(tmp_path: Path, dataset: Path, tokenizer_folder: Path) -> None:
-    """SIGKILL of the launcher in mid-training ends both ranks; the next launch resumes where they stood."""
+    """SIGKILL of the launcher in mid-training ends both ranks; the next launch resumes from their newest state."""
     work = Work(tmp_path / "work")
     options = {"epochs": 60, "checkpoint": {"save_every_n_steps": 2}, **two_ranks()}
     code = textwrap.dedent(DRIVER).format(
@@ -217,7 +216,7 @@ def test_death_of_the_parent(tmp_path: Path, dataset: Path, tokenizer_folder: Pa
     seen: list[dict[str, Any]] = []
 
     class Enough(Exception):
-        """Stops the second run, which has shown what it should."""
+        """Stops the second run, which has done what the test needs."""
 
     def watch(event: dict[str, Any]) -> None:
         seen.append(event)
@@ -231,7 +230,7 @@ def test_death_of_the_parent(tmp_path: Path, dataset: Path, tokenizer_folder: Pa
     assert seen[1]["step"] == seen[0]["step"] + 1
 
 
-def test_a_rank_that_is_stopped_is_found_and_named(
+def test_a_stopped_rank_is_identified(
     tmp_path: Path, dataset: Path, tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stopped = math.inf
@@ -245,21 +244,21 @@ def test_a_rank_that_is_stopped_is_found_and_named(
             stopped = time.monotonic()
 
     def hurried() -> float:
-        """Half an hour passes in some seconds, once the rank is stopped."""
+        """A clock that runs 300 times as fast once the rank is stopped."""
         now = time.monotonic()
         return now + 300 * max(0.0, now - stopped)
 
-    monkeypatch.setattr(running, "time", SimpleNamespace(sleep=time.sleep, monotonic=hurried))
+    monkeypatch.setattr(local, "time", SimpleNamespace(sleep=time.sleep, monotonic=hurried))
     experiment = tiny_experiment(epochs=60, **two_ranks())
     with pytest.raises(TrainingFailed, match=r"launcher\.heartbeat_timeout_minutes") as caught:
         launch(experiment, dataset, tokenizer_folder, tmp_path / "work", on_event=stop_one)
     assert "\nRank 1 does not answer." in str(caught.value)
-    assert re.search(r"\nRank 0 stands in \w+ \(.*, line \d+\)", str(caught.value))
+    assert re.search(r"\nRank 0 is in \w+ \(.*, line \d+\)", str(caught.value))
 
 
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder on the PATH, first."""
+    """A folder that is first on the PATH."""
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
@@ -277,8 +276,8 @@ def hostfile_job(tmp_path: Path, **options: Any) -> Job:
     return Job(tiny_experiment(launcher=launcher), tmp_path, tmp_path, Work(tmp_path / "work"), "a")
 
 
-def what_deepspeed_runs(command: list[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The command line that DeepSpeed's launcher makes of ours, instead of running it."""
+def deepspeed_command(command: list[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The command line that DeepSpeed's launcher would run for ours."""
     from deepspeed.launcher import runner
 
     class Ran(Exception):
@@ -311,10 +310,10 @@ def what_deepspeed_runs(command: list[str], monkeypatch: pytest.MonkeyPatch) -> 
 def test_hostfile_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, programs: Path, options: dict[str, Any], start: str
 ) -> None:
-    """DeepSpeed takes our command line, and what it makes of it starts our rank with the job."""
+    """DeepSpeed accepts our command line, and the one that it runs starts our worker with the job."""
     add_program(programs, hostfile.BACKEND_PROGRAMS[options["backend"]])
     command = hostfile.hostfile_command(hostfile_job(tmp_path, **options))
-    made = " ".join(what_deepspeed_runs(command, monkeypatch))
+    made = " ".join(deepspeed_command(command, monkeypatch))
     assert made.startswith(start)
     assert "fim_core/training/worker.py --job " + str(tmp_path / "work" / "job.json") in made
     assert made.endswith("--rendezvous worker-1:29500")
@@ -340,7 +339,7 @@ wait
 
 
 @pytest.mark.slow
-def test_hostfile_launch_by_way_of_slurm(
+def test_hostfile_launch_through_slurm(
     tmp_path: Path, programs: Path, dataset: Path, tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """DeepSpeed's launcher and our ranks are real; srun is a script that starts both ranks on this machine."""
@@ -370,6 +369,6 @@ def test_local_ranks_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert {command.environment["WORLD_SIZE"] for command in commands} == {"3"}
 
 
-def test_job_survives_its_file(tmp_path: Path) -> None:
+def test_a_job_is_read_as_it_was_written(tmp_path: Path) -> None:
     job = Job(tiny_experiment(epochs=7), tmp_path / "d", tmp_path / "t", Work(tmp_path / "w"), "a", {"data": "v1"})
     assert Job.read(job.write()) == job

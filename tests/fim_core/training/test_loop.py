@@ -1,4 +1,4 @@
-"""The loss and its gradient do not depend on how an optimizer step is packed, accumulated or sharded."""
+"""Training loop: loss and gradient do not depend on how an optimizer step is packed, accumulated or sharded."""
 
 from __future__ import annotations
 

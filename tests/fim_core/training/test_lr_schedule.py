@@ -1,4 +1,4 @@
-"""Learning rates against the formulas written out, and against transformers'."""
+"""Learning-rate schedules, compared with written-out formulas and with transformers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each option of an experiment that concerns training does what it says, or is refused by name."""
+"""Training options of an experiment: each has its effect, or is refused by name."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fim_core.prompt_format.recipe import read_recipe
 from fim_core.training.deepspeed_config import deepspeed_config
 from fim_core.training.job import Job, Work
 from fim_core.training.optimizer import decay_groups
-from fim_core.training.run import beyond_context, few_steps
+from fim_core.training.run import context_notices, few_steps_notices
 from fim_core.training.trackers import open_trackers
 
 LORA = {"config": MODEL, "tokenizer": "unused", "peft_config": {"r": 4, "target_modules": ["q_proj", "v_proj"]}}
@@ -280,12 +280,14 @@ def test_tracker_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_run_of_few_steps_is_warned_about(tmp_path: Path, dataset: Path, tokenizer_folder: Path) -> None:
-    assert few_steps(50, 800, 16, tiny_experiment()) == ()
-    [notice] = few_steps(5, 40, 8, tiny_experiment())
-    assert "takes 5 optimizer steps (40 rows, 8 a step, epochs: 1)" in notice
+    assert few_steps_notices(50, 800, 16, tiny_experiment()) == ()
+    [notice] = few_steps_notices(5, 40, 8, tiny_experiment())
+    assert "takes only 5 optimizer steps (40 rows, 8 per step, epochs: 1)" in notice
     assert "lower batch_rows, or raise epochs." in notice
-    assert "raise max_steps" in few_steps(3, 40, 8, tiny_experiment(max_steps=3))[0]
-    assert "lower micro_batch_size" in few_steps(5, 40, 8, tiny_experiment(batch_rows=None, micro_batch_size=8))[0]
+    assert "raise max_steps" in few_steps_notices(3, 40, 8, tiny_experiment(max_steps=3))[0]
+    assert (
+        "lower micro_batch_size" in few_steps_notices(5, 40, 8, tiny_experiment(batch_rows=None, micro_batch_size=8))[0]
+    )
     _, result, events = train(tmp_path, dataset, tokenizer_folder)
     assert result["notices"] == (notice,)
     assert [event["message"] for event in events if event["event"] == "warning"] == [notice]
@@ -296,7 +298,7 @@ def test_a_folder_may_have_any_name(tmp_path: Path, dataset: Path, tokenizer_fol
     assert (job.work.model / "model.safetensors").is_file()
 
 
-def test_a_run_says_what_its_steps_hold(tmp_path: Path, dataset: Path, tokenizer_folder: Path) -> None:
+def test_step_events_add_up_to_the_result(tmp_path: Path, dataset: Path, tokenizer_folder: Path) -> None:
     data = {"sources": [{"type": "demo"}], "pack_samples": "flat", "pack_length": 64}
     _, result, events = train(tmp_path, dataset, tokenizer_folder, data=data, batch_rows=7)
     steps = [event for event in events if event["event"] == "step"]
@@ -319,12 +321,12 @@ def test_wandb_gets_the_entity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert [options["project"] for options in asked] == ["p", "p"]
 
 
-def test_rows_beyond_the_models_context_are_told() -> None:
+def test_rows_beyond_the_context_of_the_model_are_reported() -> None:
     config = Qwen3Config(max_position_embeddings=64)
-    assert beyond_context(64, config) == ()
-    [notice] = beyond_context(65, config)
+    assert context_notices(64, config) == ()
+    [notice] = context_notices(65, config)
     assert "65 tokens" in notice
-    assert "made for 64" in notice
+    assert "context is 64" in notice
 
 
 def test_norms_and_biases_do_not_decay(tokenizer: PreTrainedTokenizerFast) -> None:

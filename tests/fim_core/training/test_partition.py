@@ -1,4 +1,4 @@
-"""ZeRO stage 3 reads a pretrained model in parts, and trains it as if it were whole."""
+"""ZeRO stage 3: a pretrained model is loaded in partitions, and trained as if it were whole."""
 
 from __future__ import annotations
 

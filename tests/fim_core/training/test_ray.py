@@ -1,4 +1,4 @@
-"""Training through a Ray on this machine: it trains, stops, says why it broke, and resumes."""
+"""Training through Ray on this machine: success, cancellation, failure and resumption."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_death_of_the_follower(tmp_path: Path, dataset: Path, tokenizer_folder: 
     wait_until_dead([*orphans, *pids], seconds=15.0)
 
 
-def test_ray_that_is_not_there(tmp_path: Path, launcher: Any) -> None:
+def test_ray_that_cannot_be_reached(tmp_path: Path, launcher: Any) -> None:
     elsewhere = launcher | {"address": "http://127.0.0.1:9"}
     with pytest.raises(FimError, match=r"launcher\.address"):
         launch(tiny_experiment(launcher=elsewhere), tmp_path, tmp_path, tmp_path / "work")

@@ -1,4 +1,4 @@
-"""Rows of a real export, a full vocabulary: one loss and one gradient however a step is packed, split and sharded."""
+"""Rows of a real export with a full vocabulary: the same loss and gradient however a step is packed and sharded."""
 
 from __future__ import annotations
 

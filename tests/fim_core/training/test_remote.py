@@ -1,4 +1,4 @@
-"""Ranks on a cluster's machine, which is this one: followed, ended and explained through the shared folder alone."""
+"""Ranks on a cluster's machine (here this one), which are followed and ended through the shared folder alone."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_good_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: Any) -
         ("killed", TrainingFailed, "Rank 1 was ended by SIGKILL"),
     ],
 )
-def test_failure_is_told_as_on_one_machine(
+def test_failures_are_reported_as_on_one_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: Any, behaviour: str, kind: type[FimError], said: str
 ) -> None:
     monkeypatch.setenv("BEHAVIOUR", behaviour)
@@ -148,7 +148,7 @@ def test_a_lease_lasts_as_long_as_it_is_renewed(tmp_path: Path, monkeypatch: pyt
 
 
 def test_ranks_see_that_they_were_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(lease, "CHECK_SECONDS", 0.0)
     job = Job(tiny_experiment(), tmp_path, tmp_path, Work(tmp_path), "a")
     follower, check = Lease(job), LeaseCheck(job)
     follower.renew()

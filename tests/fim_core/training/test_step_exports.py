@@ -1,4 +1,4 @@
-"""Weights of single steps in the user's own folder, and states in the run's: only what the run wrote is ever removed."""
+"""Exports of steps to a folder of the user, and states of a run: only what the run wrote is removed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def exports_of(job: Job, fingerprint: str = "print") -> StepExports:
 
 
 def write(exports: StepExports, step: int) -> None:
-    """Export a step and remove what is too much, as the engine does."""
+    """Export a step and remove surplus exports, as the training loop does."""
     scratch = exports.begin(step)
     scratch.mkdir()
     (scratch / "weights").write_text(f"weights of {step}")
@@ -101,7 +101,7 @@ def test_a_folder_that_is_not_the_runs_is_refused(kind: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["step-7", ".step-7"])
-def test_a_step_that_somebody_put_among_the_exports_is_not_replaced(name: str, tmp_path: Path) -> None:
+def test_a_foreign_step_among_the_exports_is_not_replaced(name: str, tmp_path: Path) -> None:
     exports = exports_of(job_in(tmp_path / "work", tmp_path / "output"))
     write(exports, 2)
     (exports.folder / name).mkdir()

@@ -1,4 +1,4 @@
-"""An optimizer step takes the same rows whatever computes it."""
+"""Optimizer steps take the same rows for every packing and number of ranks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fim_core.packing import IGNORE_INDEX, Pack, PackPlan, Rows, plan_packs
 from fim_core.packing.plan import Strategy
-from fim_core.training.steps import Position, Step, count_steps, deal, row_weights, steps
+from fim_core.training.steps import Position, Step, count_steps, distribute, row_weights, steps
 
 START = Position()
 STRATEGIES: list[Strategy] = ["prefix_tree", "flat", "none"]
@@ -152,17 +152,17 @@ def pack_of(cost: float) -> Pack:
 
 
 def test_ranks_get_equally_many_packs_of_about_equal_cost() -> None:
-    dealt = deal([pack_of(cost) for cost in (1, 2, 3, 4, 5, 9)], ranks=2)
+    dealt = distribute([pack_of(cost) for cost in (1, 2, 3, 4, 5, 9)], ranks=2)
     assert [[pack.cost for pack in packs if pack] for packs in dealt] == [[9, 3, 1], [5, 4, 2]]
-    dealt = deal([pack_of(cost) for cost in (1, 1, 10)], ranks=2)
+    dealt = distribute([pack_of(cost) for cost in (1, 1, 10)], ranks=2)
     assert [[pack and pack.cost for pack in packs] for packs in dealt] == [[10, None], [1, 1]]
 
 
 def test_a_rank_without_packs_runs_as_many_micro_batches() -> None:
-    dealt = deal([pack_of(cost) for cost in (1, 2, 3)], ranks=4)
+    dealt = distribute([pack_of(cost) for cost in (1, 2, 3)], ranks=4)
     assert [len(packs) for packs in dealt] == [1, 1, 1, 1]
     assert dealt[3] == [None]
-    assert deal([], ranks=2) == [[], []]
+    assert distribute([], ranks=2) == [[], []]
 
 
 @given(

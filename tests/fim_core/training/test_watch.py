@@ -1,4 +1,4 @@
-"""What ranks write reaches whoever follows them: marked, chosen, and not without end."""
+"""Logs of ranks as the launcher shows them: prefixed, selected, and limited in length."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from training_helpers import tiny_experiment
 
-from fim_core.launchers import monitor as watch
+from fim_core.launchers import monitor
 from fim_core.launchers.monitor import RankLogs
 from fim_core.training.job import Job, Work
 
@@ -47,11 +47,11 @@ def test_chosen_ranks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr().err == "[rank 1] here\n"
 
 
-def test_a_rank_that_does_not_stop_writing(
+def test_long_output_is_cut(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch, "MAX_LINES", 3)
-    monkeypatch.setattr(watch, "MAX_LINE_LENGTH", 5)
+    monkeypatch.setattr(monitor, "MAX_LINES", 3)
+    monkeypatch.setattr(monitor, "MAX_LINE_LENGTH", 5)
     job = job_in(tmp_path)
     logs = RankLogs(job)
     for _ in range(4):
@@ -62,5 +62,5 @@ def test_a_rank_that_does_not_stop_writing(
         "[rank 0] 01234",
         "[rank 0] 0123",
         "[rank 0] 01234",
-        f"[rank 0] From here on only in {log}",
+        f"[rank 0] Further lines are only in {log}",
     ]

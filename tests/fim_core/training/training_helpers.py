@@ -1,4 +1,4 @@
-"""Tiny experiments for the engine's tests, and ranks that start in a blink."""
+"""Tiny experiments for tests of training, and ranks that start within milliseconds."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Ranks:
         """Start them.
 
         Args:
-            folder: a place of the test's own, where the ranks meet.
+            folder: folder of the test, in which the ranks meet.
         """
         folder.mkdir(parents=True, exist_ok=True)
         context = multiprocessing.get_context("forkserver")
