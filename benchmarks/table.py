@@ -27,7 +27,7 @@ def main() -> None:
     predictors = by_predictor(report)
     head = ["", *(TITLES[name] for name in predictors), "rows"]
     lines = [head, ["---"] + ["---:"] * (len(head) - 1)]
-    for metric in METRICS:
+    for metric in METRICS.values():
         if metric.headline and metric.name in report["metrics"]:
             cells = [_cell(figures.get(metric.name), metric.unit) for figures in predictors.values()]
             unit = "" if metric.unit == "share" else f", {metric.unit}"

@@ -15,7 +15,7 @@ from fim_core.folders.report import ReportFolder
 from fim_core.store import Artifact, Store
 
 if TYPE_CHECKING:
-    from fim_core.metrics.registry import Metric
+    from fim_core.metrics.metric import Metric
 
 _COLUMNS = {
     "row_id": "As in raw_completions.",
@@ -46,7 +46,7 @@ def shown(artifact: Artifact, experiment: Experiment, store: Store) -> dict[str,
     files = ReportFolder(artifact.path)
     report = files.read()
     figures = report["metrics"]
-    measured = [metric for metric in METRICS if figures.get(metric.name, {}).get("value") is not None]
+    measured = [metric for metric in METRICS.values() if figures.get(metric.name, {}).get("value") is not None]
     shares = {
         metric.title: tuple(figures[metric.name][key] for key in ("value", "low", "high"))
         for metric in measured
@@ -54,7 +54,7 @@ def shown(artifact: Artifact, experiment: Experiment, store: Store) -> dict[str,
     }
     schema = pq.read_schema(files.predictions)
     return {
-        COLUMN_SCHEMA: column_schema(schema, _COLUMNS | {metric.name: metric.title for metric in METRICS}),
+        COLUMN_SCHEMA: column_schema(schema, _COLUMNS | {metric.name: metric.title for metric in METRICS.values()}),
         COLUMN_LINEAGE: column_lineage({name: _LINEAGE.get(name, _MEASURED) for name in schema.names}),
         "rows": artifact.counts["rows"],
         "groups": artifact.counts["groups"],

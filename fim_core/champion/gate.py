@@ -12,7 +12,7 @@ from fim_core.errors import FimError
 from fim_core.evaluation.names import BASE, CHAMPION, CONSTANTS, TITLES
 from fim_core.evaluation.words import VERDICTS, Figure, comparison, show_difference, show_with_unit, standing
 from fim_core.folders.report import ReportFolder
-from fim_core.metrics.registry import BY_NAME
+from fim_core.metrics.registry import METRICS
 
 BETTER_THAN = {"better_than_base": (BASE,), "better_than_constants": CONSTANTS, "better": (CHAMPION,)}
 """Rules that ask for a gain larger than chance, and over what."""
@@ -96,7 +96,7 @@ def _apply(rule: GateRule, report: Mapping[str, Any]) -> RuleResult:
         return _better(rule, report, BETTER_THAN[rule.rule])
     if rule.rule == "not_worse":
         return _not_worse(rule, report)
-    metric, ours = BY_NAME[rule.metric], report["metrics"].get(rule.metric)
+    metric, ours = METRICS[rule.metric], report["metrics"].get(rule.metric)
     if ours is None or ours["value"] is None:
         reason = _reason(metric.title, False, "not a finite number" if ours else "the report holds no such figure")
         return RuleResult(rule.metric, rule.rule, False, reason)
@@ -111,7 +111,7 @@ def _apply(rule: GateRule, report: Mapping[str, Any]) -> RuleResult:
 
 def _better(rule: GateRule, report: Mapping[str, Any], rivals: Sequence[str]) -> RuleResult:
     """The whole interval of the paired difference to each rival lies on the better side of 0."""
-    metric, confidence = BY_NAME[rule.metric], report["options"]["confidence"]
+    metric, confidence = METRICS[rule.metric], report["options"]["confidence"]
     missing = [_cannot_compare(rule.metric, name, report) for name in rivals]
     if (first := next((found for found in missing if found), None)) is not None:
         holds, why = first
@@ -134,7 +134,7 @@ def _not_worse(rule: GateRule, report: Mapping[str, Any]) -> RuleResult:
 
     Only a loss that chance does not explain counts.
     """
-    metric, confidence = BY_NAME[rule.metric], report["options"]["confidence"]
+    metric, confidence = METRICS[rule.metric], report["options"]["confidence"]
     if missing := _cannot_compare(rule.metric, CHAMPION, report):
         holds, why = missing
         return RuleResult(rule.metric, rule.rule, holds, _reason(metric.title, holds, why))

@@ -44,7 +44,7 @@ def print_figures(report: Mapping[str, Any]) -> None:
     table.add_column("Metric")
     for name in predictors:
         table.add_column(TITLES[name], justify="right")
-    for metric in METRICS:
+    for metric in METRICS.values():
         if metric.headline and metric.name in report["metrics"]:
             own = report["metrics"][metric.name]
             cells = [

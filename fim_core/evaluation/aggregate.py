@@ -9,7 +9,8 @@ import numpy as np
 
 from fim_core.evaluation.power import detectable_gain, detectable_share, fewest_groups
 from fim_core.evaluation.scores import Columns
-from fim_core.metrics.registry import METRICS, Metric
+from fim_core.metrics.metric import Metric
+from fim_core.metrics.registry import METRICS
 
 _CELLS_AT_ONCE = 4_000_000
 
@@ -62,7 +63,7 @@ def estimates(columns: Columns, groups: np.ndarray, bootstrap: Bootstrap) -> dic
         groups: group of each row, any labels.
         bootstrap: resamples, level and seed; the same give the same intervals.
     """
-    metrics = [metric for metric in METRICS if metric.over in columns]
+    metrics = [metric for metric in METRICS.values() if metric.over.name in columns]
     over, per = _sums(columns, metrics, groups)
     value = _ratio(over.sum(0), per.sum(0))
     low, high = _interval(np.concatenate([_ratio(*s) for s in _resampled(over, per, bootstrap)]), bootstrap)
@@ -82,7 +83,7 @@ def differences(ours: Columns, theirs: Columns, groups: np.ndarray, bootstrap: B
     Each resample draws the same groups for both, so that what makes rows hard for both cancels out. A single group says
     nothing of chance: the interval of shares is then the widest, -1 to 1.
     """
-    metrics = [metric for metric in METRICS if metric.over in ours and metric.over in theirs]
+    metrics = [metric for metric in METRICS.values() if metric.over.name in ours and metric.over.name in theirs]
     # Ours, then theirs, side by side: resampled together.
     pairs = zip(*(_sums(columns, metrics, groups) for columns in (ours, theirs)), strict=True)
     over, per = (np.concatenate(sums, axis=1) for sums in pairs)
@@ -150,8 +151,8 @@ def _sums(columns: Columns, metrics: Sequence[Metric], groups: np.ndarray) -> tu
 
 
 def _parts(columns: Columns, metric: Metric) -> tuple[np.ndarray, np.ndarray]:
-    numerator = columns[metric.over]
-    denominator = np.ones_like(numerator) if metric.per is None else columns[metric.per]
+    numerator = columns[metric.over.name]
+    denominator = np.ones_like(numerator) if metric.per is None else columns[metric.per.name]
     applies = ~np.isnan(numerator) & ~np.isnan(denominator)
     return np.where(applies, numerator, 0.0), np.where(applies, denominator, 0.0)
 

@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 from datasets import Dataset, load_from_disk
 
 from fim_core.errors import FimError
-from fim_core.evaluation.scores import EvalRow
 from fim_core.folders.prompts import PromptsFolder
 from fim_core.folders.tokenized import TokenizedFolder
+from fim_core.metrics.rows import EvalRow
 from fim_core.prompt_format.recipe import Recipe, read_recipe
 from fim_core.prompts.finished import context_of
 from fim_core.records.parse import parse_input

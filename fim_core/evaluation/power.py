@@ -8,7 +8,7 @@ from statistics import NormalDist
 from typing import Any
 
 from fim_core.evaluation.names import BASE, CHAMPION, CONSTANTS
-from fim_core.metrics.registry import BY_NAME
+from fim_core.metrics.registry import METRICS
 
 METRIC = "exact_match_sql"
 """What the default gate decides on, and so what the power of a report is about."""
@@ -87,7 +87,7 @@ def power_of(others: Mapping[str, Mapping[str, Any]], counts: Mapping[str, Any])
     enough = worst is not None and worst <= ENOUGH
     if not compared:
         sentence = (
-            f"The held-out rows hold nothing that {BY_NAME[METRIC].title} measures, so the gate sees no gain in it."
+            f"The held-out rows hold nothing that {METRICS[METRIC].title} measures, so the gate sees no gain in it."
         )
     else:
         sentence = _sentence(worst, counts) + ("" if enough else f" {_cure(counts)}")
@@ -106,7 +106,7 @@ def _at_least(successes: int, trials: int, chance: float) -> float:
 
 
 def _sentence(worst: float | None, counts: Mapping[str, Any]) -> str:
-    title, measured = BY_NAME[METRIC].title, f"{counts['evaluated']:,} rows in {counts['groups']:,} groups"
+    title, measured = METRICS[METRIC].title, f"{counts['evaluated']:,} rows in {counts['groups']:,} groups"
     if worst is None:
         return f"On {measured}, no gain in {title} can be told from chance."
     return (

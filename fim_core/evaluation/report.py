@@ -17,9 +17,10 @@ from fim_core.config.evaluation import EvaluationConfig
 from fim_core.evaluation.aggregate import LENGTH_BUCKETS, Bootstrap, differences, estimates, length_bucket, subset
 from fim_core.evaluation.names import BASE, CHAMPION, MODEL
 from fim_core.evaluation.power import power_of
-from fim_core.evaluation.scores import Columns, EvalRow, Prediction, Scores
+from fim_core.evaluation.scores import Columns, Scores
 from fim_core.folders.report import ReportFolder
-from fim_core.metrics.registry import BY_NAME
+from fim_core.metrics.registry import METRICS
+from fim_core.metrics.rows import EvalRow, Prediction
 
 SCHEMA_VERSION = 2
 
@@ -90,7 +91,7 @@ def build_report(
                 "unit": metric.unit,
                 "higher_is_better": metric.higher_is_better,
             }
-            for name, metric in BY_NAME.items()
+            for name, metric in METRICS.items()
         },
         "examples": _examples(rows, predictions, scores, options.examples, show_samples),
         "options": options.model_dump(mode="json") | {"seed": seed},
@@ -132,7 +133,7 @@ def _figures(scores: Scores, groups: np.ndarray, bootstrap: Bootstrap) -> dict[s
     others = {}
     for name, theirs in scores.columns.items():
         if name != MODEL:
-            read = ~np.isnan(theirs["gold_chars"])
+            read = scores.read[name]
             paired = differences(subset(ours, read), subset(theirs, read), groups[read], bootstrap)
             others[name] = {
                 "rows": int(read.sum()),
@@ -149,9 +150,14 @@ def _slices(
     for name in names:
         mask = labels == name
         if mask.any():
-            part = Scores({predictor: subset(columns, mask) for predictor, columns in scores.columns.items()})
+            part = _of_rows(scores, mask)
             found[str(name)] = {"rows": int(mask.sum()), **_figures(part, groups[mask], bootstrap)}
     return found
+
+
+def _of_rows(scores: Scores, mask: np.ndarray) -> Scores:
+    columns = {name: subset(columns, mask) for name, columns in scores.columns.items()}
+    return Scores(columns, {name: read[mask] for name, read in scores.read.items()})
 
 
 def _plain(figures: Mapping[str, Any]) -> dict[str, Any]:

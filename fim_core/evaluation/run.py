@@ -17,8 +17,9 @@ from fim_core.evaluation.names import BASE, CHAMPION, EMPTY, MODEL, MOST_FREQUEN
 from fim_core.evaluation.predictors import Predictor, predict
 from fim_core.evaluation.prompts import build_tokens, same_prompts
 from fim_core.evaluation.report import build_report, write_predictions, write_report
-from fim_core.evaluation.scores import EvalRow, Prediction, score
+from fim_core.evaluation.scores import score
 from fim_core.inference.progress import OnEvent, RowProgress
+from fim_core.metrics.rows import EvalRow, Prediction
 
 
 def evaluate(

@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from fim_core.evaluation.names import BASE, CHAMPION, CONSTANTS, TITLES
 from fim_core.evaluation.power import METRIC, fewest_groups
-from fim_core.metrics.registry import BY_NAME, Metric
+from fim_core.metrics.metric import Metric
+from fim_core.metrics.registry import METRICS
 
 Figure = Mapping[str, Any]
 """`{value, low, high, n, groups}` of a report; of a difference also `detectable`."""
@@ -86,7 +87,7 @@ def comparison(metric: Metric, ours: Figure, rivals: Mapping[str, tuple[Figure, 
 
 def sentences(report: Mapping[str, Any]) -> list[str]:
     """What a report says of the metric that decides, against everything that the model should be better than."""
-    metric, ours = BY_NAME[METRIC], report["metrics"].get(METRIC)
+    metric, ours = METRICS[METRIC], report["metrics"].get(METRIC)
     if ours is None:
         return []
     confidence = report["options"]["confidence"]

@@ -1,8 +1,10 @@
-"""Measures that compare two completions as plain text."""
+"""Metrics of completions as plain text."""
 
 from __future__ import annotations
 
 from rapidfuzz.distance import Levenshtein, Prefix
+
+from fim_core.metrics.metric import Measure, Metric
 
 _SHORTEST_TELLING_LINE = 3
 
@@ -35,11 +37,6 @@ def prefix_match_chars(gold: str, predicted: str) -> int:
     return Prefix.similarity(gold, predicted)
 
 
-def is_empty(completion: str) -> bool:
-    """Whether a completion abstains: it holds nothing but white space."""
-    return not completion.strip()
-
-
 def repeats_suffix(gold: str, predicted: str, suffix: str) -> bool | None:
     """Whether the prediction writes again what already stands right of the cursor.
 
@@ -56,3 +53,56 @@ def repeats_suffix(gold: str, predicted: str, suffix: str) -> bool | None:
 def first_line(text: str) -> str:
     """The first line that holds more than white space, without white space at its ends; empty if there is none."""
     return next((line.strip() for line in text.splitlines() if line.strip()), "")
+
+
+PREFIX_MATCH_MEASURE = Measure("prefix_match_chars", lambda row: prefix_match_chars(row.gold, row.predicted))
+
+EXACT_MATCH = Metric(
+    name="exact_match",
+    title="Exact match",
+    meaning="every character is the accepted one",
+    unit="share",
+    over=Measure("exact_match", lambda row: exact_match(row.gold, row.predicted)),
+    headline=True,
+)
+EDIT_SIMILARITY = Metric(
+    name="edit_similarity",
+    title="Edit similarity",
+    meaning="1 - Levenshtein distance / length of the longer text",
+    unit="share",
+    over=Measure("edit_similarity", lambda row: edit_similarity(row.gold, row.predicted)),
+    headline=True,
+)
+FIRST_LINE_MATCH = Metric(
+    name="first_line_match",
+    title="First line matches",
+    meaning="what an editor shows of it on one line is right",
+    unit="share",
+    over=Measure("first_line_match", lambda row: first_line_match(row.gold, row.predicted)),
+)
+PREFIX_MATCH_CHARS = Metric(
+    name="prefix_match_chars",
+    title="Right characters",
+    meaning="mean number of characters before the first wrong one",
+    unit="characters",
+    over=PREFIX_MATCH_MEASURE,
+)
+PREFIX_MATCH_SHARE = Metric(
+    name="prefix_match_share",
+    title="Right characters, share",
+    meaning="of the accepted text, before the first wrong character",
+    unit="share",
+    over=PREFIX_MATCH_MEASURE,
+    per=Measure("gold_chars", lambda row: len(row.row.completion)),
+)
+SUFFIX_REPETITION = Metric(
+    name="suffix_repetition",
+    title="Repeats the suffix",
+    meaning="writes again what stands right of the cursor",
+    unit="share",
+    over=Measure(
+        "repeats_suffix",
+        lambda row: repeats_suffix(row.gold, row.predicted, row.row.suffix) if row.row.is_placed else None,
+    ),
+    higher_is_better=False,
+)

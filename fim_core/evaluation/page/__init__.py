@@ -65,15 +65,14 @@ def render_page(report: Mapping[str, Any], version: str = "") -> str:
     }
     predictors = by_predictor(report)
     constants = [name for name in predictors if name not in _COLOURS]
-    reported = [metric for metric in METRICS if metric.name in report["metrics"]]
+    reported = [metric for metric in METRICS.values() if metric.name in report["metrics"]]
     headline = [m for m in reported if m.headline and report["metrics"][m.name]["value"] is not None]
     return environment.get_template(_TEMPLATE).render(
         report=report,
         version=version,
         metrics=reported,
         headline=headline,
-        # Whether a completion should be empty is mostly what TYPE and length say.
-        sliced=[metric for metric in headline if not metric.name.startswith("abstention")],
+        sliced=[metric for metric in headline if metric.by_slice],
         predictors=predictors,
         colours=_COLOURS | {name: f"constant{place}" for place, name in enumerate(constants)},
         sentences=sentences(report),

@@ -17,8 +17,9 @@ from fim_core.errors import FimError
 from fim_core.evaluation.eval_set import MostFrequent
 from fim_core.evaluation.report import build_report, write_report
 from fim_core.evaluation.run import constant_predictions
-from fim_core.evaluation.scores import EvalRow, Prediction, score
+from fim_core.evaluation.scores import score
 from fim_core.folders.report import ReportFolder
+from fim_core.metrics.rows import EvalRow, Prediction
 
 DDL = "CREATE TABLE orders (" + ", ".join(f"column_{i} NUMBER" for i in range(8)) + ");"
 ROWS = [
@@ -194,7 +195,7 @@ def test_what_the_rows_cannot_show_is_not_applicable(tmp_path: Path) -> None:
 
 def test_a_gain_in_few_groups_is_not_told_from_chance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few = [replace(row, group=f"g{place % 5}") for place, row in enumerate(ROWS)]
-    monkeypatch.setattr("tests.fim_core.evaluation.test_gate.ROWS", few)
+    monkeypatch.setattr("tests.fim_core.champion.test_gate.ROWS", few)
     decided = decision(tmp_path, predictions(1.0))
     assert not decided.promote
     assert "so few groups cannot tell" in result(decided, "exact_match_sql", "better_than_base").reason

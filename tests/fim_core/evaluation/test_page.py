@@ -14,8 +14,9 @@ from fim_core.evaluation.eval_set import MostFrequent
 from fim_core.evaluation.page import render_page
 from fim_core.evaluation.report import build_report
 from fim_core.evaluation.run import constant_predictions
-from fim_core.evaluation.scores import EvalRow, Prediction, score
+from fim_core.evaluation.scores import score
 from fim_core.evaluation.words import show_difference, show_figure
+from fim_core.metrics.rows import EvalRow, Prediction
 
 EVIL = "'</pre><script>alert(1)</script><img src=x onerror=y>"
 ROWS = [
