@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fim_core.evaluation.names import TITLES
+from fim_core.evaluation.formatting import show_figure
 from fim_core.evaluation.page import by_predictor
-from fim_core.evaluation.words import show_figure
+from fim_core.evaluation.predictor_names import TITLES
 from fim_core.folders.report import ReportFolder
 from fim_core.metrics.registry import METRICS
 

@@ -17,7 +17,7 @@ from fim_core.benchmark.queries import write_query
 from fim_core.benchmark.schemas import SCHEMAS, Schema
 from fim_core.errors import DamagedFile, FimError
 from fim_core.integrity import digest_of, read_sealed, write_sealed
-from fim_core.metrics.completed import CompletedSql
+from fim_core.metrics.completed_sql import CompletedSql
 from fim_core.metrics.execution import Comparison, Database, Sandbox
 from fim_core.metrics.rows import EvalRow
 

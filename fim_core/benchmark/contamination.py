@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 
 from fim_core.errors import FimError
 from fim_core.folders.prompts import PromptsFolder
-from fim_core.metrics.completed import split_statements, tokenize
+from fim_core.metrics.completed_sql import split_statements, tokenize
 from fim_core.metrics.rows import EvalRow
-from fim_core.metrics.tokens import comparable
+from fim_core.metrics.sql_tokens import comparable
 from fim_core.store import require_whole_copy
 
 NGRAM = 13

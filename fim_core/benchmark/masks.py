@@ -7,7 +7,7 @@ from random import Random
 
 from sqlglot import Token, TokenType
 
-from fim_core.metrics.completed import tokenize
+from fim_core.metrics.completed_sql import tokenize
 
 Span = tuple[int, int]
 """Characters `start` to `end` of a query."""

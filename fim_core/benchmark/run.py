@@ -11,11 +11,11 @@ from fim_core.benchmark.build import make_databases, read_benchmark
 from fim_core.benchmark.contamination import find_contamination
 from fim_core.config.evaluation import EvaluationConfig
 from fim_core.errors import FimError
+from fim_core.evaluation.checkpoint_prompts import build_tokens
 from fim_core.evaluation.eval_set import MostFrequent
-from fim_core.evaluation.names import CHAMPION, MODEL
 from fim_core.evaluation.page import write_page
+from fim_core.evaluation.predictor_names import CHAMPION, MODEL
 from fim_core.evaluation.predictors import Predictor, predict
-from fim_core.evaluation.prompts import build_tokens
 from fim_core.evaluation.report import build_report, write_predictions, write_report
 from fim_core.evaluation.run import constant_predictions
 from fim_core.evaluation.scores import score

@@ -8,7 +8,7 @@ from decimal import Decimal
 from random import Random
 from typing import Any
 
-from fim_core.metrics.filler import NOW
+from fim_core.metrics.generated_rows import NOW
 
 
 @dataclass(frozen=True)

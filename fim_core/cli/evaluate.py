@@ -33,9 +33,10 @@ def evaluate(
 
 def print_figures(report: Mapping[str, Any]) -> None:
     """Print the headline figures of a report next to those of the others, and in words whether the model is better."""
-    from fim_core.evaluation.names import TITLES
+    from fim_core.evaluation.formatting import show_figure
     from fim_core.evaluation.page import by_predictor
-    from fim_core.evaluation.words import sentences, show_figure
+    from fim_core.evaluation.predictor_names import TITLES
+    from fim_core.evaluation.verdicts import sentences
     from fim_core.metrics.registry import METRICS
 
     predictors = by_predictor(report)

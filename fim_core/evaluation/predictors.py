@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from fim_core.config.evaluation import EvaluationConfig
 from fim_core.evaluation.eval_set import TokenIds
 from fim_core.inference.generation import generate, load_for_inference, stop_ids_of
-from fim_core.inference.progress import Advance, RowProgress
+from fim_core.inference.row_progress import Advance, RowProgress
 from fim_core.metrics.rows import Prediction
 from fim_core.modeling.attention import attention_name, register, select_backend
 from fim_core.modeling.load import supports_prefix_tree

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 
 from fim_core.config.evaluation import EvaluationConfig
 from fim_core.evaluation.aggregate import LENGTH_BUCKETS, Bootstrap, differences, estimates, length_bucket, subset
-from fim_core.evaluation.names import BASE, CHAMPION, MODEL
 from fim_core.evaluation.power import power_of
+from fim_core.evaluation.predictor_names import BASE, CHAMPION, MODEL
 from fim_core.evaluation.scores import Columns, Scores
 from fim_core.folders.report import ReportFolder
 from fim_core.metrics.registry import METRICS
@@ -52,7 +52,7 @@ def build_report(
 
     Args:
         rows: what was evaluated.
-        predictions: by predictor (see names.py); `model` must be among them.
+        predictions: by predictor (see predictor_names.py); `model` must be among them.
         scores: their measures.
         name: of the experiment.
         options: of the evaluation.

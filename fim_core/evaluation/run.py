@@ -11,14 +11,14 @@ import torch
 
 from fim_core.config import Experiment
 from fim_core.config.evaluation import EvaluationConfig
-from fim_core.evaluation.base import Base, BaseUnavailable, predict_with_base
+from fim_core.evaluation.base_model import Base, BaseUnavailable, predict_with_base
+from fim_core.evaluation.checkpoint_prompts import build_tokens, same_prompts
 from fim_core.evaluation.eval_set import EvalSet, MostFrequent, load_eval_set, most_frequent_in_training
-from fim_core.evaluation.names import BASE, CHAMPION, EMPTY, MODEL, MOST_FREQUENT, MOST_FREQUENT_BY_TYPE
+from fim_core.evaluation.predictor_names import BASE, CHAMPION, EMPTY, MODEL, MOST_FREQUENT, MOST_FREQUENT_BY_TYPE
 from fim_core.evaluation.predictors import Predictor, predict
-from fim_core.evaluation.prompts import build_tokens, same_prompts
 from fim_core.evaluation.report import build_report, write_predictions, write_report
 from fim_core.evaluation.scores import score
-from fim_core.inference.progress import OnEvent, RowProgress
+from fim_core.inference.row_progress import OnEvent, RowProgress
 from fim_core.metrics.rows import EvalRow, Prediction
 
 

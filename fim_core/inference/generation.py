@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from fim_core.errors import FimError
 from fim_core.inference.prefix_cache import PrefixCache, greedy_tokens, why_not_shared
-from fim_core.inference.progress import Advance
+from fim_core.inference.row_progress import Advance
 from fim_core.inference.shared_decoding import DecodedRow, decode
 from fim_core.inference.vllm_backend import decode_with_vllm
 from fim_core.modeling.weights import load_weights

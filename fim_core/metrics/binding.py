@@ -12,8 +12,8 @@ from sqlglot.optimizer.qualify import qualify
 from sqlglot.optimizer.scope import traverse_scope
 from sqlglot.schema import MappingSchema
 
-from fim_core.metrics.completed import CompletedSql, parse_statement, split_statements
-from fim_core.metrics.judged_queries import queries_of
+from fim_core.metrics.completed_sql import CompletedSql, parse_statement, split_statements
+from fim_core.metrics.statement_queries import queries_of
 from fim_core.metrics.unchecked_names import SOURCES, has_unresolved, is_unknown_source, prepare
 
 ColumnTypes = Mapping[str, exp.DataType]

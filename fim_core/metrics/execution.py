@@ -12,8 +12,8 @@ import duckdb
 from sqlglot import exp
 
 from fim_core.metrics.binding import BoundQuery, ColumnTypes, bound_queries
-from fim_core.metrics.completed import CompletedSql
-from fim_core.metrics.filler import NOW, Pools, column_pools, table_rows
+from fim_core.metrics.completed_sql import CompletedSql
+from fim_core.metrics.generated_rows import NOW, Pools, column_pools, table_rows
 
 MEMORY = "256MB"
 LARGEST_RESULT = 10_000

@@ -17,7 +17,7 @@ from fim_core.inference.prefix_cache import PrefixCache, greedy_tokens
 from fim_core.inference.prompting import load_prompt_builder
 from fim_core.prompts import PromptBuilder
 from fim_core.records.schema import Completion
-from fim_core.serving.text import TextStream
+from fim_core.serving.text_stream import TextStream
 from fim_core.store import Store
 
 MAX_CHARACTERS = 1_000_000

@@ -16,7 +16,7 @@ from tiny_pipeline import write_experiment
 from fim_core.cli.pipeline import open_experiment, run_pipeline
 from fim_core.cli.row_bars import RowBars
 from fim_core.config import load_experiment
-from fim_core.inference.progress import RowProgress
+from fim_core.inference.row_progress import RowProgress
 
 
 def test_a_failed_check_that_stops_nothing_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from fim_core.atomic import replacing
-from fim_core.evaluation.names import BASE, CHAMPION, MODEL, NOTES, TITLES
-from fim_core.evaluation.words import sentences, show_difference, show_figure, standing
+from fim_core.evaluation.formatting import show_difference, show_figure
+from fim_core.evaluation.predictor_names import BASE, CHAMPION, MODEL, NOTES, TITLES
+from fim_core.evaluation.verdicts import sentences, verdict
 from fim_core.folders.report import ReportFolder
 from fim_core.metrics.registry import METRICS
 
@@ -58,7 +59,7 @@ def render_page(report: Mapping[str, Any], version: str = "") -> str:
     environment.filters |= {
         "figure": show_figure,
         "difference": show_difference,
-        "standing": standing,
+        "verdict": verdict,
         "name": TITLES.__getitem__,
         "note": lambda key: NOTES.get(key, ""),
         "predictors": by_predictor,
@@ -81,6 +82,6 @@ def render_page(report: Mapping[str, Any], version: str = "") -> str:
 
 
 def by_predictor(part: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures of a report, or of a slice of it, by predictor in the order of names.py."""
+    """The figures of a report, or of a slice of it, by predictor in the order of predictor_names.py."""
     figures = {MODEL: part["metrics"]} | {name: other["metrics"] for name, other in part["others"].items()}
     return {name: figures[name] for name in TITLES if name in figures}

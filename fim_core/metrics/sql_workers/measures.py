@@ -7,9 +7,9 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from fim_core.metrics.binding import binds, bound_queries
-from fim_core.metrics.completed import CompletedSql, parses
+from fim_core.metrics.completed_sql import CompletedSql, parses
 from fim_core.metrics.execution import Comparison, Database, Excluded, Sandbox
-from fim_core.metrics.tokens import exact_match_sql, identifier_overlap, names_in
+from fim_core.metrics.sql_tokens import exact_match_sql, identifier_overlap, names_in
 
 STAGES = ("tokens", "parses", "binds", "execution")
 """In their order: a stage works on what those before it found."""

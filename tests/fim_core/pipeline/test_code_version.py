@@ -51,7 +51,7 @@ def changed_by(file: Path, text: str = "\n\ndef added():\n    return 1\n") -> se
         "launchers/ray.py",
         "training/trackers.py",
         "training/events.py",
-        "inference/progress.py",
+        "inference/row_progress.py",
         "evaluation/page/__init__.py",
         "evaluation/page/report.html.tmpl",
         "pipeline/model_card.py",

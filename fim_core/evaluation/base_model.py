@@ -17,7 +17,7 @@ from fim_core.errors import FimError
 from fim_core.evaluation.eval_set import EvalSet
 from fim_core.evaluation.predictors import Predictor, predict
 from fim_core.inference.generation import stop_ids_of
-from fim_core.inference.progress import RowProgress
+from fim_core.inference.row_progress import RowProgress
 from fim_core.metrics.rows import Prediction
 from fim_core.modeling.load import build_model, training_dtype
 from fim_core.modeling.support import causal_model

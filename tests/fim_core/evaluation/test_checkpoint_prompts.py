@@ -19,10 +19,10 @@ from fim_core.config import Experiment
 from fim_core.config.evaluation import GateConfig, GateRule
 from fim_core.demo.tokenizer import CHAT_TEMPLATE
 from fim_core.errors import FimError
+from fim_core.evaluation.checkpoint_prompts import build_tokens
 from fim_core.evaluation.eval_set import load_eval_set
 from fim_core.evaluation.page import render_page
 from fim_core.evaluation.predictors import Predictor
-from fim_core.evaluation.prompts import build_tokens
 from fim_core.evaluation.run import evaluate
 from fim_core.folders.report import ReportFolder
 from tests.fim_core.evaluation.conftest import MODEL, save_checkpoint

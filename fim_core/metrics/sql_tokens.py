@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sqlglot import Token, TokenType
 
-from fim_core.metrics.completed import CompletedSql
+from fim_core.metrics.completed_sql import CompletedSql
 
 _NAMES = frozenset({TokenType.VAR, TokenType.IDENTIFIER})
 _ENDS_A_VALUE = frozenset(
