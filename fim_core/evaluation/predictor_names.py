@@ -1,4 +1,4 @@
-"""The predictors of a report, and what they are called in front of people."""
+"""Names, titles and notes of the predictors of a report."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MOST_FREQUENT_BY_TYPE = "most_frequent_by_type"
 CHAMPION = "champion"
 
 CONSTANTS = (EMPTY, MOST_FREQUENT)
-"""Predictors without a model that know no more than the model does."""
+"""Predictors without a model that use only information that the model has, too."""
 
 TITLES = {
     MODEL: "this model",
@@ -23,9 +23,9 @@ TITLES = {
 
 NOTES = {
     BASE: "the model before training",
-    EMPTY: "always completes nothing",
-    MOST_FREQUENT: "always the most frequent completion of the training rows",
-    MOST_FREQUENT_BY_TYPE: "knows the TYPE column, which the prompt does not hold; shown only, the gate leaves it out",
-    CHAMPION: "the model that serves now",
+    EMPTY: "always predicts the empty completion",
+    MOST_FREQUENT: "always predicts the most frequent completion of the training rows",
+    MOST_FREQUENT_BY_TYPE: "uses the TYPE column, which is not part of the prompt; shown for information, not used by the gate",
+    CHAMPION: "the model that is served now",
 }
-"""What a reader should know of each predictor that the model is compared with."""
+"""A note on each predictor that the model is compared with."""

@@ -98,7 +98,7 @@ def _find(
 ) -> Finding:
     missing = [need for need in needs if not _exists(evidence, need)]
     if missing:
-        return Finding(0, 0, note=f"Not checked: there is no {' and no '.join(missing)}.")
+        return Finding(0, 0, note=f"Not checked: {' and '.join(missing)} not available.")
 
     def execute(query: str) -> DuckDBPyConnection:
         (statement,) = evidence.connection.extract_statements(query)

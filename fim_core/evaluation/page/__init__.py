@@ -1,4 +1,4 @@
-"""The report as one page that needs nothing else: figures, plots, examples."""
+"""The report as a self-contained HTML page: figures, plots and examples."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ _GENERATOR = re.compile(r'<meta name="generator" content="(?P<version>[^"]*)">')
 _HEAD_CHARACTERS = 1000
 
 _COLOURS = {MODEL: "model", BASE: "base", CHAMPION: "champion"}
-"""Style classes of bars; the constants share shades of grey."""
+"""Style classes of bars; constants get shades of grey."""
 
 
 def write_page(folder: Path, version: str = "") -> None:
-    """Write the page of the report in a folder, unless it is there in this version of the page.
+    """Write the page of the report in a folder, unless this version of the page is there already.
 
     Styles and SVG plots are inline; nothing is loaded from elsewhere.
 
     Args:
-        version: of the code that makes the page.
+        folder: folder of the report.
+        version: version of the code that renders the page.
     """
     files = ReportFolder(folder)
     if _version_of(files.page) != version:
@@ -48,7 +49,7 @@ def _version_of(page: Path) -> str | None:
 
 
 def render_page(report: Mapping[str, Any], version: str = "") -> str:
-    """The page as text. Everything from rows is escaped."""
+    """Render the page as HTML. All text from rows is escaped."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -82,6 +83,6 @@ def render_page(report: Mapping[str, Any], version: str = "") -> str:
 
 
 def by_predictor(part: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures of a report, or of a slice of it, by predictor in the order of predictor_names.py."""
+    """The figures of a report, or of one slice of it, by predictor, in the order of predictor_names.py."""
     figures = {MODEL: part["metrics"]} | {name: other["metrics"] for name, other in part["others"].items()}
     return {name: figures[name] for name in TITLES if name in figures}

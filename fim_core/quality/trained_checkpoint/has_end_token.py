@@ -1,4 +1,4 @@
-"""Tokens that end a completion, but do not stop generation."""
+"""Check that generation stops at end tokens."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from fim_core.quality.check import Evidence, Finding, PythonCheck
 
 
 def find(evidence: Evidence) -> Finding:
-    """Whether generation stops at every token that ends a completion."""
+    """Find tokens that end a completion but do not stop generation."""
     path = evidence.tables["checkpoint"] / "generation_config.json"
     if not path.is_file():
         return Finding(1, 1, note="There is no generation_config.json.")

@@ -1,4 +1,4 @@
-"""The page: whole, self-contained, and safe against what rows hold."""
+"""The page is well formed, self-contained, and safe against markup in rows."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ class Outline(HTMLParser):
 
 def test_completions_whose_sql_was_stopped_are_counted() -> None:
     text = " ".join(page(champion=False).split())
-    assert "2 accepted completions: SQL stopped, timeout." in text
-    assert "1 completions of this model: SQL stopped, out of memory." in text
+    assert "2 accepted completions: SQL stopped (timeout)." in text
+    assert "1 completions of this model: SQL stopped (out of memory)." in text
 
 
 @pytest.mark.parametrize("champion", [True, False])
@@ -87,7 +87,7 @@ def test_page_is_well_formed_and_loads_nothing(champion: bool, show_samples: boo
     assert not re.search(r"https?://|url\(|@import|\ssrc=", text.replace("src=x", ""))
     assert ("minus champion" in text) == champion
     assert "minus base model" in text
-    assert "knows the TYPE column, which the prompt does not hold; shown only" in text
+    assert "uses the TYPE column, which is not part of the prompt; shown for information" in text
     assert "Exact match, SQL tokens: 75.0%, base model 12.5%: +62.5 points" in text
     assert "no gain in" not in text
     assert "the smallest gain in Exact match, SQL tokens that the gate can detect" in text
