@@ -6,52 +6,50 @@ from rapidfuzz.distance import Levenshtein, Prefix
 
 from fim_core.metrics.metric import Measure, Metric
 
-_SHORTEST_TELLING_LINE = 3
+_SHORTEST_SUFFIX_LINE = 3
 
 
 def exact_match(gold: str, predicted: str) -> bool:
-    """Whether the two texts are equal, character by character; white space counts."""
+    """Whether two texts are equal, character by character, white space included."""
     return gold == predicted
 
 
 def edit_similarity(gold: str, predicted: str) -> float:
     """Normalised Levenshtein similarity in characters, from 0 to 1: 1 - distance / length of the longer text.
 
-    Two empty texts are alike (1.0). Insertion, deletion and substitution cost 1 each, as in V. Levenshtein, "Binary
+    Two empty texts have similarity 1. Insertion, deletion and substitution cost 1 each, as in V. Levenshtein, "Binary
     codes capable of correcting deletions, insertions, and reversals" (1966). Computed by rapidfuzz.
     """
     return Levenshtein.normalized_similarity(gold, predicted)
 
 
 def first_line_match(gold: str, predicted: str) -> bool:
-    """Whether the first lines with anything on them are equal, up to white space at their ends.
+    """Whether the first non-blank lines are equal, apart from white space at their ends.
 
-    It is what a user sees of a suggestion that an editor shows on one line. A completion with nothing on any line
-    matches only another such one.
+    Editors that show one-line suggestions show this line. A blank completion matches only another blank one.
     """
     return first_line(gold) == first_line(predicted)
 
 
 def prefix_match_chars(gold: str, predicted: str) -> int:
-    """Characters of the prediction before the first wrong one: what a user could have accepted of it."""
+    """Number of characters before the first wrong one: the part of the prediction that a user could have accepted."""
     return Prefix.similarity(gold, predicted)
 
 
 def repeats_suffix(gold: str, predicted: str, suffix: str) -> bool | None:
-    """Whether the prediction writes again what already stands right of the cursor.
+    """Whether the prediction repeats the text right of the cursor.
 
-    True when the first line of the suffix with anything on it is part of the prediction, and not of the gold
-    completion. None, not applicable, when that line has fewer than 3 characters (`;`, `)`): such marks are right in
-    many completions.
+    True if the first non-blank line of the suffix is part of the prediction but not of the gold completion. None (not
+    applicable) if that line has fewer than 3 characters (`;`, `)`), which are correct in many completions.
     """
     line = first_line(suffix)
-    if len(line) < _SHORTEST_TELLING_LINE:
+    if len(line) < _SHORTEST_SUFFIX_LINE:
         return None
     return line in predicted and line not in gold
 
 
 def first_line(text: str) -> str:
-    """The first line that holds more than white space, without white space at its ends; empty if there is none."""
+    """The first non-blank line without white space at its ends; empty if there is none."""
     return next((line.strip() for line in text.splitlines() if line.strip()), "")
 
 

@@ -161,7 +161,7 @@ def test_rows_that_the_champion_cannot_read_are_left_out_and_counted(tmp_path: P
         difference = report["others"]["champion"]["differences"]["edit_similarity"]
         assert difference["n"] == counts[name]
         assert difference["value"] == pytest.approx((read.edit_similarity - read.champion_edit_similarity).mean())
-        assert f"cannot hold the other {len(rows) - counts[name]}" in render_page(report)
+        assert f"cannot represent the other {len(rows) - counts[name]}" in render_page(report)
         [result] = decide(
             out, GateConfig(rules=[GateRule(metric="edit_similarity", rule="not_worse")]), has_champion=True
         ).results
