@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fim_core.evaluation.names import TITLES
+from fim_core.evaluation.formatting import show_figure
 from fim_core.evaluation.page import by_predictor
-from fim_core.evaluation.words import show_figure
+from fim_core.evaluation.predictor_names import TITLES
 from fim_core.folders.report import ReportFolder
 from fim_core.metrics.registry import METRICS
 
@@ -27,7 +27,7 @@ def main() -> None:
     predictors = by_predictor(report)
     head = ["", *(TITLES[name] for name in predictors), "rows"]
     lines = [head, ["---"] + ["---:"] * (len(head) - 1)]
-    for metric in METRICS:
+    for metric in METRICS.values():
         if metric.headline and metric.name in report["metrics"]:
             cells = [_cell(figures.get(metric.name), metric.unit) for figures in predictors.values()]
             unit = "" if metric.unit == "share" else f", {metric.unit}"

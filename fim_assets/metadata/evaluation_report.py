@@ -15,7 +15,7 @@ from fim_core.folders.report import ReportFolder
 from fim_core.store import Artifact, Store
 
 if TYPE_CHECKING:
-    from fim_core.metrics.registry import Metric
+    from fim_core.metrics.metric import Metric
 
 _COLUMNS = {
     "row_id": "As in raw_completions.",
@@ -40,13 +40,13 @@ _MEASURED: list[Source] = [*_LINEAGE["completion"], *_LINEAGE["prediction"]]
 
 def shown(artifact: Artifact, experiment: Experiment, store: Store) -> dict[str, Any]:
     """Every figure with its interval, next to those of the others, and in words whether the model is better."""
-    from fim_core.evaluation.words import sentences
+    from fim_core.evaluation.verdicts import sentences
     from fim_core.metrics.registry import METRICS
 
     files = ReportFolder(artifact.path)
     report = files.read()
     figures = report["metrics"]
-    measured = [metric for metric in METRICS if figures.get(metric.name, {}).get("value") is not None]
+    measured = [metric for metric in METRICS.values() if figures.get(metric.name, {}).get("value") is not None]
     shares = {
         metric.title: tuple(figures[metric.name][key] for key in ("value", "low", "high"))
         for metric in measured
@@ -54,7 +54,7 @@ def shown(artifact: Artifact, experiment: Experiment, store: Store) -> dict[str,
     }
     schema = pq.read_schema(files.predictions)
     return {
-        COLUMN_SCHEMA: column_schema(schema, _COLUMNS | {metric.name: metric.title for metric in METRICS}),
+        COLUMN_SCHEMA: column_schema(schema, _COLUMNS | {metric.name: metric.title for metric in METRICS.values()}),
         COLUMN_LINEAGE: column_lineage({name: _LINEAGE.get(name, _MEASURED) for name in schema.names}),
         "rows": artifact.counts["rows"],
         "groups": artifact.counts["groups"],
@@ -70,7 +70,7 @@ def shown(artifact: Artifact, experiment: Experiment, store: Store) -> dict[str,
 
 def _figures_table(measured: Sequence[Metric], report: Mapping[str, Any]) -> dg.MetadataValue:
     """Of the model with its interval, and of the others, which are named as in the report."""
-    from fim_core.evaluation.words import show_figure
+    from fim_core.evaluation.formatting import show_figure
 
     bounds = ("value", "low", "high")
     rows = [
@@ -99,12 +99,13 @@ def _differences_table(measured: Sequence[Metric], report: Mapping[str, Any]) ->
 
 
 def _difference(metric: Metric, difference: Mapping[str, Any] | None, confidence: float) -> str:
-    from fim_core.evaluation.words import show_difference, standing
+    from fim_core.evaluation.formatting import show_difference
+    from fim_core.evaluation.verdicts import verdict
 
     if difference is None or difference["value"] is None:
         return ""
     value, low, high = (
         show_difference(difference[key], metric.unit, name_unit=key == "value") for key in ("value", "low", "high")
     )
-    found = standing(metric, difference, confidence)
+    found = verdict(metric, difference, confidence)
     return f"{value} ({low} to {high})" + (f": {found}" if found in ("better", "worse") else "")

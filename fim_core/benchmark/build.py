@@ -1,4 +1,4 @@
-"""The benchmark's items: queries that give rows, each with a hole, checked by running them."""
+"""Construction of the benchmark: queries with a masked span, checked by running them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from fim_core.benchmark.masks import MASKS, choose_mask
 from fim_core.benchmark.queries import write_query
 from fim_core.benchmark.schemas import SCHEMAS, Schema
 from fim_core.errors import DamagedFile, FimError
-from fim_core.evaluation.scores import EvalRow
 from fim_core.integrity import digest_of, read_sealed, write_sealed
-from fim_core.metrics.completed import CompletedSql
+from fim_core.metrics.completed_sql import CompletedSql
 from fim_core.metrics.execution import Comparison, Database, Sandbox
+from fim_core.metrics.rows import EvalRow
 
 DIALECT = "snowflake"
 ITEMS = "items.jsonl"
@@ -29,28 +29,28 @@ _TRIES_PER_ITEM = 40
 
 
 def build_benchmark(output: Path, *, items_per_kind: int, seed: int) -> dict[str, int]:
-    """Write a benchmark: `items.jsonl`, one item a line, and `benchmark.json` with what its tables are made from.
+    """Write a benchmark: `items.jsonl`, one item per line, and `benchmark.json` with the settings of its tables.
 
-    Every query with its gold completion runs on the benchmark's rows and finds some. Where something is missing, the
-    query without it does not give the same rows: an empty completion is never right by chance. The same seed gives
-    the same benchmark, byte by byte.
+    Every query with its gold completion runs on the benchmark's rows and returns some. If the gold completion is not empty,
+    the query without it does not return the same rows, so an empty completion is never correct by chance. The same seed
+    gives the same benchmark, byte for byte.
 
     Args:
-        output: folder, made if need be.
-        items_per_kind: holes of each kind.
-        seed: of queries, holes and rows.
+        output: folder, created if it does not exist.
+        items_per_kind: number of items for each kind of mask.
+        seed: seed of queries, masks and rows.
 
     Returns:
-        Items by kind.
+        Numbers of items by kind.
 
     Raises:
-        FimError: the folder holds such files already, or more items are asked for than the queries give.
+        FimError: the folder contains such files already, or `items_per_kind` exceeds what the queries allow.
     """
     require_free(output / ITEMS, output / SETTINGS)
     items = make_items(items_per_kind, seed)
     lines = [json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in items]
     settings = {"seed": seed, "items_per_kind": items_per_kind, "dialect": DIALECT, "rows": _rows_digest(seed)}
-    # Both or none: half a benchmark would be in the way of the next attempt.
+    # Publish both files or none: one alone would block the next attempt.
     with staging(output) as folder:
         (folder / ITEMS).write_text("".join(lines), encoding="utf-8")
         write_sealed(folder / SETTINGS, settings | {"items": digest_of(folder / ITEMS)})
@@ -58,10 +58,10 @@ def build_benchmark(output: Path, *, items_per_kind: int, seed: int) -> dict[str
 
 
 def make_items(items_per_kind: int, seed: int) -> list[EvalRow]:
-    """The items of a benchmark, kind by kind; their group is the query, since holes in one query are alike.
+    """Make the items of a benchmark, kind by kind. Their group is the query, since masks in one query are alike.
 
     Raises:
-        FimError: more are asked for than the queries give.
+        FimError: `items_per_kind` exceeds what the queries allow.
     """
     rng = Random(seed)
     databases = make_databases(seed)
@@ -71,7 +71,9 @@ def make_items(items_per_kind: int, seed: int) -> list[EvalRow]:
         for kind in MASKS:
             found = _distinct(_candidates(kind, rng), items_per_kind, databases, sandbox)
             if len(found) < items_per_kind:
-                raise FimError(f"There are only {len(found)} holes of the kind {kind}. Ask for fewer items per kind.")
+                raise FimError(
+                    f"The queries allow only {len(found)} items of kind {kind}. Ask for fewer items per kind."
+                )
             items += found
     finally:
         sandbox.close()
@@ -79,32 +81,32 @@ def make_items(items_per_kind: int, seed: int) -> list[EvalRow]:
 
 
 def make_databases(seed: int) -> dict[str, Database]:
-    """The rows of every schema's tables."""
+    """Make the rows of every schema's tables."""
     return {schema.name: schema.rows(seed) for schema in SCHEMAS}
 
 
 def read_benchmark(folder: Path) -> tuple[list[EvalRow], dict[str, Any]]:
-    """The items of a benchmark, and its settings.
+    """Read the items of a benchmark and its settings.
 
     Raises:
-        FimError: the folder holds none, or one whose tables this version of the package would fill with other rows.
-        DamagedFile: a file is not what was built.
+        FimError: there is no benchmark, or this version of the package would fill its tables with other rows.
+        DamagedFile: a file differs from what was built.
     """
     try:
         settings = read_sealed(folder / SETTINGS)
         whole = digest_of(folder / ITEMS) == settings["items"]
     except FileNotFoundError as error:
         raise FimError(
-            f"There is no benchmark in {folder}. Make one with `fim benchmark build -o {folder}`."
+            f"There is no benchmark in {folder}. Build one with `fim benchmark build -o {folder}`."
         ) from error
     if not whole:
         raise DamagedFile(
-            f"{folder / ITEMS} is damaged, or was changed since it was built. Build the benchmark again, in another folder."
+            f"{folder / ITEMS} is damaged or was changed after it was built. Build the benchmark again, in another folder."
         )
     if settings.get("rows") != _rows_digest(settings["seed"]):
         raise FimError(
-            f"The benchmark in {folder} was built by another version of the package, which made other rows for its "
-            "tables: figures would not compare. Run it with that version, or build it again."
+            f"The benchmark in {folder} was built by another version of the package, which fills its tables with other rows, "
+            "so figures would not be comparable. Run it with that version, or build it again."
         )
     lines = (folder / ITEMS).read_text(encoding="utf-8").removesuffix("\n").split("\n")
     return [EvalRow(**json.loads(line)) for line in lines], settings
@@ -135,19 +137,19 @@ def _candidates(kind: str, rng: Random) -> Iterator[EvalRow]:
 def _distinct(
     candidates: Iterator[EvalRow], number: int, databases: dict[str, Database], sandbox: Sandbox
 ) -> list[EvalRow]:
-    """The first candidates that are new and sound, numbered."""
+    """The first `number` candidates that are distinct and valid, numbered."""
     found: dict[tuple[str, str], EvalRow] = {}
     for _ in range(number * _TRIES_PER_ITEM):
         if len(found) == number:
             break
         item = next(candidates)
         place = (item.prefix, item.suffix)
-        if place not in found and _is_sound(item, databases[item.database], sandbox):
+        if place not in found and _is_valid(item, databases[item.database], sandbox):
             found[place] = EvalRow(**asdict(item) | {"row_id": f"{item.type}-{len(found)}"})
     return list(found.values())
 
 
-def _is_sound(item: EvalRow, database: Database, sandbox: Sandbox) -> bool:
+def _is_valid(item: EvalRow, database: Database, sandbox: Sandbox) -> bool:
     gold, empty = (CompletedSql(item.prefix, text, item.suffix, DIALECT) for text in (item.completion, ""))
     with closing(Comparison(gold, item.ddl, sandbox, database)) as comparison:
         return comparison.run_gold() is None and comparison.matches(empty) == (item.completion == "")

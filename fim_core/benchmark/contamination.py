@@ -1,4 +1,4 @@
-"""Whether a training set has already seen the items of a benchmark."""
+"""Contamination: benchmark items that occur in a training set."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from fim_core.errors import FimError
-from fim_core.evaluation.scores import EvalRow
 from fim_core.folders.prompts import PromptsFolder
-from fim_core.metrics.completed import split_statements, tokenize
-from fim_core.metrics.tokens import comparable
+from fim_core.metrics.completed_sql import split_statements, tokenize
+from fim_core.metrics.rows import EvalRow
+from fim_core.metrics.sql_tokens import comparable
 from fim_core.store import require_whole_copy
 
 NGRAM = 13
@@ -23,12 +23,12 @@ Words = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Contamination:
-    """How much of one item a training set holds.
+    """How much of one item occurs in a training set.
 
     Attributes:
-        row_id: the item.
-        same_statement: a training row holds the same statement, white space and case folded.
-        seen: share of the item's runs of 13 SQL tokens that stand in the training set.
+        row_id: row_id of the item.
+        same_statement: whether a training row contains the same statement, apart from white space and case.
+        seen: share of the item's n-grams of 13 SQL tokens that occur in the training set.
     """
 
     row_id: str
@@ -37,42 +37,42 @@ class Contamination:
 
     @property
     def contaminated(self) -> bool:
-        """The statement itself was seen, or at least half of it in long runs."""
+        """Whether the statement itself, or at least half of its n-grams, occur in the training set."""
         return self.same_statement or self.seen >= LARGEST_SHARE
 
 
 def find_contamination(items: Sequence[EvalRow], training: Iterable[str], dialect: str) -> list[Contamination]:
-    """Compare the items' statements with SQL documents of a training set.
+    """Compare the statements of items with the SQL documents of a training set.
 
-    Equality of statements is that of their SQL tokens. Runs of 13 tokens are what Brown et al., "Language Models are
-    Few-Shot Learners" (2020), appendix C, look for. The training set is read once; only the items are kept in memory.
+    Statements are equal if their SQL tokens are. N-grams of 13 tokens follow Brown et al., "Language Models are Few-Shot
+    Learners" (2020), appendix C. The training set is read once; only the items are held in memory.
     """
     statements = {item.row_id: _words(item.prefix + item.completion + item.suffix, dialect) for item in items}
     wanted_statements = set(statements.values())
-    wanted_runs = {run for words in statements.values() for run in _runs(words)}
+    wanted_ngrams = {ngram for words in statements.values() for ngram in _ngrams(words)}
     seen_statements: set[Words] = set()
-    seen_runs: set[Words] = set()
+    seen_ngrams: set[Words] = set()
     for document in training:
         for statement in split_statements(document, dialect):
             words = _words(statement, dialect)
             if words in wanted_statements:
                 seen_statements.add(words)
-            seen_runs.update(run for run in _runs(words) if run in wanted_runs)
+            seen_ngrams.update(ngram for ngram in _ngrams(words) if ngram in wanted_ngrams)
     return [
-        Contamination(row_id, words in seen_statements, _share(words, seen_runs))
+        Contamination(row_id, words in seen_statements, _share(words, seen_ngrams))
         for row_id, words in statements.items()
     ]
 
 
 def training_documents(prompts: Path) -> Iterator[str]:
-    """The SQL of every training row of a fim_prompts folder: prefix + completion + suffix.
+    """Yield the SQL of every training row of a fim_prompts folder: prefix + completion + suffix.
 
     Raises:
-        FimError: the folder holds no prompts.
+        FimError: the folder contains no prompts.
     """
     file = PromptsFolder(prompts).rows
     if not file.is_file():
-        raise FimError(f"There are no prompts in {prompts}. Give the folder of the fim_prompts asset.")
+        raise FimError(f"There are no prompts in {prompts}. Pass the folder of the fim_prompts asset.")
     require_whole_copy(prompts)
     with pq.ParquetFile(file) as parquet:
         for batch in parquet.iter_batches(columns=["prefix", "suffix", "response", "split"]):
@@ -87,10 +87,10 @@ def _words(sql: str, dialect: str) -> Words:
     return tuple(words[:-1] if words[-1:] == [";"] else words)
 
 
-def _runs(words: Words) -> Iterator[Words]:
+def _ngrams(words: Words) -> Iterator[Words]:
     return (words[i : i + NGRAM] for i in range(len(words) - NGRAM + 1))
 
 
 def _share(words: Words, seen: set[Words]) -> float:
-    runs = list(_runs(words))
-    return sum(run in seen for run in runs) / len(runs) if runs else 0.0
+    ngrams = list(_ngrams(words))
+    return sum(ngram in seen for ngram in ngrams) / len(ngrams) if ngrams else 0.0

@@ -1,4 +1,4 @@
-"""Holes of every kind in a query that is written one clause a line."""
+"""Masks: the spans of a query that a model has to complete, by kind."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from random import Random
 
 from sqlglot import Token, TokenType
 
-from fim_core.metrics.completed import tokenize
+from fim_core.metrics.completed_sql import tokenize
 
 Span = tuple[int, int]
-"""Characters `start` to `end` of a query."""
+"""Offsets `start` and `end` of characters in a query."""
 
 _CLAUSES = ("FROM", "WHERE", "JOIN", "GROUP BY", "HAVING", "ORDER BY", "QUALIFY", "LIMIT")
 _OPENERS = {"SELECT", "WHERE", "AND", "OR", "ON", "HAVING", "WHEN", "THEN", ",", "BY"}
@@ -18,12 +18,12 @@ _CLOSERS = {"AS", "AND", "OR", "THEN", "ELSE", "ORDER BY", "DESC", ",", ";"}
 
 
 def identifier_masks(query: str, names: Collection[str]) -> list[Span]:
-    """Every place where a table or column of `names` stands."""
+    """Every table or column in `names`."""
     return [(t.start, t.end + 1) for t in _tokens(query) if t.token_type == TokenType.VAR and t.text in names]
 
 
 def expression_masks(query: str, names: Collection[str]) -> list[Span]:
-    """Select items, conditions and sort keys of at least three tokens, within one line and with balanced brackets."""
+    """Select items, conditions and sort keys of at least three tokens, in one line and with balanced brackets."""
     spans = []
     offset = 0
     for line in query.splitlines(keepends=True):
@@ -38,7 +38,7 @@ def expression_masks(query: str, names: Collection[str]) -> list[Span]:
 
 
 def clause_masks(query: str, names: Collection[str]) -> list[Span]:
-    """Every line that begins with the keyword of a clause, without its indentation and what ends the statement."""
+    """Every line that begins with the keyword of a clause, without indentation and final semicolon."""
     spans = []
     for start, end in _lines(query):
         text = query[start:end]
@@ -49,7 +49,7 @@ def clause_masks(query: str, names: Collection[str]) -> list[Span]:
 
 
 def multi_line_masks(query: str, names: Collection[str]) -> list[Span]:
-    """Two or three whole lines, with the first of them and the statement's end left standing."""
+    """Two or three whole lines after the first line, without the final semicolon."""
     lines = _lines(query)
     spans = []
     for count in (2, 3):
@@ -62,7 +62,7 @@ def multi_line_masks(query: str, names: Collection[str]) -> list[Span]:
 
 
 def nothing_masks(query: str, names: Collection[str]) -> list[Span]:
-    """The ends of lines and of names, where nothing is missing."""
+    """Empty spans at the ends of lines and names, where nothing is missing."""
     ends = {end for _, end in _lines(query)} | {end for _, end in identifier_masks(query, names)}
     return [(end, end) for end in sorted(ends)]
 
@@ -77,19 +77,19 @@ MASKS: dict[str, Callable[[str, Collection[str]], list[Span]]] = {
 
 
 def choose_mask(kind: str, query: str, names: Collection[str], rng: Random) -> Span | None:
-    """One hole of a kind, or None where the query has no place for it."""
+    """Choose a span of a kind at random; None if the query has none."""
     spans = MASKS[kind](query, names)
     return rng.choice(spans) if spans else None
 
 
 def _tokens(query: str) -> list[Token]:
     tokens = tokenize(query, "snowflake")
-    assert tokens is not None, "queries of the benchmark are well formed"
+    assert tokens is not None, "queries of the benchmark are valid SQL"
     return tokens
 
 
 def _end_of_expression(tokens: list[Token], first: int) -> int:
-    """The last token before a comma, an alias or a closing bracket that belongs to what is around."""
+    """Index of the last token before a comma, an alias or an unmatched closing bracket."""
     depth = 0
     for i in range(first, len(tokens)):
         if tokens[i].token_type == TokenType.R_PAREN:

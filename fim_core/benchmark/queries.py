@@ -1,4 +1,4 @@
-"""Queries on a benchmark schema, one clause a line."""
+"""Random queries on a benchmark schema, with one clause per line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fim_core.benchmark.schemas import Schema, Table
 
 @dataclass(frozen=True)
 class Names:
-    """What a query is about, chosen at random from a schema."""
+    """Random tables, columns and constants of a query."""
 
     fact: Table
     parent: Table
@@ -25,7 +25,7 @@ class Names:
 
 
 def choose(schema: Schema, rng: Random) -> Names:
-    """Table, columns and constants of a query."""
+    """Choose the tables, columns and constants of a query."""
     fact = rng.choice(schema.facts)
     parent = schema.parent_of(fact)
     text, values = rng.choice(list(fact.texts.items()))
@@ -44,7 +44,7 @@ def choose(schema: Schema, rng: Random) -> Names:
 
 
 def write_query(schema: Schema, rng: Random) -> str:
-    """A query of a kind chosen at random."""
+    """Write a query of a random kind."""
     return "\n".join(rng.choice(KINDS)(choose(schema, rng)))
 
 

@@ -1,4 +1,4 @@
-"""Invented databases of the benchmark, and the rows that fill them."""
+"""Made-up databases of the benchmark and their rows."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from decimal import Decimal
 from random import Random
 from typing import Any
 
-from fim_core.metrics.filler import NOW
+from fim_core.metrics.generated_rows import NOW
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table: a key, perhaps a parent whose key it repeats, a time, texts with their values, numbers with their range.
+    """A table.
 
     Attributes:
-        name, alias: in queries.
-        key: column with the row's number, from 1.
-        parent: name of the table that each row points at.
+        name, alias: as used in queries.
+        key: column with the number of the row, from 1.
+        parent: name of the table that each row references by that table's key.
         time: a TIMESTAMP_NTZ column.
-        texts: VARCHAR columns and the values they take.
-        numbers: NUMBER(10, 2) columns and their greatest value.
+        texts: VARCHAR columns and their values.
+        numbers: NUMBER(10, 2) columns and their maximum values.
     """
 
     name: str
@@ -35,22 +35,22 @@ class Table:
 
 @dataclass(frozen=True)
 class Schema:
-    """A database of few tables; `tables[0]` is the parent of the others."""
+    """A database; `tables[0]` is the parent of the other tables."""
 
     name: str
     tables: tuple[Table, ...]
 
     @property
     def facts(self) -> tuple[Table, ...]:
-        """The tables that point at another."""
+        """The tables that have a parent."""
         return tuple(table for table in self.tables if table.parent)
 
     def parent_of(self, table: Table) -> Table:
-        """The table that another points at."""
+        """The parent of a table."""
         return next(parent for parent in self.tables if parent.name == table.parent)
 
     def columns(self, table: Table) -> dict[str, str]:
-        """Columns and their types."""
+        """Types by column."""
         reference = {self.parent_of(table).key: "NUMBER"} if table.parent else {}
         texts = dict.fromkeys(table.texts, "VARCHAR")
         numbers = dict.fromkeys(table.numbers, "NUMBER(10, 2)")
@@ -64,7 +64,7 @@ class Schema:
         )
 
     def rows(self, seed: int) -> dict[str, list[tuple[Any, ...]]]:
-        """Rows of every table, by its name in capitals, as Snowflake folds it. The same seed gives the same rows."""
+        """Rows by table name in upper case, as Snowflake folds it. The same seed gives the same rows."""
         rng = Random(f"{self.name}.{seed}")
         sizes = {table.name: 60 if table.parent else 15 for table in self.tables}
         return {

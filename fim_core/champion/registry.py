@@ -1,4 +1,4 @@
-"""The models that experiments have promoted: which one serves, which came before, and the way back."""
+"""The model registry: which model of an experiment is the champion, which were before, and rollback."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _WITHDRAWN = "withdrawn"
 
 
 def champion(store: Store, experiment: str) -> Artifact | None:
-    """The model that an experiment has promoted, or None; see `champion_weights`.
+    """The champion of an experiment, or None; see `champion_weights`.
 
     Raises:
         DamagedFile: its manifest is damaged.
@@ -22,50 +22,50 @@ def champion(store: Store, experiment: str) -> Artifact | None:
 
 
 def decisions(store: Store, experiment: str) -> list[Artifact]:
-    """Every decision about a candidate of an experiment, oldest first; `counts["promote"]` says which way it went."""
+    """Every decision about a candidate of an experiment, oldest first; `counts["promote"]` tells whether it was promoted."""
     return [a for a in store.versions("champion_model") if a.manifest["experiment"] == experiment]
 
 
 def promoted(store: Store, experiment: str) -> list[Artifact]:
-    """Every model that an experiment has promoted, oldest first, the one that serves included."""
+    """Every model that an experiment has promoted, oldest first, including the present champion."""
     return [decided for decided in decisions(store, experiment) if decided.counts["promote"]]
 
 
 def champion_before(store: Store, experiment: str, candidate: str) -> Artifact | None:
-    """The champion that a candidate has to beat; once it is champion itself, the one that it replaced."""
-    reigning = champion(store, experiment)
-    if reigning is not None and reigning.counts["candidate"] == candidate:
-        return store.find("champion_model", reigning.manifest["inputs"]["champion"])
-    return reigning
+    """The champion to compare a candidate with; for the present champion, the one that it replaced."""
+    current = champion(store, experiment)
+    if current is not None and current.counts["candidate"] == candidate:
+        return store.find("champion_model", current.manifest["inputs"]["champion"])
+    return current
 
 
 def roll_back(store: Store, experiment: str, version: str | None = None) -> Artifact:
-    """Make an earlier champion the champion again: the one before, or the version that is named.
+    """Make an earlier champion the champion again: the previous one, or a given version.
 
-    The checkpoint that it replaces does not become champion by itself again, whatever the gate finds: someone had a
-    reason, and the next scheduled run must not undo it.
+    The checkpoint that is rolled back is not promoted again automatically, whatever the gate finds, so that the next
+    scheduled run does not undo the rollback.
 
     Raises:
-        FimError: there is none to go back to.
+        FimError: there is no champion, or no such earlier one.
     """
-    reigning = champion(store, experiment)
-    if reigning is None:
+    current = champion(store, experiment)
+    if current is None:
         raise FimError(f"Experiment {experiment} has no champion to roll back.")
-    target = store.find("champion_model", version or reigning.manifest["inputs"]["champion"])
+    target = store.find("champion_model", version or current.manifest["inputs"]["champion"])
     if target is None or not target.counts["promote"]:
-        known = [a.version for a in promoted(store, experiment) if a != reigning]
+        known = [a.version for a in promoted(store, experiment) if a != current]
         raise FimError(f"There is no such earlier champion. Known: {', '.join(known) or 'none'}.")
-    taken_back = withdrawn(store, experiment) | {reigning.counts["candidate"]}
-    _write_withdrawn(store, experiment, taken_back - {target.counts["candidate"]})
+    rolled_back = withdrawn(store, experiment) | {current.counts["candidate"]}
+    _write_withdrawn(store, experiment, rolled_back - {target.counts["candidate"]})
     store.use(target, experiment)
     return target
 
 
 def withdrawn(store: Store, experiment: str) -> set[str]:
-    """The checkpoints of an experiment that were rolled back.
+    """The checkpoints of an experiment that were rolled back and may not be promoted automatically.
 
     Raises:
-        DamagedFile: their list is damaged.
+        DamagedFile: the list of them is damaged.
     """
     try:
         return set(read_sealed(withdrawn_file(store, experiment))["checkpoints"])
@@ -79,10 +79,10 @@ def _write_withdrawn(store: Store, experiment: str, checkpoints: set[str]) -> No
 
 
 def withdrawn_file(store: Store, experiment: str) -> Path:
-    """Where the checkpoints of an experiment that were rolled back are listed."""
+    """The file that lists the checkpoints of an experiment that were rolled back."""
     return store.root / "champion_model" / _WITHDRAWN / f"{experiment}.json"
 
 
 def champion_weights(champion: Artifact) -> Path:
-    """The folder of a champion's weights, which loads with transformers."""
+    """The folder of a champion's weights, in the format of transformers."""
     return DecisionFolder(champion.path).weights(champion.manifest["experiment"])

@@ -33,9 +33,10 @@ def evaluate(
 
 def print_figures(report: Mapping[str, Any]) -> None:
     """Print the headline figures of a report next to those of the others, and in words whether the model is better."""
-    from fim_core.evaluation.names import TITLES
+    from fim_core.evaluation.formatting import show_figure
     from fim_core.evaluation.page import by_predictor
-    from fim_core.evaluation.words import sentences, show_figure
+    from fim_core.evaluation.predictor_names import TITLES
+    from fim_core.evaluation.verdicts import sentences
     from fim_core.metrics.registry import METRICS
 
     predictors = by_predictor(report)
@@ -44,7 +45,7 @@ def print_figures(report: Mapping[str, Any]) -> None:
     table.add_column("Metric")
     for name in predictors:
         table.add_column(TITLES[name], justify="right")
-    for metric in METRICS:
+    for metric in METRICS.values():
         if metric.headline and metric.name in report["metrics"]:
             own = report["metrics"][metric.name]
             cells = [

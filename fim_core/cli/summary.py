@@ -89,7 +89,7 @@ def _a_step(training: dict[str, Any]) -> str:
 
 
 def _headline(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    from fim_core.evaluation.names import TITLES
+    from fim_core.evaluation.predictor_names import TITLES
 
     for metric, title in _HEADLINE.items():
         figure = report["metrics"].get(metric)

@@ -44,10 +44,10 @@ class GateRule(Section):
     @field_validator("metric")
     @classmethod
     def _known_metric(cls, value: str) -> str:
-        from fim_core.metrics.registry import BY_NAME
+        from fim_core.metrics.registry import METRICS
 
-        if value not in BY_NAME:
-            raise ValueError(f"no such metric: {value}{closest(value, list(BY_NAME))} (there are {', '.join(BY_NAME)})")
+        if value not in METRICS:
+            raise ValueError(f"no such metric: {value}{closest(value, list(METRICS))} (there are {', '.join(METRICS)})")
         return value
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""From rows to figures: ratios of sums, with bootstrap intervals over whole worksheets."""
+"""Aggregation of scores into figures: ratios of sums, with bootstrap intervals over groups of rows."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ import numpy as np
 
 from fim_core.evaluation.power import detectable_gain, detectable_share, fewest_groups
 from fim_core.evaluation.scores import Columns
-from fim_core.metrics.registry import METRICS, Metric
+from fim_core.metrics.metric import Metric
+from fim_core.metrics.registry import METRICS
 
 _CELLS_AT_ONCE = 4_000_000
 
 LENGTH_BUCKETS = ((0, "0 characters"), (10, "1–10"), (40, "11–40"), (160, "41–160"), (None, "over 160"))
-"""Longest completion of each bucket, in characters, and its name."""
+"""Length in characters of the longest completion of each bucket, and its name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A figure with its confidence interval, and the rows and groups that it is about. None: not a finite number."""
+    """A figure with its confidence interval, and the numbers of rows and groups it applies to. None: not finite."""
 
     value: float | None
     low: float | None
@@ -33,7 +34,7 @@ class Difference(Estimate):
     """The paired difference of two figures.
 
     Attributes:
-        detectable: the smallest true difference that would be told from chance (see power.py); None if none would.
+        detectable: the smallest true difference that can be told from chance (see power.py); None if none can.
     """
 
     detectable: float | None
@@ -41,7 +42,7 @@ class Difference(Estimate):
 
 @dataclass(frozen=True, slots=True)
 class Bootstrap:
-    """How intervals are made: number of resamples, level, seed."""
+    """Options of the bootstrap: number of resamples, confidence level, seed."""
 
     samples: int
     confidence: float
@@ -49,20 +50,23 @@ class Bootstrap:
 
 
 def estimates(columns: Columns, groups: np.ndarray, bootstrap: Bootstrap) -> dict[str, Estimate]:
-    """Every metric that applies to at least one row, by name.
+    """Estimate every metric that applies to at least one row.
 
-    Intervals are percentiles of a bootstrap that draws whole groups with replacement, for rows of one worksheet are
+    Intervals are percentiles of a bootstrap that draws whole groups with replacement, since rows of one worksheet are
     alike (Cameron, Gelbach & Miller, "Bootstrap-based improvements for inference with clustered errors", 2008; Efron
-    & Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13). A share that is 0 or 1 on every row gives
-    the bootstrap nothing to vary; its interval is the exact binomial one over groups (Clopper & Pearson, 1934). Of a
-    share in a single group nothing is known but that it lies between 0 and 1.
+    & Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13). Where a share is 0 or 1 on every row, all
+    resamples are equal; its interval is the exact binomial one over groups (Clopper & Pearson, 1934). The interval of a
+    share in a single group is 0 to 1.
 
     Args:
         columns: scores of one predictor.
         groups: group of each row, any labels.
-        bootstrap: resamples, level and seed; the same give the same intervals.
+        bootstrap: resamples, level and seed; equal options give equal intervals.
+
+    Returns:
+        Estimates by the metric's name.
     """
-    metrics = [metric for metric in METRICS if metric.over in columns]
+    metrics = [metric for metric in METRICS.values() if metric.over.name in columns]
     over, per = _sums(columns, metrics, groups)
     value = _ratio(over.sum(0), per.sum(0))
     low, high = _interval(np.concatenate([_ratio(*s) for s in _resampled(over, per, bootstrap)]), bootstrap)
@@ -77,13 +81,16 @@ def estimates(columns: Columns, groups: np.ndarray, bootstrap: Bootstrap) -> dic
 
 
 def differences(ours: Columns, theirs: Columns, groups: np.ndarray, bootstrap: Bootstrap) -> dict[str, Difference]:
-    """Ours minus theirs in every metric that both have, on the same rows, with intervals of the paired difference.
+    """Estimate ours minus theirs in every metric that both have, paired over the same rows.
 
-    Each resample draws the same groups for both, so that what makes rows hard for both cancels out. A single group says
-    nothing of chance: the interval of shares is then the widest, -1 to 1.
+    Each resample draws the same groups for both, so that the difficulty of rows cancels out. A single group gives no
+    information on chance: the interval of a share is then the widest possible, -1 to 1.
+
+    Returns:
+        Differences by the metric's name.
     """
-    metrics = [metric for metric in METRICS if metric.over in ours and metric.over in theirs]
-    # Ours, then theirs, side by side: resampled together.
+    metrics = [metric for metric in METRICS.values() if metric.over.name in ours and metric.over.name in theirs]
+    # Ours, then theirs, along the last axis, so that one draw resamples both.
     pairs = zip(*(_sums(columns, metrics, groups) for columns in (ours, theirs)), strict=True)
     over, per = (np.concatenate(sums, axis=1) for sums in pairs)
     with np.errstate(invalid="ignore"):
@@ -91,8 +98,8 @@ def differences(ours: Columns, theirs: Columns, groups: np.ndarray, bootstrap: B
         drawn = _minus(np.concatenate([_ratio(*sums) for sums in _resampled(over, per, bootstrap)]))
     low, high = _interval(drawn, bootstrap)
     counted = (per.reshape(len(per), 2, len(metrics)) > 0).any(1).sum(0)
-    alone = (counted == 1) & np.array([metric.unit == "share" for metric in metrics], bool)
-    low, high = np.where(alone, -1.0, low), np.where(alone, 1.0, high)
+    single_group = (counted == 1) & np.array([metric.unit == "share" for metric in metrics], bool)
+    low, high = np.where(single_group, -1.0, low), np.where(single_group, 1.0, high)
     return {
         metric.name: Difference(
             *_finite(value[i], low[i], high[i]),
@@ -123,17 +130,17 @@ def _detectable(metric: Metric, drawn: np.ndarray, rows: int, groups: int, boots
 
 
 def subset(columns: Columns, mask: np.ndarray) -> Columns:
-    """The scores of some of the rows."""
+    """The scores of the rows where `mask` is true."""
     return {name: values[mask] for name, values in columns.items()}
 
 
 def length_bucket(completion: str) -> str:
-    """The name of the bucket that a gold completion's length falls into."""
+    """The name of the bucket for the length of a gold completion."""
     return next(name for longest, name in LENGTH_BUCKETS if longest is None or len(completion) <= longest)
 
 
 def _finite(value: float, low: float, high: float) -> tuple[float | None, float | None, float | None]:
-    """The three as they are, or three times None unless all of them are finite."""
+    """The three values, or three times None unless all are finite."""
     return (float(value), float(low), float(high)) if np.isfinite([value, low, high]).all() else (None, None, None)
 
 
@@ -150,8 +157,8 @@ def _sums(columns: Columns, metrics: Sequence[Metric], groups: np.ndarray) -> tu
 
 
 def _parts(columns: Columns, metric: Metric) -> tuple[np.ndarray, np.ndarray]:
-    numerator = columns[metric.over]
-    denominator = np.ones_like(numerator) if metric.per is None else columns[metric.per]
+    numerator = columns[metric.over.name]
+    denominator = np.ones_like(numerator) if metric.per is None else columns[metric.per.name]
     applies = ~np.isnan(numerator) & ~np.isnan(denominator)
     return np.where(applies, numerator, 0.0), np.where(applies, denominator, 0.0)
 

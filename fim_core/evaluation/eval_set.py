@@ -1,4 +1,4 @@
-"""The held-out rows that a report is about, with everything that is needed to complete and to judge them."""
+"""The evaluation set: held-out rows with the tokens to complete them and the texts to judge completions."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 from datasets import Dataset, load_from_disk
 
 from fim_core.errors import FimError
-from fim_core.evaluation.scores import EvalRow
 from fim_core.folders.prompts import PromptsFolder
 from fim_core.folders.tokenized import TokenizedFolder
+from fim_core.metrics.rows import EvalRow
 from fim_core.prompt_format.recipe import Recipe, read_recipe
 from fim_core.prompts.finished import context_of
 from fim_core.records.schema import PLACEHOLDER, Completion, FinishedPrompt
@@ -30,7 +30,7 @@ _DEFINITION = re.compile(r"^[ \t]*CREATE\b.*?(?=;|\n[ \t]*\n|\Z)", re.IGNORECASE
 
 
 class RawRow(NamedTuple):
-    """A row as the raw table has it, for models that read prompts in another form."""
+    """A row of raw_completions, for models with another prompt format."""
 
     source_type: str
     input: str
@@ -42,11 +42,11 @@ class EvalSet:
     """Held-out rows and their tokens.
 
     Attributes:
-        rows: what is judged.
-        prompts: token ids of all that stands before each response, as in training.
+        rows: texts of the rows.
+        prompts: token ids before each response, as in training.
         targets: token ids of each gold completion and its end token.
-        raw: each row as it was before it was made into a prompt.
-        held_out: rows held out in all, but for those that are too long to be tokenized.
+        raw: each row before it was made into a prompt.
+        held_out: number of all held-out rows that were tokenized; too long ones were not.
     """
 
     rows: list[EvalRow]
@@ -61,13 +61,13 @@ def load_eval_set(
 ) -> EvalSet:
     """Read the held-out rows, or a sample of them.
 
-    Which rows a sample takes depends on nothing but their row_ids, so that two models meet the same ones.
+    The sample depends only on the row_ids, so that all models are evaluated on the same rows.
 
     Args:
         raw: the raw_completions file.
         prompts: folder of fim_prompts.
         dataset: folder of tokenized_dataset.
-        max_rows: size of the sample; None takes all.
+        max_rows: size of the sample; None for all rows.
         placeholder: marks the cursor in an INPUT.
 
     Raises:
@@ -104,21 +104,21 @@ def load_eval_set(
 
 
 def sample(row_ids: Sequence[str], size: int | None) -> list[int]:
-    """Places of a sample, in their order: the rows whose hashed row_ids come first."""
+    """Sorted positions of a sample: the rows with the smallest hashes of row_ids."""
     places = sorted(range(len(row_ids)), key=lambda i: hashlib.sha256(row_ids[i].encode()).digest())
     return sorted(places[:size])
 
 
 @dataclass(frozen=True)
 class MostFrequent:
-    """The completion that occurs most: of all rows, and of the rows of each TYPE."""
+    """The most frequent completion of all rows, and of the rows of each TYPE."""
 
     overall: str
     by_type: Mapping[str, str]
 
     @classmethod
     def of(cls, counted: Iterable[tuple[str, str, int]]) -> MostFrequent:
-        """By (TYPE, completion, how often). The first in text order wins among equals; without any, the empty one."""
+        """Find them in (TYPE, completion, count). Ties go to the first in text order; without rows, it is empty."""
         overall: Counter[str] = Counter()
         by_type: dict[str, Counter[str]] = {}
         for kind, completion, count in counted:
@@ -128,7 +128,7 @@ class MostFrequent:
 
 
 def most_frequent_in_training(prompts: Path) -> MostFrequent:
-    """The most frequent completions of the training rows of a fim_prompts folder."""
+    """Find the most frequent completions of the training rows of a fim_prompts folder."""
     query = """
         SELECT coalesce(type, ''), response, count(*) FROM read_parquet($file) WHERE split = 'train' GROUP BY ALL
     """
@@ -146,7 +146,7 @@ def _columns_by_row(file: Path, row_ids: list[str], columns: list[str]) -> dict[
 
 
 def _ddl(row: RawRow, recipe: Recipe, placeholder: str) -> str:
-    """The table definitions in a row's context: of a finished prompt, the CREATE statements before its FIM block."""
+    """The table definitions in a row's context; of a finished prompt, the CREATE statements before its FIM block."""
     match shape_of(row.source_type).parse(row.input, placeholder):
         case Completion(ddl_context=ddl):
             return ddl

@@ -1,4 +1,4 @@
-"""The smallest gain that an evaluation can tell from chance, given its rows and groups."""
+"""Statistical power: the smallest gain that an evaluation can tell from chance, given its rows and groups."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections.abc import Mapping
 from statistics import NormalDist
 from typing import Any
 
-from fim_core.evaluation.names import BASE, CHAMPION, CONSTANTS
-from fim_core.metrics.registry import BY_NAME
+from fim_core.evaluation.predictor_names import BASE, CHAMPION, CONSTANTS
+from fim_core.metrics.registry import METRICS
 
 METRIC = "exact_match_sql"
-"""What the default gate decides on, and so what the power of a report is about."""
+"""The metric that the default gate decides on; the power of a report refers to it."""
 
 POWER = 0.8
 """Share of evaluations in which a gain of the stated size passes the gate; the usual choice (Cohen, 1988)."""
 
 ENOUGH = 0.05
-"""A report that cannot see a gain of this size in METRIC warns."""
+"""A report warns if it cannot detect a gain of this size in METRIC."""
 
 
 def detectable_gain(error: float, confidence: float) -> float:
-    """The true difference whose interval lies wholly above 0 in POWER of all evaluations.
+    """The true difference whose interval lies wholly above 0 in a share of POWER of all evaluations.
 
     `(z_(1+confidence)/2 + z_POWER) * error`, the minimum detectable effect (Bloom, "Minimum Detectable Effects", 1995).
 
@@ -34,19 +34,19 @@ def detectable_gain(error: float, confidence: float) -> float:
 
 
 def detectable_share(rows: int, groups: int, confidence: float) -> float | None:
-    """The smallest gain in a share that can be seen at all: by a model that gains rows and loses none.
+    """The smallest detectable gain in a share, for a model that gains rows and loses none.
 
-    Exact, for rows that gain independently of each other: the bootstrap's interval lies above 0 when `k` groups have
-    gained, where resamples without any of these `k` are rarer than the lower tail. The result is the share of rows that
-    must gain for at least `k` groups to do so with probability POWER. It bounds `detectable_gain` from below, whose
-    error is too small, or 0, where hardly any row differs.
+    Exact if rows gain independently of each other: the bootstrap interval lies above 0 once `k` groups have gained, where
+    `k` is the smallest number such that resamples without any of the `k` are rarer than the lower tail. The result is the
+    share of rows that must gain for at least `k` groups to gain with probability POWER. It is a lower bound for
+    `detectable_gain`, whose standard error is too small, or 0, where hardly any row differs.
 
     Args:
-        rows, groups: what the share is about.
+        rows, groups: numbers of rows and groups that the share is computed over.
         confidence: level of the interval.
 
     Returns:
-        None where there are too few groups for any gain to show.
+        None where the groups are too few to detect any gain.
     """
     if groups < fewest_groups(confidence):
         return None
@@ -63,20 +63,20 @@ def detectable_share(rows: int, groups: int, confidence: float) -> float | None:
 
 
 def fewest_groups(confidence: float) -> int:
-    """Groups below which no difference is told from chance: by the sign test, not even where all of them agree."""
+    """The number of groups below which no difference can be told from chance: by the sign test, even if all agree."""
     return math.ceil(math.log2(2 / (1 - confidence)))
 
 
 def power_of(others: Mapping[str, Mapping[str, Any]], counts: Mapping[str, Any]) -> dict[str, Any]:
-    """What the report says of its own power.
+    """The section `power` of a report.
 
     Args:
-        others: the predictors that the model is compared with, as in the report.
+        others: the section `others` of the report.
         counts: `evaluated` and `held_out` rows, and `groups`.
 
     Returns:
-        `metric`; `smallest_gain`, by predictor, and the largest of these as `at_least` (None: no gain can be seen);
-        `enough`, whether that is at most ENOUGH; `sentence`, for people, with the cure where it is not.
+        `metric`; `smallest_gain` by predictor; `at_least`, the largest of these (None: no gain can be detected); `enough`:
+        whether that is at most ENOUGH; `sentence`: for people, with advice where it is not.
     """
     compared = {
         name: others[name]["differences"][METRIC]["detectable"]
@@ -86,11 +86,9 @@ def power_of(others: Mapping[str, Mapping[str, Any]], counts: Mapping[str, Any])
     worst = None if not compared or None in compared.values() else max(compared.values())
     enough = worst is not None and worst <= ENOUGH
     if not compared:
-        sentence = (
-            f"The held-out rows hold nothing that {BY_NAME[METRIC].title} measures, so the gate sees no gain in it."
-        )
+        sentence = f"{METRICS[METRIC].title} applies to none of the held-out rows, so the gate cannot detect a gain."
     else:
-        sentence = _sentence(worst, counts) + ("" if enough else f" {_cure(counts)}")
+        sentence = _sentence(worst, counts) + ("" if enough else f" {_advice(counts)}")
     return {
         "metric": METRIC,
         "smallest_gain": compared,
@@ -101,22 +99,22 @@ def power_of(others: Mapping[str, Mapping[str, Any]], counts: Mapping[str, Any])
 
 
 def _at_least(successes: int, trials: int, chance: float) -> float:
-    """Probability of at least so many successes."""
+    """The probability of at least `successes` successes in independent trials."""
     return 1 - sum(math.comb(trials, k) * chance**k * (1 - chance) ** (trials - k) for k in range(successes))
 
 
 def _sentence(worst: float | None, counts: Mapping[str, Any]) -> str:
-    title, measured = BY_NAME[METRIC].title, f"{counts['evaluated']:,} rows in {counts['groups']:,} groups"
+    title, measured = METRICS[METRIC].title, f"{counts['evaluated']:,} rows in {counts['groups']:,} groups"
     if worst is None:
         return f"On {measured}, no gain in {title} can be told from chance."
     return (
-        f"On {measured}, the smallest gain in {title} that the gate can see is about {100 * worst:.1f} points "
-        f"(such a gain passes in {POWER:.0%} of evaluations)."
+        f"On {measured}, the smallest gain in {title} that the gate can detect is about {100 * worst:.1f} points "
+        f"(it passes in {POWER:.0%} of evaluations)."
     )
 
 
-def _cure(counts: Mapping[str, Any]) -> str:
-    larger = f"A gain of {100 * ENOUGH:.0f} points should show"
+def _advice(counts: Mapping[str, Any]) -> str:
+    goal = f"To detect a gain of {100 * ENOUGH:.0f} points"
     if counts["evaluated"] < counts["held_out"]:
-        return f"{larger}: raise evaluation.max_rows ({counts['held_out']:,} rows are held out)."
-    return f"{larger}: hold out more rows of more groups, by data.eval_fraction or data.eval_sources."
+        return f"{goal}, raise evaluation.max_rows ({counts['held_out']:,} rows are held out)."
+    return f"{goal}, hold out more rows from more groups: set data.eval_fraction or data.eval_sources."

@@ -1,4 +1,4 @@
-"""What completes held-out rows: a model, or a rule that any model must beat."""
+"""Predictions of a model for held-out rows: greedy completions, and the loss of the gold completions."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from fim_core.config.evaluation import EvaluationConfig
 from fim_core.evaluation.eval_set import TokenIds
-from fim_core.evaluation.scores import Prediction
 from fim_core.inference.generation import generate, load_for_inference, stop_ids_of
-from fim_core.inference.progress import Advance, RowProgress
+from fim_core.inference.row_progress import Advance, RowProgress
+from fim_core.metrics.rows import Prediction
 from fim_core.modeling.attention import attention_name, register, select_backend
 from fim_core.modeling.load import supports_prefix_tree
 from fim_core.modeling.loss import batch_loss
@@ -27,14 +27,14 @@ from fim_core.tokenization.encoder import TextEncoder
 
 @dataclass(frozen=True)
 class Predictor:
-    """A model that completes.
+    """A model with its tokenizer, ready to complete prompts.
 
     Attributes:
         model: in eval mode.
-        tokenizer: of its prompts and completions.
+        tokenizer: tokenizer of prompts and completions.
         stop_ids: tokens that end a completion.
-        folder: the checkpoint whose tokenizer and prompts it uses.
-        weights: the folder that the model was loaded from; None for one that is only in memory.
+        folder: the checkpoint whose tokenizer and prompt format it uses.
+        weights: the folder that the model was loaded from; None for a model that is only in memory.
     """
 
     model: PreTrainedModel
@@ -45,12 +45,12 @@ class Predictor:
 
     @cached_property
     def encoder(self) -> TextEncoder:
-        """Decodes its completions."""
+        """Encoder of the tokenizer, which decodes completions."""
         return TextEncoder(self.tokenizer)
 
     @classmethod
     def load(cls, folder: Path) -> Predictor:
-        """The model of a checkpoint, ready to generate."""
+        """Load the model of a checkpoint."""
         model, tokenizer = load_for_inference(folder)
         assert isinstance(tokenizer, PreTrainedTokenizerFast), "load_tokenizer refuses others"
         return cls(model, tokenizer, stop_ids_of(model, tokenizer), folder, weights=folder)
@@ -63,27 +63,30 @@ def predict(
     options: EvaluationConfig,
     progress: RowProgress | None = None,
 ) -> list[Prediction | None]:
-    """A greedy completion of each prompt, and the cross entropy of the gold one; None for a prompt without tokens.
+    """Complete each prompt greedily, and compute the cross entropy of its gold completion.
 
     Args:
         predictor: the model.
         prompts: token ids of each prompt.
         targets: token ids of each gold completion, end token included.
-        options: limits of generation, and its engine; a model that is only in memory is run by transformers.
-        progress: reports how many rows are completed, and then how many losses are computed.
+        options: limits and backend of generation; a model that is only in memory is run by transformers.
+        progress: reports the number of completed rows, and then of computed losses.
+
+    Returns:
+        One prediction per prompt; None for a prompt without tokens.
     """
     progress = progress or RowProgress()
     rows = len(prompts)
     usable = [place for place, prompt in enumerate(prompts) if prompt]
     prompts, targets = [prompts[i] for i in usable], [targets[i] for i in usable]
-    loaded_anew = predictor.weights if options.backend == "vllm" else None
+    reloaded_from = predictor.weights if options.backend == "vllm" else None
     generations = generate(
-        loaded_anew or predictor.model,
+        reloaded_from or predictor.model,
         prompts,
         stop_ids=predictor.stop_ids,
         max_new_tokens=options.max_new_tokens,
         batch_size=options.batch_size,
-        backend="vllm" if loaded_anew else "transformers",
+        backend="vllm" if reloaded_from else "transformers",
         on_rows=progress.start("completions", len(prompts)),
     )
     losses = cross_entropies(
@@ -108,8 +111,8 @@ class RowLoss(NamedTuple):
 
     Attributes:
         nats: sum over the target's tokens, the end token included.
-        tokens: how many these are.
-        end_nats: of the end token alone.
+        tokens: number of these tokens.
+        end_nats: cross entropy of the end token.
     """
 
     nats: float
@@ -125,15 +128,15 @@ def cross_entropies(
     pack_length: int = 8192,
     on_rows: Advance = lambda rows: None,
 ) -> list[RowLoss]:
-    """The cross entropy of each row's target after its prompt.
+    """Compute the cross entropy of each row's target after its prompt.
 
-    The loss of training, over packs that share prompt prefixes.
+    This is the training loss, computed over packs that share prompt prefixes.
 
     Args:
         model: a causal language model.
-        prompts, targets: token ids; no prompt is empty, and each target ends in the end token.
-        pack_length: tokens of a pack; a longer row is a pack of its own.
-        on_rows: is called with the number of rows that have just been computed.
+        prompts, targets: token ids; prompts are not empty, and each target ends in the end token.
+        pack_length: tokens per pack; a longer row gets its own pack.
+        on_rows: called with the number of rows that have just been computed.
     """
     tokens = [prompt + target for prompt, target in zip(prompts, targets, strict=True)]
     labels = [[IGNORE_INDEX] * len(prompt) + target for prompt, target in zip(prompts, targets, strict=True)]
@@ -145,7 +148,7 @@ def cross_entropies(
     with _pack_attention(model, shares), torch.no_grad():
         for pack in plan:
             sums = batch_loss(model, collate([pack], rows).to(model.device))
-            # Targets are in the order of the rows, so each row's last one is its end token.
+            # Targets are in row order, so the last one of each row is its end token.
             end_losses = sums.losses[sums.row_targets.cumsum(0) - 1]
             figures = (sums.row_totals, sums.row_targets, end_losses)
             for row, *of_row in zip(pack.rows.tolist(), *(values.tolist() for values in figures), strict=True):
@@ -156,7 +159,7 @@ def cross_entropies(
 
 @contextmanager
 def _pack_attention(model: PreTrainedModel, shares: bool) -> Iterator[None]:
-    """Have the model attend over packs inside the block, if it can."""
+    """Within the block, use attention over packs if the model supports it."""
     before = model.config._attn_implementation
     if shares:
         register()

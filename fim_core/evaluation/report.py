@@ -1,4 +1,4 @@
-"""The report of an evaluation: `report.json`, whose shape stays, and `predictions.parquet`."""
+"""The report of an evaluation: `report.json`, a stable format, and `predictions.parquet`."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ import pyarrow.parquet as pq
 
 from fim_core.config.evaluation import EvaluationConfig
 from fim_core.evaluation.aggregate import LENGTH_BUCKETS, Bootstrap, differences, estimates, length_bucket, subset
-from fim_core.evaluation.names import BASE, CHAMPION, MODEL
 from fim_core.evaluation.power import power_of
-from fim_core.evaluation.scores import Columns, EvalRow, Prediction, Scores
+from fim_core.evaluation.predictor_names import BASE, CHAMPION, MODEL
+from fim_core.evaluation.scores import Columns, Scores
 from fim_core.folders.report import ReportFolder
-from fim_core.metrics.registry import BY_NAME
+from fim_core.metrics.registry import METRICS
+from fim_core.metrics.rows import EvalRow, Prediction
 
 SCHEMA_VERSION = 2
 
 _WITH_COLUMNS = {MODEL: "", BASE: "base_", CHAMPION: "champion_"}
-"""Predictors whose completions are written row by row, and what their columns begin with."""
+"""Predictors whose completions are written to predictions.parquet, and the prefix of their columns."""
 
 _LIBRARIES = ("torch", "transformers", "sqlglot", "duckdb", "rapidfuzz", "numpy")
 
@@ -41,24 +42,30 @@ def build_report(
     held_out: int,
     unavailable: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """All figures of an evaluation.
-
-    Its keys: `metrics` (of the model, each `{value, low, high, n, groups}`); `others`, by predictor: `rows`, how many it
-    could read, its `metrics`, and `differences`, model minus it, paired over these rows, each also with `detectable`;
-    `unavailable`, why a predictor is missing; `power`, the smallest gain that shows (see power.py); `by_type` and
-    `by_length` (`{rows, metrics, others}` of each slice), `counts`, `definitions`, `options`, `versions`, and `examples`
-    with texts if the experiment shows samples, else with row_ids.
+    """Compute all figures of an evaluation.
 
     Args:
-        rows: what was evaluated.
-        predictions: by predictor (see names.py); `model` must be among them.
-        scores: their measures.
-        name: of the experiment.
-        options: of the evaluation.
-        seed: of the bootstrap.
-        show_samples: whether examples hold texts.
-        held_out: rows held out, of which `rows` may be a sample.
-        unavailable: predictors that should be here, and why they are not.
+        rows: the evaluated rows.
+        predictions: by predictor (see predictor_names.py), `model` included.
+        scores: measures of the predictions.
+        name: name of the experiment.
+        options: options of the evaluation.
+        seed: seed of the bootstrap.
+        show_samples: whether examples contain texts.
+        held_out: number of held-out rows, of which `rows` may be a sample.
+        unavailable: reasons by predictor that is missing.
+
+    Returns:
+        A dict with the keys
+
+        - `metrics`: figures of the model, each `{value, low, high, n, groups}`;
+        - `others`, by predictor: `rows` (number of rows that it could read), its `metrics`, and `differences`: model minus
+          predictor, paired over these rows, each also with `detectable`;
+        - `unavailable`: why a predictor is missing;
+        - `power`: the smallest gain that can be detected (see power.py);
+        - `by_type` and `by_length`: `{rows, metrics, others}` of each slice;
+        - `counts`, `definitions` (of the metrics), `options`, `versions`;
+        - `examples`: with texts if `show_samples`, else with row_ids.
     """
     bootstrap = Bootstrap(options.bootstrap_samples, options.confidence, seed)
     groups = np.array([row.group for row in rows])
@@ -90,7 +97,7 @@ def build_report(
                 "unit": metric.unit,
                 "higher_is_better": metric.higher_is_better,
             }
-            for name, metric in BY_NAME.items()
+            for name, metric in METRICS.items()
         },
         "examples": _examples(rows, predictions, scores, options.examples, show_samples),
         "options": options.model_dump(mode="json") | {"seed": seed},
@@ -107,10 +114,10 @@ def write_report(output: Path, report: Mapping[str, Any]) -> None:
 def write_predictions(
     output: Path, rows: Sequence[EvalRow], predictions: Mapping[str, Sequence[Prediction | None]], scores: Scores
 ) -> None:
-    """Write `predictions.parquet`: a line for each row with the model's completion and every measure of it.
+    """Write `predictions.parquet`: for each row, the model's completion and every measure of it.
 
-    Measures that do not apply to a row are null. Completions and measures of the base and the champion follow in columns
-    that begin with `base_` and `champion_`; they are null in rows that the champion could not read.
+    Measures that do not apply to a row are null. Columns with the prefix `base_` and `champion_` hold the completions and
+    measures of the base model and the champion; they are null in rows that the champion could not read.
     """
     table = {
         "row_id": pa.array([row.row_id for row in rows], pa.string()),
@@ -132,7 +139,7 @@ def _figures(scores: Scores, groups: np.ndarray, bootstrap: Bootstrap) -> dict[s
     others = {}
     for name, theirs in scores.columns.items():
         if name != MODEL:
-            read = ~np.isnan(theirs["gold_chars"])
+            read = scores.read[name]
             paired = differences(subset(ours, read), subset(theirs, read), groups[read], bootstrap)
             others[name] = {
                 "rows": int(read.sum()),
@@ -149,9 +156,14 @@ def _slices(
     for name in names:
         mask = labels == name
         if mask.any():
-            part = Scores({predictor: subset(columns, mask) for predictor, columns in scores.columns.items()})
+            part = _of_rows(scores, mask)
             found[str(name)] = {"rows": int(mask.sum()), **_figures(part, groups[mask], bootstrap)}
     return found
+
+
+def _of_rows(scores: Scores, mask: np.ndarray) -> Scores:
+    columns = {name: subset(columns, mask) for name, columns in scores.columns.items()}
+    return Scores(columns, {name: read[mask] for name, read in scores.read.items()})
 
 
 def _plain(figures: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,7 +177,7 @@ def _examples(
     number: int,
     show_samples: bool,
 ) -> dict[str, list[dict[str, Any]]]:
-    """The worst, the best and the changed completions, `number` in all; with their texts only if wanted."""
+    """The worst, the best and the changed completions, `number` in total; with texts only if `show_samples`."""
     ours = scores.columns[MODEL]
     similarity, gold_chars = ours["edit_similarity"], ours["gold_chars"]
     order = {
@@ -176,7 +188,7 @@ def _examples(
         if other in scores.columns:
             gained = ours["exact_match_sql"] - scores.columns[other]["exact_match_sql"]
             by_gain = np.lexsort((gold_chars, gained))
-            # This leaves out rows that it could not read as well.
+            # NaN, for rows that the other could not read, is not greater than 0.
             order[f"changed_from_{other}"] = by_gain[np.abs(gained[by_gain]) > 0]
     each = number // len(order)
     return {

@@ -1,4 +1,4 @@
-"""The evaluation of a checkpoint on held-out rows: completions, measures, figures, report."""
+"""Evaluation of a checkpoint on held-out rows: predictions, scores, report."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ import torch
 
 from fim_core.config import Experiment
 from fim_core.config.evaluation import EvaluationConfig
-from fim_core.evaluation.base import Base, BaseUnavailable, predict_with_base
+from fim_core.evaluation.base_model import Base, BaseUnavailable, predict_with_base
+from fim_core.evaluation.checkpoint_prompts import build_tokens, same_prompts
 from fim_core.evaluation.eval_set import EvalSet, MostFrequent, load_eval_set, most_frequent_in_training
-from fim_core.evaluation.names import BASE, CHAMPION, EMPTY, MODEL, MOST_FREQUENT, MOST_FREQUENT_BY_TYPE
+from fim_core.evaluation.predictor_names import BASE, CHAMPION, EMPTY, MODEL, MOST_FREQUENT, MOST_FREQUENT_BY_TYPE
 from fim_core.evaluation.predictors import Predictor, predict
-from fim_core.evaluation.prompts import build_tokens, same_prompts
 from fim_core.evaluation.report import build_report, write_predictions, write_report
-from fim_core.evaluation.scores import EvalRow, Prediction, score
-from fim_core.inference.progress import OnEvent, RowProgress
+from fim_core.evaluation.scores import score
+from fim_core.inference.row_progress import OnEvent, RowProgress
+from fim_core.metrics.rows import EvalRow, Prediction
 
 
 def evaluate(
@@ -33,24 +34,23 @@ def evaluate(
     champion: Path | None = None,
     on_event: OnEvent = lambda event: None,
 ) -> dict[str, Any]:
-    """Complete held-out rows with a checkpoint and write the report and the predictions (see `ReportFolder`).
+    """Complete held-out rows with a checkpoint, and write the report and the predictions (see `ReportFolder`).
 
-    The same rows are completed by the base model, by the champion, and by rules that need no model. One model is in
-    memory at a time.
+    The base model, the champion and the constants complete the same rows. Only one model is in memory at a time.
 
     Args:
-        experiment: options of the evaluation, and its seed.
+        experiment: provides the options of the evaluation and the seed.
         checkpoint: HF folder.
         raw: the raw_completions file.
         prompts: folder of fim_prompts.
         dataset: folder of tokenized_dataset.
-        output: existing folder that the files are written to.
-        base: the model before training; one that cannot be loaded is reported as such.
+        output: existing folder for the files.
+        base: the base model; if it cannot be loaded, the report says so.
         champion: HF folder of the champion.
-        on_event: gets the events of `RowProgress` for each model.
+        on_event: receives the events of `RowProgress` for each model.
 
     Returns:
-        A headline, see `headline`.
+        The summary of the report, see `headline`.
 
     Raises:
         FimError: no held-out rows, or a checkpoint that cannot be loaded.
@@ -88,7 +88,7 @@ def evaluate(
 def constant_predictions(
     rows: Sequence[EvalRow], most_frequent: MostFrequent
 ) -> dict[str, Sequence[Prediction | None]]:
-    """What the rules that need no model predict."""
+    """The predictions of predictors without a model."""
     return {
         EMPTY: [Prediction("") for _ in rows],
         MOST_FREQUENT: [Prediction(most_frequent.overall) for _ in rows],
@@ -97,7 +97,7 @@ def constant_predictions(
 
 
 def headline(report: Mapping[str, Any]) -> dict[str, Any]:
-    """A report in short, for a manifest: `rows`, `groups`, `metrics`, and of `others` the values by metric."""
+    """Summarize a report for a manifest: `rows`, `groups`, `metrics`, and the values of `others` by metric."""
     return {
         "rows": report["counts"]["evaluated"],
         "groups": report["counts"]["groups"],
@@ -112,9 +112,9 @@ def headline(report: Mapping[str, Any]) -> dict[str, Any]:
 def _predict_with(
     folder: Path, evaluated: EvalSet, checkpoint: Path, options: EvaluationConfig, progress: RowProgress
 ) -> Sequence[Prediction | None]:
-    """Predictions of the model in `folder` for the held-out rows, whose tokens are those of `checkpoint`.
+    """Predict the held-out rows with the model in `folder`; their tokens are in the format of `checkpoint`.
 
-    None where a champion cannot read a row.
+    A prediction is None where a champion cannot read the row.
     """
     predictor = Predictor.load(folder)
     prompts, targets = evaluated.prompts, evaluated.targets
@@ -127,7 +127,7 @@ def _predict_with(
 
 
 def _release_memory() -> None:
-    """Free the model that was used last, before the next is loaded."""
+    """Free the memory of the last model before the next one is loaded."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

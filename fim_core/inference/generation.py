@@ -1,4 +1,4 @@
-"""Greedy completions of many prompts: what evaluation measures and a server would send."""
+"""Greedy generation for many prompts, and loading of checkpoints for inference."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from fim_core.errors import FimError
 from fim_core.inference.prefix_cache import PrefixCache, greedy_tokens, why_not_shared
-from fim_core.inference.progress import Advance
+from fim_core.inference.row_progress import Advance
 from fim_core.inference.shared_decoding import DecodedRow, decode
 from fim_core.inference.vllm_backend import decode_with_vllm
 from fim_core.modeling.weights import load_weights
@@ -31,7 +31,7 @@ class Generation:
 
     Attributes:
         token_ids: the new tokens, without the stop token.
-        stopped: a stop token ended it; False if it ran into the limit.
+        stopped: whether a stop token ended it; False if it reached the limit.
     """
 
     token_ids: list[int]
@@ -48,39 +48,39 @@ def generate(
     backend: Literal["transformers", "vllm"] = "transformers",
     on_rows: Advance = lambda rows: None,
 ) -> list[Generation]:
-    """Continue each prompt with the most probable token, until a stop token or the limit.
+    """Continue each prompt with the most probable tokens, until a stop token or the limit.
 
-    Equals `model.generate(do_sample=False)` on one prompt after the other, without the penalties that a generation
-    config may add. Prompts are read in sorted order through one cache, so that what they share is computed once, and
-    decoded together. The result does not depend on `batch_size` beyond the rounding of the numbers that the model
-    computes in, which can tip the balance between two tokens that are equal up to rounding.
+    Equals `model.generate(do_sample=False)` on one prompt at a time, without the penalties that a generation config may
+    add. Prompts are read in sorted order through one cache, so that common prefixes are computed once, and decoded in
+    batches. The result depends on `batch_size` only through rounding, which can decide between two tokens that are equally
+    probable up to rounding.
 
     Args:
         model: a causal language model in eval mode, or the folder of a checkpoint.
         prompts: token ids, at least one each.
         stop_ids: tokens that end a completion.
         max_new_tokens: limit of new tokens, the stop token included.
-        batch_size: rows decoded together; vLLM schedules by itself.
-        backend: `vllm` needs that package, a GPU and a model that is given as a folder.
-        on_rows: is called with the number of prompts that have just been completed.
+        batch_size: rows decoded together; ignored by vLLM, which has its own scheduler.
+        backend: `vllm` requires that package, a GPU, and a model given as a folder.
+        on_rows: called with the number of prompts that have just been completed.
 
     Returns:
-        One result a prompt, in their order.
+        One result per prompt, in order.
 
     Raises:
-        FimError: an empty prompt, a limit below 1, vLLM is not installed, or it is to run a model that is in memory.
+        FimError: a prompt is empty, a limit is below 1, vLLM is not installed, or vLLM is to run a model in memory.
     """
     if max_new_tokens < 1 or batch_size < 1:
         raise FimError("max_new_tokens and batch_size must be at least 1.")
     if not all(prompts):
-        raise FimError("A prompt without tokens cannot be continued. Check the template.")
+        raise FimError("A prompt has no tokens, so it cannot be continued. Check the template.")
     if not prompts:
         return []
     counts = Counter(tuple(prompt) for prompt in prompts)
     distinct = sorted(counts)
     if backend == "vllm":
         if not isinstance(model, Path):
-            raise FimError("`backend: vllm` loads the model by itself: give the folder of a checkpoint.")
+            raise FimError("`backend: vllm` loads the model itself. Pass the folder of a checkpoint.")
         decoded = decode_with_vllm(model, distinct, stop_ids=stop_ids, max_new_tokens=max_new_tokens)
         results = {prompt: _generation(tokens, stop_ids) for prompt, tokens in zip(distinct, decoded, strict=True)}
         on_rows(len(prompts))
@@ -93,16 +93,16 @@ def generate(
 
 
 def load_for_inference(checkpoint: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """A checkpoint's model, in eval mode, and tokenizer; on the GPU if there is one.
+    """Load the model, in eval mode, and the tokenizer of a checkpoint; onto the GPU if there is one.
 
-    On a GPU in the checkpoint's own numbers; on a CPU in float32, which is both the fastest there and exact.
+    On a GPU in the dtype of the checkpoint; on a CPU in float32, which is the fastest there and exact.
 
     Raises:
-        FimError: no such folder, or not a checkpoint with safetensors weights.
-        DamagedFile: a file is not what was published.
+        FimError: the folder does not exist, or is not a checkpoint with safetensors weights.
+        DamagedFile: a file differs from what was published.
     """
     if not (checkpoint / "config.json").is_file():
-        raise FimError(f"There is no checkpoint in {checkpoint}: config.json and *.safetensors are needed.")
+        raise FimError(f"There is no checkpoint in {checkpoint}: it needs config.json and *.safetensors.")
     require_whole_copy(checkpoint)
     require_generation_config(checkpoint)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -113,9 +113,9 @@ def load_for_inference(checkpoint: Path) -> tuple[PreTrainedModel, PreTrainedTok
 
 
 def stop_ids_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> set[int]:
-    """The tokens that end a completion of this model: those of its generation config, and every control token.
+    """The tokens that end a completion: the end tokens of the generation config, and every control token.
 
-    A control token is never text at the cursor, so what a model writes after one is not part of the completion.
+    A control token is never part of the text at the cursor, so nothing after one belongs to the completion.
 
     Raises:
         FimError: the generation config names no end token.
@@ -123,7 +123,7 @@ def stop_ids_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> s
     end = model.generation_config.eos_token_id if model.generation_config else None
     if end is None:
         raise FimError(
-            f"{model.name_or_path or 'The model'} names no end token: set eos_token_id in its generation_config.json."
+            f"{model.name_or_path or 'The model'} has no end token. Set eos_token_id in its generation_config.json."
         )
     return {*(end if isinstance(end, list) else [end]), *control_ids(tokenizer)}
 
@@ -131,9 +131,9 @@ def stop_ids_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> s
 def _decode_with_transformers(
     model: PreTrainedModel, rows: list[DecodedRow], stop_ids: set[int], max_new_tokens: int, batch_size: int
 ) -> None:
-    """Generate every row's tokens; `rows` are sorted by prompt."""
+    """Generate the tokens of all rows, which are sorted by prompt."""
     if why := why_not_shared(model):
-        log.warning("Prompts are completed one by one, without sharing what they have in common: %s.", why)
+        log.warning("Prompts are completed one at a time, without sharing common prefixes: %s.", why)
         cache = PrefixCache(model)
         for row in rows:
             for token in greedy_tokens(cache, row.prompt, stop_ids=stop_ids, max_new_tokens=max_new_tokens):

@@ -1,4 +1,4 @@
-"""The key/value cache of one row, which moves from prompt to prompt and keeps what they share."""
+"""Key/value cache of one row that is reused from prompt to prompt for the tokens that they share."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ class LayerStates:
 
     @property
     def length(self) -> int:
-        """Tokens."""
+        """Number of tokens."""
         return self.keys.shape[2]
 
 
 def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many tokens two sequences share at their start."""
+    """The length of the common prefix of two sequences."""
     limit = min(len(first), len(second))
     if first[:limit] == second[:limit]:
         return limit
-    low, high = 0, limit - 1  # first[:low] is shared; first[: high + 1] is not
+    low, high = 0, limit - 1  # binary search: first[:low] is shared, first[: high + 1] is not
     while low < high:
         middle = (low + high + 1) // 2
         if first[:middle] == second[:middle]:
@@ -41,37 +41,38 @@ def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
 
 
 def next_token(logits: Tensor) -> Tensor:
-    """The most probable token of each row ([…, vocabulary] to […], int64); the lowest id among equals.
+    """The most probable token of each row ([…, vocabulary] to […], int64); the lowest id in a tie.
 
-    Compared in float32, as `GenerationMixin` does, so that ties are the same ties.
+    Compared in float32 as in `GenerationMixin`, so that the same tokens tie.
     """
     return logits.float().argmax(-1)
 
 
 def why_not_shared(model: PreTrainedModel) -> str | None:
-    """Why rows of this model cannot share the states of a common prefix; None if they can.
+    """The reason why rows of this model cannot share the states of a common prefix; None if they can.
 
-    They can where a token's states depend on the tokens up to it and nothing else.
+    They can if the states of a token depend only on the tokens up to it.
     """
     supported, why = supports_prefix_tree(model.config)
     if not supported:
         return why
     if getattr(model.config, "attn_logit_softcapping", None):
-        return f"{model.config.model_type} caps its attention scores"
+        return f"{model.config.model_type} soft-caps its attention scores"
     return None
 
 
 class PrefixCache:
-    """A model's cache for the tokens it read last. Reading others computes only what comes after the shared start.
+    """A model's cache of the tokens that it read last. Reading others computes only the tokens after the common prefix.
 
-    Walking through sorted prompts computes each node of their prefix tree once: no earlier prompt shares more with the
-    next one than the one just before it. A server gains the same between two requests of one editor.
+    Reading prompts in sorted order computes each node of their prefix tree once, since no earlier prompt has a longer
+    common prefix with the next one than its predecessor. For example, after [a, b, c] the prompt [a, b, d] computes only d.
+    A server saves the same work between two requests of one editor.
 
-    Layers with a sliding window keep all tokens as well, since another prompt may go on from any of them; their masks
-    hide what is outside the window.
+    Layers with a sliding window keep all tokens, too, since the next prompt may continue from any of them; their masks hide
+    tokens outside the window.
 
     Args:
-        model: a causal language model, in eval mode. One that cannot share reads every prompt from its start.
+        model: a causal language model in eval mode. If it cannot share prefixes, every prompt is computed in full.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -80,19 +81,19 @@ class PrefixCache:
         self._cache = self._new_cache()
         self._ids: list[int] = []
         self.computed = 0
-        """Tokens that have gone through the model so far."""
+        """Number of tokens that the model has computed so far."""
 
     @torch.inference_mode()
     def read(self, ids: Sequence[int]) -> Tensor:
-        """Make `ids` the cached tokens; returns the logits after the last one, [vocabulary].
+        """Make `ids` the cached tokens, and return the logits after the last one: [vocabulary].
 
         Raises:
-            ValueError: there are no tokens.
+            ValueError: `ids` is empty.
         """
         if not ids:
             raise ValueError("a prompt needs at least one token")
-        cached, self._ids = self._ids, []  # stays empty if the model fails half-way, so that the next call starts anew
-        # The last token is always computed, since its logits are wanted.
+        cached, self._ids = self._ids, []  # stays empty if the model raises, so that the next call starts over
+        # The last token is always computed because its logits are needed.
         shared = min(common_prefix(cached, ids), len(ids) - 1) if self._shares else 0
         if shared:
             self._cache.crop(shared - len(cached))
@@ -104,21 +105,21 @@ class PrefixCache:
 
     @torch.inference_mode()
     def append(self, token: int) -> Tensor:
-        """Add one token to the cached ones; returns the logits after it, [vocabulary]."""
+        """Append one token to the cached ones, and return the logits after it: [vocabulary]."""
         cached, self._ids = self._ids, []
         logits = self._forward([token], len(cached))
         self._ids = [*cached, token]
         return logits
 
     def states(self, start: int, end: int) -> list[LayerStates]:
-        """Copies of every layer's states of the tokens from `start` to `end`, one row each."""
+        """Copies of every layer's states of the tokens from `start` to `end`, with one row each."""
         return [
             LayerStates(keys[:, :, start:end].clone(), values[:, :, start:end].clone())
             for keys, values, _ in self._cache
         ]
 
     def _new_cache(self) -> DynamicCache:
-        # With the configuration it would drop what is outside a layer's window.
+        # With a config, the cache would drop tokens outside a layer's window.
         return DynamicCache() if self._shares else DynamicCache(config=self._model.config)
 
     def _forward(self, ids: Sequence[int], position: int) -> Tensor:
@@ -137,9 +138,9 @@ class PrefixCache:
 def greedy_tokens(
     cache: PrefixCache, prompt: Sequence[int], *, stop_ids: set[int], max_new_tokens: int
 ) -> Iterator[int]:
-    """The tokens of a greedy continuation, one at a time as they are computed.
+    """Yield the tokens of a greedy continuation as they are computed.
 
-    Ends after a stop token, which is yielded too, or after `max_new_tokens`.
+    Ends after a stop token, which is also yielded, or after `max_new_tokens`.
     """
     token = int(next_token(cache.read(prompt)))
     yield token

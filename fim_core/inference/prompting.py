@@ -1,4 +1,4 @@
-"""Prompts at serving time: the very ones that the model was trained on."""
+"""The prompt builder of a checkpoint, for the same prompts in inference as in training."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _MARKERS = ("prefix_id", "suffix_id", "middle_id")
 
 
 def load_prompt_builder(checkpoint: Path, tokenizer: PreTrainedTokenizerFast) -> PromptBuilder:
-    """The prompt builder of a checkpoint, with the recipe that it was trained with.
+    """Load the prompt builder of a checkpoint from the recipe that it was trained with.
 
-    Its `encode` gives the tokens of training for the same fields. User text that spells a control token is encoded as
-    ordinary text, also where training rejected such rows: someone is waiting, who may well be writing about these
-    tokens, and as text they have no power.
+    For the same fields, its `encode` returns the same tokens as in training. User text that spells a control token is
+    encoded as ordinary text, even if training rejected such rows: a user may be writing about these tokens, and as ordinary
+    text they have no effect.
 
     Args:
         checkpoint: folder with the recipe.
-        tokenizer: the checkpoint's.
+        tokenizer: tokenizer of the checkpoint.
 
     Raises:
-        FimError: the checkpoint has no recipe for prompts, one of another version, or another tokenizer.
+        FimError: the recipe is missing, of another version, or for another tokenizer.
     """
     recipe = read_recipe(checkpoint)
     data = DataConfig(
@@ -35,10 +35,12 @@ def load_prompt_builder(checkpoint: Path, tokenizer: PreTrainedTokenizerFast) ->
         mask_secrets=recipe.mask_secrets,
         ignore_empty_think=recipe.ignore_empty_think,
     )
-    # The checkpoint is all that is needed: the model that training started from may be gone.
+    # The model is the checkpoint itself, since the model that training started from may not exist any more.
     builder = PromptBuilder(tokenizer, ModelConfig(name_or_path=str(checkpoint)), data, recipe)
     if any(getattr(recipe.fim_tokens, name) != getattr(builder.tokens, name) for name in _MARKERS):
-        raise FimError(f"The tokenizer in {checkpoint} has other FIM tokens than {RECIPE} says. Copy the folder whole.")
+        raise FimError(
+            f"The FIM tokens of the tokenizer in {checkpoint} differ from those in {RECIPE}. Copy the whole folder again."
+        )
     if recipe.granularity == "segment":
         builder.encoder.fall_back()
     return builder

@@ -1,9 +1,9 @@
-"""Decoding many rows at once, with the part of their prompts that all of them share held and read once.
+"""Batched decoding of rows whose common prompt prefix is stored and read once.
 
-A batch keeps, per layer, the states of the common prompt prefix (the trunk: one copy) and of what is each row's own
-(padded on the right). A query attends to both under one softmax, so the result is that of plain attention; layers with a
-sliding window leave out what is too far back. Finished rows leave and waiting ones take their places a few at a time,
-since either means copying the rows' own states.
+For each layer, a batch holds the states of the common prompt prefix (the trunk, one copy) and of each row's own tokens (padded
+on the right). For example, the prompts [a, b, c] and [a, b, d, e] have the trunk [a, b] and the own tokens [c] and [d, e].
+A query attends to both parts under one softmax, so the result equals plain attention; layers with a sliding window mask keys
+that are too far back. Finished rows leave and waiting rows join in groups, since both copy the states of all rows.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from fim_core.inference.prefix_cache import LayerStates, PrefixCache, common_pre
 
 ATTENTION = "fim_decode"
 
-# Share of places that must be free before rows move: moving copies the states of all, as much work as a step or two.
+# Share of places that must be free before rows leave and join, which copies the states of all rows: as much work as one or
+# two steps.
 FREE_SHARE = 0.25
 
 
 @dataclass
 class DecodedRow:
-    """One prompt on its way: what has been generated, and whether that is all; `on_done` is called when it is."""
+    """A prompt and the tokens generated for it so far; calls `on_done` after the last one."""
 
     prompt: list[int]
     on_done: Callable[[], None] = lambda: None
@@ -36,7 +37,7 @@ class DecodedRow:
     done: bool = False
 
     def add(self, token: int, stop_ids: set[int], max_new_tokens: int) -> None:
-        """Take the next token and see whether it was the last."""
+        """Append the next token, and finish the row if it is the last."""
         self.tokens.append(token)
         self.done = token in stop_ids or len(self.tokens) >= max_new_tokens
         if self.done:
@@ -45,7 +46,7 @@ class DecodedRow:
 
 @dataclass(frozen=True)
 class Place:
-    """A row and its own states, those after the trunk: one per layer, each of one row."""
+    """A row and its own states (after the trunk): one per layer, each with one row."""
 
     row: DecodedRow
     own: list[LayerStates]
@@ -57,8 +58,8 @@ def decode(
     """Generate every row's tokens by greedy decoding.
 
     Args:
-        model: in eval mode; `why_not_shared` has nothing against it.
-        rows: sorted by prompt, so that neighbours share the most.
+        model: in eval mode; `why_not_shared` must return None for it.
+        rows: sorted by prompt, so that neighbours have the longest common prefixes.
         stop_ids: tokens that end a row.
         max_new_tokens: limit of new tokens, the stop token included.
         batch_size: rows decoded together.
@@ -70,7 +71,7 @@ def decode(
         live = batch.live if batch else []
         joining = [waiting.popleft() for _ in range(min(batch_size - len(live), len(waiting)))]
         together = [row.prompt for row in live + joining]
-        # The first and the last in sorted order share what all share.
+        # The common prefix of all prompts is that of the first and the last in sorted order.
         trunk_length = common_prefix(min(together), max(together))
         places: list[Place] = []
         for row in joining:
@@ -92,23 +93,23 @@ class Batch:
     """Rows that are decoded together.
 
     Args:
-        trunk: states of the tokens that all prompts start with, one per layer, each of one row.
-        places: the rows, none of which is done.
-        max_new_tokens: limit of new tokens of a row.
+        trunk: states of the common prefix of all prompts, one per layer, each with one row.
+        places: the rows; none is done.
+        max_new_tokens: limit of new tokens per row.
     """
 
     def __init__(self, trunk: list[LayerStates], places: list[Place], max_new_tokens: int) -> None:
         self.rows = [place.row for place in places]
         self.trunk = trunk
         lengths = [place.own[0].length for place in places]
-        # Every row is done within max_new_tokens steps, and a batch of rows that are done takes no step.
+        # Every row is done within max_new_tokens steps, and a batch whose rows are all done takes no more steps.
         room = max(lengths) + max_new_tokens
         self._own = [_padded(layer, room) for layer in zip(*(place.own for place in places), strict=True)]
         device = trunk[0].keys.device
-        self._lengths = torch.tensor(lengths, device=device)  # [rows]: tokens that each row's own states hold
+        self._lengths = torch.tensor(lengths, device=device)  # [rows]: number of own tokens of each row
         self._longest = max(lengths)
         self._every = torch.arange(len(places), device=device)
-        self._hidden: dict[int | None, Tensor] = {}  # by window, see `_hidden_keys`; of one step
+        self._hidden: dict[int | None, Tensor] = {}  # by window, for one step, see `_hidden_keys`
 
     @property
     def live(self) -> list[DecodedRow]:
@@ -116,7 +117,7 @@ class Batch:
         return [row for row in self.rows if not row.done]
 
     def places(self, start: int) -> list[Place]:
-        """The rows that are not done, with their states from token `start` on, to enter another batch."""
+        """The rows that are not done, with their states from token `start` on, for the next batch."""
         lengths = self._lengths.tolist()
         return [
             Place(
@@ -132,7 +133,7 @@ class Batch:
 
     @torch.inference_mode()
     def step(self, model: PreTrainedModel, stop_ids: set[int], max_new_tokens: int) -> None:
-        """Run the model on every row's last token and give each row that is not done its next one."""
+        """Run the model on the last token of every row, and append the next token to each row that is not done."""
         device = self._lengths.device
         self._longest += 1
         self._hidden = {}
@@ -148,7 +149,7 @@ class Batch:
                 row.add(token, stop_ids, max_new_tokens)
 
     def _hidden_keys(self, window: int | None) -> Tensor:
-        """Which keys a row's new token does not see: padding, and tokens `window` or more positions back.
+        """Mask of the keys that the new token of each row does not see: padding, and tokens `window` or more positions back.
 
         bool [rows, 1, 1, trunk tokens + longest]
         """
@@ -164,14 +165,14 @@ class Batch:
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None
     ) -> Tensor:
-        """Add one token's states to each row and attend from that token.
+        """Append the states of one token to each row, and attend from that token.
 
         Args:
             layer: index of the layer.
-            query: [rows, heads, 1, head size], the heads of one key/value head side by side.
+            query: [rows, heads, 1, head size]; the heads that share a key/value head are adjacent.
             key: [rows, key/value heads, 1, head size]; `value` likewise.
             scaling: factor of the scores.
-            window: a token sees keys less than so many positions back; None for all.
+            window: a token sees keys less than this many positions back; None for all.
 
         Returns:
             [rows, 1, heads, head size]
@@ -183,12 +184,12 @@ class Batch:
         group = query.shape[1] // key_heads
         query = query.reshape(rows, key_heads, group, size) * scaling
 
-        # All rows attend to the trunk in one matrix product a head: [key/value heads, rows * group, trunk tokens].
+        # All rows attend to the trunk in one matrix product per head: [key/value heads, rows * group, trunk tokens].
         together = query.transpose(0, 1).reshape(key_heads, rows * group, size)
         to_trunk = (together @ trunk.keys[0].transpose(1, 2)).view(key_heads, rows, group, -1).transpose(0, 1)
         to_own = query @ own.keys[:, :, : self._longest].transpose(2, 3)
         scores = torch.cat([to_trunk, to_own], dim=-1).masked_fill_(self._hidden_keys(window), -torch.inf)
-        # At least float32, as the other attention functions compute it.
+        # Softmax in at least float32, as in the other attention functions.
         weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(value.dtype)
         on_trunk, on_own = weights.split([trunk.length, self._longest], dim=-1)
         of_trunk = on_trunk.transpose(0, 1).reshape(key_heads, rows * group, -1) @ trunk.values[0]
@@ -199,7 +200,7 @@ class Batch:
 
 @contextmanager
 def decoding_attention(model: PreTrainedModel) -> Iterator[None]:
-    """Within the block the model's attention is that of a `Batch`; afterwards what it was before."""
+    """Within the block, the model attends through a `Batch`; its attention is restored afterwards."""
     before = model.config._attn_implementation
     AttentionInterface.register(ATTENTION, _attention)
     model.set_attn_implementation(ATTENTION)
@@ -221,12 +222,12 @@ def _attention(
     sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """`Batch.attend` in the form that transformers calls."""
+    """`Batch.attend` with the signature of an attention function of transformers."""
     return fim_batch.attend(module.layer_idx, query, key, value, scaling, sliding_window), None
 
 
 def _padded(rows: tuple[LayerStates, ...], room: int) -> LayerStates:
-    """One layer's states of several rows as one block of `room` tokens each, zeros where a row has none."""
+    """The states of one layer for several rows, padded with zeros to `room` tokens."""
 
     def block(states: list[Tensor]) -> Tensor:
         _, heads, _, size = states[0].shape
@@ -239,7 +240,7 @@ def _padded(rows: tuple[LayerStates, ...], room: int) -> LayerStates:
 
 
 def _row_states(trunk: LayerStates, own: LayerStates, index: int, length: int, start: int) -> LayerStates:
-    """One row's states from token `start` of its prompt on; `length` of them are its own."""
+    """The states of one row from token `start` of its prompt on; `length` is the number of its own tokens."""
 
     def cut(shared: Tensor, mine: Tensor) -> Tensor:
         tail = mine[index : index + 1, :, max(0, start - trunk.length) : length]

@@ -1,7 +1,7 @@
-"""Greedy decoding by vLLM, an optional engine for GPUs.
+"""Greedy decoding with vLLM, an optional engine for GPUs.
 
-Written after the source of vLLM 0.33.0 (`vllm.LLM`, `vllm.SamplingParams`, `vllm.inputs.TokensPrompt`) and tested against a
-stand-in for that package. No GPU has run it yet.
+Written for vLLM 0.33.0 (`vllm.LLM`, `vllm.SamplingParams`, `vllm.inputs.TokensPrompt`) and tested with a fake of that package.
+It has not been run on a GPU yet.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ SHARE_OF_FREE_MEMORY = 0.9
 def decode_with_vllm(
     checkpoint: Path, prompts: Sequence[Sequence[int]], *, stop_ids: set[int], max_new_tokens: int
 ) -> list[list[int]]:
-    """Continue prompts with the most probable tokens; vLLM shares their prefixes by caching blocks of tokens.
+    """Continue prompts with the most probable tokens; vLLM shares prefixes by caching blocks of tokens.
 
-    The engine lives as long as the call, and takes what GPU memory is free, for the model's own loss is computed beside
-    it with transformers.
+    The engine exists only during the call and uses the free part of the GPU memory, since transformers holds the model as
+    well, to compute losses.
 
     Args:
-        checkpoint: folder that vLLM loads the model from.
-        prompts: token ids; as ids, so that no text is tokenized a second time in another way.
-        stop_ids: tokens that end a completion, instead of those that the model's config names.
+        checkpoint: folder of the model.
+        prompts: token ids, so that vLLM does not tokenize the text in another way.
+        stop_ids: tokens that end a completion, instead of those in the model's config.
         max_new_tokens: limit of new tokens, the stop token included.
 
     Returns:
@@ -43,15 +43,15 @@ def decode_with_vllm(
         from vllm.inputs import TokensPrompt
     except ImportError as error:
         raise FimError(
-            "evaluation.backend: vllm needs vLLM and a GPU: pip install 'fim-assets[vllm]', or use backend: transformers."
+            "evaluation.backend: vllm needs vLLM and a GPU. Run pip install 'fim-assets[vllm]', or set backend: transformers."
         ) from error
     engine = LLM(
         model=str(checkpoint),
-        # `auto` would compute a float32 checkpoint in half precision.
+        # With `auto`, vLLM would run a float32 checkpoint in half precision.
         dtype=_dtype_of(checkpoint),
         max_model_len=max(map(len, prompts)) + max_new_tokens,
         enable_prefix_caching=True,
-        # Neither penalties nor temperatures of generation_config.json.
+        # Ignore penalties and temperatures of generation_config.json.
         generation_config="vllm",
         gpu_memory_utilization=_share_of_memory(),
         seed=0,
@@ -60,14 +60,14 @@ def decode_with_vllm(
         temperature=0.0,
         max_tokens=max_new_tokens,
         stop_token_ids=sorted(stop_ids),
-        # Only these tokens end a completion, not what the model's config names beside them.
+        # Only the stop tokens end a completion, not other end tokens of the model's config.
         ignore_eos=True,
         detokenize=False,
     )
     outputs = engine.generate([TokensPrompt(prompt_token_ids=list(prompt)) for prompt in prompts], sampling)
     tokens = [list(output.outputs[0].token_ids) for output in outputs]
     del engine
-    gc.collect()  # ends the engine's process, which gives its memory back
+    gc.collect()  # ends the engine's process and frees its memory
     return tokens
 
 
@@ -77,7 +77,7 @@ def _dtype_of(checkpoint: Path) -> str:
 
 
 def _share_of_memory() -> float:
-    """The part of the GPU's whole memory to ask for: vLLM refuses to start where less than that is free."""
+    """The share of the GPU's total memory to request: vLLM does not start if less than that is free."""
     if not torch.cuda.is_available():
         return SHARE_OF_FREE_MEMORY
     free, total = torch.cuda.mem_get_info()

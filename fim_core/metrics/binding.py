@@ -1,4 +1,4 @@
-"""Whether the names in a completed statement mean something: tables and columns against the DDL that is known."""
+"""Name resolution of a completed statement: its tables and columns against the known DDL."""
 
 from __future__ import annotations
 
@@ -12,51 +12,50 @@ from sqlglot.optimizer.qualify import qualify
 from sqlglot.optimizer.scope import traverse_scope
 from sqlglot.schema import MappingSchema
 
-from fim_core.metrics.completed import CompletedSql, parse_statement, split_statements
-from fim_core.metrics.judged_queries import queries_of
+from fim_core.metrics.completed_sql import CompletedSql, parse_statement, split_statements
+from fim_core.metrics.statement_queries import queries_of
 from fim_core.metrics.unchecked_names import SOURCES, has_unresolved, is_unknown_source, prepare
 
 ColumnTypes = Mapping[str, exp.DataType]
-"""Columns of a table by name, in their order."""
+"""Column types of a table by column name, in order."""
 
 
 @dataclass(frozen=True)
 class BoundQuery:
-    """A query whose names all resolve; tables go by their key in the catalog, columns by table and name."""
+    """A query with every name resolved: tables to their key in the catalog, columns to table and name."""
 
     query: exp.Query
     tables: dict[str, ColumnTypes]
 
 
 class Catalog:
-    """The tables that a text of CREATE TABLE and CREATE VIEW statements defines.
+    """The tables defined by a text of CREATE TABLE and CREATE VIEW statements.
 
-    A later definition of a name replaces the earlier one. Views and tables made from a query have its columns, copies
-    those of their origin. Some definitions do not tell the columns, such as a query on tables that are not known.
+    A later definition of a name replaces an earlier one. Views and tables created from a query have the columns of the
+    query, clones those of their origin. The columns of some definitions are unknown, such as a query on unknown tables.
     """
 
     def __init__(self, ddl: str, dialect: str) -> None:
         self.dialect = dialect
         self.tables: dict[tuple[str, ...], ColumnTypes | None] = {}
-        """By name; None where the columns are not known."""
+        """By name; None if the columns are unknown."""
         self._schema = MappingSchema(dialect=dialect, normalize=False)
         for statement in split_statements(ddl, dialect):
             if isinstance(tree := parse_statement(statement, dialect), exp.Create):
                 self._define(normalize_identifiers(tree, dialect=dialect))
 
     def bind(self, tree: exp.Expr) -> list[BoundQuery] | None:
-        """The queries of a statement with every name resolved.
+        """Resolve every name in the queries of a statement.
 
-        None where a table or column does not resolve, or is ambiguous, and for statements that name no columns of
-        tables (GRANT, SHOW …).
+        None if a table or column does not resolve or is ambiguous, and for statements without queries (GRANT, SHOW …).
         """
         queries = queries_of(normalize_identifiers(tree.copy(), dialect=self.dialect))
         bound = [self._bind_query(query) for query in queries]
         return [b for b in bound if b] if bound and all(bound) else None
 
     def has_unknown_columns(self, tree: exp.Expr) -> bool:
-        """Whether a statement reads from something whose columns cannot be known: a stage, a function, or a table that is
-        defined without them."""
+        """Whether a statement reads from a source with unknown columns: a stage, a function, or a table that is defined
+        without columns."""
         sources = list(normalize_identifiers(tree.copy(), dialect=self.dialect).find_all(*SOURCES))
         if any(is_unknown_source(source) for source in sources):
             return True
@@ -71,7 +70,7 @@ class Catalog:
             return
         name = tuple(part.name for part in target.parts)
         columns = self._columns_of(tree)
-        self.tables.pop(name, None)  # so that it is the latest
+        self.tables.pop(name, None)  # the new definition becomes the last one
         self.tables[name] = columns
         if columns:
             self._schema.add_table(_table(_key(name)), dict(columns), normalize=False)
@@ -80,7 +79,7 @@ class Catalog:
         if isinstance(tree.this, exp.Schema):
             named = [c for c in tree.this.expressions if isinstance(c, exp.ColumnDef | exp.Identifier)]
             if named:
-                # Copies, so that the rest of the tree is not kept with them.
+                # Copies, so that the rest of the tree can be freed.
                 return {c.name: c.args["kind"].copy() if c.args.get("kind") else _unknown() for c in named}
         if origin := tree.find(exp.Clone, exp.LikeProperty):
             name = self._find(origin.this)
@@ -111,13 +110,13 @@ class Catalog:
                 return None
         except MemoryError:
             raise
-        # On trees that no database would accept, the optimizer also fails with errors of other kinds.
+        # On trees of invalid SQL, the optimizer also raises errors of other types.
         except Exception:
             return None
         return BoundQuery(qualified, used)
 
     def _find(self, table: exp.Table) -> tuple[str, ...] | None:
-        """The defined name that a reference means: one of them may leave out database or schema."""
+        """The definition that a table reference means; either may leave out database or schema."""
         parts = tuple(part.name for part in table.parts)
         for name in reversed(self.tables):
             shared = min(len(name), len(parts))
@@ -130,10 +129,9 @@ def binds(gold: CompletedSql, predicted: CompletedSql, ddl: str) -> bool | None:
     """Whether every table and column of the statements that the prediction touches resolves.
 
     Names resolve against the CREATE statements of the row's DDL context and of the document before the cursor, by the
-    scoping rules of sqlglot's `qualify`. Judged are queries, the queries in CREATE … AS and INSERT, UPDATE, DELETE and
-    MERGE. None, not applicable, where the statement with the gold completion does not bind: then the context does not
-    define what the statement is about; and where the prediction does not, and reads from something whose columns the
-    context does not tell.
+    scoping rules of sqlglot's `qualify`. This covers queries, the queries in CREATE … AS and INSERT, and UPDATE, DELETE and
+    MERGE. None (not applicable) where the statement with the gold completion does not bind, since then the context lacks
+    its tables, and where the prediction does not bind but reads from a source with unknown columns.
     """
     if bound_queries(gold, ddl) is None:
         return None
@@ -145,9 +143,9 @@ def binds(gold: CompletedSql, predicted: CompletedSql, ddl: str) -> bool | None:
 
 @lru_cache(maxsize=16)
 def bound_queries(sql: CompletedSql, ddl: str) -> list[BoundQuery] | None:
-    """All queries in the statements that a completion touches, resolved; None where anything does not resolve.
+    """Resolve all queries in the statements that a completion touches; None if any name does not resolve.
 
-    Several measures of one row ask for them; what they get is not to be changed.
+    Several measures of one row share the cached result; do not modify it.
     """
     if sql.trees is None:
         return None
@@ -158,7 +156,7 @@ def bound_queries(sql: CompletedSql, ddl: str) -> list[BoundQuery] | None:
 
 @lru_cache(maxsize=16)
 def catalog_of(ddl: str, dialect: str) -> Catalog:
-    """The catalog of a DDL text; rows of one worksheet share it."""
+    """The catalog of a DDL text, cached because rows of one worksheet share it."""
     return Catalog(ddl, dialect)
 
 
@@ -171,7 +169,7 @@ def _key(name: tuple[str, ...]) -> str:
 
 
 def _tables_of(query: exp.Query) -> list[exp.Table]:
-    """The references to tables by name, without those to common table expressions, functions and stages."""
+    """The references to tables by name; not common table expressions, functions and stages."""
     sources = [source for scope in traverse_scope(query) for source in scope.sources.values()]
     named = [s for s in sources if isinstance(s, exp.Table) and isinstance(s.this, exp.Identifier)]
     return list({id(table): table for table in named}.values())

@@ -1,4 +1,4 @@
-"""Whether a completed query gives the same result as the gold one, on generated rows in DuckDB."""
+"""Execution match: whether a completed query returns the rows of the gold query, in DuckDB."""
 
 from __future__ import annotations
 
@@ -12,45 +12,44 @@ import duckdb
 from sqlglot import exp
 
 from fim_core.metrics.binding import BoundQuery, ColumnTypes, bound_queries
-from fim_core.metrics.completed import CompletedSql
-from fim_core.metrics.filler import NOW, Pools, column_pools, table_rows
+from fim_core.metrics.completed_sql import CompletedSql
+from fim_core.metrics.generated_rows import NOW, Pools, column_pools, table_rows
 
 MEMORY = "256MB"
 LARGEST_RESULT = 10_000
 
 Rows = list[tuple[Any, ...]]
 Database = Mapping[str, Rows]
-"""Rows of tables, by the table's name as the dialect folds it."""
+"""Rows by table name, in the case that the dialect folds it to."""
 Tables = Mapping[str, tuple[ColumnTypes, Rows]]
-"""Columns and rows of tables, by the same name."""
+"""Columns and rows by table name."""
 
 
 class Excluded(StrEnum):
     """Why a row has no execution match."""
 
     NOT_BOUND = "not_bound"
-    """The DDL does not define what the gold statement names."""
+    """A name of the gold statement does not resolve against the DDL."""
     NOT_A_QUERY = "not_a_query"
-    """The cursor is not in one statement that is a query."""
+    """The completion does not touch exactly one statement that is a query."""
     FAILED = "failed"
-    """DuckDB cannot run the gold query: a function or type that it lacks, a result of over 10,000 rows."""
+    """DuckDB cannot run the gold query: it lacks a function or type, or the result exceeds 10,000 rows."""
     EMPTY = "empty_result"
-    """The gold query finds nothing, so that any wrong filter would seem right."""
+    """The gold query returns no rows, so that any wrong filter could pass."""
     UNSTABLE = "unstable"
-    """Two runs of the gold query differ."""
+    """Two runs of the gold query return different rows."""
 
 
 class Sandbox:
-    """An in-memory DuckDB that reaches no file and no network.
+    """An in-memory DuckDB without access to files and network, for untrusted SQL.
 
-    Untrusted SQL runs here: only queries, translated from their syntax trees. DuckDB does not keep to its limit of
-    memory in every function, and does not hear an interrupt in some, so that hard limits are those of the process that
-    the sandbox is in (see sql_workers/worker.py).
+    It runs only queries, translated from their syntax trees. Some functions of DuckDB exceed its memory limit or ignore
+    interrupts, so the process of the sandbox enforces hard limits (see sql_workers/worker.py).
     """
 
     def __init__(self) -> None:
         self._connection = duckdb.connect(":memory:", config={"threads": 1, "memory_limit": MEMORY})
-        # In this order: each of the last two forbids to change what stands above it.
+        # The order matters: each of the last two settings locks the ones above it.
         for setting in (
             "temp_directory = ''",
             "autoinstall_known_extensions = false",
@@ -61,15 +60,15 @@ class Sandbox:
             self._connection.execute(f"SET {setting}")
 
     def close(self) -> None:
-        """Free the database."""
+        """Close the database."""
         self._connection.close()
 
     def create(self, tables: Tables) -> None:
-        """Make these tables and fill them.
+        """Create tables and insert their rows.
 
         Raises:
-            duckdb.Error: a type or value that DuckDB does not know.
-            MemoryError: they need more than DuckDB or the process may have.
+            duckdb.Error: DuckDB does not support a type or value.
+            MemoryError: the tables exceed the memory limit of DuckDB or the process.
         """
         for name, (columns, rows) in tables.items():
             kinds = ", ".join(f"{_quoted(column)} {kind.sql('duckdb')}" for column, kind in columns.items())
@@ -80,37 +79,37 @@ class Sandbox:
                 self._connection.execute(f"INSERT INTO {_quoted(name)} VALUES {places}", values)
 
     def drop(self, names: Iterable[str]) -> None:
-        """Remove tables, as far as they exist."""
+        """Drop the tables that exist."""
         for name in names:
             self._connection.execute(f"DROP TABLE IF EXISTS {_quoted(name)}")
 
     def run(self, query: exp.Expr) -> Rows | None:
-        """The rows of a query, or None where DuckDB refuses it or it exceeds 10,000 rows.
+        """Run a query and return its rows; None if it fails or returns more than 10,000.
 
         Raises:
-            MemoryError: it needs more than DuckDB or the process may have.
+            MemoryError: it exceeds the memory limit of DuckDB or the process.
         """
         try:
             with _memory_errors():
                 rows = self._connection.execute(query.sql("duckdb")).fetchmany(LARGEST_RESULT + 1)
         except MemoryError:
             raise
-        # A translation that fails is sqlglot's error, a query that fails DuckDB's.
+        # sqlglot raises if it cannot translate the query, DuckDB if it cannot run it.
         except Exception:
             return None
         return rows if len(rows) <= LARGEST_RESULT else None
 
 
 class Comparison:
-    """The query with the accepted completion and its result, which predictions are compared with.
+    """The gold query and its result, which predictions are compared with.
 
-    The execution accuracy of text-to-SQL (Yu et al., "Spider", 2018; Zhong et al., "Semantic Evaluation for
-    Text-to-SQL with Distilled Test Suites", 2020), on tables made from the row's DDL. Without a database of their own
-    they are filled with deterministic rows whose columns hold the constants that the gold query compares them with.
-    The current date and time are pinned. Results are compared as multisets, as lists where the gold query ends in
-    ORDER BY; column names do not count, floats count to 9 digits.
+    This is the execution accuracy of text-to-SQL (Yu et al., "Spider", 2018; Zhong et al., "Semantic Evaluation for
+    Text-to-SQL with Distilled Test Suites", 2020), on tables created from the row's DDL. Tables without given rows are
+    filled with deterministic rows that contain the constants of the gold query. The current date and time are fixed.
+    Results are compared as multisets, or as lists if the gold query ends in ORDER BY; column names are ignored, and floats
+    are compared to 9 digits.
 
-    Equal results do not prove equal queries. Rows where the gold query gives no rows are excluded.
+    Equal results do not prove equal queries. Rows whose gold query returns nothing are excluded.
     """
 
     def __init__(self, gold: CompletedSql, ddl: str, sandbox: Sandbox, database: Database | None = None) -> None:
@@ -123,7 +122,7 @@ class Comparison:
         self._pools: Pools = {}
 
     def run_gold(self) -> Excluded | None:
-        """Make the tables and run the gold query; the reason where nothing can be compared with it."""
+        """Create the tables and run the gold query; returns the reason if nothing can be compared with it."""
         bound = bound_queries(self._gold, self._ddl)
         if bound is None:
             return Excluded.NOT_BOUND
@@ -147,7 +146,7 @@ class Comparison:
         return None
 
     def matches(self, predicted: CompletedSql) -> bool | None:
-        """Whether a completed query gives the rows of the gold query; None where `run_gold` gave a reason."""
+        """Whether a completed query returns the rows of the gold query; None if `run_gold` returned a reason."""
         if self._query is None or self._expected is None:
             return None
         candidate = _only_query(predicted, self._ddl)
@@ -159,13 +158,13 @@ class Comparison:
         return rows is not None and same_rows(self._expected, rows, ordered=_is_ordered(self._query))
 
     def close(self) -> None:
-        """Remove the tables."""
+        """Drop the tables."""
         if self._query is not None:
             self._sandbox.drop(self._query.tables)
 
     def _rows_of(self, candidate: BoundQuery, known: Mapping[str, ColumnTypes]) -> Rows | None:
-        """Its result. Further tables are made for it alone, so that one with a type that DuckDB lacks counts against
-        the candidate and does not exclude the row."""
+        """The result of a candidate. Tables that only it uses are created here, so that one with a type that DuckDB lacks
+        fails the candidate instead of excluding the row."""
         further = {name: columns for name, columns in candidate.tables.items() if name not in known}
         try:
             self._sandbox.create(self._filled(further))
@@ -191,7 +190,7 @@ def _memory_errors() -> Iterator[None]:
 
 
 def same_rows(gold: Rows, predicted: Rows, *, ordered: bool) -> bool:
-    """Whether two results are equal: as lists, or as multisets of rows."""
+    """Whether two results are equal: as lists if ordered, else as multisets of rows."""
     left, right = ([tuple(_canonical(v) for v in row) for row in rows] for rows in (gold, predicted))
     return left == right if ordered else Counter(left) == Counter(right)
 
@@ -210,7 +209,7 @@ def _only_query(sql: CompletedSql, ddl: str) -> BoundQuery | None:
 
 
 def _pinned(query: exp.Query) -> exp.Expr:
-    """The query as if it ran at noon of a fixed day, when the generated rows were new."""
+    """The query with the current date and time replaced by those of the generated rows."""
 
     def pin(node: exp.Expr) -> exp.Expr:
         if isinstance(node, exp.CurrentDate):

@@ -1,4 +1,4 @@
-"""Names that sqlglot's `qualify` passes without a look: `prepare` a query before, look for `unresolved` ones after."""
+"""Checks of names that sqlglot's `qualify` does not check: call `prepare` before it, and `has_unresolved` after it."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from sqlglot.optimizer.scope import Scope, traverse_scope
 from sqlglot.schema import Schema
 
 FLATTEN_COLUMNS = ("SEQ", "KEY", "PATH", "INDEX", "VALUE", "THIS")
-"""Of Snowflake's table function."""
+"""Columns of Snowflake's table function FLATTEN."""
 
 SOURCES = (exp.Table, exp.TableFromRows, exp.Lateral)
-"""Of columns, other than queries and VALUES."""
+"""Sources of columns, other than queries and VALUES."""
 
 _ALIAS_CLAUSES = ("having", "qualify", "order")
 _STAR_NAMES = "star_names"
-"""Under this name a select notes what its stars name: (table or "", column). The stars are replaced by `qualify`."""
+"""Key in `Select.meta` for the columns that stars name, as (table or "", column); `qualify` replaces the stars."""
 
 
 def prepare(query: exp.Query) -> None:
-    """Note the columns that stars name, and give table functions and VALUES the columns that Snowflake gives them."""
+    """Record the columns that stars name, and give table functions and VALUES the columns that Snowflake gives them."""
     for select in query.find_all(exp.Select):
         select.meta[_STAR_NAMES] = [named for column in select.expressions for named in _star_names(column)]
     for source in query.find_all(exp.TableFromRows, exp.Values):
@@ -32,12 +32,12 @@ def prepare(query: exp.Query) -> None:
 
 
 def has_unresolved(query: exp.Query, schema: Schema) -> bool:
-    """Whether a qualified query holds a name that means nothing.
+    """Whether a qualified query contains an unresolved name. In a resolved query,
 
-    - A column without a table is the alias of an output, in the HAVING, QUALIFY or ORDER BY of its own query.
-    - The columns that `* EXCLUDE`, RENAME and REPLACE name are columns of the star.
-    - The columns of a PIVOT or UNPIVOT are those that it makes.
-    - No column belongs to a source whose columns are not known.
+    - a column without a table is an output alias, in the HAVING, QUALIFY or ORDER BY of its own query;
+    - the columns that `* EXCLUDE`, RENAME and REPLACE name are columns of the star;
+    - the columns of a PIVOT or UNPIVOT are those that it creates;
+    - no column belongs to a source with unknown columns.
     """
     if any(not _is_alias(column) for column in query.find_all(exp.Column) if not column.table):
         return True
@@ -50,7 +50,7 @@ def has_unresolved(query: exp.Query, schema: Schema) -> bool:
 
 
 def is_unknown_source(source: exp.Expr) -> bool:
-    """Whether no definition of a table can tell the columns of a source: a stage, a function, a name in a string."""
+    """Whether the columns of a source cannot be known from table definitions: a stage, a function, a name in a string."""
     if isinstance(source, exp.Table):
         return not isinstance(source.this, exp.Identifier)
     if isinstance(source, exp.TableFromRows) or (isinstance(source, exp.Lateral) and isinstance(source.this, exp.Func)):
@@ -69,7 +69,7 @@ def _is_alias(column: exp.Column) -> bool:
 
 
 def _star_names(column: exp.Expr) -> Iterator[tuple[str, str]]:
-    """The columns that the modifiers of a star name, with the star's table."""
+    """The columns that the modifiers of a star name, with the table of the star."""
     star = column.this if isinstance(column, exp.Column) else column
     if not isinstance(star, exp.Star):
         return
@@ -104,7 +104,7 @@ def _has_unresolved_column(scope: Scope, columns: Mapping[str, Collection[str]])
 
 
 def _source_columns(scope: Scope, resolver: Resolver, source: str) -> Collection[str]:
-    """The columns of a source, after its pivots; none where they are not known."""
+    """The columns of a source after its pivots; empty if unknown."""
     columns: Collection[str] = resolver.get_source_columns(source)
     for pivot in scope.selected_sources[source][0].args.get("pivots") or []:
         columns = _pivoted(pivot, columns)
@@ -123,5 +123,5 @@ def _default_columns(source: exp.Expr) -> list[str]:
         return [f"COLUMN{place}" for place in range(1, len(row.expressions) + 1)] if isinstance(row, exp.Tuple) else []
     if isinstance(source.this, exp.Explode):
         return list(FLATTEN_COLUMNS)
-    # GENERATOR makes rows without columns. A name that nobody writes says that there are no others.
+    # GENERATOR returns rows without columns. A name that cannot occur marks the list of columns as known.
     return [" "] if source.this.sql_name() == "GENERATOR" or source.this.name.upper() == "GENERATOR" else []

@@ -38,7 +38,7 @@ CANNOT_CHANGE_CONTENT = {
     "fim_core.training.utilization": "what is logged",
     "fim_core.training.failures": "how a run ends that fails",
     "fim_core.training.lease": "how a run ends that nobody follows",
-    "fim_core.inference.progress": "progress",
+    "fim_core.inference.row_progress": "progress",
     "fim_core.evaluation.page": "the page, which is written again without evaluating again",
 }
 """Modules and packages that are no part of any version, and why not. What they import counts only if others import it."""

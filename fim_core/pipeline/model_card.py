@@ -18,7 +18,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData, metadata_load,
 
 from fim_core.config import Experiment
 from fim_core.config.data import DataConfig
-from fim_core.evaluation.names import BASE
+from fim_core.evaluation.predictor_names import BASE
 from fim_core.folders.checkpoint import CheckpointFolder
 from fim_core.pipeline.accounting import RowAccount
 from fim_core.prompt_format.recipe import RECIPE, Recipe

@@ -1,4 +1,4 @@
-"""What a data-quality check is, what it looks at, and what it finds."""
+"""Data-quality checks: what they read, what they find, and how a finding compares with its threshold."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from duckdb import DuckDBPyConnection
 Severity = Literal["error", "warn"]
 
 SHOWN_ROWS = 5
-"""Row_ids (or names of what a check counts) in a finding."""
+"""Number of row_ids (or names of what a check counts) in a finding."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What checks look at.
+    """The input of a check.
 
     Attributes:
-        tables: files and folders by name; those that hold rows are views of `connection` by the same names.
-        facts: what else is known: `config` (the options that the asset was made with), `counts` (what was counted while it
-            was made), `recipe` (of the prompts, see `fim_core.prompt_format.recipe`), `tables` (as texts), and under the
-            name of an upstream asset its `config`, `counts` and `recipe`.
+        tables: files and folders by name; those that hold rows are views of `connection` under the same names.
+        facts: everything else that is known: `config` (the options that the asset was made with), `counts` (what was counted
+            while it was made), `recipe` (of the prompts, see `fim_core.prompt_format.recipe`), `tables` (paths as text), and
+            under the name of an upstream asset its `config`, `counts` and `recipe`.
         connection: an in-memory DuckDB.
     """
 
@@ -31,17 +31,30 @@ class Evidence:
     facts: Mapping[str, Any]
     connection: DuckDBPyConnection
 
+    def fact(self, path: str) -> Any:
+        """The fact at a dotted path, such as `config.data.max_length`.
+
+        Raises:
+            ValueError: there is no such fact.
+        """
+        found: Any = self.facts
+        for key in path.split("."):
+            if not isinstance(found, Mapping) or key not in found:
+                raise ValueError(f"There is no fact {path} (nothing at {key}) for a parameter of the check.")
+            found = found[key]
+        return found
+
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check found, before it is held against its threshold.
+    """The result of a check before it is compared with the threshold.
 
     Attributes:
-        rows: how many rows (or columns, types, tensors: what the check counts) offend.
-        total: out of how many.
-        row_ids: a few of them, sorted.
+        rows: number of offending rows (or columns, types, tensors: what the check counts).
+        total: number of rows that were checked.
+        row_ids: a few of the offending rows, sorted.
         note: what a reader should know, for example why nothing was compared.
-        breakdown: a small table to read beside it, one dict a row.
+        breakdown: a small table to show with the result, one dict per row.
     """
 
     rows: int
@@ -56,11 +69,11 @@ class Check:
     """One rule about one asset.
 
     Attributes:
-        name: unique among all checks, so that an experiment can override it by name.
-        severity: error stops what comes after; warn reports.
-        max_rows: offending rows that are tolerated; None: any number.
+        name: unique among all checks, since experiments override checks by name.
+        severity: `error` blocks downstream assets; `warn` only reports.
+        max_rows: number of offending rows that is tolerated; None: any number.
         max_share: share of offending rows that is tolerated; None: any share.
-        find: looks for offenders.
+        find: finds the offending rows.
     """
 
     asset: str
@@ -74,7 +87,7 @@ class Check:
 
 @dataclass(frozen=True)
 class PythonCheck:
-    """A check in a Python file `<asset>/<name>.py`, which calls it CHECK; the fields are those of Check."""
+    """The check of a Python file `<asset>/<name>.py`, as its constant CHECK; fields as in Check."""
 
     description: str
     severity: Severity
@@ -85,7 +98,7 @@ class PythonCheck:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """A check held against its threshold; the other fields are those of Check and Finding."""
+    """A finding compared with the threshold of its check; other fields as in Check and Finding."""
 
     name: str
     description: str
@@ -101,12 +114,12 @@ class CheckResult:
 
     @property
     def share(self) -> float:
-        """Offending rows over all, 0 when there are none at all."""
+        """Share of offending rows; 0 where nothing was checked."""
         return self.rows / self.total if self.total else 0.0
 
     @property
     def threshold(self) -> str:
-        """The threshold in words."""
+        """The threshold as text."""
         limits = [] if self.max_rows is None else [f"at most {self.max_rows:,}"]
         limits += [] if self.max_share is None else [f"at most {self.max_share:.2%}"]
         return " and ".join(limits) or "any number"

@@ -1,29 +1,30 @@
-"""Finds the checks of an asset and runs them.
+"""Discovery and execution of the checks of an asset.
 
-A check is a file in the folder of its asset: `<asset>/<name>.sql`, or `<asset>/<name>.py` with a `CHECK` for what SQL
-cannot express. Adding a check is adding a file.
+A check is one file in the package of its asset: `<asset>/<name>.sql`, or `<asset>/<name>.py` with a constant `CHECK` for what
+SQL cannot express. To add a check, add a file.
 """
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from fim_core import quality
 from fim_core.quality.check import Check, CheckResult, Evidence, PythonCheck
 from fim_core.quality.sql_check import read_check
 from fim_core.quality.tables import open_tables
 
-_FOLDER = Path(__file__).parent
-
 
 @cache
 def load_checks(asset: str) -> Sequence[Check]:
-    """The checks of an asset, sorted by name; none for an asset without any."""
-    checks = [read_check(path) for path in (_FOLDER / asset).glob("*.sql")]
-    checks += [_python_check(asset, path.stem) for path in (_FOLDER / asset).glob("*.py") if path.stem != "__init__"]
+    """The checks of an asset, sorted by name; empty for an asset that has none."""
+    checks = [
+        read_check(path) if path.suffix == ".sql" else _python_check(asset, path.stem) for path in _check_files(asset)
+    ]
     return tuple(sorted(checks, key=lambda check: check.name))
 
 
@@ -35,20 +36,25 @@ def known_checks() -> dict[str, str]:
 def check_modules() -> list[str]:
     """This module, and those that hold checks."""
     packages = [f"{__package__}.{asset}" for asset in _assets()]
-    files = [path for asset in _assets() for path in sorted((_FOLDER / asset).glob("*.py"))]
-    return [__name__, *packages, *(_module(path.parent.name, path.stem) for path in files if path.stem != "__init__")]
+    files = [(asset, path) for asset in _assets() for path in _check_files(asset) if path.suffix == ".py"]
+    return [__name__, *packages, *(f"{__package__}.{asset}.{path.stem}" for asset, path in files)]
 
 
 def _assets() -> list[str]:
-    return sorted(path.name for path in _FOLDER.iterdir() if (path / "__init__.py").is_file())
+    """The assets that have checks: one package each."""
+    return sorted(found.name for found in pkgutil.iter_modules(quality.__path__) if found.ispkg)
 
 
-def _module(asset: str, name: str) -> str:
-    return f"{__package__}.{asset}.{name}"
+def _check_files(asset: str) -> list[Path]:
+    if asset not in _assets():
+        return []
+    folders = import_module(f"{__package__}.{asset}").__path__
+    files = [path for folder in folders for path in Path(folder).iterdir() if path.suffix in (".sql", ".py")]
+    return sorted(path for path in files if path.stem != "__init__")
 
 
 def _python_check(asset: str, name: str) -> Check:
-    check: PythonCheck = import_module(_module(asset, name)).CHECK
+    check: PythonCheck = import_module(f"{__package__}.{asset}.{name}").CHECK
     return Check(asset, name, check.description, check.severity, check.max_rows, check.max_share, check.find)
 
 
@@ -61,19 +67,19 @@ def run_checks(
     """Run the checks of an asset.
 
     Args:
-        asset: whose checks.
-        tables: Parquet files, saved datasets or, for the Python checks, folders and JSON files, by the names that the
-            checks use.
-        facts: what else is known (see `Evidence`).
-        overrides: changes by check name, for any asset: `severity`, which may be `off`, `max_rows`, `max_share`.
+        asset: name of the asset to check.
+        tables: Parquet files, saved datasets or, for Python checks, folders and JSON files, by the names that the checks
+            use.
+        facts: see `Evidence`.
+        overrides: changes by check name, for any asset: `severity` (also `off`), `max_rows`, `max_share`.
 
     Returns:
-        One result for each check, by name. A check that is switched off has passed, with a note that says so.
+        One result per check, sorted by name. A check that is switched off passes, with a note that says so.
 
     Raises:
         FimError: a table does not exist.
     """
-    has_rows = any((_FOLDER / asset).glob("*.sql"))
+    has_rows = any(path.suffix == ".sql" for path in _check_files(asset))
     with open_tables(tables if has_rows else {}) as connection:
         evidence = Evidence(tables, {**facts, "tables": {name: str(path) for name, path in tables.items()}}, connection)
         return [_run(check, evidence, overrides.get(check.name, {})) for check in load_checks(asset)]
@@ -81,7 +87,7 @@ def run_checks(
 
 def _run(check: Check, evidence: Evidence, override: Mapping[str, Any]) -> CheckResult:
     max_rows, max_share = override.get("max_rows"), override.get("max_share")
-    # Limits that an experiment gives replace the check's own limits of both kinds.
+    # A limit of the experiment replaces both limits of the check.
     if max_rows is None and max_share is None:
         max_rows, max_share = check.max_rows, check.max_share
     severity = override.get("severity")

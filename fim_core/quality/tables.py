@@ -21,10 +21,10 @@ MEMORY_LIMIT = "1GB"
 
 @contextmanager
 def open_tables(tables: Mapping[str, Path]) -> Iterator[DuckDBPyConnection]:
-    """A DuckDB of its own in memory, with one view for each table; nothing is copied or locked.
+    """Open an in-memory DuckDB with one view per table; nothing is copied or locked.
 
-    What does not fit in MEMORY_LIMIT spills into a temporary folder, which is removed at the end. A saved DatasetDict
-    becomes one view over its splits, with the split's name in a column `split`.
+    Data beyond MEMORY_LIMIT spills into a temporary folder, which is removed at the end. A saved DatasetDict
+    becomes one view over its splits, with the name of the split in a column `split`.
 
     Raises:
         FimError: a table does not exist.
@@ -41,7 +41,7 @@ def open_tables(tables: Mapping[str, Path]) -> Iterator[DuckDBPyConnection]:
 
 def _add_view(connection: DuckDBPyConnection, name: str, path: Path) -> None:
     if path.is_file() and path.suffix == ".parquet":
-        # The reader takes the path as a pattern.
+        # DuckDB interprets the path as a glob pattern.
         connection.read_parquet(glob.escape(str(path))).create_view(name)
     elif (path / "dataset_dict.json").is_file():
         splits = read_json(path / "dataset_dict.json")["splits"]
@@ -57,7 +57,7 @@ def _add_view(connection: DuckDBPyConnection, name: str, path: Path) -> None:
 
 
 def saved_dataset(folder: Path) -> pa.Table:
-    """A dataset as `datasets` saves it: memory-mapped Arrow streams, so that its rows take no memory."""
+    """Read a dataset that `datasets` saved: memory-mapped Arrow streams, whose rows take no memory."""
     files = read_json(folder / "state.json")["_data_files"]
     if not files:
         features = read_json(folder / "dataset_info.json")["features"]

@@ -1,7 +1,7 @@
 """A small completions server for trying a model in a real editor.
 
-One model, one request at a time. It is meant for the machine that it runs on: it has no users and no keys, answers
-only to names it was told, and takes JSON only, so that a page in a browser can neither read from it nor make it work.
+It serves one model, one request at a time, and is meant for local use: it has no users and no API keys. It accepts only given
+values of the Host header and only JSON, so that a web page in a browser can neither read from it nor send it work.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from fim_core.serving.protocol import Answer, ApiError, CompletionRequest, Usage
 
 @dataclass(frozen=True)
 class RequestLimits:
-    """What requests may take.
+    """Limits of requests.
 
     Attributes:
-        body_bytes: largest body.
-        body_seconds: from the end of the headers to the end of the body.
-        requests: answered or waiting at a time; more are refused with status 503, and editors ask again with the next key.
+        body_bytes: maximum size of the body.
+        body_seconds: maximum time from the end of the headers to the end of the body.
+        requests: maximum number of active and waiting requests. More get status 503; editors retry at the next keystroke.
     """
 
     body_bytes: int = 4 * 1024 * 1024
@@ -46,7 +46,7 @@ class RequestLimits:
 
 
 LONG_PROMPT = 20_000
-"""Characters from which a prompt is tokenized apart, so that short ones do not wait for it."""
+"""Prompts longer than this many characters are tokenized in a separate thread, so that short ones do not wait."""
 
 
 def create_app(
@@ -58,15 +58,15 @@ def create_app(
     ddl_context: str = "",
     limits: RequestLimits | None = None,
 ) -> Starlette:
-    """The ASGI application.
+    """Create the ASGI application.
 
     Args:
         completer: the model.
-        model_name: what clients call it.
-        max_tokens: limit of new tokens where a request names none.
-        allowed_hosts: values of the Host header that are answered; `*` for any.
-        ddl_context: table definitions for requests that bring none, as those of editors.
-        limits: of requests.
+        model_name: name of the model in the API.
+        max_tokens: default limit of new tokens.
+        allowed_hosts: accepted values of the Host header; `*` for any.
+        ddl_context: table definitions for requests without any, such as those of editors.
+        limits: limits of requests.
     """
     server = _Server(completer, model_name, max_tokens, ddl_context, limits or RequestLimits())
     return Starlette(
@@ -91,7 +91,7 @@ class _Server:
         self._limits = limits
         self._requests = 0
         self._turn = anyio.Lock()
-        # Threads of their own kinds, so that none waits for those of another.
+        # Separate threads, so that short prompts, long prompts and the model do not wait for each other.
         self._short, self._long, self._model = (anyio.CapacityLimiter(1) for _ in range(3))
 
     async def health(self, request: Request) -> Response:
@@ -104,11 +104,11 @@ class _Server:
     async def completions(self, request: Request) -> Response:
         body = await self._body(request)
         if self._requests >= self._limits.requests:
-            raise ApiError(503, "Too many requests wait already.", code="overloaded")
+            raise ApiError(503, "Too many requests are waiting.", code="overloaded")
         with self._counted():
             call = parse_request(body)
             if call.model not in (None, self._model_name):
-                message = f"This server has one model: {self._model_name}."
+                message = f"This server has only one model: {self._model_name}."
                 raise ApiError(404, message, param="model", code="model_not_found")
             prompt_ids = await self._prompt_ids(call)
         limit = self._limit(call, prompt_ids)
@@ -128,7 +128,7 @@ class _Server:
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
-        """One more request waits or is answered."""
+        """Count a request as waiting or active."""
         self._requests += 1
         try:
             yield
@@ -136,11 +136,11 @@ class _Server:
             self._requests -= 1
 
     async def _prompt_ids(self, call: CompletionRequest) -> list[int]:
-        """The prompt's tokens, made while others have their turn; raises ApiError for one that is much too long."""
+        """Tokenize the prompt in another thread; raises ApiError if it is much too long."""
         completion = replace(call.completion, ddl_context=call.ddl_context or self._ddl_context)
         length, most = _characters(completion), self._completer.max_characters
         if length > most:
-            message = f"The prompt has {length:,} characters with its context; this model takes {most:,} at most."
+            message = f"The prompt has {length:,} characters with its context; the maximum for this model is {most:,}."
             raise ApiError(400, message, param="prompt", code="context_length_exceeded")
         limiter = self._long if length > LONG_PROMPT else self._short
         try:
@@ -149,7 +149,7 @@ class _Server:
             raise ApiError(400, str(error)) from error
 
     async def _body(self, request: Request) -> bytes:
-        """Raises ApiError for what is not JSON by its type, too large, or too slow to arrive."""
+        """Read the body; raises ApiError if its type is not JSON, or it is too large or too slow."""
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise ApiError(415, "Send the request as Content-Type: application/json.")
         body = bytearray()
@@ -158,20 +158,20 @@ class _Server:
                 async for chunk in request.stream():
                     body += chunk
                     if len(body) > self._limits.body_bytes:
-                        raise ApiError(413, f"The request is larger than {self._limits.body_bytes} bytes.")
+                        raise ApiError(413, f"The request body is larger than {self._limits.body_bytes} bytes.")
         except TimeoutError:
-            raise ApiError(408, f"The request took longer than {self._limits.body_seconds:g} seconds.") from None
+            raise ApiError(408, f"The request body took longer than {self._limits.body_seconds:g} seconds.") from None
         return bytes(body)
 
     def _limit(self, call: CompletionRequest, prompt_ids: list[int]) -> int:
-        """How many tokens may be generated; raises ApiError when they do not fit into the model's context."""
+        """The limit of new tokens; raises ApiError if they do not fit into the model's context."""
         room = self._completer.room(prompt_ids)
         if room is None:
             return call.max_tokens or self._max_tokens
         if room < (call.max_tokens or 1):
             raise ApiError(
                 400,
-                f"The model reads {self._completer.context_length} tokens; the prompt has {len(prompt_ids)}, "
+                f"The context of the model is {self._completer.context_length} tokens; the prompt has {len(prompt_ids)}, "
                 f"and max_tokens is {call.max_tokens or 1}.",
                 param="prompt",
                 code="context_length_exceeded",
@@ -181,7 +181,7 @@ class _Server:
     async def _deltas(
         self, request: Request, prompt_ids: list[int], limit: int, stop: list[str]
     ) -> AsyncGenerator[Delta, None]:
-        """Generate when it is this request's turn, for as long as its client is there."""
+        """Wait for this request's turn, and generate until the client disconnects."""
         with self._counted():
             async with self._turn:
                 generated = self._completer.deltas(prompt_ids, max_tokens=limit, stop=stop)
@@ -195,8 +195,10 @@ class _Server:
 
 
 class _EventStream(Response):
-    """Sends server-sent events. They are made in a task of their own and wait for the client outside the model's turn, so
-    that one who reads slowly keeps nobody waiting; there are no more of them than tokens were asked for."""
+    """A response of server-sent events.
+
+    A separate task generates the events and buffers them for the client, so that a slow client does not block the model. The
+    buffer is bounded by the number of requested tokens."""
 
     def __init__(self, events: AsyncGenerator[str, None]) -> None:
         self._events = events
@@ -205,22 +207,22 @@ class _EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = [(name, value) for name, value in self.raw_headers if name != b"content-length"]
         await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
-        made, ready = anyio.create_memory_object_stream[str | None](math.inf)
+        produced, ready = anyio.create_memory_object_stream[str | None](math.inf)
         async with anyio.create_task_group() as tasks, ready:
-            tasks.start_soon(self._make, made)
+            tasks.start_soon(self._produce, produced)
             async for event in ready:
                 if event is None:
                     await send({"type": "http.response.body", "body": b"", "more_body": False})
                     return
                 await send({"type": "http.response.body", "body": f"data: {event}\n\n".encode(), "more_body": True})
 
-    async def _make(self, made: MemoryObjectSendStream[str | None]) -> None:
-        """Put all events into `made`, and None behind the last; without it, the client has left."""
+    async def _produce(self, produced: MemoryObjectSendStream[str | None]) -> None:
+        """Send all events to `produced`, then None. A stream that ends without None means that the client disconnected."""
         try:
-            async with made, aclosing(self._events) as events:
+            async with produced, aclosing(self._events) as events:
                 async for event in events:
-                    made.send_nowait(event)
-                made.send_nowait(None)
+                    produced.send_nowait(event)
+                produced.send_nowait(None)
         except ClientDisconnect:
             return
 
@@ -244,7 +246,7 @@ def _characters(completion: Completion) -> int:
 
 async def _api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
-    # What is left of a body that was not read to its end would be taken for the next request.
+    # The unread rest of a body would be taken for the next request.
     headers = {"connection": "close"} if error.status in {408, 413, 503} else {}
     return JSONResponse(error.body, status_code=error.status, headers=headers)
 
@@ -255,4 +257,4 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 
 async def _client_left(request: Request, error: Exception) -> Response:
-    return Response(status_code=499)  # nobody reads it
+    return Response(status_code=499)  # never read, the client has disconnected

@@ -1,4 +1,4 @@
-"""One model, ready to complete SQL: checkpoint in, text out."""
+"""SQL completion with one model: from editor state to text."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from fim_core.inference.prefix_cache import PrefixCache, greedy_tokens
 from fim_core.inference.prompting import load_prompt_builder
 from fim_core.prompts import PromptBuilder
 from fim_core.records.schema import Completion
-from fim_core.serving.text import TextStream
+from fim_core.serving.text_stream import TextStream
 from fim_core.store import Store
 
 MAX_CHARACTERS = 1_000_000
 CHARACTERS_PER_TOKEN = 16
-"""More than SQL has on average: tokens of SQL have 3 or 4."""
+"""Upper bound of the average; tokens of SQL have 3 or 4 characters."""
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """What one more token brought.
+    """The change after one more token.
 
     Attributes:
-        text: new text; often empty, when a character or a stop string may be incomplete.
-        tokens: tokens generated so far, a stop token included.
+        text: new text; often empty, while a character or a stop string may be incomplete.
+        tokens: number of tokens generated so far, stop token included.
         finish_reason: set on the last delta: `stop` for a stop token or string, `length` for the limit.
     """
 
@@ -43,7 +43,7 @@ class Delta:
 class Completer:
     """Completes SQL with one model. Not thread-safe: one completion at a time.
 
-    What a prompt shares with the one before (the template, table definitions, the text left of the cursor) is not
+    The common prefix of a prompt and the previous one (the template, table definitions, text left of the cursor) is not
     computed again.
     """
 
@@ -52,41 +52,41 @@ class Completer:
         self._stop_ids = stop_ids_of(model, tokenizer)
         self._cache = PrefixCache(model)
         self.context_length: int | None = getattr(model.config, "max_position_embeddings", None)
-        """Tokens of the longest prompt and completion together; None: no limit known."""
+        """Maximum number of tokens of prompt and completion together; None if unknown."""
 
     @classmethod
     def load(cls, checkpoint: Path) -> Self:
         """Load a checkpoint folder.
 
         Raises:
-            FimError: it lacks weights, an end token or the recipe for prompts.
+            FimError: the folder lacks weights, an end token or the recipe for prompts.
         """
         model, tokenizer = load_for_inference(checkpoint)
         return cls(model, tokenizer, load_prompt_builder(checkpoint, tokenizer))
 
     @property
     def max_characters(self) -> int:
-        """Characters of a prompt and its context beyond which it is not even tokenized."""
+        """Maximum number of characters of a prompt with its context; longer ones are not tokenized."""
         return MAX_CHARACTERS if self.context_length is None else self.context_length * CHARACTERS_PER_TOKEN
 
     @property
     def notice(self) -> str | None:
-        """What a user of this model should know of its prompts, or None."""
+        """A notice for users about the prompts of this model, or None."""
         return None if self._builder.recipe.has_template else self._builder.notice
 
     def prompt_ids(self, completion: Completion) -> list[int]:
-        """The prompt's tokens, the same as in training for the same fields."""
+        """Token ids of the prompt, the same as in training for the same fields."""
         return self._builder.encode(completion)
 
     def room(self, prompt_ids: Sequence[int]) -> int | None:
-        """How many tokens may follow a prompt; None: no limit known."""
+        """The number of tokens that fit after a prompt; None if unknown."""
         return None if self.context_length is None else max(0, self.context_length - len(prompt_ids))
 
     def deltas(self, prompt_ids: Sequence[int], *, max_tokens: int, stop: Sequence[str] = ()) -> Iterator[Delta]:
-        """Generate a completion, one token an item. To end it early, stop iterating.
+        """Generate a completion, one token per item. Stop iterating to end it early.
 
         Args:
-            prompt_ids: of `prompt_ids`.
+            prompt_ids: token ids from `prompt_ids`.
             max_tokens: limit of new tokens, at least 1, the stop token included.
             stop: strings that end the completion and are not part of it.
         """
@@ -107,29 +107,29 @@ class Completer:
             yield Delta(text, count)
 
     def complete(self, completion: Completion, *, max_tokens: int) -> str:
-        """The text that goes to the cursor.
+        """Complete SQL; returns the text to insert at the cursor.
 
         Raises:
-            FimError: the prompt leaves no room in the model's context.
+            FimError: the prompt fills the model's context.
         """
         prompt_ids = self.prompt_ids(completion)
         room = self.room(prompt_ids)
         if room == 0:
             raise FimError(
-                f"The prompt has {len(prompt_ids)} tokens, and the model reads {self.context_length} at most. "
-                "Give it less context."
+                f"The prompt has {len(prompt_ids)} tokens, which fill the model's context of {self.context_length} tokens. "
+                "Shorten the context."
             )
         limit = max_tokens if room is None else min(max_tokens, room)
         return "".join(delta.text for delta in self.deltas(prompt_ids, max_tokens=limit))
 
 
 def default_checkpoint(experiment: Experiment | None = None) -> Path:
-    """The champion of an experiment, or else its newest trained checkpoint.
+    """The champion of an experiment, or its newest trained checkpoint if there is no champion.
 
-    Without an experiment, of the only one whose models the storage (`FIM_STORAGE`, or `.fim`) holds.
+    Without an experiment, the storage (`FIM_STORAGE`, or `.fim`) must hold models of only one.
 
     Raises:
-        FimError: neither has been made yet, or there is no telling whose is meant.
+        FimError: there is no model yet, or there are models of several experiments.
     """
     if experiment is not None:
         store, name = Store(experiment.storage), experiment.name
@@ -138,13 +138,13 @@ def default_checkpoint(experiment: Experiment | None = None) -> Path:
         names = {checkpoint.manifest["experiment"] for checkpoint in store.versions("trained_checkpoint")}
         if not names:
             raise FimError(
-                f"There is no trained_checkpoint in {store.root} yet. Train one, or name the experiment whose model is "
-                "meant with --experiment CONFIG, or a folder with --checkpoint."
+                f"There is no trained_checkpoint in {store.root} yet. Train one, or select a model with --experiment CONFIG or "
+                "--checkpoint FOLDER."
             )
         if len(names) > 1:
             raise FimError(
-                f"{store.root} holds models of several experiments ({', '.join(sorted(names))}). Say which one's is "
-                "meant with --experiment CONFIG, or name a folder with --checkpoint."
+                f"{store.root} holds models of several experiments ({', '.join(sorted(names))}). Select one with "
+                "--experiment CONFIG or --checkpoint FOLDER."
             )
     if (champion := store.find_current("champion_model", name)) is not None:
         return champion_weights(champion)

@@ -1,7 +1,7 @@
-"""Connections that wait, drip or do not read: each has its time, and none keeps the others out.
+"""Limits of connections, against clients that send or read slowly, or open too many.
 
-uvicorn limits how many connections there are, but neither how many of them one client has nor how long a request takes to
-arrive. The protocol here adds that.
+uvicorn limits the number of connections, but neither those of one client nor the time a request takes to arrive. The protocol
+class here adds these limits.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from fim_core.serving.protocol import ApiError
 
 @dataclass(frozen=True)
 class ConnectionLimits:
-    """What connections may take.
+    """Limits of connections.
 
     Attributes:
-        connections: open at a time. Where there are more, the oldest of those that have not sent a whole request is closed.
-        per_client: open at a time from one address, by the same rule.
-        header_seconds: from the connection, or the first byte of a further request, to the end of its headers.
-        unread_seconds: how long an answer that is ready may lie unread.
+        connections: maximum number of open connections. Beyond it, the oldest one without a complete request is closed.
+        per_client: maximum number of open connections from one address, by the same rule.
+        header_seconds: maximum time from the connection, or the first byte of a further request, to the end of its headers.
+        unread_seconds: maximum time that a response may stay unread.
     """
 
     connections: int = 256
@@ -34,12 +34,12 @@ class ConnectionLimits:
 
 
 class LimitedProtocol(H11Protocol):
-    """HTTP/1.1 with `ConnectionLimits`. `limited_protocol` makes the class that uvicorn takes."""
+    """HTTP/1.1 with `ConnectionLimits`. `limited_protocol` creates the class for uvicorn."""
 
     limits = ConnectionLimits()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Make room for the connection, or refuse it."""
+        """Accept the connection, closing an older one if necessary, or refuse it."""
         super().connection_made(transport)
         self._opened = self.loop.time()
         self._header_timer: asyncio.TimerHandle | None = None
@@ -51,7 +51,7 @@ class LimitedProtocol(H11Protocol):
             self._refuse()
 
     def data_received(self, data: bytes) -> None:
-        """Time the headers of a request."""
+        """Start or stop the timer of the headers of a request."""
         if not self.has_request and self._header_timer is None:
             self._expect_headers()
         super().data_received(data)
@@ -59,40 +59,40 @@ class LimitedProtocol(H11Protocol):
             self._header_timer = _cancelled(self._header_timer)
 
     def on_response_complete(self) -> None:
-        """Time the headers of a request that arrived in part behind the one that is answered now."""
+        """Start the timer for a further request whose headers have already arrived in part."""
         super().on_response_complete()
         if not self.has_request and self.conn.trailing_data[0]:
             self._expect_headers()
 
     def pause_writing(self) -> None:
-        """The client reads more slowly than the answer is made."""
+        """Start the timer of unread data: the client reads more slowly than the response is produced."""
         super().pause_writing()
         self._unread_timer = self.loop.call_later(self.limits.unread_seconds, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """The client has read on."""
+        """Stop the timer of unread data: the client has continued to read."""
         super().resume_writing()
         self._unread_timer = _cancelled(self._unread_timer)
 
     def timeout_keep_alive_handler(self) -> None:
-        """Close an idle connection, also one whose last answer lies unread."""
+        """Close an idle connection, even if its last response is unread."""
         super().timeout_keep_alive_handler()
         self._unread_timer = self.loop.call_later(self.limits.unread_seconds, self.transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the timers."""
+        """Cancel the timers."""
         super().connection_lost(exc)
         self._header_timer = _cancelled(self._header_timer)
         self._unread_timer = _cancelled(self._unread_timer)
 
     @property
     def has_request(self) -> bool:
-        """Whether the headers of a request have arrived that is not answered yet."""
+        """Whether the headers of a request have arrived and its response is not complete."""
         return self.cycle is not None and not self.cycle.response_complete
 
     @property
     def awaits_client(self) -> bool:
-        """Whether it is the client's turn: to send a request, or the rest of one."""
+        """Whether the client has yet to send a request, or the rest of one."""
         return not self.has_request or (self.cycle.more_body and not self.cycle.response_started)
 
     @property
@@ -100,7 +100,7 @@ class LimitedProtocol(H11Protocol):
         return self.client[0] if self.client else None
 
     def end(self) -> None:
-        """Close the connection at once."""
+        """Close the connection immediately."""
         self.connections.discard(self)
         self.transport.abort()
 
@@ -121,12 +121,12 @@ class LimitedProtocol(H11Protocol):
 
 
 def limited_protocol(limits: ConnectionLimits) -> type[LimitedProtocol]:
-    """The protocol class with these limits."""
+    """Create a protocol class with these limits."""
     return type("LimitedProtocol", (LimitedProtocol,), {"limits": limits})
 
 
 def _has_room(connections: list[LimitedProtocol], most: int) -> bool:
-    """Whether one more connection fits, if need be after the oldest is closed that awaits its client."""
+    """Whether one more connection fits; closes the oldest one that awaits its client if necessary."""
     if len(connections) < most:
         return True
     waiting = [each for each in connections if each.awaits_client]

@@ -1,9 +1,8 @@
-"""Requests and answers of the completions API that editors speak.
+"""Requests and responses of the completions API that editors use.
 
-The shape is that of OpenAI's `POST /v1/completions` (https://platform.openai.com/docs/api-reference/completions). What
-this server cannot do is refused, never ignored: decoding is greedy, so sampling options are accepted where they leave
-the greedy choice as it is (any `top_p`, `top_k` and `seed`; a temperature up to 0.01, which is what editors send for
-"none") and refused where they would change it.
+The format is OpenAI's `POST /v1/completions` (https://platform.openai.com/docs/api-reference/completions). Unsupported options
+are refused, never ignored. Decoding is greedy, so sampling options are accepted if they do not change the greedy choice (any
+`top_p`, `top_k` and `seed`; a temperature up to 0.01, which editors send for "none") and refused otherwise.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ MAX_STOP_CHARACTERS = 256
 
 
 class ApiError(Exception):
-    """A request that cannot be answered, in the form that clients of this API read."""
+    """An error in the format of the API."""
 
     def __init__(self, status: int, message: str, *, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
@@ -62,7 +61,7 @@ class CompletionRequest(_Body):
     top_p: float | None = Field(None, gt=0, le=1)
     top_k: int | None = None
     seed: int | None = None
-    user: str | None = Field(None, description="Who asks; kept nowhere.")
+    user: str | None = Field(None, description="Id of the user; ignored and not stored.")
     n: int | None = Field(None, ge=1, le=1)
     best_of: int | None = Field(None, ge=1, le=1)
     echo: bool | None = None
@@ -73,12 +72,12 @@ class CompletionRequest(_Body):
 
     @property
     def stop_strings(self) -> list[str]:
-        """`stop` as a list, without empty strings, which would end everything at once."""
+        """`stop` as a list, without empty strings, which would end every completion immediately."""
         return [stop for stop in ([self.stop] if isinstance(self.stop, str) else self.stop or []) if stop]
 
     @property
     def completion(self) -> Completion:
-        """The fields that a prompt is built of."""
+        """The fields of the prompt."""
         return Completion(
             prefix=self.prompt,
             suffix=self.suffix or "",
@@ -90,10 +89,10 @@ class CompletionRequest(_Body):
 
 
 def parse_request(body: bytes) -> CompletionRequest:
-    """Read a request's body.
+    """Parse the body of a request.
 
     Raises:
-        ApiError: not JSON, an unknown or unsupported option; the message names it and quotes no value.
+        ApiError: not JSON, or an unknown or unsupported option; the message names it and does not quote its value.
     """
     try:
         request = CompletionRequest.model_validate_json(body)
@@ -103,9 +102,9 @@ def parse_request(body: bytes) -> CompletionRequest:
         if problem["type"] == "json_invalid":
             raise ApiError(400, "The body is not valid JSON.") from None
         if problem["type"] == "extra_forbidden":
-            message = f"{param}: this server has no such option."
+            message = f"{param}: unknown option."
             raise ApiError(400, message, param=param, code="unknown_parameter") from None
-        hint = " Decoding is greedy here." if param in _DECODING else ""
+        hint = " This server decodes greedily." if param in _DECODING else ""
         raise ApiError(400, f"{param}: {problem['msg']}.{hint}", param=param, code="unsupported_value") from None
     if request.echo:
         raise ApiError(400, "echo: not supported.", param="echo", code="unsupported_value")
@@ -121,13 +120,13 @@ _DECODING = {"temperature", "top_p", "n", "best_of", "logprobs", "presence_penal
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens of one request, a stop token included."""
+    """Numbers of tokens of one request, stop token included."""
 
     prompt_tokens: int
     completion_tokens: int
 
     def dump(self) -> dict[str, int]:
-        """As the API spells it."""
+        """The usage in the format of the API."""
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
@@ -137,19 +136,19 @@ class Usage:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the parts of one answer have in common."""
+    """The common fields of all parts of a response."""
 
     model: str
     id: str = field(default_factory=lambda: f"cmpl-{uuid.uuid4().hex}")
     created: int = field(default_factory=lambda: int(time.time()))
 
     def dump(self, text: str, finish_reason: str | None, usage: Usage | None) -> dict[str, Any]:
-        """A whole answer, or one chunk of a streamed one."""
+        """A complete response, or one chunk of a stream."""
         choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": finish_reason}
         return self._dump([choice], usage)
 
     def dump_usage(self, usage: Usage) -> dict[str, Any]:
-        """The chunk without text that ends a stream with `include_usage`."""
+        """The last chunk of a stream with `include_usage`, without text."""
         return self._dump([], usage)
 
     def _dump(self, choices: list[dict[str, Any]], usage: Usage | None) -> dict[str, Any]:

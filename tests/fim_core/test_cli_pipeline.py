@@ -16,7 +16,7 @@ from tiny_pipeline import write_experiment
 from fim_core.cli.pipeline import open_experiment, run_pipeline
 from fim_core.cli.row_bars import RowBars
 from fim_core.config import load_experiment
-from fim_core.inference.progress import RowProgress
+from fim_core.inference.row_progress import RowProgress
 
 
 def test_a_failed_check_that_stops_nothing_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -25,7 +25,7 @@ def test_a_failed_check_that_stops_nothing_is_told(tmp_path: Path, capsys: pytes
         run_pipeline(load_experiment(path), until="tokenized_dataset")
         said = capsys.readouterr().err
         assert said.count("fim_prompts: check failed (warn): empty_outputs: ") == 1
-        assert "It asks: Completions that add nothing are a minority" in said
+        assert "It asks: Empty completions are a minority" in said
 
 
 def test_what_is_made_and_how_far_training_is_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

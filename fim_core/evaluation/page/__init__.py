@@ -1,4 +1,4 @@
-"""The report as one page that needs nothing else: figures, plots, examples."""
+"""The report as a self-contained HTML page: figures, plots and examples."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from fim_core.atomic import replacing
-from fim_core.evaluation.names import BASE, CHAMPION, MODEL, NOTES, TITLES
-from fim_core.evaluation.words import sentences, show_difference, show_figure, standing
+from fim_core.evaluation.formatting import show_difference, show_figure
+from fim_core.evaluation.predictor_names import BASE, CHAMPION, MODEL, NOTES, TITLES
+from fim_core.evaluation.verdicts import sentences, verdict
 from fim_core.folders.report import ReportFolder
 from fim_core.metrics.registry import METRICS
 
@@ -20,16 +21,17 @@ _GENERATOR = re.compile(r'<meta name="generator" content="(?P<version>[^"]*)">')
 _HEAD_CHARACTERS = 1000
 
 _COLOURS = {MODEL: "model", BASE: "base", CHAMPION: "champion"}
-"""Style classes of bars; the constants share shades of grey."""
+"""Style classes of bars; constants get shades of grey."""
 
 
 def write_page(folder: Path, version: str = "") -> None:
-    """Write the page of the report in a folder, unless it is there in this version of the page.
+    """Write the page of the report in a folder, unless this version of the page is there already.
 
     Styles and SVG plots are inline; nothing is loaded from elsewhere.
 
     Args:
-        version: of the code that makes the page.
+        folder: folder of the report.
+        version: version of the code that renders the page.
     """
     files = ReportFolder(folder)
     if _version_of(files.page) != version:
@@ -47,7 +49,7 @@ def _version_of(page: Path) -> str | None:
 
 
 def render_page(report: Mapping[str, Any], version: str = "") -> str:
-    """The page as text. Everything from rows is escaped."""
+    """Render the page as HTML. All text from rows is escaped."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -58,22 +60,21 @@ def render_page(report: Mapping[str, Any], version: str = "") -> str:
     environment.filters |= {
         "figure": show_figure,
         "difference": show_difference,
-        "standing": standing,
+        "verdict": verdict,
         "name": TITLES.__getitem__,
         "note": lambda key: NOTES.get(key, ""),
         "predictors": by_predictor,
     }
     predictors = by_predictor(report)
     constants = [name for name in predictors if name not in _COLOURS]
-    reported = [metric for metric in METRICS if metric.name in report["metrics"]]
+    reported = [metric for metric in METRICS.values() if metric.name in report["metrics"]]
     headline = [m for m in reported if m.headline and report["metrics"][m.name]["value"] is not None]
     return environment.get_template(_TEMPLATE).render(
         report=report,
         version=version,
         metrics=reported,
         headline=headline,
-        # Whether a completion should be empty is mostly what TYPE and length say.
-        sliced=[metric for metric in headline if not metric.name.startswith("abstention")],
+        sliced=[metric for metric in headline if metric.by_slice],
         predictors=predictors,
         colours=_COLOURS | {name: f"constant{place}" for place, name in enumerate(constants)},
         sentences=sentences(report),
@@ -82,6 +83,6 @@ def render_page(report: Mapping[str, Any], version: str = "") -> str:
 
 
 def by_predictor(part: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures of a report, or of a slice of it, by predictor in the order of names.py."""
+    """The figures of a report, or of one slice of it, by predictor, in the order of predictor_names.py."""
     figures = {MODEL: part["metrics"]} | {name: other["metrics"] for name, other in part["others"].items()}
     return {name: figures[name] for name in TITLES if name in figures}

@@ -1,4 +1,4 @@
-"""The measures of one row that tokenize, parse, bind and execute SQL, stage by stage."""
+"""Measures of one row that tokenize, parse, bind and execute SQL, stage by stage."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from fim_core.metrics.binding import binds, bound_queries
-from fim_core.metrics.completed import CompletedSql, parses
+from fim_core.metrics.completed_sql import CompletedSql, parses
 from fim_core.metrics.execution import Comparison, Database, Excluded, Sandbox
-from fim_core.metrics.tokens import exact_match_sql, identifier_overlap, names_in
+from fim_core.metrics.sql_tokens import exact_match_sql, identifier_overlap, names_in
 
 STAGES = ("tokens", "parses", "binds", "execution")
-"""In their order: a stage works on what those before it found."""
+"""In order: each stage uses the results of the stages before it."""
 
 Measures = dict[str, float | None]
-"""Values by name; None where a measure does not apply."""
+"""Values by measure; None where a measure does not apply."""
 
 
 @dataclass(frozen=True)
 class SqlRow:
-    """Where the cursor stood, what the user accepted there, and the distinct texts that predictors wrote instead."""
+    """The SQL around the cursor, the gold completion, and the distinct texts that predictors wrote."""
 
     prefix: str
     suffix: str
@@ -33,9 +33,12 @@ class SqlRow:
 
 @dataclass(frozen=True)
 class OfGold:
-    """What a stage found of the accepted completion.
+    """The result of a stage for the gold completion.
 
-    `applies`: whether predictions can be judged by this stage. `excluded`: of the stage `execution`, why they cannot.
+    Attributes:
+        applies: whether the stage can judge predictions.
+        identifiers: of the stage `tokens`, the number of names in the gold completion.
+        excluded: of the stage `execution`, why it cannot judge predictions.
     """
 
     applies: bool
@@ -44,12 +47,12 @@ class OfGold:
 
 
 def judge(row: SqlRow, stages: Sequence[str], sandbox: Sandbox) -> Generator[OfGold | Measures, None, None]:
-    """What each stage finds of the accepted completion, then the measures of each text at each stage.
+    """Yield the result of each stage for the gold completion, then the measures of each text at each stage.
 
     Args:
-        row: what to judge.
+        row: the row to judge.
         stages: the first few of `STAGES`, or all.
-        sandbox: executes the queries.
+        sandbox: runs the queries.
     """
     gold = CompletedSql(row.prefix, row.gold, row.suffix, row.dialect)
     with closing(Comparison(gold, row.ddl, sandbox, row.database)) as comparison:
@@ -62,7 +65,7 @@ def judge(row: SqlRow, stages: Sequence[str], sandbox: Sandbox) -> Generator[OfG
 
 
 def failed(stage: str, gold: OfGold) -> Measures:
-    """The measures of a prediction that did not get through a stage."""
+    """The measures of a prediction that was stopped at a stage."""
     if stage == "tokens":
         counted = gold.applies
         return {
@@ -75,7 +78,7 @@ def failed(stage: str, gold: OfGold) -> Measures:
 
 
 def not_judged(stage: str, row: SqlRow, text: str) -> Measures:
-    """The measures of a prediction where the accepted completion did not get through a stage."""
+    """The measures of a prediction where the gold completion was stopped at a stage."""
     if stage == "tokens":
         same = row.gold.split() == text.split()
         return {"exact_match_sql": same, **dict.fromkeys(_IDENTIFIERS)}

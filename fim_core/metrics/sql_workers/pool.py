@@ -1,4 +1,4 @@
-"""Worker processes for untrusted SQL: what goes past a limit ends its worker, and the next row gets a new one."""
+"""Worker processes for untrusted SQL. SQL that exceeds a limit ends its worker; the next row gets a new one."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Limit(StrEnum):
     TIMEOUT = "timeout"
     OUT_OF_MEMORY = "out_of_memory"
     CRASHED = "crashed"
-    """Its process ended in another way."""
+    """The worker process ended in another way."""
 
 
 @dataclass
@@ -43,8 +43,8 @@ class JudgedRow:
     Attributes:
         measures: by text.
         excluded: why the row has no execution match.
-        gold_limit: what the accepted completion exceeded. The stages from there on do not apply to the row.
-        limits: what other texts exceeded; such a text fails the stages from there on.
+        gold_limit: the limit that the gold completion exceeded. The stages from there on do not apply to the row.
+        limits: the limits that other texts exceeded. Such a text fails the stages from there on.
     """
 
     measures: dict[str, Measures] = field(default_factory=dict)
@@ -54,7 +54,7 @@ class JudgedRow:
 
 
 class LimitExceeded(Exception):
-    """A worker ended while it judged a row."""
+    """A worker exceeded a limit while it judged a row."""
 
     def __init__(self, limit: Limit, *, was_new: bool) -> None:
         super().__init__(limit)
@@ -63,7 +63,7 @@ class LimitExceeded(Exception):
 
 
 class Worker:
-    """One process, started when it is first needed and again after it was ended."""
+    """One worker process, started when it is first needed and after each end."""
 
     def __init__(self, limits: Limits = Limits()) -> None:  # noqa: B008 (frozen)
         self._limits = limits
@@ -71,10 +71,10 @@ class Worker:
         self._requests = 0
 
     def answers(self, row: SqlRow, stages: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """What the worker finds, see `judge`.
+        """Yield the results of `judge`, computed by the worker process.
 
         Raises:
-            LimitExceeded: it exceeded a limit at the answer that would be next.
+            LimitExceeded: the worker exceeded a limit while it computed the next answer.
         """
         process = self._started()
         was_new, self._requests = self._requests == 0, self._requests + 1
@@ -82,7 +82,7 @@ class Worker:
         assert process.stdout
         finished = False
         try:
-            with suppress(BrokenPipeError):  # it ended while it read, and has no answers
+            with suppress(BrokenPipeError):  # the process ended while reading; there are no answers
                 pickle.dump((row, tuple(stages)), process.stdin)
                 process.stdin.flush()
             for _ in range(len(stages) * (1 + len(row.texts))):
@@ -92,15 +92,15 @@ class Worker:
                 yield json.loads(line)
             finished = True
         finally:
-            # Answers that nobody read would be taken for those of the next row.
+            # Unread answers would be taken for those of the next row.
             if not finished:
                 self.close()
 
     def close(self) -> None:
-        """End the process."""
+        """Kill the process."""
         if self._process is not None:
             self._process.kill()
-            # Its pipes are closed as well. What could not be written to it is of no use.
+            # This also closes the pipes. Data that was not written yet is dropped.
             self._process.communicate()
             self._process = None
 
@@ -115,13 +115,13 @@ class Worker:
             if self._process.stdout.readline() != worker.READY:
                 self.close()
                 raise FimError(
-                    f"The process that parses and runs SQL does not start. See why with: {shlex.join(command)}"
+                    f"The process that parses and runs SQL does not start. To see the error, run: {shlex.join(command)}"
                 )
         return self._process
 
 
 class SqlWorkers:
-    """Judges rows in a few workers at a time."""
+    """A pool of workers that judge rows in parallel."""
 
     def __init__(self, number: int) -> None:
         self._workers = [Worker() for _ in range(number)]
@@ -130,7 +130,7 @@ class SqlWorkers:
             self._idle.put(each)
 
     def judge(self, rows: Sequence[SqlRow]) -> list[JudgedRow]:
-        """The measures of each row, in order.
+        """Judge rows; returns results in their order.
 
         Raises:
             FimError: the workers do not start.
@@ -139,7 +139,7 @@ class SqlWorkers:
             return list(threads.map(self._judge_row, rows))
 
     def close(self) -> None:
-        """End all workers."""
+        """Kill all worker processes."""
         for each in self._workers:
             each.close()
 
@@ -153,7 +153,7 @@ class SqlWorkers:
 
 @cache
 def shared_workers() -> SqlWorkers:
-    """The workers of this process: as many as it has cores, 4 at most."""
+    """The pool of this process: one worker per core, at most 4."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = SqlWorkers(min(cores, MOST_WORKERS))
     atexit.register(workers.close)
@@ -161,7 +161,7 @@ def shared_workers() -> SqlWorkers:
 
 
 def judge_row(row: SqlRow, one: Worker) -> JudgedRow:
-    """The measures of a row. After a limit, the rest of the row is judged by a new worker."""
+    """Judge a row. After an exceeded limit, a new worker process judges the rest of the row."""
     judged = JudgedRow({text: {} for text in row.texts})
     gold: dict[str, OfGold] = {}
     stages: Sequence[str] = STAGES
@@ -178,7 +178,7 @@ def judge_row(row: SqlRow, one: Worker) -> JudgedRow:
                     judged.measures[text] |= answer
             break
         except LimitExceeded as exceeded:
-            # What a worker did before may have left it short of memory: a verdict must not depend on that.
+            # Earlier rows may have used up the worker's memory, and a verdict must not depend on them: try again in a new one.
             if exceeded.limit != Limit.TIMEOUT and not exceeded.was_new:
                 continue
             text, stage = places[answered]
@@ -200,7 +200,7 @@ def judge_row(row: SqlRow, one: Worker) -> JudgedRow:
 
 
 def _environment() -> dict[str, str]:
-    """What a worker needs to find its modules and libraries, and no more: no keys, no settings, no time zone."""
+    """The environment that a worker needs to find modules and libraries, without secrets, settings and time zone."""
     kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "PYTHONHOME") if name in os.environ}
     return kept | {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)), "TZ": "UTC"}
 

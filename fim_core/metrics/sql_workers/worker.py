@@ -1,8 +1,8 @@
-"""The process that judges rows, with limits that the system enforces: it is killed, whatever it is doing.
+"""The worker process that judges rows, under limits that the operating system enforces by killing it.
 
 `python -m fim_core.metrics.sql_workers.worker LIMITS` (as JSON) reads pickled requests from standard input, which only its parent
-writes. It writes a line when it is ready, and then one of JSON for each stage of a row: what is read from a process that runs
-untrusted SQL is plain data. The parent tells from the exit status which limit was exceeded.
+writes. It writes a line when it is ready, and then a line of JSON for each stage of a row: plain data, because the process runs
+untrusted SQL. The exit status tells the parent which limit was exceeded.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from fim_core.metrics.sql_workers.measures import OfGold, SqlRow, judge
 
 @dataclass(frozen=True)
 class Limits:
-    """What one stage of one completion may use.
+    """Limits of one stage of one completion.
 
     Attributes:
-        cpu_seconds: processor time, which does not depend on how busy the machine is.
-        seconds: elapsed time, for functions that only wait; longer where processes queue for the processors.
-        memory: bytes of address space beyond what the process takes when it is ready.
+        cpu_seconds: processor time, which does not depend on the load of the machine.
+        seconds: elapsed time, for functions that only wait; scaled up with the load of the machine.
+        memory: bytes of address space on top of what the process uses when it is ready.
     """
 
     cpu_seconds: float = 2.0
@@ -39,10 +39,10 @@ READY = b"ready\n"
 OUT_OF_MEMORY = 3
 """Exit status."""
 TIMEOUT_SIGNALS = (signal.SIGPROF, signal.SIGALRM)
-"""They end the process, since nothing handles them, even inside a function of DuckDB that never returns."""
+"""They have no handler, so they end the process even inside a DuckDB function that never returns."""
 
 Request = tuple[SqlRow, tuple[str, ...]]
-"""A row, and the stages to judge it by."""
+"""A row and the stages to run."""
 
 
 def main(limits: Limits) -> None:
@@ -52,7 +52,7 @@ def main(limits: Limits) -> None:
     limit_process(limits.memory)
     answers.write(READY)
     answers.flush()
-    # DuckDB and Python may quote the SQL that they fail on.
+    # Error messages of DuckDB and Python may quote SQL, which must not be logged.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
     try:
         while requests.peek(1):
@@ -62,8 +62,8 @@ def main(limits: Limits) -> None:
 
 
 def limit_process(memory: int) -> None:
-    """Bound what this process may use, for good."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for the parent, which ends this process
+    """Set the limits of this process; they cannot be raised again."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it and ends this process
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     for number in TIMEOUT_SIGNALS:
         signal.signal(number, signal.SIG_DFL)
@@ -93,7 +93,7 @@ def _set_timers(cpu_seconds: float, seconds: float) -> None:
 
 
 def _queue_length() -> float:
-    """How many processes want each processor, at least 1."""
+    """The number of runnable processes per processor, at least 1."""
     return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 

@@ -19,7 +19,7 @@ from fim_core.pipeline.stages.content import pretrained_digest
 from fim_core.store import Artifact, Store, digest
 
 if TYPE_CHECKING:
-    from fim_core.evaluation.base import Base
+    from fim_core.evaluation.base_model import Base
     from fim_core.evaluation.predictors import Predictor
 
 
@@ -60,7 +60,7 @@ def _build(build: Build) -> dict[str, Any]:
 
 def _base(build: Build) -> Base:
     """The model before training, whose predictions are kept from one training to the next."""
-    from fim_core.evaluation.base import Base, load_base
+    from fim_core.evaluation.base_model import Base, load_base
 
     experiment, checkpoint = build.experiment, build.inputs["trained_checkpoint"]
     trained_from = checkpoint.manifest["inputs"].get("pretrained")
@@ -79,7 +79,7 @@ def _base(build: Build) -> Base:
     weights = {"config": model.config, "dtype": model.dtype} if model.config is not None else trained_from
     # A pretrained model draws by the seed as well: the embeddings of tokens that are new to it.
     options = {"hf_config_kwargs": model.hf_config_kwargs, "seed": experiment.seed}
-    identity = digest({"base": weights, "options": options, "code": code_version("fim_core.evaluation.base")})
+    identity = digest({"base": weights, "options": options, "code": code_version("fim_core.evaluation.base_model")})
     return Base(load, replace(build.cache, identity=identity))
 
 

@@ -1,1 +1,1 @@
-"""Checks of champion_model: a SQL or Python file each."""
+"""Checks of champion_model, one SQL or Python file per check."""

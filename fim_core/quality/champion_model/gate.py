@@ -1,4 +1,4 @@
-"""Rules of the gate that a candidate does not meet. The champion stays then, which is an ordinary outcome: a warning."""
+"""Check that the candidate meets the rules of the gate. If not, the champion stays: an ordinary outcome, so a warning."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from fim_core.quality.check import Evidence, Finding, PythonCheck
 
 
 def find(evidence: Evidence) -> Finding:
-    """Rules that the candidate does not meet, with the reasons that were recorded."""
+    """List the rules that the candidate does not meet, with their reasons."""
     decision = read_json(evidence.tables["decision"])
     results = decision["results"]
     failed = [result for result in results if result["holds"] is False]
@@ -19,4 +19,4 @@ def find(evidence: Evidence) -> Finding:
     )
 
 
-CHECK = PythonCheck("The candidate meets every rule of the gate; if not, the champion stays.", "warn", find)
+CHECK = PythonCheck("The candidate meets every rule of the gate. If not, the champion stays.", "warn", find)

@@ -1,1 +1,1 @@
-"""Checks of evaluation_report: a SQL or Python file each."""
+"""Checks of evaluation_report, one SQL or Python file per check."""

@@ -1,4 +1,4 @@
-"""Held-out rows too few to see a small gain."""
+"""Check that there are enough held-out rows to detect a small gain."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from fim_core.quality.check import Evidence, Finding, PythonCheck
 
 
 def find(evidence: Evidence) -> Finding:
-    """Comparisons in which a small gain would not show, for want of held-out rows."""
+    """Read the report's statistical power, and the smallest detectable gain over each rival."""
     power = read_json(evidence.tables["report"])["power"]
     compared = [
         {"compared with": name, "smallest gain": "none" if gain is None else f"{100 * gain:.1f} points"}
@@ -16,6 +16,4 @@ def find(evidence: Evidence) -> Finding:
     return Finding(int(not power["enough"]), 1, note=power["sentence"], breakdown=compared)
 
 
-CHECK = PythonCheck(
-    "There are enough held-out rows to tell a gain of 5 points in exact match from chance.", "warn", find
-)
+CHECK = PythonCheck("There are enough held-out rows to detect a gain of 5 points in exact match.", "warn", find)

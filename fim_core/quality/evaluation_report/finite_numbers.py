@@ -1,4 +1,4 @@
-"""Numbers of a report that are NaN or infinite."""
+"""Check for NaN and infinite numbers in the report."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from fim_core.quality.check import SHOWN_ROWS, Evidence, Finding, PythonCheck
 
 
 def find(evidence: Evidence) -> Finding:
-    """Numbers of the report that are NaN or infinite, by their dotted place in it."""
+    """Find numbers that are NaN or infinite, by their dotted path in the report."""
     content = read_json(evidence.tables["report"])
     numbers = list(_numbers(content, ""))
     offending = sorted(place for place, value in numbers if not math.isfinite(value))
     if not numbers:
-        return Finding(1, 1, note="The report holds no number at all.")
+        return Finding(1, 1, note="The report contains no numbers.")
     return Finding(len(offending), len(numbers), offending[:SHOWN_ROWS])
 
 
@@ -31,4 +31,4 @@ def _numbers(value: Any, place: str) -> Iterator[tuple[str, float]]:
         yield place, value
 
 
-CHECK = PythonCheck("Every number of the report is finite.", "error", find)
+CHECK = PythonCheck("Every number in the report is finite.", "error", find)

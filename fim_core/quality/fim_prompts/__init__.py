@@ -1,1 +1,1 @@
-"""Checks of fim_prompts: a SQL or Python file each."""
+"""Checks of fim_prompts, one SQL or Python file per check."""

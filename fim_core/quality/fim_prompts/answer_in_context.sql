@@ -1,4 +1,4 @@
--- description: Few responses of 20 characters or more stand word for word in the prompt, where copying is enough.
+-- description: Few responses of 20 characters or more occur verbatim in the prompt, where the model can simply copy them.
 -- severity: warn
 -- max_share: 0.5
 -- total: (SELECT count(*) FROM fim_prompts WHERE length(trim(response)) >= 20)

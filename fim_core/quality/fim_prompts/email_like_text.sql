@@ -1,4 +1,4 @@
--- description: Few rows hold what looks like an e-mail address. They are counted; `data.mask_secrets` hides them.
+-- description: Few rows contain text that looks like an e-mail address. Set `data.mask_secrets` to mask it.
 -- severity: warn
 -- max_share: 0.01
 SELECT row_id

@@ -1,4 +1,4 @@
--- description: Completions that add nothing are a minority. A model that sees little else learns to stay silent.
+-- description: Empty completions are a minority. A model trained mostly on them learns to complete nothing.
 -- severity: warn
 -- max_share: 0.4
 SELECT row_id

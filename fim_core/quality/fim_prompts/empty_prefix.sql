@@ -1,4 +1,4 @@
--- description: Few cursors stand at the very start of the SQL, where only the context can tell what to write.
+-- description: Few cursors are at the very start of the SQL, where only the context tells what to write.
 -- severity: warn
 -- max_share: 0.05
 SELECT row_id

@@ -1,4 +1,4 @@
--- description: Every FIM prompt ends in the token after which the model writes.
+-- description: Every FIM prompt ends in the middle token, after which the model writes.
 -- severity: error
 -- parameter: middle_token = recipe.fim_tokens.middle
 SELECT row_id

@@ -1,5 +1,5 @@
--- description: Every FIM prompt holds each FIM token exactly once, and no response holds any. Rows whose user text
---   names control tokens and is encoded as ordinary text are left out.
+-- description: Every FIM prompt contains each FIM token exactly once, and no response contains any. Rows whose user
+--   text spells control tokens, which are then encoded as ordinary text, are not checked.
 -- severity: error
 -- parameter: middle_token = recipe.fim_tokens.middle
 -- parameter: prefix_token = recipe.fim_tokens.prefix

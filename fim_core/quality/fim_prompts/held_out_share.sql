@@ -1,12 +1,12 @@
--- description: The held-out rows are the asked share of the rows, give or take 2 points, and come from at least 10 groups,
---   none of which has more than a quarter of them. Fewer or larger groups make intervals wide.
+-- description: The share of held-out rows is within 2 points of data.eval_fraction, and they come from at least 10 groups, none
+--   with more than a quarter of them. Fewer or larger groups make the confidence intervals of the evaluation wide.
 -- severity: warn
 -- total: 3
 -- note: (
 --   SELECT format('{:,} of {:,} rows ({:.1f}%) in {:,} of {:,} groups are held out.', sum(held), sum(rows), 100 * sum(held) / sum(rows),
 --   count(*) FILTER (WHERE held > 0), count(*))
---   || CASE WHEN sum(held) > 0 THEN format(' The largest of these groups has {:.1f}% of them.', 100 * max(held) / sum(held)) ELSE '' END
---   || CASE WHEN sum(left_out) > 0 THEN format(' {:,} rows are left out: their group is held out, and their statement is trained on in others.', sum(left_out)) ELSE '' END
+--   || CASE WHEN sum(held) > 0 THEN format(' The largest of these groups has {:.1f}% of the held-out rows.', 100 * max(held) / sum(held)) ELSE '' END
+--   || CASE WHEN sum(left_out) > 0 THEN format(' {:,} rows are in neither split: their group is held out, but their statement also occurs in training groups.', sum(left_out)) ELSE '' END
 --   FROM (SELECT count(*) AS rows, count(*) FILTER (WHERE split = 'eval') AS held, count(*) FILTER (WHERE split = 'left_out') AS left_out FROM fim_prompts GROUP BY "group")
 --   HAVING count(*) > 0
 --   )
@@ -26,7 +26,7 @@ found AS (
     FROM held_out
 )
 SELECT unnest(
-    -- Nothing is known of the share where the rows come from eval_sources.
+    -- The share is not checked where the held-out rows come from eval_sources ($asked is NULL).
     CASE WHEN abs(share - $asked::DOUBLE) > 0.02 THEN ['share'] ELSE [] END
     || CASE WHEN groups < 10 THEN ['groups'] ELSE [] END
     || CASE WHEN largest > 0.25 THEN ['largest group'] ELSE [] END

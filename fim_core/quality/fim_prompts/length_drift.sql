@@ -1,5 +1,5 @@
--- description: The median lengths of prompts and responses of each TYPE lie between half and double of those in the
---   previous version.
+-- description: For each TYPE, the median lengths of prompts and responses are between half and double those of the previous
+--   version.
 -- severity: warn
 -- total: (SELECT count(DISTINCT type) FROM fim_prompts)
 -- needs: previous
@@ -15,7 +15,7 @@ before AS (
     GROUP BY type
     HAVING count(*) >= 30
 )
--- One is added so that types whose responses are empty compare as well.
+-- One is added so that types with empty responses can be compared, too.
 SELECT type
 FROM now
 JOIN before USING (type)

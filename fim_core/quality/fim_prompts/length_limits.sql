@@ -1,5 +1,5 @@
--- description: No prompt is longer than 100,000 characters and no response longer than 4,000. Such rows are seldom
---   typed by a person.
+-- description: No prompt is longer than 100,000 characters, and no response longer than 4,000. People rarely type
+--   such rows.
 -- severity: warn
 SELECT row_id
 FROM fim_prompts

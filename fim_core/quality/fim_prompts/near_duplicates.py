@@ -1,4 +1,4 @@
-"""Near duplicates: statements that differ in a word or two, found by MinHash."""
+"""Near duplicates: statements that differ in a few words, found by MinHash."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ SIMILARITY = 0.85
 PERMUTATIONS = 64
 SHINGLE_WORDS = 3
 
-# One row of each group stands for all of its cuts. The order by digest makes the sample the same in every run.
+# One row represents its group, since rows of one group mostly hold the same statement. Ordering by digest makes the sample
+# reproducible.
 _STATEMENTS = """
     SELECT min(row_id) AS row_id, split, arg_min(prefix || response || suffix, row_id) AS statement
     FROM fim_prompts
@@ -24,18 +25,18 @@ _STATEMENTS = """
 
 
 def find(evidence: Evidence) -> Finding:
-    """Sampled statements that nearly equal another one: Jaccard similarity of their word triples, estimated by MinHash.
+    """Find sampled statements that nearly equal another one: Jaccard similarity of word triples, estimated by MinHash.
 
-    Work is bounded by SAMPLE statements, whatever the size of the table (Leskovec, Rajaraman, Ullman: Mining of Massive
+    At most SAMPLE statements are compared, whatever the size of the table (Leskovec, Rajaraman, Ullman: Mining of Massive
     Datasets, chapter 3).
     """
-    # Imported late: with scipy behind it, it takes half a second that the definitions of checks need not wait for.
+    # Imported here because it imports scipy, which takes half a second; loading the checks does not need it.
     from datasketch import MinHash, MinHashLSH
 
     rows = evidence.connection.execute(_STATEMENTS, {"sample": SAMPLE}).fetchall()
     shingles = [[shingle.encode() for shingle in shingles_of(statement)] for _, _, statement in rows]
     signatures: Sequence[MinHash] = MinHash.bulk(shingles, num_perm=PERMUTATIONS, seed=1)
-    # Candidates are compared below, so the index leans to too many rather than too few.
+    # Candidates are compared below, so the index is tuned to return too many rather than too few.
     index = MinHashLSH(threshold=SIMILARITY, num_perm=PERMUTATIONS, weights=(0.1, 0.9))
     for number, signature in enumerate(signatures):
         index.insert(number, signature)
@@ -62,14 +63,14 @@ def find(evidence: Evidence) -> Finding:
 
 
 def shingles_of(statement: str) -> set[str]:
-    """Runs of SHINGLE_WORDS words or marks, case folded; the whole statement when it is shorter."""
+    """Runs of SHINGLE_WORDS words or punctuation marks, case folded; the whole statement if it is shorter."""
     words = re.findall(r"\w+|[^\w\s]", statement.casefold())
     last = max(len(words) - SHINGLE_WORDS, 0)
     return {" ".join(words[start : start + SHINGLE_WORDS]) for start in range(last + 1)}
 
 
 CHECK = PythonCheck(
-    description=f"Few statements nearly equal another one (word triples, Jaccard similarity of {SIMILARITY} or more). "
+    description=f"Few statements nearly equal another one (Jaccard similarity of word triples of {SIMILARITY} or more). "
     "Many near duplicates make held-out figures look better than they are.",
     severity="warn",
     find=find,

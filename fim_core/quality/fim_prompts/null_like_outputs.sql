@@ -1,5 +1,5 @@
--- description: Few responses are a mark that an export writes for null: \N of MySQL and Snowflake, NULL of SQL, NaN, None,
---   <NA> and NaT of pandas, and others. Some are SQL; `data.null_marks` turns those that are not into empty outputs.
+-- description: Few responses are a null marker of an export: \N of MySQL and Snowflake, NULL of SQL, NaN, None, <NA> and NaT
+--   of pandas, and others. Some are valid SQL; `data.null_marks` turns the others into empty outputs.
 -- severity: warn
 -- max_share: 0.02
 -- note: (

@@ -1,4 +1,4 @@
--- description: The placeholder is gone from prefix, suffix and response.
+-- description: Prefix, suffix and response do not contain the placeholder.
 -- severity: error
 -- max_share: 0.001
 -- parameter: placeholder = config.data.placeholder

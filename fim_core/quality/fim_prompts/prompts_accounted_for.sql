@@ -1,4 +1,4 @@
--- description: Every raw row is either a prompt or rejected with a reason, once, and nothing else is.
+-- description: Every raw row became exactly one prompt or one rejection with a reason, and there are no other rows.
 -- severity: error
 -- total: (SELECT count(*) FROM raw_completions)
 WITH made AS (

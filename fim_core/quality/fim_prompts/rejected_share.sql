@@ -1,4 +1,4 @@
--- description: Only a small share of the rows had to be rejected.
+-- description: Only a small share of the rows was rejected.
 -- severity: error
 -- max_share: 0.1
 -- note: (
@@ -6,14 +6,14 @@
 --     SELECT string_agg(format('{} {:,}', reason, rows), ', ' ORDER BY rows DESC, reason)
 --     FROM (SELECT reason, count(*) AS rows FROM rejected GROUP BY reason)
 --   ) || '.' || coalesce(
---     ' Only ' || $placeholder || ' marks the cursor; instead of it rows hold ' || (
+--     ' Only ' || $placeholder || ' marks the cursor, but rows contain ' || (
 --       SELECT string_agg(format('{} ({:,})', marker, rows), ', ' ORDER BY rows DESC, marker)
 --       FROM (
 --         SELECT unnest(string_split(substring(detail, strpos(detail, '; it holds ') + 11), ', ')) AS marker, count(*) AS rows
 --         FROM rejected WHERE reason = 'missing_placeholder' AND contains(detail, '; it holds ') GROUP BY marker
 --       )
 --     ) || ': set data.placeholder.', ''
---   ) || ' Every rejected row, with its reason: ' || $rejected_path
+--   ) || ' All rejected rows with their reasons: ' || $rejected_path
 --   )
 -- total: (SELECT count(*) FROM raw_completions)
 -- parameter: placeholder = config.data.placeholder

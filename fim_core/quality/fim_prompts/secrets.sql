@@ -1,9 +1,9 @@
--- description: Nothing looks like a key, token or password. Rows that do are counted; `data.mask_secrets` hides them.
+-- description: No row contains text that looks like a key, token or password. Set `data.mask_secrets` to mask it.
 -- severity: warn
 SELECT row_id
 FROM fim_prompts
 WHERE regexp_matches(
-    -- What was masked counts as empty.
+    -- Masked secrets are not counted.
     replace(concat_ws(chr(10), prompt, response), 'MASKED_SECRET', ''),
     '\b(AKIA|ASIA)[0-9A-Z]{16}\b'
     || '|-----BEGIN [A-Z ]*PRIVATE KEY-----[^-]*[0-9A-Za-z]{16}'

@@ -1,4 +1,4 @@
--- description: No group of rows is in both training and held-out rows, so that nothing is tested that was trained on.
+-- description: No group is in both splits, so that the model is not evaluated on what it was trained on.
 -- severity: error
 -- total: (SELECT count(*) FROM fim_prompts WHERE split = 'eval')
 WITH shared AS (

@@ -1,4 +1,4 @@
--- description: Few held-out queries equal a training query but for case, white space and literals.
+-- description: Few held-out queries equal a training query apart from case, white space and literals.
 -- severity: warn
 -- max_share: 0.5
 -- total: (SELECT count(*) FROM fim_prompts WHERE split = 'eval' AND is_completion)
@@ -6,7 +6,7 @@ WITH queries AS (
     SELECT
         row_id,
         split,
-        -- Half of the work: statements that are equal as they stand are normalised once.
+        -- Equal statements are normalised only once, which halves the work.
         prefix || response || suffix AS query
     FROM fim_prompts
     WHERE is_completion

@@ -1,5 +1,5 @@
--- description: When rows are grouped by worksheet, no worksheet is in both training and held-out rows. Otherwise how
---   many held-out rows come from a worksheet that is also trained on is only counted. A row without one joins nothing.
+-- description: If rows are grouped by worksheet, no worksheet is in both splits. Otherwise the check only counts the held-out
+--   rows whose worksheet also has training rows. Rows without a worksheet are not checked.
 -- severity: error
 -- total: (SELECT count(*) FROM fim_prompts WHERE split = 'eval')
 -- needs: raw_completions.worksheet_id

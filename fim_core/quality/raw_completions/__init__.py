@@ -1,1 +1,1 @@
-"""Checks of raw_completions: a SQL or Python file each."""
+"""Checks of raw_completions, one SQL or Python file per check."""

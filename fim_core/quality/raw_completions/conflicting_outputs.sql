@@ -1,4 +1,4 @@
--- description: Few rows with the same input differ in their output. Rows that disagree cannot all be learned.
+-- description: Few rows have the same input and different outputs. The model cannot learn all of them.
 -- severity: warn
 -- max_share: 0.02
 WITH digests AS (

@@ -1,4 +1,4 @@
--- description: The editor's state is there. Rows without it are rejected.
+-- description: Few rows have an empty INPUT. Such rows are rejected.
 -- severity: warn
 -- max_share: 0.05
 SELECT row_id

@@ -1,4 +1,4 @@
--- description: Few rows repeat the input and the output of another one. Duplicates weigh double in training.
+-- description: Few rows repeat the input and output of another row. Duplicates count double in training.
 -- severity: warn
 -- max_share: 0.05
 WITH digests AS (

@@ -1,4 +1,4 @@
--- description: The sources hold at least one row.
+-- description: The sources contain at least one row.
 -- severity: error
 -- total: 1
 SELECT 'raw_completions' AS table_name

@@ -1,4 +1,4 @@
--- description: Each row has an id of its own. A file that is given twice repeats them.
+-- description: Every row_id is unique. Listing a file twice repeats its row_ids.
 -- severity: warn
 SELECT row_id
 FROM raw_completions

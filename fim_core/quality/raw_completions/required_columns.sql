@@ -1,4 +1,4 @@
--- description: The columns that later steps read are there, with text in them.
+-- description: The columns that later steps read exist with the expected type.
 -- severity: error
 -- total: 7
 SELECT required.name AS column_name

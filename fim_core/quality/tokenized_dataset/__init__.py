@@ -1,1 +1,1 @@
-"""Checks of tokenized_dataset: a SQL or Python file each."""
+"""Checks of tokenized_dataset, one SQL or Python file per check."""

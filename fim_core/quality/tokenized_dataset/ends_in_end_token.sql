@@ -1,4 +1,4 @@
--- description: Every row ends in the end token, so none was cut off.
+-- description: Every row ends in the end token, so no row was truncated.
 -- severity: error
 -- parameter: end_id = fim_prompts.recipe.fim_tokens.end_id
 SELECT row_id

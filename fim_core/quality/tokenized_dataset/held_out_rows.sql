@@ -1,9 +1,9 @@
--- description: If rows are to be held out, there are some, so that learning can be told from memorising.
+-- description: If rows are to be held out, there is at least one, so that learning can be told from memorising.
 -- severity: error
 -- total: 1
 -- note: (
 --   SELECT CASE
---   WHEN $asked::DOUBLE IS NOT DISTINCT FROM 0 THEN 'None were asked for: data.eval_fraction is 0.'
+--   WHEN $asked::DOUBLE IS NOT DISTINCT FROM 0 THEN 'No rows are to be held out: data.eval_fraction is 0.'
 --   WHEN EXISTS (FROM tokenized_dataset WHERE split = 'eval') THEN NULL
 --   WHEN $nothing_held_out <> '' THEN $nothing_held_out
 --   ELSE format('All {:,} held-out rows are longer than data.max_length ({:,} tokens).', (SELECT count(*) FROM fim_prompts WHERE split = 'eval'), $max_length::BIGINT)

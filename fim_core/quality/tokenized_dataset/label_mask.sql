@@ -1,5 +1,5 @@
--- description: Labels are -100 on the prompt (unless every token is trained on) and the token itself after it. In a
---   conversation, where earlier turns of the assistant are trained on too, there are as many trained stretches as turns.
+-- description: Labels are -100 on the prompt (unless every token is trained on), and equal the tokens after it. In
+--   conversations, which also train on earlier assistant turns, there is one trained span per turn.
 -- severity: error
 -- needs: fim_prompts.trained_spans
 -- parameter: mask_inputs = config.data.mask_inputs
@@ -7,7 +7,7 @@ WITH conversations AS (
     SELECT
         row_id,
         len(trained_spans) // 2 AS turns,
-        -- The last span may reach the end of the prompt, where the response goes on.
+        -- The last span may extend to the end of the prompt and continue in the response.
         trained_spans[-1] < length(prompt) AS is_apart
     FROM fim_prompts
     WHERE trained_spans IS NOT NULL
@@ -16,7 +16,7 @@ SELECT row_id
 FROM tokenized_dataset
 LEFT JOIN conversations USING (row_id)
 WHERE len(labels) <> len(input_ids)
-    -- Behind the prompt stands at least the end token.
+    -- At least the end token follows the prompt.
     OR prompt_length NOT BETWEEN 0 AND len(input_ids) - 1
     OR CASE
         WHEN NOT $mask_inputs THEN labels <> input_ids

@@ -1,5 +1,5 @@
--- description: Every response comes back from its tokens as it was written. Where the tokenizer normalises text or lacks
---   characters, the model can only learn to write what the tokenizer makes of it; evaluation compares with that.
+-- description: Every response decodes from its tokens unchanged. Where the tokenizer normalises text or lacks characters, the
+--   model learns to write the decoded text, and evaluation compares with that text.
 -- severity: warn
 -- total: (SELECT count(*) FROM tokenized_dataset)
 SELECT row_id

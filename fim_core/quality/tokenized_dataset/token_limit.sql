@@ -1,4 +1,4 @@
--- description: No row has more than max_length tokens.
+-- description: No row has more than data.max_length tokens.
 -- severity: error
 -- parameter: max_length = config.data.max_length
 SELECT row_id

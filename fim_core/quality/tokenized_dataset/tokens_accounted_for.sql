@@ -1,4 +1,4 @@
--- description: Every prompt is tokenized in its split, or rejected, or left out of both splits; once.
+-- description: Every prompt became exactly one tokenized row in its split or one rejection, unless it is in neither split.
 -- severity: error
 -- total: (SELECT count(*) FROM fim_prompts)
 WITH prompts AS (

@@ -1,4 +1,4 @@
--- description: There is at least one tokenized row to train on.
+-- description: There is at least one tokenized training row.
 -- severity: error
 -- total: 1
 -- note: (

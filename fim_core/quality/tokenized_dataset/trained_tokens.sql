@@ -1,4 +1,4 @@
--- description: Every row has at least one token to train on.
+-- description: Every row has at least one token with a label.
 -- severity: error
 SELECT row_id
 FROM tokenized_dataset

@@ -1,4 +1,4 @@
--- description: Every token id is an entry of the vocabulary.
+-- description: Every token id is in the vocabulary.
 -- severity: error
 -- parameter: vocab_size = fim_prompts.counts.vocab_size
 SELECT row_id

@@ -1,1 +1,1 @@
-"""Checks of trained_checkpoint: a SQL or Python file each."""
+"""Checks of trained_checkpoint, one SQL or Python file per check."""

@@ -1,4 +1,4 @@
-"""Weights that are NaN or infinite."""
+"""Check for NaN and infinite weights."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from fim_core.quality.check import SHOWN_ROWS, Evidence, Finding, PythonCheck
 
 
 def find(evidence: Evidence) -> Finding:
-    """Tensors that hold a NaN or an infinity, read one at a time, and files that cannot be read."""
+    """Find tensors with NaN or infinite values, reading one at a time, and unreadable files."""
     import torch
     from safetensors import SafetensorError, safe_open
 

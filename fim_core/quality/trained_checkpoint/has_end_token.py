@@ -1,4 +1,4 @@
-"""Tokens that end a completion, but do not stop generation."""
+"""Check that generation stops at end tokens."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from fim_core.quality.check import Evidence, Finding, PythonCheck
 
 
 def find(evidence: Evidence) -> Finding:
-    """Whether generation stops at every token that ends a completion."""
+    """Find tokens that end a completion but do not stop generation."""
     path = evidence.tables["checkpoint"] / "generation_config.json"
     if not path.is_file():
         return Finding(1, 1, note="There is no generation_config.json.")
     found = read_json(path).get("eos_token_id")
-    end_ids = evidence.facts["recipe"]["fim_tokens"]["end_ids"]
+    end_ids = evidence.fact("recipe.fim_tokens.end_ids")
     stops = set(found) if isinstance(found, list) else {found}
     missing = sorted(set(end_ids) - stops)
     return Finding(len(missing), len(end_ids), [str(token) for token in missing])

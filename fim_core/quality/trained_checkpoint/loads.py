@@ -1,4 +1,4 @@
-"""Checkpoints that transformers does not load."""
+"""Check that transformers loads the checkpoint."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fim_core.quality.check import SHOWN_ROWS, Evidence, Finding, PythonCheck
 
 
 def find(evidence: Evidence) -> Finding:
-    """Tensors that `AutoModelForCausalLM.from_pretrained` misses, does not expect, or finds of the wrong shape."""
+    """Find tensors that are missing, unexpected or of the wrong shape for `AutoModelForCausalLM.from_pretrained`."""
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -36,4 +36,6 @@ def find(evidence: Evidence) -> Finding:
     return Finding(len(offending), len(model.state_dict()), offending[:SHOWN_ROWS])
 
 
-CHECK = PythonCheck("AutoModelForCausalLM loads the checkpoint with every tensor in its place.", "error", find)
+CHECK = PythonCheck(
+    "AutoModelForCausalLM loads the checkpoint without missing, unexpected or mismatched tensors.", "error", find
+)

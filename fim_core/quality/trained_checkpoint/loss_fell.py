@@ -1,4 +1,4 @@
-"""Training that did not lower the held-out loss."""
+"""Check that training lowered the held-out loss."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from fim_core.quality.check import Evidence, Finding, PythonCheck
 
 
 def find(evidence: Evidence) -> Finding:
-    """Whether the held-out loss is lower than before training."""
-    before, after = (evidence.facts["counts"][name] for name in ("loss_before", "loss_after"))
+    """Compare the held-out loss after training with that before it."""
+    before, after = evidence.fact("counts.loss_before"), evidence.fact("counts.loss_after")
     if before is None or after is None:
         return Finding(0, 1, note="Not checked: there are no held-out rows.")
     fell = math.isfinite(before) and math.isfinite(after) and after < before

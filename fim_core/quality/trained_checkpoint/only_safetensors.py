@@ -1,4 +1,4 @@
-"""Weights in formats that can run code."""
+"""Check that all weights are safetensors files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _UNSAFE_SUFFIXES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
 
 
 def find(evidence: Evidence) -> Finding:
-    """Weights in formats that can run code when they are loaded, or no weights at all."""
+    """Find weights in formats that can run code when they are loaded; no weights at all count as one."""
     folder = evidence.tables["checkpoint"]
     files = [path for path in folder.rglob("*") if path.is_file()]
     weights = [path for path in files if path.suffix == ".safetensors"]
@@ -17,4 +17,4 @@ def find(evidence: Evidence) -> Finding:
     return Finding(len(offending), len(weights) + len(unsafe), offending[:SHOWN_ROWS])
 
 
-CHECK = PythonCheck("Weights lie in safetensors files only.", "error", find)
+CHECK = PythonCheck("All weights are in safetensors files.", "error", find)

@@ -21,8 +21,9 @@ from fim_core.benchmark.masks import MASKS
 from fim_core.benchmark.run import run_benchmark
 from fim_core.cli import benchmark as command
 from fim_core.errors import FimError
-from fim_core.evaluation.scores import EvalRow, Prediction, score
+from fim_core.evaluation.scores import score
 from fim_core.integrity import read_sealed, write_sealed
+from fim_core.metrics.rows import EvalRow, Prediction
 from tests.fim_core.conftest import Evaluated, save_checkpoint
 
 

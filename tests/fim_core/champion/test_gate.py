@@ -1,4 +1,4 @@
-"""The gate: a worse candidate is refused, and so is one that has learnt nothing."""
+"""The gate refuses worse candidates, and candidates that have learnt nothing."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from fim_core.errors import FimError
 from fim_core.evaluation.eval_set import MostFrequent
 from fim_core.evaluation.report import build_report, write_report
 from fim_core.evaluation.run import constant_predictions
-from fim_core.evaluation.scores import EvalRow, Prediction, score
+from fim_core.evaluation.scores import score
 from fim_core.folders.report import ReportFolder
+from fim_core.metrics.rows import EvalRow, Prediction
 
 DDL = "CREATE TABLE orders (" + ", ".join(f"column_{i} NUMBER" for i in range(8)) + ");"
 ROWS = [
@@ -217,7 +218,7 @@ def test_the_decision_says_what_it_could_have_seen(tmp_path: Path) -> None:
     assert decided.power["smallest_gain"].keys() == {"base", "empty", "most_frequent"}
     assert not decided.power["enough"], "80 rows"
     unclear = decision(tmp_path, predictions(0.06), base=BASE).results[1]
-    assert "Failed: a difference this small can be chance (with so many rows, the smallest gain" in unclear.reason
+    assert "Failed: a difference this small can be chance (on this many rows, the smallest gain" in unclear.reason
 
 
 def test_the_first_candidate_needs_no_champion(tmp_path: Path) -> None:
@@ -337,6 +338,6 @@ def test_a_champion_that_reads_no_row_leaves_base_and_constants_to_beat(
     decided = decision(tmp_path, predictions(right), [None] * len(ROWS), NOT_WORSE)
     against_champion = result(decided, "exact_match_sql", "not_worse")
     assert against_champion.holds is None
-    assert "no row that the champion can read" in against_champion.reason
+    assert "the champion can read none of the rows" in against_champion.reason
     assert result(decided, "exact_match_sql", "better_than_base").holds is promote
     assert decided.promote is promote

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fim_core.evaluation.aggregate import Bootstrap, differences, estimates, length_bucket, subset
-from fim_core.metrics.registry import METRICS
+from fim_core.metrics.registry import METRICS, measures
 
 NAN = math.nan
 BOOTSTRAP = Bootstrap(samples=400, confidence=0.95, seed=3)
@@ -175,5 +175,7 @@ def test_subset_and_buckets() -> None:
     assert names == ["0 characters", "1–10", "1–10", "11–40", "11–40", "41–160", "41–160", "over 160"]
 
 
-def test_metric_names_are_unique() -> None:
-    assert len({metric.name for metric in METRICS}) == len(METRICS)
+def test_names_of_metrics_and_columns_are_unique() -> None:
+    assert [metric.name for metric in METRICS.values()] == list(METRICS)
+    columns = [measure.name for measure in measures()]
+    assert len(set(columns)) == len(columns)

@@ -1,4 +1,4 @@
-"""The page: whole, self-contained, and safe against what rows hold."""
+"""The page is well formed, self-contained, and safe against markup in rows."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import pytest
 
 from fim_core.config.evaluation import EvaluationConfig
 from fim_core.evaluation.eval_set import MostFrequent
+from fim_core.evaluation.formatting import show_difference, show_figure
 from fim_core.evaluation.page import render_page
 from fim_core.evaluation.report import build_report
 from fim_core.evaluation.run import constant_predictions
-from fim_core.evaluation.scores import EvalRow, Prediction, score
-from fim_core.evaluation.words import show_difference, show_figure
+from fim_core.evaluation.scores import score
+from fim_core.metrics.rows import EvalRow, Prediction
 
 EVIL = "'</pre><script>alert(1)</script><img src=x onerror=y>"
 ROWS = [
@@ -70,8 +71,8 @@ class Outline(HTMLParser):
 
 def test_completions_whose_sql_was_stopped_are_counted() -> None:
     text = " ".join(page(champion=False).split())
-    assert "2 accepted completions: SQL stopped, timeout." in text
-    assert "1 completions of this model: SQL stopped, out of memory." in text
+    assert "2 accepted completions: SQL stopped (timeout)." in text
+    assert "1 completions of this model: SQL stopped (out of memory)." in text
 
 
 @pytest.mark.parametrize("champion", [True, False])
@@ -86,10 +87,10 @@ def test_page_is_well_formed_and_loads_nothing(champion: bool, show_samples: boo
     assert not re.search(r"https?://|url\(|@import|\ssrc=", text.replace("src=x", ""))
     assert ("minus champion" in text) == champion
     assert "minus base model" in text
-    assert "knows the TYPE column, which the prompt does not hold; shown only" in text
+    assert "uses the TYPE column, which is not part of the prompt; shown for information" in text
     assert "Exact match, SQL tokens: 75.0%, base model 12.5%: +62.5 points" in text
     assert "no gain in" not in text
-    assert "the smallest gain in Exact match, SQL tokens that the gate can see" in text
+    assert "the smallest gain in Exact match, SQL tokens that the gate can detect" in text
     assert text.count('class="bar champion"') == (4 + 2 + 2 if champion else 0), "of figures, TYPEs and lengths"
     assert ("alert(1)" in text) == show_samples, "texts only where they are asked for, and then escaped"
 

@@ -1,4 +1,4 @@
-"""The smallest gain that shows: by formula, and by trying."""
+"""The smallest detectable gain, by formula and by simulation."""
 
 from __future__ import annotations
 
@@ -87,5 +87,5 @@ def test_a_report_says_what_it_can_see_and_how_to_see_more() -> None:
     assert "no gain" in nothing["sentence"]
     unmeasured = power_of({"base": {"differences": {}}, "empty": {"differences": {}}}, counts)
     assert not unmeasured["enough"]
-    assert "hold nothing that Exact match, SQL tokens measures" in unmeasured["sentence"]
+    assert "Exact match, SQL tokens applies to none of the held-out rows" in unmeasured["sentence"]
     assert "raise" not in unmeasured["sentence"]

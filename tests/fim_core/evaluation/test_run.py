@@ -19,11 +19,11 @@ from fim_core.batch_cache import BatchCache
 from fim_core.config import ModelConfig
 from fim_core.demo.tokenizer import train_tokenizer
 from fim_core.errors import FimError
-from fim_core.evaluation.base import Base, load_base
+from fim_core.evaluation.base_model import Base, load_base
+from fim_core.evaluation.checkpoint_prompts import build_tokens, same_prompts
 from fim_core.evaluation.eval_set import MostFrequent, load_eval_set, most_frequent_in_training, sample
 from fim_core.evaluation.page import write_page
 from fim_core.evaluation.predictors import Predictor, cross_entropies
-from fim_core.evaluation.prompts import build_tokens, same_prompts
 from fim_core.evaluation.run import evaluate
 from fim_core.folders.report import ReportFolder
 from fim_core.inference.generation import Generation

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from fim_core.evaluation.aggregate import Bootstrap, estimates
-from fim_core.evaluation.scores import EvalRow, Prediction, Scores, score
+from fim_core.evaluation.scores import Scores, score
+from fim_core.metrics.rows import EvalRow, Prediction
 
 DDL = "CREATE TABLE t (a NUMBER, aANDb BOOLEAN, url VARCHAR, x VARCHAR);"
 

@@ -207,7 +207,7 @@ def test_which_models_share(models: dict[str, PreTrainedModel]) -> None:
 def test_says_when_it_cannot_share(models: dict[str, PreTrainedModel], caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         generate(models["gemma2"], [[1, 2]], stop_ids=STOP, max_new_tokens=2, batch_size=1)
-    assert "caps its attention scores" in caplog.text
+    assert "soft-caps its attention scores" in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "gemma2"])
@@ -236,7 +236,7 @@ def test_common_prefix(first: list[int], second: list[int]) -> None:
 
 
 def test_refuses_what_cannot_be_continued(models: dict[str, PreTrainedModel]) -> None:
-    with pytest.raises(FimError, match="without tokens"):
+    with pytest.raises(FimError, match="has no tokens"):
         generate(models["qwen3"], [[1], []], stop_ids=STOP, max_new_tokens=3, batch_size=2)
     with pytest.raises(FimError, match="at least 1"):
         generate(models["qwen3"], [[1]], stop_ids=STOP, max_new_tokens=0, batch_size=2)

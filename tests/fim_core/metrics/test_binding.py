@@ -7,7 +7,7 @@ from snowflake_idioms import DDL as IDIOMS_DDL
 from snowflake_idioms import IDIOMS
 
 from fim_core.metrics.binding import binds, bound_queries
-from fim_core.metrics.completed import CompletedSql
+from fim_core.metrics.completed_sql import CompletedSql
 
 DDL = """
 CREATE OR REPLACE TABLE db.shop.orders (id NUMBER PRIMARY KEY, total NUMBER(12, 2), cust NUMBER,

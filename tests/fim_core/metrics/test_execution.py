@@ -8,9 +8,9 @@ from decimal import Decimal
 
 import pytest
 
-from fim_core.metrics.completed import CompletedSql, parse_statement
+from fim_core.metrics.completed_sql import CompletedSql, parse_statement
 from fim_core.metrics.execution import Comparison, Excluded, Sandbox, same_rows
-from fim_core.metrics.filler import table_rows
+from fim_core.metrics.generated_rows import table_rows
 
 DDL = """CREATE TABLE orders (id NUMBER, cust NUMBER, status VARCHAR, total NUMBER(12, 2),
   at TIMESTAMP_NTZ, doc VARIANT);

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fim_core.metrics.completed import CompletedSql, parses, tokenize
-from fim_core.metrics.tokens import Overlap, exact_match_sql, identifier_overlap
+from fim_core.metrics.completed_sql import CompletedSql, parses, tokenize
+from fim_core.metrics.sql_tokens import Overlap, exact_match_sql, identifier_overlap
 
 
 def sql(completion: str, prefix: str = "", suffix: str = "", dialect: str = "snowflake") -> CompletedSql:

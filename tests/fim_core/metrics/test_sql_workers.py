@@ -15,8 +15,9 @@ import pytest
 from sql_attacks import DDL, DEEP, DEFINITIONS, PARSING, RUNNING
 
 from fim_core.errors import FimError
-from fim_core.evaluation.scores import EvalRow, Prediction, score
+from fim_core.evaluation.scores import score
 from fim_core.metrics.execution import Sandbox
+from fim_core.metrics.rows import EvalRow, Prediction
 from fim_core.metrics.sql_workers.measures import STAGES, SqlRow, judge
 from fim_core.metrics.sql_workers.pool import JudgedRow, Limit, SqlWorkers, Worker, judge_row
 from fim_core.metrics.sql_workers.worker import Limits

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fim_core.metrics.abstention import is_empty
 from fim_core.metrics.text import (
     edit_similarity,
     exact_match,
     first_line_match,
-    is_empty,
     prefix_match_chars,
     repeats_suffix,
 )

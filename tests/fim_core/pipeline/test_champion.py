@@ -241,10 +241,12 @@ def test_a_fine_tune_that_does_not_improve_a_good_base_is_refused(
 def test_the_base_is_scored_once_for_all_trainings_and_only_with_its_own_weights(
     tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fim_core.evaluation import base
+    from fim_core.evaluation import base_model
 
-    loaded, load = [], base.load_base
-    monkeypatch.setattr(base, "load_base", lambda *given, **options: loaded.append(given) or load(*given, **options))
+    loaded, load = [], base_model.load_base
+    monkeypatch.setattr(
+        base_model, "load_base", lambda *given, **options: loaded.append(given) or load(*given, **options)
+    )
     place = tmp_path / "pretrained"
     shutil.copytree(tuned / "pretrained", place)
 

@@ -1,4 +1,4 @@
-"""Thresholds, overrides and the heads of SQL files."""
+"""Thresholds, overrides, and the headers of SQL files."""
 
 from __future__ import annotations
 
@@ -92,17 +92,17 @@ def test_missing_parameter(tmp_path: Path) -> None:
     [
         ("-- severity: warn\n", "needs a description"),
         ("-- description: a\n-- severity: fatal\n", "severity: error or warn"),
-        ("-- description: a\n-- severity: warn\n-- max_row: 3\n", "no such key in the head: max_row"),
+        ("-- description: a\n-- severity: warn\n-- max_row: 3\n", "no such key in the header: max_row"),
         ("-- description: a\n-- severity: warn\n-- parameter: b\n", "name = path.to.fact"),
     ],
 )
-def test_a_wrong_head_is_refused(head: str, message: str, tmp_path: Path) -> None:
+def test_a_wrong_header_is_refused(head: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "check.sql").write_text(head + "SELECT 1")
     with pytest.raises(ValueError, match=message):
         read_check(tmp_path / "check.sql")
 
 
-def test_head(tmp_path: Path) -> None:
+def test_header(tmp_path: Path) -> None:
     path = tmp_path / "some_asset" / "a_check.sql"
     path.parent.mkdir()
     path.write_text("-- description: One line,\n--   and one more.\n-- severity: error\nSELECT 1 AS row_id")

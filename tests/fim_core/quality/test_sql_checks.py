@@ -1,4 +1,4 @@
-"""Every SQL check passes on clean tables, and finds exactly the rows that are spoilt."""
+"""Every SQL check passes on clean tables and finds exactly the rows that violate it."""
 
 from __future__ import annotations
 
@@ -322,7 +322,7 @@ def test_clean_tables_pass(asset: str, clean: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize(("name", "spoil", "keys"), CASES, ids=[f"{name}-{i}" for i, (name, _, _) in enumerate(CASES)])
-def test_a_spoilt_table_is_found_out(
+def test_bad_rows_are_found(
     name: str, spoil: Callable[[Tables], None], keys: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tables = clean_tables()
@@ -345,7 +345,7 @@ def test_every_file_has_a_case() -> None:
     assert {path.stem for path in sql_files()} == {name for name, _, _ in CASES}
 
 
-def test_training_on_every_token_wants_other_labels(tmp_path: Path, clean: dict[str, Path]) -> None:
+def test_labels_when_training_on_every_token(tmp_path: Path, clean: dict[str, Path]) -> None:
     assert results_of(T, clean, mask_inputs=False)["label_mask"].rows == 8
     tables = clean_tables()
     for tokens in tables[T]:
@@ -353,14 +353,14 @@ def test_training_on_every_token_wants_other_labels(tmp_path: Path, clean: dict[
     assert results_of(T, write_tables(tables, tmp_path), mask_inputs=False)["label_mask"].passed
 
 
-def test_the_held_out_rows_are_described(tmp_path: Path) -> None:
+def test_the_note_on_held_out_rows(tmp_path: Path) -> None:
     tables = clean_tables()
     in_groups([2] * 10, left_out=3)(tables)
     found = results_of(P, write_tables(tables, tmp_path), asked=0.1, shared_statements=7)["held_out_share"]
     assert found.passed
     assert found.note == (
-        "20 of 200 rows (10.0%) in 10 of 190 groups are held out. The largest of these groups has 10.0% of them. 3 rows "
-        "are left out: their group is held out, and their statement is trained on in others."
+        "20 of 200 rows (10.0%) in 10 of 190 groups are held out. The largest of these groups has 10.0% of the held-out "
+        "rows. 3 rows are in neither split: their group is held out, but their statement also occurs in training groups."
     )
     (shown,) = found.breakdown
     assert (shown["asked"], shown["held_out_share"], shown["rows_of_shared_statements"]) == (0.1, 0.1, 7)
@@ -372,7 +372,7 @@ def test_the_held_out_rows_are_described(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("parameters", "note"),
     [
-        ({"asked": 0.0}, "None were asked for: data.eval_fraction is 0."),
+        ({"asked": 0.0}, "No rows are to be held out: data.eval_fraction is 0."),
         ({"nothing_held_out": "The reason."}, "The reason."),
         ({}, "All 3 held-out rows are longer than data.max_length (8 tokens)."),
     ],
@@ -384,7 +384,7 @@ def test_why_nothing_is_held_out(parameters: dict[str, Any], note: str, tmp_path
     assert (found.severity, found.passed, found.note) == ("error", "asked" in parameters, note)
 
 
-def test_a_rejected_share_names_reasons_markers_and_the_place_of_the_rows(tmp_path: Path) -> None:
+def test_the_note_on_rejected_rows_names_reasons_markers_and_file(tmp_path: Path) -> None:
     tables = clean_tables()
     details = ["INPUT holds no <fillMe>; it holds <FILL_ME>"] * 3 + [
         "INPUT holds no <fillMe>; it holds <FILL_ME>, [MASK]"
@@ -397,14 +397,14 @@ def test_a_rejected_share_names_reasons_markers_and_the_place_of_the_rows(tmp_pa
     found = results_of(P, write_tables(tables, tmp_path))["rejected_share"]
     assert not found.passed
     assert found.note == (
-        "By reason: missing_placeholder 5, invalid_json 1. Only <fillMe> marks the cursor; instead of it rows hold "
-        f"<FILL_ME> (4), [MASK] (1): set data.placeholder. Every rejected row, with its reason: {tmp_path}/rejected.parquet"
+        "By reason: missing_placeholder 5, invalid_json 1. Only <fillMe> marks the cursor, but rows contain "
+        f"<FILL_ME> (4), [MASK] (1): set data.placeholder. All rejected rows with their reasons: {tmp_path}/rejected.parquet"
     )
     tables["rejected"] = []
     assert results_of(P, write_tables(tables, tmp_path))["rejected_share"].note == ""
 
 
-def test_too_long_rows_are_named_where_none_is_left(tmp_path: Path) -> None:
+def test_the_note_on_too_long_rows_when_none_is_left(tmp_path: Path) -> None:
     tables = clean_tables()
     tables[T] = []
     tables["not_tokenized"] = [
@@ -417,11 +417,11 @@ def test_too_long_rows_are_named_where_none_is_left(tmp_path: Path) -> None:
     )
 
 
-def test_no_row_to_train_on_is_explained(tmp_path: Path) -> None:
+def test_the_note_when_no_row_is_left_for_training(tmp_path: Path) -> None:
     tables = clean_tables()
     only(P, lambda row: row["split"] == "eval")(tables)
     assert results_of(P, write_tables(tables, tmp_path))["prompts_not_empty"].note == (
-        "1 rows were rejected (see rejected_share), 3 are held out, and none is left to train on."
+        "1 rows were rejected (see rejected_share), 3 are held out, and no row is left for training."
     )
 
 
@@ -437,7 +437,7 @@ def test_rows_left_out_of_both_splits_are_accounted_for(tmp_path: Path) -> None:
     ("spans", "labels"),
     [([3, 5], [-100, 2, -100, 4, 9]), ([3, len(prompt_row(2, "train")["prompt"])], [-100, 2, 3, 4, 9])],
 )
-def test_conversations_have_trained_stretches(spans: list[int], labels: list[int], tmp_path: Path) -> None:
+def test_conversations_have_trained_spans(spans: list[int], labels: list[int], tmp_path: Path) -> None:
     tables = clean_tables()
     conversation(labels)(tables)
     setting(P, 2, trained_spans=spans)(tables)
@@ -461,14 +461,14 @@ def test_rows_without_a_worksheet_share_none(tmp_path: Path) -> None:
     assert found.breakdown == [{"held_out_rows": 3, "worksheet_in_training": 0}]
 
 
-def test_what_cannot_be_compared_passes_with_a_note(tmp_path: Path, clean: dict[str, Path]) -> None:
+def test_a_check_without_its_input_passes_with_a_note(tmp_path: Path, clean: dict[str, Path]) -> None:
     tables = clean_tables()
     for raw in tables[R]:
         del raw["worksheet_id"]
     found = results_of(P, write_tables(tables, tmp_path))
     assert found["length_drift"].passed
-    assert found["length_drift"].note == "Not checked: there is no previous."
-    assert found["split_by_worksheet"].note == "Not checked: there is no raw_completions.worksheet_id."
+    assert found["length_drift"].note == "Not checked: previous not available."
+    assert found["split_by_worksheet"].note == "Not checked: raw_completions.worksheet_id not available."
 
 
 def test_lengths_like_before_pass_and_are_shown(tmp_path: Path) -> None:

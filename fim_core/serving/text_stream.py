@@ -1,4 +1,4 @@
-"""From tokens to text as they arrive: never half a character, never the start of a stop string."""
+"""Incremental decoding of tokens to text, without incomplete characters and stop strings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class TextStream:
     """The text of a completion that is still being generated.
 
     Args:
-        encoder: of the model's tokenizer.
+        encoder: encoder of the model's tokenizer.
         stop: strings that end the completion and are not part of it.
     """
 
@@ -23,17 +23,17 @@ class TextStream:
         self._ids: list[int] = []
         self._sent = 0
         self.stopped = False
-        """A stop string has been found; nothing more will come."""
+        """Whether a stop string has been found, which ends the text."""
 
     def add(self, token_id: int) -> str:
-        """Take one more token; returns the text that is certain now and has not been returned yet."""
+        """Add a token; returns the text that is now certain and was not returned before."""
         self._ids.append(token_id)
-        # A character may span tokens, and a stop string too.
+        # A character or a stop string may span several tokens.
         text = self._until_stop(self._encoder.decode(self._ids).rstrip(_UNDECODABLE))
         return self._send(text if self.stopped else text[: len(text) - self._maybe_stop(text)])
 
     def finish(self) -> str:
-        """What was held back, when no more tokens come."""
+        """Return the text that was held back, after the last token."""
         return "" if self.stopped else self._send(self._until_stop(self._encoder.decode(self._ids)))
 
     def _send(self, text: str) -> str:
@@ -42,17 +42,17 @@ class TextStream:
         return piece
 
     def _until_stop(self, text: str) -> str:
-        """The text before the stop string that is complete first, however the text is cut into tokens."""
+        """The text before the stop string that ends first, independent of the split into tokens."""
         ends = [(place + len(stop), place) for stop in self._stop if (place := text.find(stop)) >= 0]
         self.stopped = bool(ends)
         return text[: min(ends)[1]] if ends else text
 
     def _maybe_stop(self, text: str) -> int:
-        """Length of the longest end of `text` that a stop string starts with."""
+        """Length of the longest end of `text` that may be the start of a stop string."""
         return max((_overlap(text, stop) for stop in self._stop), default=0)
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that is a start of `stop`, and not all of it."""
+    """Length of the longest end of `text` that is a proper prefix of `stop`."""
     longest = min(len(text), len(stop) - 1)
     return next((length for length in range(longest, 0, -1) if text.endswith(stop[:length])), 0)

@@ -1,4 +1,4 @@
-"""The names of a statement as queries: those of INSERT, UPDATE, DELETE and MERGE as a SELECT that uses the same."""
+"""Statements as queries over the same names, for name resolution: INSERT, UPDATE, DELETE and MERGE become a SELECT."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sqlglot import exp
 
 
 def queries_of(tree: exp.Expr) -> list[exp.Query]:
-    """The queries that use the same names as a statement; none for kinds that are not judged."""
+    """The queries that use the same names as a statement; empty for statements whose names are not resolved."""
     if isinstance(tree, exp.Query):
         return [tree]
     if isinstance(tree, exp.Create):
@@ -60,7 +60,7 @@ def _of_when(when: exp.When, target: exp.Expr) -> Iterator[exp.Expr]:
 
 
 def _of_target(change: exp.Expr, target: exp.Expr) -> exp.Expr:
-    """`column = value`, where the column is one of the changed table."""
+    """`column = value`, with the column qualified by the changed table."""
     if isinstance(change, exp.EQ) and isinstance(change.this, exp.Column) and not change.this.table:
         change.this.set("table", exp.to_identifier(target.alias_or_name))
     return change

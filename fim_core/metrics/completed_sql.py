@@ -1,7 +1,7 @@
-"""A completion in its place: the SQL around it, its tokens, and the statements that it is part of.
+"""SQL with a completion in it: tokens, statements and syntax trees.
 
-A completion is a fragment, such as `SEL` before `ECT`, or the second half of a string. What it means only shows in
-context, so tokens and trees are always those of prefix + completion + suffix.
+A completion is a fragment, such as `SEL` before `ECT`, or the second half of a string. It has a meaning only in context, so
+tokens and trees are always those of prefix + completion + suffix.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sqlglot.dialects.dialect import Dialect
 from sqlglot.errors import SqlglotError
 from sqlglot.tokens import Tokenizer
 
-# Its warnings quote the SQL that they are about.
+# The warnings of sqlglot quote SQL, which must not be logged.
 logging.getLogger("sqlglot").setLevel(logging.CRITICAL)
 
 
@@ -31,30 +31,30 @@ class CompletedSql:
 
     @property
     def text(self) -> str:
-        """The whole document with the completion in it."""
+        """The whole document."""
         return self.prefix + self.completion + self.suffix
 
     @property
     def start(self) -> int:
-        """Where the completion begins in `text`, in characters."""
+        """Offset of the completion in `text`, in characters."""
         return len(self.prefix)
 
     @property
     def end(self) -> int:
-        """Where the suffix begins in `text`, in characters."""
+        """Offset of the suffix in `text`, in characters."""
         return len(self.prefix) + len(self.completion)
 
     @cached_property
     def tokens(self) -> list[Token] | None:
-        """Tokens of the whole document, or None where a quote or comment stays open."""
+        """Tokens of the whole document, or None where a quote or comment is left open."""
         return tokenize(self.text, self.dialect)
 
     @cached_property
     def statements(self) -> list[str]:
         """The statements that the completion touches, from the cursor to the suffix's first character.
 
-        Statements end at a semicolon token. Where the cursor stands between two of them, it is the one before. Empty
-        when the document does not tokenize or holds no statement.
+        Statements end at a semicolon token. If the cursor is between two statements, it is the first of them. Empty if the
+        document does not tokenize or contains no statement.
         """
         spans = _statement_spans(self.tokens or [])
         touched = [span for span in spans if span[0] <= self.end and self.start <= span[1]]
@@ -63,9 +63,9 @@ class CompletedSql:
 
     @cached_property
     def trees(self) -> list[exp.Expr] | None:
-        """Syntax trees of `statements`; None when there are none, or one is not understood.
+        """Syntax trees of `statements`; None if there are no statements or one does not parse.
 
-        What sqlglot merely passes through as an opaque command counts as not understood: it accepts anything.
+        A statement that sqlglot passes through as an opaque command counts as not parsed, since it can be any text.
         """
         trees = [parse_statement(statement, self.dialect) for statement in self.statements]
         return [tree for tree in trees if tree] if trees and all(trees) else None
@@ -81,17 +81,16 @@ class CompletedSql:
 def parses(gold: CompletedSql, predicted: CompletedSql) -> bool | None:
     """Whether the statements that the prediction touches have a syntax tree.
 
-    None, not applicable, where sqlglot does not understand the statement with the gold completion either: then its
-    verdict on the prediction says nothing. Necessary for a good completion, and far from enough: a made-up column
-    parses.
+    None (not applicable) where sqlglot does not parse the statement with the gold completion either. A good completion
+    must parse, but that is not sufficient: a made-up column parses.
     """
     return None if gold.trees is None else predicted.trees is not None
 
 
 def tokenize(sql: str, dialect: str) -> list[Token] | None:
-    """SQL tokens of a text, or None where a quote or comment stays open.
+    """Split a text into SQL tokens; None where a quote or comment is left open.
 
-    Statements such as `EXECUTE …` are split into tokens like all others, which sqlglot's own tokenizers do not.
+    Unlike in sqlglot's own tokenizers, statements such as `EXECUTE …` are split into tokens like all others.
     """
     try:
         return _tokenizer(dialect).tokenize(sql)
@@ -100,17 +99,17 @@ def tokenize(sql: str, dialect: str) -> list[Token] | None:
 
 
 def split_statements(sql: str, dialect: str) -> list[str]:
-    """The statements of a text; none where it does not tokenize."""
+    """Split a text into statements; empty if it does not tokenize."""
     return [sql[first : last + 1] for first, last in _statement_spans(tokenize(sql, dialect) or [])]
 
 
 def parse_statement(sql: str, dialect: str) -> exp.Expr | None:
-    """The syntax tree of one statement, or None where sqlglot does not understand it."""
+    """Parse one statement; None if sqlglot cannot."""
     try:
         trees = Dialect.get_or_raise(dialect).parse(sql)
     except MemoryError:
         raise
-    # On broken SQL, which models write, the parser also fails with errors of other kinds.
+    # On invalid SQL, which models write, the parser also raises errors of other types.
     except Exception:
         return None
     if len(trees) != 1 or trees[0] is None or isinstance(trees[0], exp.Command):
@@ -127,7 +126,7 @@ def _tokenizer(dialect: str) -> Tokenizer:
 
 
 def _statement_spans(tokens: list[Token]) -> list[tuple[int, int]]:
-    """First and last character of each statement, its semicolon included."""
+    """Offsets of the first and last character of each statement, semicolon included."""
     spans = []
     first: int | None = None
     for token in tokens:

@@ -19,10 +19,10 @@ from fim_core.config import Experiment
 from fim_core.config.evaluation import GateConfig, GateRule
 from fim_core.demo.tokenizer import CHAT_TEMPLATE
 from fim_core.errors import FimError
+from fim_core.evaluation.checkpoint_prompts import build_tokens
 from fim_core.evaluation.eval_set import load_eval_set
 from fim_core.evaluation.page import render_page
 from fim_core.evaluation.predictors import Predictor
-from fim_core.evaluation.prompts import build_tokens
 from fim_core.evaluation.run import evaluate
 from fim_core.folders.report import ReportFolder
 from tests.fim_core.conftest import MODEL, save_checkpoint
@@ -161,7 +161,7 @@ def test_rows_that_the_champion_cannot_read_are_left_out_and_counted(tmp_path: P
         difference = report["others"]["champion"]["differences"]["edit_similarity"]
         assert difference["n"] == counts[name]
         assert difference["value"] == pytest.approx((read.edit_similarity - read.champion_edit_similarity).mean())
-        assert f"cannot hold the other {len(rows) - counts[name]}" in render_page(report)
+        assert f"cannot represent the other {len(rows) - counts[name]}" in render_page(report)
         [result] = decide(
             out, GateConfig(rules=[GateRule(metric="edit_similarity", rule="not_worse")]), has_champion=True
         ).results

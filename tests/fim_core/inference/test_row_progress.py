@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fim_core.evaluation.run import evaluate
-from fim_core.inference.progress import RowProgress
+from fim_core.inference.row_progress import RowProgress
 from tests.fim_core.conftest import Evaluated
 
 

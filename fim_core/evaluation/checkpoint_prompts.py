@@ -1,4 +1,4 @@
-"""Held-out rows in the form that a checkpoint reads, where that is not the form of the data set at hand."""
+"""Prompts of held-out rows for a checkpoint whose prompt format is not that of the dataset."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from fim_core.tokenization.spans import cut_at_spans
 
 
 def same_prompts(first: Path, second: Path) -> bool:
-    """Whether two checkpoints turn the same row into the same tokens.
+    """Whether two checkpoints turn every row into the same tokens.
 
     Raises:
-        FimError: one of them does not tell how its prompts are built.
+        FimError: a checkpoint has no recipe for its prompts.
     """
     return (
         read_recipe(first).same_prompts_as(read_recipe(second))
@@ -35,21 +35,21 @@ def same_prompts(first: Path, second: Path) -> bool:
 def build_tokens(
     predictor: Predictor, rows: Sequence[RawRow | Completion], completions: Sequence[str]
 ) -> tuple[list[TokenIds], list[TokenIds]]:
-    """Prompts and targets as the predictor's checkpoint builds them.
+    """Build prompts and targets in the format of the predictor's checkpoint.
 
-    User text that names a control token is encoded as ordinary text, as in serving.
+    User text that spells a control token is encoded as ordinary text, as in serving.
 
     Args:
         predictor: the model.
-        rows: rows of any source type, or editors' states.
-        completions: gold completions, as the data set at hand has them.
+        rows: rows of any source type, or editor states.
+        completions: gold completions.
 
     Returns:
-        Token ids of prompts and targets. The prompt is an empty list where the checkpoint's markup cannot hold the row,
-        or would have the model write something other than the gold completion, such as thoughts before it.
+        Token ids of prompts and targets. The prompt is an empty list where the checkpoint's markup cannot represent the
+        row, or where its response would not be the gold completion (for example, thoughts before it).
 
     Raises:
-        FimError: the checkpoint does not tell how its prompts are built.
+        FimError: the checkpoint has no recipe for its prompts.
     """
     builder = _row_builder(predictor)
     encoder, end = builder.prompts.encoder, builder.prompts.tokens.end_id
@@ -59,7 +59,7 @@ def build_tokens(
 
 
 def _row_builder(predictor: Predictor) -> RowBuilder:
-    """Rows as the checkpoint was trained on, but none left out that could be completed."""
+    """A row builder with the checkpoint's format that skips no row that can be completed."""
     prompts = load_prompt_builder(predictor.folder, predictor.tokenizer)
     prompts.data = prompts.data.model_copy(
         update={
@@ -82,7 +82,7 @@ def _built(builder: RowBuilder, row: RawRow | Completion, completion: str) -> Pr
 
 
 def _can_read(prompts: PromptBuilder, row: RawRow) -> bool:
-    """Whether a checkpoint has markup for conversations, and the FIM tokens and order of a finished prompt."""
+    """Whether the checkpoint can read a conversation, or a finished prompt with its FIM tokens and order."""
     kind = shape_of(row.source_type).parses_to
     if kind is Conversation:
         return bool(prompts.tokenizer.chat_template)
@@ -92,14 +92,14 @@ def _can_read(prompts: PromptBuilder, row: RawRow) -> bool:
 
 
 def _prompt_tokens(encoder: TextEncoder, row: PromptRow) -> TokenIds:
-    """The prompt's ids, cut into the pieces of training."""
+    """Token ids of the prompt, split into the same pieces as in training."""
     if row.trained_spans is None:
         return encoder.join(encoder.pieces(row.prompt, row.control_spans))
     return encoder.join(cut_at_spans(encoder, row.prompt, row.control_spans, row.trained_spans)[0])
 
 
 def _chat_template(folder: Path) -> bytes | None:
-    """What conversations are rendered with; the recipe only knows it where it surrounds completions."""
+    """The chat template for conversations; the recipe holds it only if it surrounds completions."""
     path = folder / "chat_template.jinja"
     return path.read_bytes() if path.is_file() else None
 
@@ -109,6 +109,6 @@ def _read(folder: Path, name: str) -> bytes:
         return (folder / name).read_bytes()
     except FileNotFoundError as error:
         raise FimError(
-            f"The checkpoint {folder} lacks {name}, which says how its prompts are built. "
-            "Take a checkpoint that the trained_checkpoint asset wrote."
+            f"The checkpoint {folder} lacks {name}, which defines how its prompts are built. "
+            "Use a checkpoint that the trained_checkpoint asset wrote."
         ) from error

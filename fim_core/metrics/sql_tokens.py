@@ -1,4 +1,4 @@
-"""Measures that compare two completions as SQL tokens."""
+"""Comparison of two completions as SQL tokens."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sqlglot import Token, TokenType
 
-from fim_core.metrics.completed import CompletedSql
+from fim_core.metrics.completed_sql import CompletedSql
 
 _NAMES = frozenset({TokenType.VAR, TokenType.IDENTIFIER})
 _ENDS_A_VALUE = frozenset(
@@ -19,18 +19,18 @@ _QUOTES = tuple("'\"`$[") + tuple(prefix + "'" for prefix in "xXbBnNrReEuU")
 
 
 def exact_match_sql(gold: CompletedSql, predicted: CompletedSql) -> bool:
-    """Whether both completions make the same SQL tokens of the document around them.
+    """Whether both completions turn the document into the same SQL tokens.
 
-    Tokens are compared in context, for a completion may begin or end inside one: before `ECT`, `sel` is as good as
-    `SEL`; inside a string it is not. The rules:
+    Tokens are compared in context because a completion may begin or end inside one: before `ECT`, `sel` equals `SEL`;
+    inside a string it does not. The rules:
 
-    - White space between tokens does not count; what it parts or joins does (`a AND b`, `aANDb`).
-    - Keywords and unquoted names are compared without case, as the SQL standard folds them.
-    - Literals and quoted names are compared as written: `'x'`, `'X'`, `"x"` and `"X"` are four different things.
-    - Names in a path behind a colon (`src:Address.City`) keep their case, as in Snowflake and Databricks.
-    - Comments count by their text, white space folded, in their order, but not by their place between tokens.
-    - Where the document with the gold completion does not tokenize, because a quote stays open, the two fragments
-      are compared as written, except for runs of white space.
+    - White space between tokens is ignored, unless it separates or joins tokens (`a AND b`, `aANDb`).
+    - Keywords and unquoted names are compared case-insensitively, as the SQL standard folds them.
+    - Literals and quoted names are compared as written: `'x'`, `'X'`, `"x"` and `"X"` are four different tokens.
+    - Names in a path after a colon (`src:Address.City`) keep their case, as in Snowflake and Databricks.
+    - Comments are compared by text and order, with white space folded, but not by their position between tokens.
+    - Where the document with the gold completion does not tokenize (a quote is left open), the two completions are
+      compared as written, except for runs of white space.
     """
     if gold.completion == predicted.completion:
         return True
@@ -42,7 +42,7 @@ def exact_match_sql(gold: CompletedSql, predicted: CompletedSql) -> bool:
 
 
 def comparable(sql: str, tokens: list[Token]) -> tuple[list[str], list[str]]:
-    """Tokens and comments of `sql` in a form in which equal means the same SQL, by the rules of `exact_match_sql`."""
+    """Normalise tokens and comments of `sql`: equal results mean equal SQL by the rules of `exact_match_sql`."""
     spellings = []
     before: Token | None = None
     in_path = False
@@ -60,7 +60,7 @@ def comparable(sql: str, tokens: list[Token]) -> tuple[list[str], list[str]]:
 
 @dataclass(frozen=True)
 class Overlap:
-    """Names in common between two completions, counted with repetition."""
+    """Numbers of names in two completions and in both, counted with repetition."""
 
     matched: int
     predicted: int
@@ -68,13 +68,12 @@ class Overlap:
 
 
 def identifier_overlap(gold: CompletedSql, predicted: CompletedSql) -> Overlap | None:
-    """How many names of the prediction stand in the gold completion, and the other way round.
+    """Count the names that the prediction and the gold completion have in common.
 
-    A name is a token that is a quoted identifier or a word that is no keyword of the dialect: tables, columns, aliases,
-    most functions. A name that the completion only finishes counts as a whole. Unquoted names are compared without
-    case. Summed over rows: precision = matched / predicted, recall = matched / gold, as the identifier match of
-    Ding et al., "CrossCodeEval" (2023), does for code. None, not applicable, where the document with the gold
-    completion does not tokenize.
+    A name is a quoted identifier or a word that is not a keyword of the dialect: tables, columns, aliases, most functions.
+    A name that the completion only finishes counts as a whole. Unquoted names are compared case-insensitively. Summed over
+    rows, precision = matched / predicted and recall = matched / gold, like the identifier match of Ding et al.,
+    "CrossCodeEval" (2023). None (not applicable) where the document with the gold completion does not tokenize.
     """
     if gold.tokens is None:
         return None
@@ -83,7 +82,7 @@ def identifier_overlap(gold: CompletedSql, predicted: CompletedSql) -> Overlap |
 
 
 def names_in(sql: CompletedSql) -> Counter[str]:
-    """The names that a completion writes, wholly or in part; none where its document does not tokenize."""
+    """Count the names that a completion writes, in whole or in part; empty if its document does not tokenize."""
     if not sql.completion:
         return Counter()
     names = (t for t in sql.tokens or [] if t.token_type in _NAMES and t.start < sql.end and sql.start <= t.end)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from small_tokenizers import sentencepiece_like
 from transformers import PreTrainedTokenizerFast
 
-from fim_core.serving.text import TextStream
+from fim_core.serving.text_stream import TextStream
 from fim_core.tokenization.encoder import TextEncoder
 
 TEXTS = st.text(st.sampled_from("ab;\n éß漢🙂👩🏽\ufffd"), max_size=12)

@@ -1,4 +1,4 @@
-"""The base model, which every report compares with: the weights that training began with."""
+"""The base model, the weights that training started from, and its cached predictions."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from fim_core.config.model import ModelConfig
 from fim_core.errors import FimError
 from fim_core.evaluation.eval_set import EvalSet
 from fim_core.evaluation.predictors import Predictor, predict
-from fim_core.evaluation.scores import Prediction
 from fim_core.inference.generation import stop_ids_of
-from fim_core.inference.progress import RowProgress
+from fim_core.inference.row_progress import RowProgress
+from fim_core.metrics.rows import Prediction
 from fim_core.modeling.load import build_model, training_dtype
 from fim_core.modeling.support import causal_model
 from fim_core.prompt_format.recipe import read_recipe
@@ -26,39 +26,39 @@ from fim_core.prompt_format.tokens import load_tokenizer
 
 
 class BaseUnavailable(FimError):
-    """The base model cannot be loaded (any more)."""
+    """The base model cannot be loaded."""
 
 
 @dataclass(frozen=True)
 class Base:
-    """Where the base model comes from, and where its predictions are kept.
+    """The source of the base model, and the cache of its predictions.
 
     Attributes:
-        load: loads it; raises FimError where that is not possible.
-        kept: predictions of this base under the same code; None keeps none.
+        load: loads the model; raises FimError if that is not possible.
+        cache: predictions of this base model under the same code; None disables caching.
     """
 
     load: Callable[[], Predictor]
-    kept: BatchCache | None = None
+    cache: BatchCache | None = None
 
 
 def load_base(model: ModelConfig, checkpoint: Path, *, seed: int) -> Predictor:
-    """The model before training, as training builds it: embeddings grown for added tokens, without adapters.
+    """Load the model as it is before training: embeddings grown for added tokens, without adapters.
 
     Args:
-        model: section of the experiment that trained `checkpoint`.
-        checkpoint: whose tokenizer, prompts and end tokens it gets, and on a GPU its dtype.
-        seed: of the experiment, which decides the weights of a model from scratch.
+        model: section `model` of the experiment that trained `checkpoint`.
+        checkpoint: provides the tokenizer, prompts and end tokens, and on a GPU the dtype.
+        seed: seed of the experiment; it decides the weights of a model that is trained from scratch.
 
     Raises:
-        FimError: it cannot be loaded.
+        FimError: the model cannot be loaded.
     """
     tokenizer = load_tokenizer(checkpoint)
     added = read_recipe(checkpoint).fim_tokens.added
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     config = AutoConfig.from_pretrained(checkpoint, local_files_only=True, trust_remote_code=False)
     dtype = config.dtype if device.type == "cuda" else torch.float32
-    # Random weights depend on the dtype in which they are drawn.
+    # Random weights depend on the dtype that they are drawn in.
     drawn_as = training_dtype(model, device) if model.name_or_path is None else dtype
     network = causal_model(
         build_model(
@@ -84,12 +84,12 @@ def predict_with_base(
     options: EvaluationConfig,
     progress: RowProgress | None = None,
 ) -> Sequence[Prediction | None]:
-    """The base's predictions for held-out rows: kept ones if there are, so that they are generated only once.
+    """Predict held-out rows with the base model, or read its predictions from the cache.
 
-    What is kept depends on the rows' tokens, the tokenizer, the end tokens, the limits of generation and the device.
+    The cache key covers the tokens of the rows, the tokenizer, the end tokens, the limits of generation and the device.
 
     Raises:
-        BaseUnavailable: none are kept, and the base cannot be loaded.
+        BaseUnavailable: no predictions are cached, and the base model cannot be loaded.
     """
 
     def make(rows: pa.RecordBatch) -> pa.RecordBatch:
@@ -100,16 +100,16 @@ def predict_with_base(
         return _to_batch(predict(predictor, evaluated.prompts, evaluated.targets, options, progress))
 
     rows = pa.RecordBatch.from_pydict({"prompt": evaluated.prompts, "target": evaluated.targets}, schema=_TOKENS)
-    if base.kept is None:
+    if base.cache is None:
         return _from_batch(make(rows))
-    kept = base.kept.keyed_also_by(
+    cache = base.cache.keyed_also_by(
         checkpoint / "tokenizer.json",
         checkpoint / "generation_config.json",
         max_new_tokens=options.max_new_tokens,
         batch_size=options.batch_size,
         device="cuda" if torch.cuda.is_available() else "cpu",
     )
-    found, _ = kept.get_or_compute(rows, make)
+    found, _ = cache.get_or_compute(rows, make)
     return _from_batch(found)
 
 

@@ -1,4 +1,4 @@
-"""Deterministic rows for the tables of a query, such that the query finds some of them."""
+"""Generated rows for the tables of a query: deterministic, and likely to match the query's conditions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sqlglot import exp
 from fim_core.metrics.binding import ColumnTypes
 
 NOW = datetime(2024, 6, 15, 12)
-"""The moment at which queries on generated rows run."""
+"""The current time of queries on generated rows."""
 
 ROWS = 40
 SHARE_OF_NULLS = 0.05
@@ -26,7 +26,7 @@ Pools = Mapping[str, list[str]]
 
 
 def column_pools(query: exp.Query) -> Pools:
-    """The constants that a query compares each column with, by column name, as text."""
+    """The constants that a query compares each column with, as text, by column name."""
     pools: dict[str, list[str]] = defaultdict(list)
     for literal in query.find_all(exp.Literal):
         comparison = literal.find_ancestor(exp.Predicate)
@@ -36,9 +36,10 @@ def column_pools(query: exp.Query) -> Pools:
 
 
 def table_rows(table: str, columns: ColumnTypes, pools: Pools, *, rows: int = ROWS) -> list[tuple[Any, ...]]:
-    """Rows of a table: small domains, so that joins meet; constants of the query and their neighbours; a few NULLs.
+    """Generate the rows of a table.
 
-    The same table, columns and pools give the same rows.
+    Values come from small domains, so that joins match, with the constants of the query and their neighbours, and a few
+    NULLs. Equal arguments give equal rows.
     """
     filled = []
     for name, kind in columns.items():
@@ -65,7 +66,7 @@ def _neighbours_of_days(constants: list[str]) -> list[datetime]:
     days: list[datetime] = []
     for constant in constants:
         for offset in (-1, 0, 1):
-            # The first and the last day of the calendar, both usual as open ends, have one neighbour each.
+            # The first and the last day of the calendar, both common as open ends, have one neighbour each.
             with suppress(ValueError, OverflowError):
                 days.append(datetime.fromisoformat(constant).replace(tzinfo=None) + timedelta(days=offset))
     return days

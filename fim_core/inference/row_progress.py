@@ -1,4 +1,4 @@
-"""How many of the held-out rows an evaluation has behind it, as events."""
+"""Progress events of an evaluation, in rows."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ Advance = Callable[[int], None]
 
 
 class RowProgress:
-    """Reports the rows that one model has behind it, task by task.
+    """Reports how many rows one model has processed in each task.
 
     Each event is `{"event": "rows", "model": …, "task": …, "done": …, "total": …, "rows_per_second": …,
-    "seconds_left": …}`; `seconds_left` is None until a row is done. Whoever shows them thins them out.
+    "seconds_left": …}`; `seconds_left` is None until a row is done. Events are not rate-limited; the
+    display drops what it does not need.
 
     Args:
-        on_event: gets the events.
-        model: the model's name in the report.
+        on_event: receives the events.
+        model: name of the model in the report.
     """
 
     def __init__(self, on_event: OnEvent = lambda event: None, model: str = "model") -> None:
@@ -26,7 +27,7 @@ class RowProgress:
         self._model = model
 
     def start(self, task: str, total: int) -> Advance:
-        """Begin a task of so many rows; returns a function that takes the number of rows that have just been done."""
+        """Begin a task of `total` rows; returns a function to call with the number of rows that have just been processed."""
         done, began = 0, time.monotonic()
 
         def advance(rows: int) -> None:
