@@ -23,7 +23,7 @@ from fim_core.config.training import (
     TrackerConfig,
     WandbConfig,
 )
-from fim_core.config.workflow import CheckOverride, ExportsConfig, MetadataConfig, NotifyConfig, ScheduleConfig
+from fim_core.config.workflow import CheckOverride, ExportsConfig, MetadataConfig, NotifyConfig, RetrainingConfig
 
 DEFAULT_LEARNING_RATES = {"adapters": 2e-4, "pretrained": 2e-5, "scratch": 1e-3}
 """By what is trained (`ModelConfig.trains`)."""
@@ -115,7 +115,7 @@ class Experiment(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     gate: GateConfig = GateConfig()
     checks: dict[str, CheckOverride] = Field({}, description="Changes to data-quality checks, by check name.")
-    schedule: ScheduleConfig = ScheduleConfig()
+    retraining: RetrainingConfig = RetrainingConfig()
     exports: ExportsConfig | None = Field(None, description="Watch a folder for new exports. Default: no folder.")
     notify: NotifyConfig = NotifyConfig()
     metadata: MetadataConfig = MetadataConfig()

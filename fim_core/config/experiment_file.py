@@ -99,7 +99,7 @@ def _explain(error: ValidationError, translation: Translation) -> list[str]:
     for problem in error.errors(include_url=False):
         key = translation.name_of(problem["loc"]) or "(file)"
         if problem["type"] == "extra_forbidden":
-            lines.append(f"{key}: no such option{_instead(problem['loc'])}")
+            lines.append(f"{key}: {_refusal(problem['loc'])}")
         elif problem["type"] == "missing":
             lines.append(f"{key}: missing")
         else:
@@ -107,10 +107,12 @@ def _explain(error: ValidationError, translation: Translation) -> list[str]:
     return lines
 
 
-def _instead(location: tuple[int | str, ...]) -> str:
-    """A hint at the option that was probably meant, or nothing."""
+def _refusal(location: tuple[int | str, ...]) -> str:
+    """Why an unknown option is refused, with a hint at the option that was probably meant."""
+    if location == ("schedule",):
+        return "this section is called `retraining` now; the learning rate's is `scheduler`"
     known = _option_names(Experiment)
-    return " here" if location[-1] in known else closest(str(location[-1]), sorted(known))
+    return "no such option" + (" here" if location[-1] in known else closest(str(location[-1]), sorted(known)))
 
 
 def _option_names(section: type[Section]) -> set[str]:

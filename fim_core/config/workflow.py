@@ -1,4 +1,4 @@
-"""`schedule`, `exports`, `notify`, `metadata`, `checks`: how the pipeline runs in Dagster."""
+"""`retraining`, `exports`, `notify`, `metadata`, `checks`: how the pipeline runs in Dagster."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pydantic import Field, field_validator
 from fim_core.config.base import Place, Section, closest
 
 
-class ScheduleConfig(Section):
-    """`schedule`: when the model is retrained."""
+class RetrainingConfig(Section):
+    """`retraining`: when the model is retrained."""
 
     cron: str = Field("0 3 * * 0", description="Five-field cron of the retraining. Default: Sunday, 03:00.")
     timezone: str = Field("UTC", description="Time zone of the cron, an IANA name.")

@@ -42,7 +42,7 @@ _LAUNCHERS: dict[str, Launcher] = {}
 def register(kind: str) -> Callable[[Launcher], Launcher]:
     """Make a function the launcher for experiments with `launcher.type: <kind>`.
 
-    Its options are a class that `fim_core.config.launchers.register_options` makes known.
+    Its options are a class that `fim_core.config.experiment.register_launcher_options` makes known.
     """
 
     def add(start: Launcher) -> Launcher:

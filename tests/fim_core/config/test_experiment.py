@@ -140,6 +140,7 @@ def test_a_file_whose_name_holds_no_letter_needs_a_name(tmp_path: Path) -> None:
     ("change", "named"),
     [
         ("epoch: 3", "epoch: no such option; did you mean epochs?"),
+        ("schedule: {cron: '0 3 * * 0'}", "schedule: this section is called `retraining` now; the learning rate's is"),
         ("epochs: 0", "epochs: "),
         ("batch_rows: 8\nmicro_batch_size: 2", "batch_rows and micro_batch_size both say how many rows"),
         (
