@@ -101,5 +101,5 @@ def test_its_options_are_checked(launcher: str, message: str, tmp_path: Path) ->
 
 
 def test_it_is_refused_where_it_is_not_registered(tmp_path: Path) -> None:
-    with pytest.raises(FimError, match="`type` is one of: local, hostfile, ray, kubernetes$"):
+    with pytest.raises(FimError, match=r"`type` is one of: local, hostfile, ray, kubernetes$"):
         load_experiment(experiment_file(tmp_path, "{type: made_up, queue: night}"))
