@@ -11,7 +11,7 @@ from fim_assets.automation.conditions import with_automation
 from fim_assets.automation.exports import exports_sensor
 from fim_assets.automation.jobs import JOBS
 from fim_assets.automation.notify import failure_sensor
-from fim_assets.automation.schedule import retraining_schedule
+from fim_assets.automation.retraining import retraining_schedule
 from fim_assets.resources.experiment import ExperimentResource, default_experiment_path, workflow_settings
 from fim_assets.resources.launcher import Launcher
 
@@ -21,9 +21,9 @@ def defs() -> dg.Definitions:
     """The pipeline for the experiment that FIM_EXPERIMENT names; a run may choose another in the launchpad."""
     settings = workflow_settings()
     return dg.Definitions(
-        assets=dg.map_asset_specs(partial(with_automation, schedule=settings.schedule), ASSETS),
+        assets=dg.map_asset_specs(partial(with_automation, retraining=settings.retraining), ASSETS),
         jobs=JOBS,
-        schedules=[retraining_schedule(settings.schedule)],
+        schedules=[retraining_schedule(settings.retraining)],
         sensors=[exports_sensor(settings.exports), failure_sensor(settings.notify)],
         resources={
             "experiment": ExperimentResource(path=default_experiment_path(), force=False),

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import dagster as dg
 
-from fim_core.config.workflow import ScheduleConfig
+from fim_core.config.workflow import RetrainingConfig
 
 # Training costs hours, so it waits for its schedule; what is cheap follows its inputs.
 FOLLOWERS = {"fim_prompts", "tokenized_dataset", "evaluation_report", "champion_model"}
@@ -24,17 +24,17 @@ def when_inputs_really_change() -> dg.AutomationCondition:
     return (wanted & ready & unblocked & ~dg.AutomationCondition.in_progress()).with_label("inputs_really_changed")
 
 
-def with_automation(spec: dg.AssetSpec, schedule: ScheduleConfig) -> dg.AssetSpec:
+def with_automation(spec: dg.AssetSpec, retraining: RetrainingConfig) -> dg.AssetSpec:
     """Add what keeps an asset fresh: followers get the condition, the checkpoint a limit to its age."""
     name = spec.key.path[-1]
     if name in FOLLOWERS:
         return spec.replace_attributes(automation_condition=when_inputs_really_change())
     if name == "trained_checkpoint":
-        return spec.replace_attributes(freshness_policy=freshness(schedule))
+        return spec.replace_attributes(freshness_policy=freshness(retraining))
     return spec
 
 
-def freshness(schedule: ScheduleConfig) -> dg.FreshnessPolicy:
+def freshness(retraining: RetrainingConfig) -> dg.FreshnessPolicy:
     """A checkpoint fails when it is older than the experiment allows, and warns a day before."""
-    limit = timedelta(days=schedule.max_age_days)
+    limit = timedelta(days=retraining.max_age_days)
     return dg.FreshnessPolicy.time_window(fail_window=limit, warn_window=max(limit - timedelta(days=1), limit / 2))

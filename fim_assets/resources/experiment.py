@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError
 from fim_core.config import Experiment, load_experiment, read_experiment_file
 from fim_core.config.base import Section
 from fim_core.config.experiment_file import read_options
-from fim_core.config.workflow import ExportsConfig, NotifyConfig, ScheduleConfig
+from fim_core.config.workflow import ExportsConfig, NotifyConfig, RetrainingConfig
 from fim_core.errors import FimError, system_error
 from fim_core.training.job import TrainingFailed
 
@@ -34,7 +34,7 @@ def default_experiment_path() -> str:
 class WorkflowSettings:
     """The parts of the default experiment that shape the definitions themselves."""
 
-    schedule: ScheduleConfig
+    retraining: RetrainingConfig
     exports: ExportsConfig | None
     notify: NotifyConfig
 
@@ -43,7 +43,7 @@ def workflow_settings() -> WorkflowSettings:
     """Schedule, sensor folder and notifier of the default experiment.
 
     An experiment file that cannot be used must neither take the code location down nor end the retraining silently:
-    sections that are valid by themselves count, an invalid `schedule` is on at its default time, and each run fails
+    sections that are valid by themselves count, an invalid `retraining` is on at its default time, and each run fails
     with what is wrong with the file.
     """
     path = default_experiment_path()
@@ -52,13 +52,13 @@ def workflow_settings() -> WorkflowSettings:
     except FimError as error:
         dg.get_dagster_logger().warning(f"Runs will fail until the experiment file is corrected. {error}")
     else:
-        return WorkflowSettings(experiment.schedule, experiment.exports, experiment.notify)
+        return WorkflowSettings(experiment.retraining, experiment.exports, experiment.notify)
     try:
         options = read_options(Path(path))
     except FimError:  # already in the warning
-        return WorkflowSettings(ScheduleConfig(enabled=True), None, NotifyConfig())
+        return WorkflowSettings(RetrainingConfig(enabled=True), None, NotifyConfig())
     return WorkflowSettings(
-        _valid_section(ScheduleConfig, options.get("schedule", {}), ScheduleConfig(enabled=True)),
+        _valid_section(RetrainingConfig, options.get("retraining", {}), RetrainingConfig(enabled=True)),
         _valid_section(ExportsConfig, options.get("exports"), None),
         _valid_section(NotifyConfig, options.get("notify", {}), NotifyConfig()),
     )

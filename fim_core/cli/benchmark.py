@@ -1,4 +1,4 @@
-"""`fim benchmark`: an executable SQL infilling set of our own, to compare models by."""
+"""`fim benchmark`: an executable SQL infilling benchmark."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from typing import Annotated
 
 import typer
 
-from fim_core.cli.model import Checkpoint, OfExperiment, chosen_checkpoint
+from fim_core.cli.model import CheckpointOption, ExperimentOption, chosen_checkpoint
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    commands = typer.Typer(help="Build an executable SQL infilling set, and run models on it.", no_args_is_help=True)
+    commands = typer.Typer(
+        help="Build an executable SQL infilling benchmark and run models on it.", no_args_is_help=True
+    )
     commands.command("build")(build)
     commands.command("run")(run)
     app.add_typer(commands, name="benchmark")
@@ -23,7 +25,7 @@ def build(
     items_per_kind: Annotated[int, typer.Option(min=1, help="Holes of each of the five kinds.")] = 60,
     seed: Annotated[int, typer.Option(help="The same seed gives the same benchmark.")] = 0,
 ) -> None:
-    """Build a benchmark: queries that find rows, with holes of every kind."""
+    """Build a benchmark of queries that return rows, with holes of five kinds."""
     from fim_core.benchmark.build import build_benchmark
 
     counts = build_benchmark(output, items_per_kind=items_per_kind, seed=seed)
@@ -31,18 +33,18 @@ def build(
 
 
 def run(
-    folder: Annotated[Path, typer.Argument(help="Folder of a benchmark.")],
+    folder: Annotated[Path, typer.Argument(help="Benchmark folder.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the report.")],
-    checkpoint: Checkpoint = None,
-    experiment: OfExperiment = None,
+    checkpoint: CheckpointOption = None,
+    experiment: ExperimentOption = None,
     champion: Annotated[
-        Path | None, typer.Option(help="Another checkpoint folder, to compare with item by item.")
+        Path | None, typer.Option(help="Checkpoint folder of a second model, compared item by item.")
     ] = None,
     training: Annotated[
         Path | None,
-        typer.Option(help="Folder of fim_prompts that the model was trained on: items that it holds are left out."),
+        typer.Option(help="fim_prompts folder that the model was trained on; items found in it are left out."),
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Limit of a completion.")] = 96,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum tokens per completion.")] = 96,
 ) -> None:
     """Complete a benchmark's items with a checkpoint; print the figures and write a report."""
     from fim_core.benchmark.contamination import training_documents
@@ -61,5 +63,5 @@ def run(
     )
     print_figures(report)
     if training:
-        typer.echo(f"Left out, because the training set holds them: {report['counts']['contaminated']} items.")
+        typer.echo(f"Items left out because they are in the training set: {report['counts']['contaminated']}.")
     typer.echo(f"Report: {ReportFolder(output).page}")

@@ -1,4 +1,4 @@
-"""`fim champion`: which model serves, why, and the way back."""
+"""`fim champion`: show, promote and roll back the model that serves."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def register(app: typer.Typer) -> None:
 
 
 def show(config: OptionalConfig = None) -> None:
-    """Print the champion and why it is, the last candidate if that was refused, and the champions there have been.
+    """Print the champion and the gate's reasons, the last candidate if it was refused, and earlier champions.
 
-    Without an experiment file: those of every experiment in the storage ($FIM_STORAGE, or .fim).
+    Without an experiment file, print those of every experiment in the storage ($FIM_STORAGE, or .fim).
     """
     if config is not None:
         experiment, store = _open(config)
@@ -42,8 +42,8 @@ def show(config: OptionalConfig = None) -> None:
     if not any(decisions(store, name) for name in names):
         whose = f" of experiment {names[0]}" if names else ""
         raise FimError(
-            f"No model{whose} has come to the gate yet in {store.root}. Run `fim champion promote {config or 'CONFIG'}`, or "
-            "materialize champion_model."
+            f"The gate has not decided on any model{whose} in {store.root} yet. Run `fim champion promote {config or 'CONFIG'}`, "
+            "or materialize champion_model."
         )
     for name in names:
         if config is None:
@@ -72,9 +72,9 @@ def _show(store: Store, experiment: str) -> None:
 
 
 def promote(config: Config) -> None:
-    """Make the newest checkpoint champion if every rule of the gate holds; exit code 1 if not.
+    """Promote the newest checkpoint to champion if every rule of the gate holds; otherwise exit with code 1.
 
-    What that needs and is not there yet, the checkpoint and its report, is made first.
+    A missing checkpoint or report is made first.
     """
     from fim_core.cli.pipeline import open_experiment, run_pipeline
 
@@ -95,9 +95,11 @@ def promote(config: Config) -> None:
 
 def rollback(
     config: Config,
-    version: Annotated[str | None, typer.Option(help="Champion to go back to. Default: the one before.")] = None,
+    version: Annotated[
+        str | None, typer.Option(help="Version of the champion to restore. Default: the previous one.")
+    ] = None,
 ) -> None:
-    """Make an earlier champion the champion again."""
+    """Restore an earlier champion."""
     experiment, store = _open(config)
     target = roll_back(store, experiment.name, version)
     typer.echo(f"The champion of {experiment.name} is {target.version} again.")
@@ -109,7 +111,7 @@ def _print_reasons(decided: Artifact) -> None:
 
 
 def reasons(decided: Artifact) -> list[str]:
-    """What every rule of the gate found, a line each, and a warning where the report cannot see small gains.
+    """One line per rule of the gate, and a warning if the report has too few rows to detect small gains.
 
     Raises:
         DamagedFile: the decision is damaged.

@@ -1,4 +1,4 @@
-"""`fim complete`: one completion, for scripts and for trying a model."""
+"""`fim complete`: one completion on the command line."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fim_core.cli.model import Checkpoint, OfExperiment, chosen_checkpoint
+from fim_core.cli.model import CheckpointOption, ExperimentOption, chosen_checkpoint
 from fim_core.errors import FimError
 
 
@@ -22,14 +22,14 @@ def complete(
     ddl: Annotated[Path | None, typer.Option(help="File with table definitions (ddl_context).")] = None,
     history: Annotated[Path | None, typer.Option(help="File with recent statements (sql_history).")] = None,
     executed: Annotated[
-        Path | None, typer.Option(help="File with the statements that ran last (last_few_executed).")
+        Path | None, typer.Option(help="File with the last executed statements (last_few_executed).")
     ] = None,
-    file: Annotated[Path | None, typer.Option(help="File that is open in the editor (file_content).")] = None,
-    checkpoint: Checkpoint = None,
-    experiment: OfExperiment = None,
+    file: Annotated[Path | None, typer.Option(help="File open in the editor (file_content).")] = None,
+    checkpoint: CheckpointOption = None,
+    experiment: ExperimentOption = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest completion in tokens.")] = 128,
 ) -> None:
-    """Print what belongs at <fillMe>, and nothing else: no line break is added to it."""
+    """Print the completion at <fillMe>, without a trailing newline."""
     from fim_core.records.schema import Completion
 
     prefix, suffix = _split_at_cursor(read_text(sql))
@@ -52,7 +52,11 @@ def complete(
 
 
 def read_text(path: Path | None) -> str:
-    """The file's text with the line ends that it has; nothing without a path."""
+    """Read a UTF-8 file, or standard input for `-`, with its line endings unchanged; empty without a path.
+
+    Raises:
+        FimError: the file cannot be read, or is not UTF-8.
+    """
     if path is None:
         return ""
     try:
@@ -72,4 +76,4 @@ def _split_at_cursor(sql: str) -> tuple[str, str]:
             return prefix, suffix
         case parts:
             found = len(parts) - 1
-            raise FimError(f"The SQL holds {PLACEHOLDER} {found} times; put it once, where the completion belongs.")
+            raise FimError(f"The SQL contains {PLACEHOLDER} {found} times; put it there once, at the cursor.")

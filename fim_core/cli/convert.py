@@ -1,4 +1,4 @@
-"""`fim convert`: from an export to a data set of prompts and responses."""
+"""`fim convert`: export to a data set of prompts and responses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Format(StrEnum):
 
 
 class Order(StrEnum):
-    """Which side of the cursor comes first in a prompt."""
+    """Order of prefix, suffix and middle in a prompt."""
 
     PSM = "psm"
     SPM = "spm"
@@ -34,12 +34,12 @@ def convert(
     ],
     tokenizer: Annotated[str, typer.Option(help="Folder or hub id; its chat markup and control tokens are used.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Where to write. Default: <input>_hf_fim_dataset.")
+        Path | None, typer.Option("--output", "-o", help="Output path OUT. Default: <input>_hf_fim_dataset.")
     ] = None,
     template: Annotated[str, typer.Option(help="`chat`, `plain`, or the path of a template file.")] = "chat",
     fim_order: Annotated[Order, typer.Option(help="Prefix-suffix-middle or suffix-prefix-middle prompts.")] = Order.PSM,
     format: Annotated[
-        Format, typer.Option(help="A folder for load_from_disk, or one Parquet file; OUT is its name, as given.")
+        Format, typer.Option(help="disk: a folder for load_from_disk. parquet: one file, named exactly OUT.")
     ] = Format.DISK,
     input_col: Annotated[str, typer.Option(help="Column with the editor's state, in any case.")] = "INPUT",
     output_col: Annotated[str, typer.Option(help="Column with the completion, in any case.")] = "OUTPUT",
@@ -49,9 +49,9 @@ def convert(
     ] = False,
     num_proc: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 1,
 ) -> None:
-    """Convert an export to finished prompts and responses, a source for `fim train` (data.sources: [{name_or_path: OUT}]).
+    """Convert an export to finished prompts and responses, for training (data.sources: [{name_or_path: OUT}]).
 
-    OUT.summary.json and OUT.rejected.parquet account for every row.
+    OUT.summary.json counts every row; OUT.rejected.parquet lists each rejected row with its reason.
     """
     from fim_core.convert import convert as run
 
@@ -72,5 +72,5 @@ def convert(
     for reason, rows in summary["rejected"].items():
         typer.echo(f"  {rows:,} rejected: {reason}")
     if not summary["rows_kept"]:
-        typer.echo("No row was kept, so the data set is empty: the rejected rows say why, one by one.")
+        typer.echo("No row was kept, so the data set is empty. The file of rejected rows gives the reason for each.")
     typer.echo(f"{summary['markup']} Summary and rejected rows: {place.name}.summary.json, .rejected.parquet")

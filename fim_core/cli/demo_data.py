@@ -1,4 +1,4 @@
-"""`fim demo-data`: a synthetic export to try everything with."""
+"""`fim demo-data`: a synthetic export."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def demo_data(
     rows: Annotated[int, typer.Option(min=1, help="Rows to generate.")] = 6000,
     seed: Annotated[int, typer.Option(help="The same seed gives the same file.")] = 7,
 ) -> None:
-    """Write a synthetic export, as a SQL editor with a completion model would log it. Replaces no file."""
+    """Write a synthetic export like the log of a SQL editor with a completion model. Never overwrites a file."""
     require_free(output)
     write_export(output, rows=rows, seed=seed)
     typer.echo(f"{rows:,} rows in {output}")

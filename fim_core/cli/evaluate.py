@@ -1,4 +1,4 @@
-"""`fim evaluate`: complete held-out rows and show how good the completions are."""
+"""`fim evaluate`: evaluation of a checkpoint on held-out rows."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def register(app: typer.Typer) -> None:
 
 def evaluate(
     config: Annotated[Path, typer.Argument(help="Experiment file.", envvar="FIM_EXPERIMENT")],
-    force: Annotated[bool, typer.Option(help="Make everything again, even what has not changed.")] = False,
+    force: Annotated[bool, typer.Option(help="Make every asset again, even if nothing has changed.")] = False,
 ) -> None:
-    """Evaluate an experiment's checkpoint; what it needs and is not there yet is made first."""
+    """Evaluate an experiment's checkpoint on held-out rows; missing assets are made first."""
     from fim_core.cli.pipeline import open_experiment, run_pipeline
     from fim_core.folders.report import ReportFolder
 
@@ -28,11 +28,11 @@ def evaluate(
     report = run_pipeline(experiment, until="evaluation_report", force=force)["evaluation_report"].artifact.path
     print_figures(ReportFolder(report).read())
     typer.echo(f"Report: {ReportFolder(report).page}")
-    typer.echo(f"To let the gate decide on it: fim champion promote {config}")
+    typer.echo(f"To submit it to the gate: fim champion promote {config}")
 
 
 def print_figures(report: Mapping[str, Any]) -> None:
-    """Print the headline figures of a report next to those of the others, and in words whether the model is better."""
+    """Print the headline metrics of all predictors, then the comparisons in words."""
     from fim_core.evaluation.formatting import show_figure
     from fim_core.evaluation.page import by_predictor
     from fim_core.evaluation.predictor_names import TITLES

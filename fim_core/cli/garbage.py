@@ -1,4 +1,4 @@
-"""`fim gc`: remove versions that nothing refers to."""
+"""`fim gc`: removal of unreferenced versions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fim_core.cli.model import OfExperiment, Storage, open_store
+from fim_core.cli.model import ExperimentOption, StorageOption, open_store
 from fim_core.errors import FimError
 from fim_core.pipeline.garbage import experiments_in, find_garbage, remove
 
@@ -18,28 +18,28 @@ def register(app: typer.Typer) -> None:
 
 
 def collect(
-    storage: Storage = None,
-    experiment: OfExperiment = None,
-    keep_checkpoints: Annotated[int, typer.Option(min=1, help="Newest checkpoints of each experiment that stay.")] = 3,
+    storage: StorageOption = None,
+    experiment: ExperimentOption = None,
+    keep_checkpoints: Annotated[int, typer.Option(min=1, help="Newest checkpoints to keep per experiment.")] = 3,
     keep_champions: Annotated[
         int,
-        typer.Option(min=1, help="Newest champions of each experiment that stay; so does the one to roll back to."),
+        typer.Option(min=1, help="Newest champions to keep per experiment; the rollback target is kept as well."),
     ] = 3,
     forget: Annotated[
         list[str] | None,
-        typer.Option(help="Name of an experiment that is no longer run: nothing stays for its sake. May be repeated."),
+        typer.Option(help="Name of an experiment to keep nothing for. May be repeated."),
     ] = None,
     work_days: Annotated[
-        float, typer.Option(min=0, help="Days that unfinished attempts and unused cached batches stay.")
+        float, typer.Option(min=0, help="Days to keep unfinished attempts and unused cached batches.")
     ] = 14.0,
     fresh_minutes: Annotated[
-        float, typer.Option(min=0, help="Minutes that new versions stay, save with --forget.")
+        float, typer.Option(min=0, help="Minutes to keep any new version, except with --forget.")
     ] = 60.0,
     delete: Annotated[
-        bool, typer.Option("--delete", help="Really remove. Without it, only say what would go.")
+        bool, typer.Option("--delete", help="Delete. Without it, only list what would be deleted.")
     ] = False,
 ) -> None:
-    """Remove versions that no checkpoint, champion or running run refers to. A dry run unless --delete is given."""
+    """Remove versions that no kept checkpoint, champion or active run refers to. A dry run unless --delete is given."""
     store = open_store(storage, experiment)
     if unknown := sorted(set(forget or ()) - experiments_in(store)):
         raise FimError(f"No experiment named {' or '.join(unknown)} has artifacts in {store.root}.")
@@ -60,7 +60,7 @@ def collect(
         remove(store, garbage)
         typer.echo(f"Removed {len(garbage)} entries, {total}.")
     else:
-        typer.echo(f"{len(garbage)} entries, {total}, would go. Run again with --delete to remove them.")
+        typer.echo(f"{len(garbage)} entries, {total}, would be removed. Run again with --delete to remove them.")
 
 
 def _megabytes(count: int) -> str:

@@ -1,4 +1,4 @@
-"""The `fim` command: one subcommand a module, each loaded without the heavy libraries that it may use later."""
+"""The `fim` command: one module per subcommand. Heavy libraries are imported when a subcommand runs."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ for command in (demo_data, convert, train, evaluate, summary, champion, complete
 
 
 def main() -> None:
-    """Run the command line; a user's mistake ends with its sentence on standard error and exit code 2. So do a full disk
-    and a place that cannot be written."""
+    """Run the command line. A user's mistake, a full disk or an unwritable path prints one message on standard error and
+    exits with code 2."""
     try:
         app()
     except Exception as error:
-        told = error if isinstance(error, FimError) else system_error(error)
-        if told is None:
+        message = error if isinstance(error, FimError) else system_error(error)
+        if message is None:
             raise
-        typer.echo(f"fim: {told}", err=True)
+        typer.echo(f"fim: {message}", err=True)
         sys.exit(USER_ERROR)

@@ -1,4 +1,4 @@
-"""The pipeline as commands run it: it tells how far it is, which checks failed, and after Ctrl-C what stays."""
+"""Pipeline runs from the command line, with progress, failed checks and a note after Ctrl-C."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from fim_core.pipeline import StageResult, run
 INTERRUPTED = 130
 
 SECONDS_BETWEEN_LINES = 30.0
-"""Between lines about steps or rows, where no terminal shows a progress bar."""
+"""Interval between lines about steps or rows when there is no terminal for a progress bar."""
 
 
 def open_experiment(path: Path) -> Experiment:
-    """The experiment of a file; what to know of a file of ArcticTraining is printed on standard error.
+    """Load an experiment file. The notice about a file of ArcticTraining goes to standard error.
 
     Raises:
         FimError: as `read_experiment_file` does.
@@ -32,22 +32,22 @@ def open_experiment(path: Path) -> Experiment:
 
 
 def run_pipeline(experiment: Experiment, *, until: str, force: bool = False) -> dict[str, StageResult]:
-    """`fim_core.pipeline.run`, told on standard error: each asset, each failed check, and what stays when Ctrl-C ends it.
+    """Run `fim_core.pipeline.run` and print each asset and each failed check on standard error.
 
     Raises:
         FimError: as `run` does.
-        typer.Exit: it was stopped.
+        typer.Exit: Ctrl-C stopped it; the last line says where the next run continues.
     """
-    teller = _Teller()
+    printer = _ProgressPrinter()
     try:
-        return run(experiment, until=until, force=force, on_event=teller)
+        return run(experiment, until=until, force=force, on_event=printer)
     except KeyboardInterrupt:
-        typer.echo(f"\nStopped. {teller.what_stays}", err=True)
+        typer.echo(f"\nStopped. {printer.resume_note}", err=True)
         raise typer.Exit(INTERRUPTED) from None
 
 
-class _Teller:
-    """Listens to a run, and knows where the next one goes on."""
+class _ProgressPrinter:
+    """Prints the events of a run and remembers where the next run would continue."""
 
     def __init__(self) -> None:
         self._training = False
@@ -66,7 +66,7 @@ class _Teller:
                 for check in failed if asset != "champion_model" else ():
                     found = check.sentence.rstrip(".")
                     typer.echo(
-                        f"{asset}: check failed ({check.severity}): {found}. It asks: {check.description}", err=True
+                        f"{asset}: check failed ({check.severity}): {found}. Expected: {check.description}", err=True
                     )
             case {"event": "start", "resumed_from": step, "total_steps": total, "gradient_clipping": clipping}:
                 self._training, self._resumes_from, self._total_steps = True, step, total
@@ -96,7 +96,7 @@ class _Teller:
                 self._resumes_from = step
 
     def _line_is_due(self) -> bool:
-        """Whether no terminal shows a bar and the last line is long enough ago; if so, this one counts as the last."""
+        """Whether to print a line now: there is no terminal, and the last line is old enough. Starts the next interval."""
         now = time.monotonic()
         if sys.stderr.isatty() or now < self._next_line:
             return False
@@ -104,9 +104,10 @@ class _Teller:
         return True
 
     @property
-    def what_stays(self) -> str:
+    def resume_note(self) -> str:
+        """Where the next run continues, in one sentence."""
         if not self._training:
-            return "What is made already is kept; the next run goes on from there."
+            return "Finished assets are kept; the next run continues from there."
         if self._resumes_from is None:
-            return "No state of the training was saved yet: the next run begins it anew, on the data that is there."
+            return "No training state was saved yet: the next run starts training again, on the same data."
         return f"The next run resumes from step {self._resumes_from}."

@@ -1,4 +1,4 @@
-"""The rows that an evaluation has behind it, as a progress bar or as lines."""
+"""Progress of an evaluation: bars for a terminal, lines for a log."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from tqdm import tqdm
 
 
 class RowBars:
-    """Draws `RowProgress` events on standard error: one bar for each task of a model."""
+    """Draws `RowProgress` events on standard error, one bar per model and task."""
 
     def __init__(self) -> None:
         self._bar: tqdm[Any] | None = None
         self._shown = ""
 
     def show(self, event: dict[str, Any]) -> None:
-        """Move the bar, or begin another when the event is about another task."""
+        """Update the bar, or start another for a new model or task."""
         title = f"{event['model']}, {event['task']}"
         if self._bar is None or title != self._shown:
             self.close()
@@ -27,14 +27,14 @@ class RowBars:
             self.close()
 
     def close(self) -> None:
-        """End the bar, which stays on the screen."""
+        """Close the bar and leave it on the screen."""
         if self._bar is not None:
             self._bar.close()
         self._bar = None
 
 
 def rows_line(event: dict[str, Any]) -> str:
-    """A `RowProgress` event as one line of a log."""
+    """Format a `RowProgress` event as one log line."""
     left = event["seconds_left"]
     time_left = "" if left is None else f", {timedelta(seconds=round(left))} left"
     done = f"{event['done']:,} of {event['total']:,} rows"

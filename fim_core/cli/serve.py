@@ -1,4 +1,4 @@
-"""`fim serve`: the model in an editor, on this machine."""
+"""`fim serve`: a local completions server for editors."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fim_core.cli.model import Checkpoint, OfExperiment, chosen_checkpoint
+from fim_core.cli.model import CheckpointOption, ExperimentOption, chosen_checkpoint
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 LOCAL_HOST_HEADERS = ("127.0.0.1", "localhost", "[::1]")
@@ -19,12 +19,14 @@ def register(app: typer.Typer) -> None:
 
 
 def serve(
-    checkpoint: Checkpoint = None,
-    experiment: OfExperiment = None,
-    host: Annotated[str, typer.Option(help="Address to listen on. No access control: keep it local.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8080,
-    model_name: Annotated[str, typer.Option(help="Name of the model for clients.")] = "fim",
-    max_tokens: Annotated[int, typer.Option(min=1, help="Longest completion where a request sets none.")] = 128,
+    checkpoint: CheckpointOption = None,
+    experiment: ExperimentOption = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on. There is no access control: keep it local.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")] = 8080,
+    model_name: Annotated[str, typer.Option(help="Model name that clients see.")] = "fim",
+    max_tokens: Annotated[int, typer.Option(min=1, help="Default max_tokens of a request.")] = 128,
     ddl: Annotated[
         Path | None, typer.Option(help="File with table definitions, for requests without ddl_context.")
     ] = None,
@@ -42,7 +44,7 @@ def serve(
     completer = Completer.load(folder)
     local = host in LOOPBACK
     if not local:
-        typer.echo(f"fim: anyone who reaches {host} can use this server; it has no access control.", err=True)
+        typer.echo(f"fim: anyone who can reach {host} can use this server; it has no access control.", err=True)
     app = create_app(
         completer,
         model_name=model_name,

@@ -1,4 +1,4 @@
-"""`fim summary`: the whole run in one table."""
+"""`fim summary`: a finished run in one table."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
 
 
 def summary(config: Config) -> None:
-    """Print what became of every row, what was learned, and where everything lies."""
+    """Print row counts, training and evaluation figures, the gate's decision and where the artifacts are."""
     from rich.console import Console
     from rich.table import Table
 
@@ -49,7 +49,7 @@ def summary(config: Config) -> None:
     console.print(table)
     for artifact in artifacts.values():
         console.print(f"  {artifact.asset:<20} {artifact.path}", soft_wrap=True, highlight=False)
-    console.print("Open the UI with `make ui`, then http://127.0.0.1:3000; the runs above are there.", highlight=False)
+    console.print("Open the UI with `make ui` and go to http://127.0.0.1:3000 to see these runs.", highlight=False)
 
 
 def _lines(artifacts: dict[str, Artifact]) -> Iterator[tuple[str, str]]:
@@ -62,13 +62,13 @@ def _lines(artifacts: dict[str, Artifact]) -> Iterator[tuple[str, str]]:
         f"{training['packing']}: {training['tokens']:,} tokens as {training['distinct_tokens']:,} distinct ones in "
         f"{training['packs']:,} packs",
     )
-    yield "optimizer steps", f"{training['steps']:,}, each of {_a_step(training)}"
+    yield "optimizer steps", f"{training['steps']:,}, on average {_mean_step(training)}"
     yield "held-out loss", f"{_number(training['loss_before'])} before, {_number(training['loss_after'])} after"
     yield from _headline(report)
 
 
 def row_lines(prompts: dict[str, Any], tokens: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """What became of the rows, as labels and values that add up.
+    """Label and value of each row count; the counts add up.
 
     Args:
         prompts, tokens: counts of fim_prompts and of tokenized_dataset.
@@ -78,12 +78,12 @@ def row_lines(prompts: dict[str, Any], tokens: dict[str, Any]) -> Iterator[tuple
     yield "kept", f"{account.kept:,} ({account.train:,} to train on, {account.eval:,} held out)"
     yield "rejected", f"{sum(account.rejected.values()):,} ({account.reasons})" if account.rejected else "none"
     if account.left_out:
-        yield "left out", f"{account.left_out:,} (their group is held out, their statement is trained on in others)"
+        yield "left out", f"{account.left_out:,} (their group is held out, but their statement is trained on elsewhere)"
     yield "held-out groups", f"{prompts['held_out_groups']:,} of {prompts['groups']:,}"
 
 
-def _a_step(training: dict[str, Any]) -> str:
-    """What a step held on average."""
+def _mean_step(training: dict[str, Any]) -> str:
+    """Average size of an optimizer step."""
     rows, trained, packs = (training[key] / max(training["steps"], 1) for key in ("rows", "trained_tokens", "packs"))
     return f"{rows:,.1f} rows, {trained:,.0f} trained tokens, {packs:,.1f} packs"
 
@@ -95,26 +95,26 @@ def _headline(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
         figure = report["metrics"].get(metric)
         if figure is None or figure["value"] is None:
             continue
-        beside = ", ".join(
+        others = ", ".join(
             f"{TITLES[name]} {values[metric]:.1%}"
             for name, values in report["others"].items()
             if values.get(metric) is not None
         )
         interval = f"{figure['low']:.1%} to {figure['high']:.1%}"
-        yield title, f"{figure['value']:.1%} ({interval}) on {figure['n']:,} held-out rows; {beside}"
+        yield title, f"{figure['value']:.1%} ({interval}) on {figure['n']:,} held-out rows; {others}"
 
 
 def _champion(store: Store, experiment: str, checkpoint: Artifact) -> str:
     champion = store.find_current("champion_model", experiment)
     if champion is None:
-        return "none yet; `fim champion show` tells why"
+        return "none yet; `fim champion show` gives the reasons"
     if champion.manifest["inputs"]["trained_checkpoint"] == checkpoint.version:
         return "this model"
-    return "an earlier model; `fim champion show` tells why"
+    return "an earlier model; `fim champion show` gives the reasons"
 
 
 def _gate(store: Store, experiment: str, checkpoint: Artifact) -> str:
-    """What the gate found about a checkpoint when it was last decided on."""
+    """Reasons of the gate's last decision on a checkpoint."""
     about = [found for found in decisions(store, experiment) if found.counts["candidate"] == checkpoint.version]
     return "\n".join(reasons(about[-1])) if about else "not decided yet"
 

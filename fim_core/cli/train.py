@@ -1,4 +1,4 @@
-"""`fim train`: from the exports to a trained checkpoint."""
+"""`fim train`: the pipeline up to the trained checkpoint."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def register(app: typer.Typer) -> None:
 
 def train(
     config: Annotated[Path, typer.Argument(help="Experiment file.", envvar="FIM_EXPERIMENT")],
-    force: Annotated[bool, typer.Option(help="Make everything again, even what has not changed.")] = False,
+    force: Annotated[bool, typer.Option(help="Make every asset again, even if nothing has changed.")] = False,
 ) -> None:
-    """Train an experiment's model; what it needs and is not there yet is made first, and a stopped run resumes."""
+    """Train an experiment's model. Missing assets are made first; an interrupted run resumes."""
     from fim_core.cli.pipeline import open_experiment, run_pipeline
 
     results = run_pipeline(open_experiment(config), until="trained_checkpoint", force=force)

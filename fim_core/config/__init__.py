@@ -1,4 +1,4 @@
-"""The experiment file, as one typed model."""
+"""The experiment file as a typed model."""
 
 from fim_core.config.base import portable
 from fim_core.config.data import DataConfig, Source

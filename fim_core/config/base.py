@@ -1,4 +1,4 @@
-"""What every section of an experiment file has in common."""
+"""Base class and shared types of the sections of an experiment file."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from fim_core.config.numbers import parse_number, parse_numbers_in, takes_number
 
 
 class Section(BaseModel):
-    """One section of an experiment file: immutable, and closed to keys that it does not know.
+    """One section of an experiment file. Immutable; unknown keys are refused.
 
-    Every option that is a number may be written as text that spells one, see `numbers.py`.
+    Numeric options also accept text that spells a number (see `numbers.py`).
     """
 
     model_config = ConfigDict(
@@ -31,21 +31,21 @@ class Section(BaseModel):
 
 
 Place = Annotated[str, AfterValidator(os.path.expanduser)]
-"""A path, or the id of something on a hub; `~` stands for the home folder."""
+"""A path or a hub id; `~` is expanded to the home folder."""
 
 
 NAME_LENGTH = 100
-"""Characters of a name that folders get; with a version and a suffix it has to stay below the 255 of a file system."""
+"""Maximum length of a name that is used for folders. With version and suffix it stays below a file system's 255."""
 
 FolderName = Annotated[str, Field(pattern=r"^[^./\\][^/\\]*$", max_length=NAME_LENGTH)]
-"""A name that a folder gets as well, so it may lead nowhere else."""
+"""A name that is also used as a folder name, so it may not contain path separators or begin with a dot."""
 
 
 _PLACES = {"name_or_path", "tokenizer", "template", "cache_dir"}
 
 
 def portable(options: Any) -> Any:
-    """Options as they are shared with others: of a path of this machine only its last part is left.
+    """Replace absolute paths by their last part, so that options can be shared with other machines.
 
     Args:
         options: a section as plain values, lists and mappings.
@@ -61,7 +61,7 @@ def portable(options: Any) -> Any:
 
 
 def closest(name: str, known: Sequence[str]) -> str:
-    """A hint at the name that was probably meant: `; did you mean …?`, or nothing."""
+    """Suggest a similar known name: `; did you mean …?`, or an empty string."""
     from difflib import get_close_matches
 
     names = get_close_matches(name, known, n=1, cutoff=0.75)

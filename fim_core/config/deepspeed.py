@@ -1,4 +1,4 @@
-"""`deepspeed`: which of DeepSpeed's own options an experiment may set, and which are set elsewhere in it."""
+"""Section `deepspeed`: the DeepSpeed options that an experiment may set."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 from fim_core.config.base import closest
 from fim_core.config.numbers import parse_numbers_in
 
-# DeepSpeed ignores keys that it does not know, and several that it knows would break what this engine promises
-# (its own loss scale by batch, data order, parallelism over other axes). So only these pass.
+# DeepSpeed ignores unknown keys, and several known ones would break guarantees of this trainer (loss normalization over
+# the whole batch, data order, parallelism over other axes). So only these are passed on.
 _PASSED_THROUGH = {
     "aio",
     "communication_data_type",
@@ -44,16 +44,15 @@ _OWNERS = {
 
 
 DEFAULT_CLIPPING = 1.0
-"""DeepSpeed's own default, made explicit: it clips although nobody asked it to."""
+"""DeepSpeed's default, which also applies if the option is not given."""
 
 
 def checked_section(section: dict[str, Any]) -> dict[str, Any]:
-    """The section with its numbers read (`5e8` is text in YAML) and `gradient_clipping` filled in, if DeepSpeed uses
-    every key of it.
+    """Validate the section, parse its numbers (YAML reads `5e8` as text) and fill in `gradient_clipping`.
 
     Raises:
-        ValueError: a key that belongs to another section, or that DeepSpeed or this engine would ignore; a stage of
-            ZeRO that does not exist, or that cannot do what is asked; a norm to clip at that is no number from 0 on.
+        ValueError: a key that belongs to another section, or that DeepSpeed or this trainer would ignore; a ZeRO stage
+            that does not exist or does not fit the other options; a `gradient_clipping` that is not a number >= 0.
     """
     section = parse_numbers_in(section)
     for key in section:
@@ -71,19 +70,17 @@ def checked_section(section: dict[str, Any]) -> dict[str, Any]:
         raise ValueError("zero_optimization.offload_optimizer needs stage 1, 2 or 3")
     clipping = section.get("gradient_clipping", DEFAULT_CLIPPING)
     if isinstance(clipping, bool) or not isinstance(clipping, int | float) or not 0 <= clipping < math.inf:
-        raise ValueError(
-            f"gradient_clipping is {clipping!r}; give the largest norm of a gradient, or 0 for no clipping"
-        )
+        raise ValueError(f"gradient_clipping is {clipping!r}; give the maximum gradient norm, or 0 for no clipping")
     return section | {"gradient_clipping": float(clipping)}
 
 
 def zero_stage(section: Mapping[str, Any], *, shards: bool, saved: int | None = None) -> int:
-    """The stage of ZeRO that a run uses: the section's, else that of the state that it resumes, else by its size.
+    """The ZeRO stage of a run: the section's, else that of the resumed state, else 1 if ZeRO is of use and 0 if not.
 
     Args:
-        shards: whether there is something to divide or to keep in other numbers: several ranks, or half precision. If
-            not, ZeRO would only copy all weights and gradients into buffers of its own.
-        saved: stage of the state; states of stage 0 and of others cannot be converted into each other.
+        shards: whether there are several ranks to shard over, or half precision. Otherwise ZeRO would only copy all
+            weights and gradients into its own buffers.
+        saved: stage of the resumed state. States of stage 0 cannot be converted to another stage, or back.
     """
     asked = section.get("zero_optimization", {}).get("stage")
     if asked is not None:

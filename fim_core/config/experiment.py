@@ -1,4 +1,4 @@
-"""An experiment: everything that decides what is trained, on what, and how."""
+"""The experiment: all options of a training run and its pipeline."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from fim_core.config.training import (
     TrackerConfig,
     WandbConfig,
 )
-from fim_core.config.workflow import CheckOverride, ExportsConfig, MetadataConfig, NotifyConfig, ScheduleConfig
+from fim_core.config.workflow import CheckOverride, ExportsConfig, MetadataConfig, NotifyConfig, RetrainingConfig
 
 DEFAULT_LEARNING_RATES = {"adapters": 2e-4, "pretrained": 2e-5, "scratch": 1e-3}
-"""By what is trained (`ModelConfig.trains`)."""
+"""Default peak learning rates, by `ModelConfig.trains`."""
 
 
 def default_storage() -> Path:
-    """$FIM_STORAGE, or .fim in the current folder; an empty variable counts as unset."""
+    """$FIM_STORAGE, or .fim in the current folder if the variable is unset or empty."""
     return Path(os.environ.get("FIM_STORAGE", "").strip() or ".fim").expanduser()
 
 
@@ -38,16 +38,16 @@ DEFAULT_BATCH_ROWS = 16
 
 
 class Experiment(Section):
-    """Everything that decides what is trained, on what, and how."""
+    """All options of a training run and its pipeline."""
 
     type: Literal["sft"] = Field("sft", description="Supervised fine-tuning.")
     name: str = Field(
         "experiment",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
         max_length=NAME_LENGTH,
-        description="Default: the file's name.",
+        description="Name of the experiment. Default: the file's name.",
     )
-    seed: int = Field(42, ge=0, description="Seed of everything random.")
+    seed: int = Field(42, ge=0, description="Seed of all random choices without a seed option of their own.")
     storage: Path = Field(
         default_factory=default_storage,
         validate_default=True,
@@ -61,40 +61,42 @@ class Experiment(Section):
 
     @property
     def named_by(self) -> Path | None:
-        """The file whose name the experiment has; None where it was given one."""
+        """The file that the experiment's name was derived from; None if the file sets `name`."""
         return self._named_by
 
     batch_rows: int | None = Field(
         None,
         ge=1,
-        description=f"Rows of one optimizer step, over all ranks, micro-batches and packs. Default: {DEFAULT_BATCH_ROWS}, "
-        "or micro_batch_size x gradient_accumulation_steps x ranks if either is given.",
+        description=f"Rows per optimizer step, over all ranks, micro-batches and packs. Default: {DEFAULT_BATCH_ROWS}, "
+        "or micro_batch_size x gradient_accumulation_steps x ranks if either is set.",
     )
     micro_batch_size: int | None = Field(
-        None, ge=1, description="Rows of a micro-batch on one rank; only as a factor of batch_rows."
+        None, ge=1, description="Rows per micro-batch of a rank; used only as a factor of batch_rows."
     )
     gradient_accumulation_steps: int | None = Field(
-        None, ge=1, description="Micro-batches of a rank in one optimizer step; only as a factor of batch_rows."
+        None, ge=1, description="Micro-batches per optimizer step of a rank; used only as a factor of batch_rows."
     )
     epochs: int | None = Field(1, ge=1, description="Passes over the training rows; null: as many as max_steps needs.")
-    max_steps: int | None = Field(None, ge=1, description="Most optimizer steps of the run; its schedule ends there.")
+    max_steps: int | None = Field(
+        None, ge=1, description="Maximum number of optimizer steps; the learning-rate schedule ends there."
+    )
     min_steps: int | None = Field(
-        None, ge=1, description="Least optimizer steps of the run: rows are passed over again until then."
+        None, ge=1, description="Minimum number of optimizer steps; epochs are repeated until it is reached."
     )
     exit_iteration: int | None = Field(
-        None, ge=1, description="Stop after so many optimizer steps, with the schedule of the whole run."
+        None, ge=1, description="Stop after this many optimizer steps, without shortening the learning-rate schedule."
     )
     eval_interval: int | None = Field(
         None, ge=1, description="Optimizer steps between evaluations of the held-out loss."
     )
     loss_log_interval: int = Field(
-        1, ge=0, description="Optimizer steps between lines with the loss in the log, at logger.level INFO; 0: none."
+        1, ge=0, description="Optimizer steps between log lines with the loss (at logger.level INFO); 0: no lines."
     )
     optimizer: OptimizerConfig = Field(OptimizerConfig(), validate_default=True)
     scheduler: SchedulerConfig = SchedulerConfig()
     loss: LossConfig = LossConfig()
     activation_checkpointing: bool = Field(
-        False, description="Recompute activations in the backward pass to save memory."
+        False, description="Recompute activations in the backward pass instead of storing them."
     )
     activation_checkpoint_cpu_offload: bool = Field(
         False, description="Keep checkpointed activations in host memory; implies activation_checkpointing."
@@ -102,10 +104,10 @@ class Experiment(Section):
     deepspeed: dict[str, Any] = Field(
         default_factory=dict,
         validate_default=True,
-        description="Passed to DeepSpeed: zero_optimization, offload, gradient_clipping (default 1.0; 0 is off), … "
-        "Without zero_optimization.stage: 0 for one rank in fp32, otherwise 1.",
+        description="Options passed to DeepSpeed: zero_optimization, gradient_clipping (default 1.0; 0 is off), … "
+        "Default of zero_optimization.stage: 0 for one rank in fp32, otherwise 1.",
     )
-    checkpoint: list[CheckpointConfig] = Field([CheckpointConfig()], description="What is saved, and when.")
+    checkpoint: list[CheckpointConfig] = Field([CheckpointConfig()], description="What to save, and when.")
     launcher: LauncherConfig = Field(LocalLauncher(), description="Where training processes run.")
     logger: LoggerConfig = LoggerConfig()
     tensorboard: TrackerConfig | None = None
@@ -114,9 +116,9 @@ class Experiment(Section):
 
     evaluation: EvaluationConfig = EvaluationConfig()
     gate: GateConfig = GateConfig()
-    checks: dict[str, CheckOverride] = Field({}, description="Changes to data-quality checks, by check name.")
-    schedule: ScheduleConfig = ScheduleConfig()
-    exports: ExportsConfig | None = Field(None, description="Watch a folder for new exports. Default: no folder.")
+    checks: dict[str, CheckOverride] = Field({}, description="Overrides of data-quality checks, by check name.")
+    retraining: RetrainingConfig = RetrainingConfig()
+    exports: ExportsConfig | None = Field(None, description="Folder to watch for new exports. Default: none.")
     notify: NotifyConfig = NotifyConfig()
     metadata: MetadataConfig = MetadataConfig()
 
@@ -124,7 +126,7 @@ class Experiment(Section):
     @classmethod
     def _at_home(cls, value: Any) -> Any:
         if isinstance(value, str) and not value.strip():
-            raise ValueError("an empty name is no folder; leave storage out for $FIM_STORAGE, or .fim")
+            raise ValueError("the path is empty; leave storage out to use $FIM_STORAGE or .fim")
         return os.path.expanduser(value) if isinstance(value, str) else value
 
     @field_validator("checkpoint", mode="before")
@@ -137,13 +139,13 @@ class Experiment(Section):
     def _places_of_their_own(cls, value: list[CheckpointConfig]) -> list[CheckpointConfig]:
         places = [os.path.realpath(entry.output_dir) for entry in value if entry.output_dir]
         if len(set(places)) < len(places):
-            raise ValueError("two entries have the same output_dir, where each would remove what the other keeps")
+            raise ValueError("two entries have the same output_dir, so each would delete checkpoints of the other")
         return value
 
     @field_validator("optimizer")
     @classmethod
     def _rate_by_what_is_trained(cls, value: OptimizerConfig, info: ValidationInfo) -> OptimizerConfig:
-        model: ModelConfig | None = info.data.get("model")  # None: it has mistakes of its own
+        model: ModelConfig | None = info.data.get("model")  # None: the section itself is invalid
         if value.lr is not None or model is None:
             return value
         return value.model_copy(update={"lr": DEFAULT_LEARNING_RATES[model.trains]})
@@ -156,7 +158,7 @@ class Experiment(Section):
     @field_validator("checks")
     @classmethod
     def _known_checks(cls, value: dict[str, CheckOverride]) -> dict[str, CheckOverride]:
-        # The checks are files, listed by a package that itself builds on this one.
+        # Imported here because it loads DuckDB.
         from fim_core.quality.run import known_checks
 
         known = sorted(known_checks()) if value else []
@@ -169,18 +171,18 @@ class Experiment(Section):
         given = [key for key in ("micro_batch_size", "gradient_accumulation_steps") if getattr(self, key) is not None]
         if given and self.batch_rows is not None:
             raise ValueError(
-                f"batch_rows and {' and '.join(given)} both say how many rows an optimizer step takes. Give batch_rows, "
-                "or micro_batch_size and gradient_accumulation_steps, whose product times the ranks it is"
+                f"batch_rows and {' and '.join(given)} both set the rows of an optimizer step. Give batch_rows, "
+                "or micro_batch_size and gradient_accumulation_steps (times the number of ranks)"
             )
         return self
 
     @property
     def batch_grows_with_ranks(self) -> bool:
-        """Whether the batch is given by micro_batch_size and gradient_accumulation_steps, so for each rank."""
+        """Whether the batch size is given per rank, by micro_batch_size and gradient_accumulation_steps."""
         return self.micro_batch_size is not None or self.gradient_accumulation_steps is not None
 
     def rows_per_step(self, ranks: int) -> int:
-        """Rows of one optimizer step on so many ranks."""
+        """Rows of one optimizer step on `ranks` ranks."""
         if self.batch_grows_with_ranks:
             return (self.micro_batch_size or 1) * (self.gradient_accumulation_steps or 1) * ranks
         return self.batch_rows or DEFAULT_BATCH_ROWS
@@ -201,7 +203,7 @@ class Experiment(Section):
         for name, floor in floors.items():
             if self.optimizer.lr is not None and floor >= self.optimizer.lr:
                 raise ValueError(
-                    f"scheduler.scheduler_specific_kwargs.{name} is {floor:g}, which is not below the peak, "
+                    f"scheduler.scheduler_specific_kwargs.{name} is {floor:g}; it must be below the peak learning rate, "
                     f"optimizer.lr {self.optimizer.lr:g}"
                 )
         return self
@@ -211,7 +213,7 @@ class Experiment(Section):
         if self.epochs is None and self.max_steps is None:
             raise ValueError("`epochs: null` needs max_steps")
         if self.max_steps is not None and self.min_steps is not None and self.min_steps > self.max_steps:
-            raise ValueError(f"min_steps {self.min_steps} is more than max_steps {self.max_steps}")
+            raise ValueError(f"min_steps {self.min_steps} is larger than max_steps {self.max_steps}")
         return self
 
     @model_validator(mode="after")
@@ -222,9 +224,9 @@ class Experiment(Section):
 
 
 def register_launcher_options(options: type[LauncherSection]) -> None:
-    """Let experiments choose a launcher of one's own: its `type`, with these options.
+    """Add a launcher type to experiment files. `options.type` is a Literal with its name.
 
-    What starts its ranks is registered by `fim_core.launchers.base.register`.
+    The function that starts its ranks is registered with `fim_core.launchers.base.register`.
     """
     (kind,) = get_args(options.model_fields["type"].annotation)
     LAUNCHER_TYPES[kind] = options

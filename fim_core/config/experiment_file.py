@@ -1,4 +1,4 @@
-"""Experiment files: one YAML that drives every front door, in our form or in that of ArcticTraining."""
+"""Reading and validation of experiment files, our own and those of ArcticTraining."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from fim_core.errors import FimError
 
 @dataclass(frozen=True)
 class ExperimentFile:
-    """An experiment with what was translated in its file."""
+    """An experiment and the translation of its file."""
 
     experiment: Experiment
     translation: Translation
 
     @property
     def notice(self) -> str | None:
-        """What to tell whoever loads a file of ArcticTraining; None for a file of our own."""
+        """Differences to report for a file of ArcticTraining; None for a file of our own."""
         return report(self.translation, self.experiment)
 
 
@@ -37,12 +37,13 @@ def load_experiment(path: str | Path) -> Experiment:
 
 
 def read_experiment_file(path: str | Path) -> ExperimentFile:
-    """Read and validate an experiment file, ours or one of ArcticTraining.
+    """Read and validate an experiment file, our own or one of ArcticTraining.
 
-    Relative paths inside it are taken from the current folder, as in the tools whose files this format follows.
+    Relative paths in it are relative to the current folder, as in ArcticTraining.
 
     Raises:
-        FimError: no such file, not YAML, an unknown key or a bad value; the message names each key as the file has it.
+        FimError: the file is missing or not YAML, or a key is unknown or a value invalid. The message lists each key as it
+            is spelled in the file.
     """
     path = Path(path)
     content = read_options(path)
@@ -64,10 +65,10 @@ def read_experiment_file(path: str | Path) -> ExperimentFile:
 
 
 def read_options(path: Path) -> dict[str, Any]:
-    """The options that an experiment file gives, not validated yet.
+    """Read the options of an experiment file without validating them.
 
     Raises:
-        FimError: no such file, or not YAML, or no mapping.
+        FimError: the file is missing, is not YAML, or holds no mapping.
     """
     if not path.is_file():
         raise FimError(f"There is no experiment file {path}. Give the path of a YAML file, such as configs/demo.yaml.")
@@ -83,14 +84,16 @@ def read_options(path: Path) -> dict[str, Any]:
 
 
 def _name_of(path: Path) -> str:
-    """The name of an experiment that gives none: that of its file, with `-` for what a folder is better not called.
+    """Derive an experiment's name from its file's name; characters that are unsafe in folder names become `-`.
 
     Raises:
-        FimError: nothing is left of it.
+        FimError: no usable character is left.
     """
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", path.stem).strip("-_.")[:NAME_LENGTH]
     if not name:
-        raise FimError(f"{path}: no name can be made of the file's; give the key `name`, in letters and digits.")
+        raise FimError(
+            f"{path}: the file's name cannot be used as the experiment's. Set `name`, in letters and digits."
+        )
     return name
 
 
@@ -99,7 +102,7 @@ def _explain(error: ValidationError, translation: Translation) -> list[str]:
     for problem in error.errors(include_url=False):
         key = translation.name_of(problem["loc"]) or "(file)"
         if problem["type"] == "extra_forbidden":
-            lines.append(f"{key}: no such option{_instead(problem['loc'])}")
+            lines.append(f"{key}: {_refusal(problem['loc'])}")
         elif problem["type"] == "missing":
             lines.append(f"{key}: missing")
         else:
@@ -107,10 +110,12 @@ def _explain(error: ValidationError, translation: Translation) -> list[str]:
     return lines
 
 
-def _instead(location: tuple[int | str, ...]) -> str:
-    """A hint at the option that was probably meant, or nothing."""
+def _refusal(location: tuple[int | str, ...]) -> str:
+    """Why an unknown option is refused, with a hint at the option that was probably meant."""
+    if location == ("schedule",):
+        return "this section is called `retraining` now; the learning rate's is `scheduler`"
     known = _option_names(Experiment)
-    return " here" if location[-1] in known else closest(str(location[-1]), sorted(known))
+    return "no such option" + (" here" if location[-1] in known else closest(str(location[-1]), sorted(known)))
 
 
 def _option_names(section: type[Section]) -> set[str]:

@@ -1,4 +1,4 @@
-"""The section `launcher`: where training processes run. Each type has its own options and refuses those of the others."""
+"""Section `launcher`: where training processes run. Each type accepts its own options only."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ from fim_core.config.base import Place, Section
 
 
 class LauncherSection(Section):
-    """What every launcher has in common."""
+    """Options that all launchers share."""
 
     type: str
     num_processes: int | None = Field(
-        None, ge=1, description="Ranks on each machine. Default: its GPUs, or 1 on a CPU."
+        None, ge=1, description="Ranks per machine. Default: the number of its GPUs, or 1 without GPUs."
     )
     timeout_minutes: float | None = Field(
-        None, gt=0, description="End a run that takes longer, counted from the start of its ranks."
+        None, gt=0, description="Maximum duration of a run, from the start of its ranks. Default: no limit."
     )
     heartbeat_timeout_minutes: float = Field(
-        30.0, gt=0, description="End a run that has shown no sign of life for so long."
+        30.0, gt=0, description="End a run whose heartbeat has stopped for this long."
     )
 
 
 class LocalLauncher(LauncherSection):
-    """`type: local`: one process a rank on this machine."""
+    """`type: local`: one process per rank on this machine."""
 
     type: Literal["local"] = "local"
 
 
 class HostfileLauncher(LauncherSection):
-    """`type: hostfile`: DeepSpeed's launchers over several machines that share the storage folder."""
+    """`type: hostfile`: DeepSpeed's multi-node launchers; the machines share the storage folder."""
 
     type: Literal["hostfile"]
     hostfile: Place = Field(description="File with lines `host slots=N`, as DeepSpeed reads them.")
-    backend: Literal["pdsh", "slurm", "openmpi"] = Field("pdsh", description="What starts the ranks.")
-    launcher_args: str = Field("", description="More arguments for pdsh, srun or mpirun, in one string.")
+    backend: Literal["pdsh", "slurm", "openmpi"] = Field("pdsh", description="Program that starts the ranks.")
+    launcher_args: str = Field("", description="Further arguments for pdsh, srun or mpirun, in one string.")
 
     @model_validator(mode="after")
     def _openmpi_uses_all_slots(self) -> HostfileLauncher:
         if self.backend == "openmpi" and self.num_processes is not None:
-            raise ValueError("num_processes has no meaning for openmpi: it uses the slots that the hostfile names")
+            raise ValueError("num_processes has no effect with openmpi, which uses all slots of the hostfile")
         return self
 
 
@@ -51,14 +51,14 @@ class RayLauncher(LauncherSection):
 
     type: Literal["ray"]
     address: str | None = Field(
-        None, description="Ray's dashboard, such as http://head:8265. Default: $RAY_ADDRESS, or a Ray on this machine."
+        None, description="Ray's dashboard, such as http://head:8265. Default: $RAY_ADDRESS, or Ray on this machine."
     )
-    num_gpus: float = Field(0, ge=0, description="GPUs that the job reserves; its ranks see no others.")
-    num_cpus: float = Field(0, ge=0, description="CPU cores that the job reserves.")
-    resources: dict[str, float] = Field({}, description="Custom resources of Ray that the job reserves.")
-    python: str = Field("python", description="Python program on the cluster that has this package installed.")
+    num_gpus: float = Field(0, ge=0, description="GPUs to reserve for the job; its ranks see no others.")
+    num_cpus: float = Field(0, ge=0, description="CPU cores to reserve for the job.")
+    resources: dict[str, float] = Field({}, description="Custom Ray resources to reserve for the job.")
+    python: str = Field("python", description="Python interpreter on the cluster that has this package installed.")
     runtime_env: dict[str, Any] = Field(
-        {}, description="Ray's runtime environment of the job: env_vars, pip, container, …"
+        {}, description="Ray runtime environment of the job: env_vars, pip, container, …"
     )
 
 
@@ -68,22 +68,22 @@ class KubernetesLauncher(LauncherSection):
     type: Literal["kubernetes"]
     image: str = Field(min_length=1, description="Container image that has this package installed.")
     volume_claim: str = Field(
-        min_length=1, description="Persistent volume claim that holds the storage folder; ReadWriteMany."
+        min_length=1, description="Persistent volume claim (ReadWriteMany) that holds the storage folder."
     )
     mount_path: str = Field(
-        pattern="^/", description="Where the claim is mounted: the same path in the pod as where Dagster runs."
+        pattern="^/", description="Mount path of the claim; the same in the pod and where Dagster runs."
     )
     namespace: str = Field("default", description="Namespace of the Job.")
     context: str | None = Field(
         None,
-        description="Context of the kubeconfig. Default: the cluster that Dagster runs in, or the current context.",
+        description="kubeconfig context. Default: the cluster that Dagster runs in, else the current context.",
     )
     num_gpus: int = Field(0, ge=0, description="GPUs of the pod (nvidia.com/gpu).")
     cpus: str | None = Field(None, description="CPU request of the pod, such as 8 or 500m.")
     memory: str | None = Field(None, description="Memory request and limit of the pod, such as 64Gi.")
     node_selector: dict[str, str] = Field({}, description="Labels of the nodes that the pod may run on.")
     pod_spec: dict[str, Any] = Field(
-        {}, description="More of the pod's specification, in snake_case: tolerations, service_account_name, …"
+        {}, description="Further fields of the pod specification, in snake_case: tolerations, service_account_name, …"
     )
 
 
@@ -93,11 +93,11 @@ LAUNCHER_TYPES: dict[str, type[LauncherSection]] = {
     "ray": RayLauncher,
     "kubernetes": KubernetesLauncher,
 }
-"""The options of each launcher, by its `type`."""
+"""Option class of each launcher, by its `type`."""
 
 
 class _ByType:
-    """Chooses the class of the options by `type`."""
+    """Selects the option class by `type`."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.tagged_union_schema(

@@ -1,4 +1,4 @@
-"""`model`: which network is trained, and how it is loaded."""
+"""Section `model`: the model to train, its tokenizer and adapters."""
 
 from __future__ import annotations
 
@@ -19,62 +19,65 @@ _SET_ELSEWHERE = {
     "model_type": "the model's own files",
     "architectures": "the model's own files",
 }
-"""Options of a model's configuration that would be overruled."""
+"""Options of a model's configuration that other options override."""
 
 
 class TrainedTokenizer(Section):
     """`model.tokenizer` as a section: train a byte-level BPE tokenizer on the training rows."""
 
-    vocab_size: int = Field(4096, ge=512, description="Entries of the vocabulary, special tokens included.")
+    vocab_size: int = Field(4096, ge=512, description="Vocabulary size, special tokens included.")
 
 
 class FimTokenNames(Section):
-    """`model.fim_tokens`: the control tokens of this model, where its tokenizer does not hold a known set."""
+    """`model.fim_tokens`: FIM control tokens, for a tokenizer without those of a known family."""
 
     prefix: str = Field("<|fim_prefix|>", description="Token before the text left of the cursor.")
     suffix: str = Field("<|fim_suffix|>", description="Token before the text right of the cursor.")
-    middle: str = Field("<|fim_middle|>", description="Token after which the model writes the completion.")
+    middle: str = Field("<|fim_middle|>", description="Token before the completion.")
 
 
 class PeftConfig(Section):
-    """`model.peft_config`: train low-rank adapters instead of all weights; they are merged at the end."""
+    """`model.peft_config`: train low-rank adapters instead of all weights. They are merged after training."""
 
     peft_type: Literal["LORA"] = Field("LORA", description="Kind of adapter.")
     r: int = Field(16, ge=1, description="Rank of the update.")
-    lora_alpha: float = Field(32.0, gt=0, description="Scale of the update; it is multiplied by alpha / r.")
-    lora_dropout: float = Field(0.0, ge=0, lt=1, description="Share of the adapter's inputs dropped in training.")
-    target_modules: str | list[str] = Field("all-linear", description="Names of the layers that get an adapter.")
+    lora_alpha: float = Field(32.0, gt=0, description="Scale of the update, which is multiplied by lora_alpha / r.")
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the adapters' inputs.")
+    target_modules: str | list[str] = Field("all-linear", description="Names of the layers to adapt.")
 
 
 class ModelConfig(Section):
-    """`model`: a pretrained model by path or hub id, or a small one made from scratch by `config`."""
+    """`model`: a pretrained model by path or hub id, or one from scratch by `config`."""
 
     type: Literal["huggingface", "liger"] = Field(
-        "huggingface", description="`liger` uses the Liger kernels on a GPU; on a CPU the plain model, with a message."
+        "huggingface",
+        description="`liger` uses the Liger kernels on a GPU. On a CPU it is the plain model, with a notice.",
     )
     name_or_path: Place | None = Field(None, description="Local folder or hub id of a pretrained model.")
     config: dict[str, Any] | None = Field(
-        None, description="A transformers configuration (`model_type`, `hidden_size`, …): random weights, from scratch."
+        None, description="transformers configuration (`model_type`, `hidden_size`, …) of a model with random weights."
     )
     hf_config_kwargs: dict[str, Any] = Field(
-        {}, description="Options of the pretrained model's transformers configuration that are replaced when it loads."
+        {}, description="Overrides of the pretrained model's transformers configuration."
     )
     tokenizer: Place | TrainedTokenizer | None = Field(
-        None, description="Local folder or hub id, or a section to train one. Default: the model's own."
+        None, description="Local folder or hub id, or `{vocab_size: …}` to train one. Default: the model's own."
     )
     fim_tokens: FimTokenNames | None = Field(
-        None, description="FIM control tokens. Default: the family that the tokenizer holds; if none, they are added."
+        None,
+        description="FIM control tokens. Default: those of the tokenizer's family; if it has none, they are added.",
     )
     end_token: str | None = Field(
         None,
-        description="Token that training writes at the end of a completion. Default: with chat markup what ends a turn, "
-        "else what the model's family ends a middle with.",
+        description="Token at the end of every completion. Default: the end of a turn with a chat template, otherwise the "
+        "token that the model's family puts after a middle.",
     )
     attn_implementation: Literal["auto", "flash_attention_2", "flash_attention_3", "flex_attention", "sdpa"] = Field(
-        "auto", description="Attention kernel. What this machine lacks is replaced by the best it has, with a message."
+        "auto",
+        description="Attention kernel. One that is not available is replaced by the best that is, with a notice.",
     )
     dtype: Literal["auto", "bf16", "fp16", "fp32"] = Field(
-        "auto", description="Numbers that training computes in. auto: bf16 on a GPU, fp32 on a CPU."
+        "auto", description="Data type of training. auto: bf16 on a GPU, fp32 on a CPU."
     )
     peft_config: PeftConfig | None = Field(None, description="Train LoRA adapters instead of all weights.")
 
@@ -90,20 +93,20 @@ class ModelConfig(Section):
         try:
             return TrainedTokenizer.model_validate(value)
         except ValidationError as error:
-            # Told here: pydantic would tell it of each kind of tokenizer that it tries.
-            told = (f"{problem['loc'][0]}: {problem['msg']}" for problem in error.errors(include_url=False))
-            raise ValueError("; ".join(told)) from error
+            # Reported here: pydantic would report it once for each alternative of the union.
+            problems = (f"{problem['loc'][0]}: {problem['msg']}" for problem in error.errors(include_url=False))
+            raise ValueError("; ".join(problems)) from error
 
     @field_validator("hf_config_kwargs")
     @classmethod
     def _set_nowhere_else(cls, value: dict[str, Any]) -> dict[str, Any]:
         for option in value.keys() & _SET_ELSEWHERE.keys():
-            raise ValueError(f"`{option}` is set by {_SET_ELSEWHERE[option]}, not here")
+            raise ValueError(f"`{option}` cannot be set here; it is determined by {_SET_ELSEWHERE[option]}")
         return value
 
     @property
     def trains(self) -> Literal["adapters", "pretrained", "scratch"]:
-        """What is trained: LoRA adapters, all weights of a pretrained model, or a model from scratch."""
+        """Which weights are trained: LoRA adapters, all of a pretrained model, or those of a model from scratch."""
         if self.peft_config is not None:
             return "adapters"
         return "scratch" if self.name_or_path is None else "pretrained"
@@ -111,11 +114,11 @@ class ModelConfig(Section):
     @model_validator(mode="after")
     def _one_origin(self) -> ModelConfig:
         if (self.name_or_path is None) == (self.config is None):
-            raise ValueError("give either `name_or_path` (a pretrained model) or `config` (one from scratch)")
+            raise ValueError("give either `name_or_path` (a pretrained model) or `config` (a model from scratch)")
         if self.config is not None and "model_type" not in self.config:
             raise ValueError("`config` needs `model_type`, for example qwen3")
         if self.config is not None and self.hf_config_kwargs:
-            raise ValueError("`hf_config_kwargs` goes with `name_or_path`; a model from scratch has `config`")
+            raise ValueError("`hf_config_kwargs` is for `name_or_path`; for a model from scratch use `config`")
         if self.config is not None and self.tokenizer is None:
             raise ValueError("a model from scratch needs `tokenizer`: a path, or `{vocab_size: …}` to train one")
         return self

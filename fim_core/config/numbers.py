@@ -1,4 +1,4 @@
-"""Numbers as people write them in YAML: `8192`, `8k`, `64Ki`, `2^18`, `10%`, `1_000`, `1e-5`."""
+"""Parsing of human-readable numbers: `8192`, `8k`, `64Ki`, `2^18`, `10%`, `1_000`, `1e-5`."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _LARGEST_POWER = 30  # of ten; beyond it an integer would have more digits than 
 
 
 def parse_number(text: str) -> int | float:
-    """The number that a text spells; an int where it is whole.
+    """Parse a number; whole numbers are returned as int.
 
     Suffixes are k, m, b, t (powers of 1,000), ki, mi, gi, ti (powers of 1,024) and %, in any case.
 
     Raises:
-        ValueError: it spells none, or one that is too large.
+        ValueError: the text is not a number, or the number is too large.
     """
     plain = text.strip().lower().replace("_", "")
     if match := _POWER.fullmatch(plain):
@@ -42,7 +42,7 @@ def parse_number(text: str) -> int | float:
 
 
 def parse_numbers_in(value: Any) -> Any:
-    """A nested value in which every text that spells a number is that number; other texts stay."""
+    """Replace every text that spells a number, at any depth; other texts stay."""
     if isinstance(value, dict):
         return {key: parse_numbers_in(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -57,7 +57,7 @@ def parse_numbers_in(value: Any) -> Any:
 
 @cache
 def takes_numbers(annotation: Any) -> bool:
-    """Whether an option of this type holds a number, or several, and never text."""
+    """Whether an option of this type holds only numbers, never text."""
     if get_origin(annotation) is Annotated:
         return takes_numbers(get_args(annotation)[0])
     arguments = [argument for argument in get_args(annotation) if argument not in (type(None), ...)]

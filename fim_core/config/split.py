@@ -1,4 +1,4 @@
-"""The split of a source, with the slice of its rows: `train`, `train[10:20]`, `train[-5%:]`."""
+"""Split expressions of a source: `train`, `train[10:20]`, `train[-5%:]`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ _SLICED = re.compile(rf"(?P<name>[^\[\]]+)\[{_BOUND}:{_BOUND}\]")
 
 @dataclass(frozen=True)
 class Slice:
-    """Rows from `start` to before `stop`, counted from the end where negative; None is an end of the rows.
+    """Rows from `start` up to but excluding `stop`. Negative bounds count from the end; None is the first or last row.
 
-    percent: the bounds are percentages of the rows, rounded to the nearest row.
+    Attributes:
+        percent: whether the bounds are percentages of the rows, rounded to the nearest row.
     """
 
     start: int | None
@@ -21,7 +22,7 @@ class Slice:
     percent: bool
 
     def rows(self, total: int) -> range:
-        """The rows of `total` that it holds. A bound that lies outside is moved to the end of the rows."""
+        """Indices of the selected rows out of `total`. Bounds outside are clamped."""
         start, stop = (self._row(bound, total) for bound in (self.start, self.stop))
         return range(0 if start is None else start, total if stop is None else stop)
 
@@ -33,10 +34,10 @@ class Slice:
 
 
 def parse_split(split: str) -> tuple[str, Slice | None]:
-    """A split's name, and the slice of its rows if it has one, as in the datasets library.
+    """Parse a split into its name and an optional slice, with the syntax of the datasets library.
 
     Raises:
-        ValueError: the slice is not written like `[10:20]` or `[:10%]`.
+        ValueError: the slice is not of the form `[10:20]` or `[:10%]`.
     """
     if "[" not in split and "]" not in split:
         return split, None

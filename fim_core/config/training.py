@@ -1,4 +1,4 @@
-"""The sections `optimizer`, `scheduler`, `checkpoint` and those of trackers: how a run trains."""
+"""Sections of the training loop: `optimizer`, `scheduler`, `checkpoint`, `loss`, `logger` and trackers."""
 
 from __future__ import annotations
 
@@ -12,37 +12,42 @@ DEFAULT_WARMUP_RATIO = 0.05
 
 
 class OptimizerConfig(Section):
-    """`optimizer`: AdamW and its numbers. `lr` is never None in a validated experiment, which fills in its default."""
+    """`optimizer`: AdamW. A validated experiment has replaced `lr: None` by its default."""
 
     type: Literal["adamw", "cpu_adam"] = Field(
-        "adamw", description="adamw; cpu_adam keeps its state in host memory (needs DeepSpeed's optimizer offload)."
+        "adamw",
+        description="adamw, or cpu_adam, which keeps its state in host memory (needs DeepSpeed's optimizer offload).",
     )
     lr: float | None = Field(
         None,
         gt=0,
         validation_alias=AliasChoices("lr", "learning_rate"),
-        description="Peak learning rate. Default, by what is trained: 2e-4 for LoRA adapters, 2e-5 for all weights of a "
-        "pretrained model, 1e-3 for a model from scratch.",
+        description="Peak learning rate. Default: 2e-4 for LoRA adapters, 2e-5 for all weights of a pretrained model, "
+        "1e-3 for a model from scratch.",
     )
     weight_decay: float = Field(0.1, ge=0, description="Decoupled weight decay; not applied to biases and norms.")
-    betas: tuple[float, float] = Field((0.9, 0.999), description="Decay of the first and second moment.")
-    eps: float = Field(1e-8, gt=0, description="Added to the denominator.")
+    betas: tuple[float, float] = Field((0.9, 0.999), description="Decay rates of the first and second moment.")
+    eps: float = Field(1e-8, gt=0, description="Added to the denominator of the update.")
 
 
 class SchedulerArgs(Section):
-    """`scheduler.scheduler_specific_kwargs`: what a schedule takes besides the warm-up and the number of steps."""
+    """`scheduler.scheduler_specific_kwargs`: arguments of a schedule besides warm-up and number of steps."""
 
     min_lr_rate: float | None = Field(None, ge=0, le=1, description="Floor of the cosine as a share of the peak.")
     min_lr: float | None = Field(None, ge=0, description="Floor of the cosine as a learning rate.")
-    warmup_lr_rate: float | None = Field(
-        None, ge=0, le=1, description="Where the warm-up begins, as a share of the peak."
+    warmup_lr_rate: float | None = Field(None, ge=0, le=1, description="Start of the warm-up as a share of the peak.")
+    num_cycles: float | None = Field(
+        None, gt=0, description="Number of cosine cycles; a whole number for cosine_with_restarts."
     )
-    num_cycles: float | None = Field(None, gt=0, description="Waves of the cosine; whole for cosine_with_restarts.")
-    lr_end: float | None = Field(None, ge=0, description="Where polynomial ends, as a learning rate.")
-    power: float | None = Field(None, gt=0, description="Power of polynomial.")
-    timescale: int | None = Field(None, ge=1, description="Steps that inverse_sqrt counts in. Default: the warm-up's.")
-    num_decay_steps: int | None = Field(None, ge=0, description="Steps of the decay at the end.")
-    num_stable_steps: int | None = Field(None, ge=0, description="Steps between warm-up and decay. Default: the rest.")
+    lr_end: float | None = Field(None, ge=0, description="Final learning rate of polynomial.")
+    power: float | None = Field(None, gt=0, description="Exponent of polynomial.")
+    timescale: int | None = Field(
+        None, ge=1, description="Time scale of inverse_sqrt in steps. Default: the length of the warm-up."
+    )
+    num_decay_steps: int | None = Field(None, ge=0, description="Steps of the final decay.")
+    num_stable_steps: int | None = Field(
+        None, ge=0, description="Steps between warm-up and decay. Default: all remaining steps."
+    )
     warmup_type: Literal["linear", "cosine", "1-sqrt"] | None = Field(None, description="Shape of the warm-up.")
     decay_type: Literal["linear", "cosine", "1-sqrt"] | None = Field(None, description="Shape of the decay.")
     min_lr_ratio: float | None = Field(None, ge=0, le=1, description="Floor of the decay as a share of the peak.")
@@ -62,21 +67,21 @@ SCHEDULES: dict[str, frozenset[str]] = {
         {"num_decay_steps", "num_stable_steps", "warmup_type", "decay_type", "min_lr_ratio", "num_cycles"}
     ),
 }
-"""Schedules of transformers that follow from the number of the step, and what each takes."""
+"""Schedules of transformers that depend on the step only, and the arguments of each."""
 
 _FOLLOWS_A_METRIC = ("reduce_lr_on_plateau", "greedy")
 
 
 class SchedulerConfig(Section):
-    """`scheduler`: the learning rate over optimizer steps."""
+    """`scheduler`: the learning-rate schedule."""
 
-    type: Literal["huggingface"] = Field("huggingface", description="Whose names for schedules are used.")
-    name: str = Field("cosine", description=f"Shape of the schedule: {', '.join(SCHEDULES)}.")
+    type: Literal["huggingface"] = Field("huggingface", description="Library that the schedules come from.")
+    name: str = Field("cosine", description=f"Name of the schedule: {', '.join(SCHEDULES)}.")
     warmup_ratio: float = Field(
         default_factory=lambda section: 0.0 if section.get("name") == "constant" else DEFAULT_WARMUP_RATIO,
         ge=0,
         le=1,
-        description="Warm-up as a share of all optimizer steps. Default: 0.05, or 0 for the schedule `constant`.",
+        description="Warm-up as a share of all optimizer steps. Default: 0.05, or 0 for `constant`.",
     )
     warmup_steps: int | None = Field(
         None,
@@ -84,13 +89,13 @@ class SchedulerConfig(Section):
         validation_alias=AliasChoices("warmup_steps", "num_warmup_steps"),
         description="Warm-up in optimizer steps, instead of warmup_ratio.",
     )
-    scheduler_specific_kwargs: SchedulerArgs = Field(SchedulerArgs(), description="What the schedule takes.")
+    scheduler_specific_kwargs: SchedulerArgs = Field(SchedulerArgs(), description="Arguments of the schedule.")
 
     @field_validator("name")
     @classmethod
     def _known_schedule(cls, value: str) -> str:
         if value in _FOLLOWS_A_METRIC:
-            raise ValueError(f"{value} follows a metric, not the step; choose one of {', '.join(SCHEDULES)}")
+            raise ValueError(f"{value} depends on a metric, not on the step; choose one of {', '.join(SCHEDULES)}")
         if value not in SCHEDULES:
             raise ValueError(f"no such schedule: {value}{closest(value, list(SCHEDULES))} ({', '.join(SCHEDULES)})")
         return value
@@ -100,15 +105,15 @@ class SchedulerConfig(Section):
         given = self.scheduler_specific_kwargs.model_dump(exclude_none=True)
         taken = SCHEDULES[self.name]
         if foreign := sorted(given.keys() - taken):
-            has = f"it takes {', '.join(sorted(taken))}" if taken else "it takes none"
-            raise ValueError(f"{foreign[0]} has no meaning for the schedule {self.name}: {has}")
+            known = f"its arguments are {', '.join(sorted(taken))}" if taken else "it takes none"
+            raise ValueError(f"{foreign[0]} is not an argument of the schedule {self.name}: {known}")
         floors = given.keys() & {"min_lr", "min_lr_rate"}
         if "min_lr" in taken and len(floors) != 1:
             raise ValueError(f"{self.name} needs one of min_lr and min_lr_rate in scheduler_specific_kwargs")
         if self.name == "warmup_stable_decay" and "num_decay_steps" not in given:
             raise ValueError("warmup_stable_decay needs num_decay_steps in scheduler_specific_kwargs")
         if self.name == "cosine_with_restarts" and given.get("num_cycles", 1) % 1:
-            raise ValueError("num_cycles of cosine_with_restarts is a whole number")
+            raise ValueError("num_cycles must be a whole number for cosine_with_restarts")
         return self
 
     @model_validator(mode="after")
@@ -159,29 +164,29 @@ class LossConfig(Section):
 
 
 class TrackerConfig(Section):
-    """One experiment tracker, beside the JSON lines that are always written.
+    """One experiment tracker, in addition to `metrics.jsonl`, which is always written.
 
-    What it writes on this machine (TensorBoard's event files, wandb's runs) is kept in the checkpoint's `trackers`.
+    Its local files (TensorBoard events, wandb runs) are kept in the checkpoint's folder `trackers`.
     """
 
-    enable: bool = Field(True, description="Send metrics there.")
-    project: FolderName = Field("fim", description="Project that the run is filed under.")
+    enable: bool = Field(True, description="Whether to send metrics to the tracker.")
+    project: FolderName = Field("fim", description="Project of the run.")
     name: FolderName | None = Field(None, description="Name of the run. Default: the experiment's.")
 
 
 class WandbConfig(TrackerConfig):
     """`wandb`: Weights & Biases."""
 
-    entity: str | None = Field(None, description="Team or user that owns the project. Default: the account's own.")
+    entity: str | None = Field(None, description="Team or user that owns the project. Default: the account's.")
 
 
 class LoggerConfig(Section):
-    """`logger`: what training processes write beside their metrics."""
+    """`logger`: log output of the training processes."""
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("WARNING", description="Lowest level that is written.")
     output_dir: Place | None = Field(
-        None, description="Folder for the logs: `<experiment>-<version>/rank-N.log`. Default: the run's own folder."
+        None, description="Folder for the logs, `<experiment>-<version>/rank-N.log`. Default: the run's work folder."
     )
     print_output_ranks: list[int] | Literal["all"] = Field(
-        "all", description="Ranks whose log also reaches the console and the logs of the Dagster run."
+        "all", description="Ranks whose log is also shown in the console and in the log of the Dagster run."
     )

@@ -1,4 +1,4 @@
-"""`schedule`, `exports`, `notify`, `metadata`, `checks`: how the pipeline runs in Dagster."""
+"""Sections for running the pipeline in Dagster: `retraining`, `exports`, `notify`, `metadata`, `checks`."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from pydantic import Field, field_validator
 from fim_core.config.base import Place, Section, closest
 
 
-class ScheduleConfig(Section):
-    """`schedule`: when the model is retrained."""
+class RetrainingConfig(Section):
+    """`retraining`: schedule of the retraining."""
 
-    cron: str = Field("0 3 * * 0", description="Five-field cron of the retraining. Default: Sunday, 03:00.")
-    timezone: str = Field("UTC", description="Time zone of the cron, an IANA name.")
+    cron: str = Field("0 3 * * 0", description="Cron expression with five fields. Default: Sundays at 03:00.")
+    timezone: str = Field("UTC", description="IANA time zone of the cron expression.")
     enabled: bool = Field(False, description="Whether the schedule starts switched on.")
-    max_age_days: float = Field(8.0, gt=0, description="A checkpoint older than this fails its freshness policy.")
+    max_age_days: float = Field(
+        8.0, gt=0, description="Age in days from which a checkpoint fails its freshness policy."
+    )
 
     @field_validator("cron")
     @classmethod
@@ -25,11 +27,12 @@ class ScheduleConfig(Section):
 
         if len(fields := value.split()) != 5:
             raise ValueError(
-                f"{value!r} has {len(fields)} fields; a cron has five: minute, hour, day of month, month, day of week"
+                f"{value!r} has {len(fields)} fields; a cron expression has five: minute, hour, day of month, month, day "
+                "of week"
             )
         if not croniter.is_valid(value, strict=True):
             raise ValueError(
-                f"{value!r} is not a valid cron expression; write for example '0 3 * * 0' for Sundays at 03:00"
+                f"{value!r} is not a valid cron expression; for example, '0 3 * * 0' means Sundays at 03:00"
             )
         return value
 
@@ -42,37 +45,39 @@ class ScheduleConfig(Section):
 
 
 class ExportsConfig(Section):
-    """`exports`: the folder that the sensor watches."""
+    """`exports`: the folder that the exports sensor watches."""
 
-    folder: Place = Field("exports", description="Folder that new exports arrive in, as `data.sources` reads them.")
+    folder: Place = Field("exports", description="Folder to watch for new exports, as read by `data.sources`.")
     settle_seconds: float = Field(
-        30.0, ge=0, description="A file counts as written when it has not changed for so long."
+        30.0, ge=0, description="Seconds without a change after which a file counts as completely written."
     )
     enabled: bool = Field(False, description="Whether the sensor starts switched on.")
 
 
 class NotifyConfig(Section):
-    """`notify`: who hears of a failed run."""
+    """`notify`: notification of failed runs."""
 
     webhook: str | None = Field(
-        None, pattern=r"^https?://", description="URL that gets a JSON message by POST. Without it, the log only."
+        None, pattern=r"^https?://", description="URL to POST a JSON message to. Default: failures are only logged."
     )
 
 
 class MetadataConfig(Section):
-    """`metadata`: what the UI shows."""
+    """`metadata`: content shown in the UI."""
 
-    show_samples: bool = Field(False, description="Show customer text (prompts, completions) in the UI and the report.")
+    show_samples: bool = Field(
+        False, description="Whether to show customer text (prompts, completions) in the UI and the report."
+    )
 
 
 class CheckOverride(Section):
-    """Changes to one data-quality check, by its name."""
+    """Overrides of one data-quality check."""
 
     severity: Literal["error", "warn", "off"] | None = Field(
-        None, description="error stops what comes after; warn reports; off leaves the check out."
+        None, description="error: stop downstream assets. warn: only report. off: skip the check."
     )
-    max_rows: int | None = Field(None, ge=0, description="Offending rows that are tolerated.")
-    max_share: float | None = Field(None, ge=0, le=1, description="Share of offending rows that is tolerated.")
+    max_rows: int | None = Field(None, ge=0, description="Maximum number of offending rows.")
+    max_share: float | None = Field(None, ge=0, le=1, description="Maximum share of offending rows.")
 
     @field_validator("severity", mode="before")
     @classmethod

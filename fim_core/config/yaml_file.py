@@ -1,4 +1,4 @@
-"""YAML as experiments use it: YAML 1.2, safe, of a sane size, with every key once and with finite numbers."""
+"""Strict YAML 1.2 reader: safe, bounded in size, without duplicate keys or non-finite numbers."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _MERGE = "tag:yaml.org,2002:merge"
 
 
 class InvalidYaml(ValueError):
-    """A document that cannot be used; the message names the line."""
+    """An unusable document; the message names the line."""
 
 
 def read_yaml(text: str) -> Any:
-    """The content of a YAML document: plain values, lists and mappings.
+    """Parse a YAML document into plain values, lists and mappings.
 
     Raises:
-        InvalidYaml: it is not valid, holds a key twice or a number that is not finite, or is too deep or too large.
+        InvalidYaml: it is invalid, has a duplicate key or a non-finite number, or is too deep or too large.
     """
     try:
         parser = YAML(typ="safe", pure=True)
@@ -44,10 +44,10 @@ def read_yaml(text: str) -> Any:
 
 
 def _require_sane(root: Node, construct: Callable[[Node], Any]) -> None:
-    """Go on if a document is of a size that an experiment may have, every alias counted in full, with usable values.
+    """Check the size of a document, with every alias counted in full, and its values.
 
     Raises:
-        InvalidYaml: it is nested too deeply, holds itself, grows too large, or holds a value that cannot be used.
+        InvalidYaml: it is nested too deeply, contains itself, is too large, or has an unusable value.
     """
     sizes: dict[int, int] = {}
     open_nodes: set[int] = set()
@@ -55,7 +55,7 @@ def _require_sane(root: Node, construct: Callable[[Node], Any]) -> None:
     def size(node: Node, depth: int) -> int:
         line = node.start_mark.line + 1
         if id(node) in open_nodes:
-            raise InvalidYaml(f"line {line}: an alias stands for something that holds it. Write it out.")
+            raise InvalidYaml(f"line {line}: an alias refers to a value that contains it. Write the value out.")
         if depth > DEEPEST:
             raise InvalidYaml(f"line {line}: nested deeper than {DEEPEST} levels.")
         if id(node) not in sizes:
@@ -78,14 +78,14 @@ def _require_sane(root: Node, construct: Callable[[Node], Any]) -> None:
 
 
 def _require_unique(mapping: MappingNode) -> None:
-    # The library refuses a second key as well, but names the line where the mapping begins instead of the first key's.
+    # ruamel.yaml refuses duplicate keys too, but reports the line of the mapping instead of that of the first key.
     lines: dict[tuple[Any, Any], int] = {}
     for key, _ in mapping.value:
         if isinstance(key, ScalarNode):
             line, name = key.start_mark.line + 1, (key.tag, key.value)
             if name in lines:
                 raise InvalidYaml(
-                    f"line {line}: {key.value} is given again, after line {lines[name]}. Remove one of them."
+                    f"line {line}: duplicate key {key.value}, first on line {lines[name]}. Remove one of them."
                 )
             lines[name] = line
 
@@ -95,7 +95,7 @@ def _require_usable(node: Node, construct: Callable[[Node], Any]) -> None:
     try:
         value = construct(node)
     except (ValueError, OverflowError) as error:
-        raise InvalidYaml(f"line {line}: a value cannot be used: {error}") from error
+        raise InvalidYaml(f"line {line}: invalid value: {error}") from error
     if isinstance(value, float) and not math.isfinite(value):
         raise InvalidYaml(f"line {line}: {value} is not a finite number. Give a number, or leave the option out.")
     if isinstance(value, int) and abs(value) >= LARGEST_NUMBER:

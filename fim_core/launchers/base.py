@@ -42,7 +42,7 @@ _LAUNCHERS: dict[str, Launcher] = {}
 def register(kind: str) -> Callable[[Launcher], Launcher]:
     """Make a function the launcher for experiments with `launcher.type: <kind>`.
 
-    The class of its options is registered by `fim_core.config.launchers.register_options`.
+    The class of its options is registered by `fim_core.config.experiment.register_launcher_options`.
     """
 
     def add(start: Launcher) -> Launcher:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fim_core.config import Experiment
+from fim_core.config.launchers import LauncherSection
 from fim_core.errors import FimError
 from fim_core.integrity import read_sealed, write_sealed
 
@@ -132,9 +133,15 @@ class Job:
         return Path(chosen).absolute() / self.run_name if chosen else self.work.logs
 
     def write(self) -> Path:
-        """Write the job file; returns its path."""
+        """Write the job file; returns its path.
+
+        Of the launcher's options it holds those that all launchers share: a rank need not know the launcher's type,
+        whose module may not be installed on its machine.
+        """
+        experiment = self.experiment.model_dump(mode="json")
+        shared = [name for name in LauncherSection.model_fields if name != "type"]
         content = {
-            "experiment": self.experiment.model_dump(mode="json"),
+            "experiment": experiment | {"launcher": {name: experiment["launcher"][name] for name in shared}},
             "dataset": str(self.dataset),
             "tokenizer": str(self.tokenizer),
             "work": str(self.work.root),

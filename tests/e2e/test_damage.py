@@ -81,7 +81,7 @@ def test_a_damaged_version_is_made_again_on_request(experiment: Experiment) -> N
     arguments = ["verify", "--storage", str(store.root)]
     tell = lambda *options: CliRunner().invoke(app, [*arguments, *options])  # noqa: E731
     assert tell().exit_code == 0
-    assert tell().output.startswith("6 versions are whole, 0 are damaged.")
+    assert tell().output.startswith("6 versions are intact, 0 are damaged.")
 
     raw = store.current("raw_completions").path / "raw_completions.parquet"
     whole = raw.read_bytes()

@@ -1,4 +1,4 @@
-"""What the commands say of a run: failed checks, and what stays when it is stopped."""
+"""Progress output of pipeline commands: failed checks, and the note after Ctrl-C."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from fim_core.config import load_experiment
 from fim_core.inference.row_progress import RowProgress
 
 
-def test_a_failed_check_that_stops_nothing_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_check_of_severity_warn_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_experiment(tmp_path, checks={"empty_outputs": {"max_rows": 0}})
-    for _ in range(2):  # made, and found again
+    for _ in range(2):  # made, then reused
         run_pipeline(load_experiment(path), until="tokenized_dataset")
         said = capsys.readouterr().err
         assert said.count("fim_prompts: check failed (warn): empty_outputs: ") == 1
-        assert "It asks: Empty completions are a minority" in said
+        assert "Expected: Empty completions are a minority" in said
 
 
-def test_what_is_made_and_how_far_training_is_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_assets_and_training_progress_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     experiment = load_experiment(write_experiment(tmp_path))
     run_pipeline(experiment, until="trained_checkpoint")
     said = capsys.readouterr().err
@@ -40,7 +40,7 @@ def test_what_is_made_and_how_far_training_is_are_told(tmp_path: Path, capsys: p
     assert re.search(r"^fim_prompts [0-9a-f]{16}: reused$", said, re.MULTILINE)
 
 
-def test_how_far_an_evaluation_is_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluation_progress_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     experiment = load_experiment(write_experiment(tmp_path))
     run_pipeline(experiment, until="evaluation_report")
     said = capsys.readouterr().err
@@ -57,7 +57,7 @@ def test_how_far_an_evaluation_is_is_told(tmp_path: Path, capsys: pytest.Capture
     assert re.search(rf"^model, losses of gold completions: {total} of {total} rows", said, re.MULTILINE)
 
 
-def test_a_terminal_gets_one_bar_for_each_task(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_terminal_gets_one_bar_per_model_and_task(capsys: pytest.CaptureFixture[str]) -> None:
     bars = RowBars()
     for model, task in (("model", "completions"), ("model", "losses"), ("champion", "completions")):
         advance = RowProgress(bars.show, model).start(task, 7)
@@ -69,7 +69,7 @@ def test_a_terminal_gets_one_bar_for_each_task(capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.slow
-def test_ctrl_c_says_where_the_next_run_goes_on(tmp_path: Path) -> None:
+def test_ctrl_c_prints_where_the_next_run_resumes(tmp_path: Path) -> None:
     path = write_experiment(
         tmp_path, max_steps=None, epochs=40, checkpoint={"type": "deepspeed", "save_every_n_steps": 2}
     )
@@ -95,7 +95,7 @@ def test_ctrl_c_says_where_the_next_run_goes_on(tmp_path: Path) -> None:
     assert (work / "state" / f"step-{found[1]}").is_dir()
 
 
-def test_what_to_know_of_a_file_of_arctic_training_is_printed_once(
+def test_the_notice_about_an_arctic_training_file_is_printed_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "theirs.yaml"

@@ -304,5 +304,5 @@ def test_an_empty_storage_counts_as_unset(value: str, tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     assert "no folder .fim" in fim("gc")
     path.write_text("storage: ''\nmodel: {name_or_path: m}\ndata: {sources: [{type: demo}]}\n")
-    with pytest.raises(FimError, match="storage: an empty name is no folder"):
+    with pytest.raises(FimError, match="storage: the path is empty"):
         load_experiment(path)

@@ -47,7 +47,7 @@ class BadNight(DagsterHome):
             max_steps=120,
             checkpoint={"type": "deepspeed", "save_every_n_steps": 10},
             launcher={"num_processes": 2},
-            schedule={"cron": EVERY_TWO_MINUTES, "enabled": True},
+            retraining={"cron": EVERY_TWO_MINUTES, "enabled": True},
             exports={"folder": str(self.exports), "settle_seconds": SETTLE_SECONDS, "enabled": True},
         )
         super().__init__(folder / "dagster", self.experiment)

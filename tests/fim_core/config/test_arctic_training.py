@@ -276,9 +276,12 @@ def test_the_documentation_lists_every_key() -> None:
         ({"checkpoint": {"enabled": "maybe"}}, "checkpoint.0.enabled: maybe is neither"),
         ({"optimizer": {"type": "fused_adam_moe"}}, "optimizer.type: fused_adam_moe: experts are never spread"),
         ({"optimizer": {"type": "sgd"}}, "optimizer.type: "),
-        ({"scheduler": {"name": "greedy"}}, "scheduler.name: greedy follows a metric"),
+        ({"scheduler": {"name": "greedy"}}, "scheduler.name: greedy depends on a metric"),
         ({"scheduler": {"name": "cosin"}}, "did you mean cosine?"),
-        ({"scheduler": {"name": "inverse_sqrt", "scheduler_specific_kwargs": {"power": 2}}}, "it takes timescale"),
+        (
+            {"scheduler": {"name": "inverse_sqrt", "scheduler_specific_kwargs": {"power": 2}}},
+            "its arguments are timescale",
+        ),
         ({"scheduler": {"name": "warmup_stable_decay"}}, "needs num_decay_steps"),
         ({"type": "dpo"}, "type: the trainer dpo is not done here; only `sft` is"),
         ({"epochs": None}, "`epochs: null` needs max_steps"),
@@ -305,7 +308,7 @@ def test_a_bad_value_names_the_key_that_the_file_has(tmp_path: Path, change: dic
         ),
         ({"sources": [{"name_or_path": "d:a", "split": "b"}]}, "data.sources.0.name_or_path: names the split a"),
         ({"sources": ["d:train[5]"]}, "slices are written like"),
-        ({"sources": [{"name_or_path": "d", "kwargs": {"token": "x"}}]}, "token cannot be given"),
+        ({"sources": [{"name_or_path": "d", "kwargs": {"token": "x"}}]}, "token is not allowed"),
     ],
 )
 def test_a_bad_value_of_data_is_named(tmp_path: Path, data: dict[str, Any], named: str) -> None:

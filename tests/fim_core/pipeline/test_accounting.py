@@ -28,6 +28,6 @@ def test_every_row_is_counted_once(tmp_path: Path) -> None:
         "rows in": "252",
         "kept": f"{account.kept} ({account.train} to train on, {account.eval} held out)",
         "rejected": "12 (empty_input 1, invalid_json 2, too_long 9)",
-        "left out": f"{account.left_out} (their group is held out, their statement is trained on in others)",
+        "left out": f"{account.left_out} (their group is held out, but their statement is trained on elsewhere)",
         "held-out groups": f"{prompts['held_out_groups']} of {prompts['groups']}",
     }

@@ -135,7 +135,7 @@ def test_arguments_reach_the_library(tmp_path: Path) -> None:
     assert [row["input"] for row in rows] == [f"p{number}" for number in range(5)]
     with pytest.raises(FimError, match="`kwargs` goes with a data set of a hub"):
         read(tmp_path / "out", {"name_or_path": str(path), "kwargs": {"revision": "main"}})
-    with pytest.raises(ValueError, match="trust_remote_code cannot be given"):
+    with pytest.raises(ValueError, match="trust_remote_code is not allowed"):
         DataConfig.model_validate({"sources": [{"name_or_path": "a/b", "kwargs": {"trust_remote_code": True}}]})
 
 

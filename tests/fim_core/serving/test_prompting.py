@@ -193,7 +193,7 @@ def test_another_tokenizer_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     recipe = read_recipe(folder)
     tokens = replace(recipe.fim_tokens, middle_id=recipe.fim_tokens.middle_id + 1)
     write_recipe(folder, replace(recipe, fim_tokens=tokens))
-    with pytest.raises(FimError, match="FIM tokens of the tokenizer .* differ"):
+    with pytest.raises(FimError, match=r"FIM tokens of the tokenizer .* differ"):
         load_prompt_builder(folder, load_tokenizer(folder))
 
 

@@ -8,10 +8,10 @@ import dagster as dg
 import pytest
 from pydantic import ValidationError
 
-from fim_assets.automation.schedule import retraining_schedule
+from fim_assets.automation.retraining import retraining_schedule
 from fim_assets.definitions import defs
 from fim_assets.resources.experiment import workflow_settings
-from fim_core.config.workflow import ScheduleConfig
+from fim_core.config.workflow import RetrainingConfig
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ from fim_core.config.workflow import ScheduleConfig
     ],
 )
 def test_a_tick_is_passed_over_while_a_retraining_runs(job: str, status: dg.DagsterRunStatus, skipped: bool) -> None:
-    schedule = retraining_schedule(ScheduleConfig(cron="0 3 * * 1", timezone="Europe/Berlin", enabled=True))
+    schedule = retraining_schedule(RetrainingConfig(cron="0 3 * * 1", timezone="Europe/Berlin", enabled=True))
     assert (schedule.cron_schedule, schedule.execution_timezone) == ("0 3 * * 1", "Europe/Berlin")
     assert schedule.default_status == dg.DefaultScheduleStatus.RUNNING
     with dg.instance_for_test() as instance:
@@ -63,16 +63,16 @@ def test_the_experiment_accepts_what_dagster_accepts(options: dict[str, str], va
 
     if valid:
         define()
-        ScheduleConfig(**given)
+        RetrainingConfig(**given)
     else:
         with pytest.raises(dg.DagsterError):
             define()
         with pytest.raises(ValidationError):
-            ScheduleConfig(**given)
+            RetrainingConfig(**given)
 
 
 VALID = "model: {name_or_path: m}\ndata: {sources: [{type: demo}]}\n"
-OURS = "schedule: {cron: '0 5 * * *', enabled: true}\nnotify: {webhook: 'https://example.org/hook'}\n"
+OURS = "retraining: {cron: '0 5 * * *', enabled: true}\nnotify: {webhook: 'https://example.org/hook'}\n"
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ OURS = "schedule: {cron: '0 5 * * *', enabled: true}\nnotify: {webhook: 'https:/
         ("", "0 3 * * 0", True, False),
         (None, "0 3 * * 0", True, False),
     ],
-    ids=["valid", "typo", "typo, no schedule", "bad cron", "not YAML", "empty", "missing"],
+    ids=["valid", "typo", "typo, no retraining", "bad cron", "not YAML", "empty", "missing"],
 )
 def test_a_broken_experiment_file_keeps_what_is_valid_in_it(
     content: str | None, cron: str, enabled: bool, webhook: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -97,6 +97,6 @@ def test_a_broken_experiment_file_keeps_what_is_valid_in_it(
         file.write_text(content)
     monkeypatch.setenv("FIM_EXPERIMENT", str(file))
     settings = workflow_settings()
-    assert (settings.schedule.cron, settings.schedule.enabled) == (cron, enabled)
+    assert (settings.retraining.cron, settings.retraining.enabled) == (cron, enabled)
     assert (settings.notify.webhook is not None) == webhook
     defs().get_repository_def()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dagster as dg
 
 from fim_assets.automation.jobs import retrain
-from fim_core.config.workflow import ScheduleConfig
+from fim_core.config.workflow import RetrainingConfig
 
 _UNDER_WAY = [
     dg.DagsterRunStatus.QUEUED,
@@ -15,7 +15,7 @@ _UNDER_WAY = [
 ]
 
 
-def retraining_schedule(config: ScheduleConfig) -> dg.ScheduleDefinition:
+def retraining_schedule(config: RetrainingConfig) -> dg.ScheduleDefinition:
     """The schedule of the `retrain` job, with cron and time zone of the experiment."""
     status = dg.DefaultScheduleStatus.RUNNING if config.enabled else dg.DefaultScheduleStatus.STOPPED
 
