@@ -186,7 +186,7 @@ def test_sets_of_different_recipes_do_not_mix(export: Path, tokenizer_folder: st
     ]
     data = DataConfig.model_validate({"sources": [str(place) for place in places]})
     for read in (digest_sources, lambda data: write_raw_completions(data, export.parent / "raw")):
-        with pytest.raises(FimError, match="chat and plain hold finished prompts of different form"):
+        with pytest.raises(FimError, match="chat and plain hold finished prompts of different forms"):
             read(data)
 
 
@@ -195,7 +195,7 @@ def test_sets_of_different_recipes_do_not_mix(export: Path, tokenizer_folder: st
     [
         ({"fim_order": "spm"}, {}, "order psm"),
         ({"template": "plain"}, {}, "template chat"),
-        ({}, {"render": "chat"}, "leave out `render`"),
+        ({}, {"render": "chat"}, "Remove `render`"),
     ],
 )
 def test_options_that_contradict_are_refused_before_work(

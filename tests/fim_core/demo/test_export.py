@@ -16,16 +16,16 @@ import typer
 from typer.testing import CliRunner
 
 from fim_core.cli.demo_data import register
-from fim_core.demo.cuts import SHARES, cut_statement
 from fim_core.demo.export import COLUMNS, DAMAGES, Row, clean_rows, damage_row, generate_rows, write_export
+from fim_core.demo.middles import SHARES, choose_middle
 from fim_core.demo.schemas import SUBJECTS
-from fim_core.demo.statements import Statement, choose_focus, write_statement
+from fim_core.demo.statements import DemoStatement, choose_focus, write_statement
 from fim_core.errors import FimError
 from fim_core.records.parse import parse_input
 from fim_core.records.schema import Completion, Reason, Rejection
 
 
-def statements(count: int) -> list[Statement]:
+def statements(count: int) -> list[DemoStatement]:
     rng = Random(3)
     return [write_statement(choose_focus(rng.choice(SUBJECTS), rng), rng) for _ in range(count)]
 
@@ -56,15 +56,15 @@ def test_cuts_lie_in_the_statement_and_are_what_they_say() -> None:
     seen = Counter()
     for statement in statements(400):
         for _ in range(5):
-            cut = cut_statement(statement, rng)
-            missing = statement.text[cut.start : cut.end]
-            assert 0 <= cut.start <= cut.end <= len(statement.text)
-            assert (missing == "") == (cut.type == "fillMe_empty")
-            if cut.type == "fillMe_line":
-                assert statement.text[cut.end : cut.end + 1] in ("", "\n")
-            if cut.type in ("fillMe_line", "fillMe_start", "fillMe_identifier"):
+            middle = choose_middle(statement, rng)
+            missing = statement.text[middle.start : middle.end]
+            assert 0 <= middle.start <= middle.end <= len(statement.text)
+            assert (missing == "") == (middle.type == "fillMe_empty")
+            if middle.type == "fillMe_line":
+                assert statement.text[middle.end : middle.end + 1] in ("", "\n")
+            if middle.type in ("fillMe_line", "fillMe_start", "fillMe_identifier"):
                 assert "\n" not in missing
-            seen[cut.type] += 1
+            seen[middle.type] += 1
     for kind, percent in SHARES.items():
         assert seen[kind] / seen.total() == pytest.approx(percent / 100, abs=0.07)
 

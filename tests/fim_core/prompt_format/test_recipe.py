@@ -82,7 +82,7 @@ def test_an_experiment_may_not_contradict_it(
 
 def test_tokens_of_the_experiment(tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> None:
     other = MODEL.model_copy(update={"fim_tokens": FimTokenNames(prefix="[A]", suffix="[B]", middle="[C]")})
-    with pytest.raises(FimError, match=r"model\.fim_tokens names other tokens"):
+    with pytest.raises(FimError, match=r"model\.fim_tokens differs from the tokens"):
         PromptBuilder(copy.deepcopy(tokenizer), other, data_options(), recipe)
     end = MODEL.model_copy(update={"end_token": "<|endoftext|>"})
     builder = PromptBuilder(copy.deepcopy(tokenizer), end, data_options(), recipe)

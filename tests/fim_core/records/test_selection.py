@@ -103,7 +103,7 @@ def test_rows_of_one_file_are_shared_out_by_slices(tmp_path: Path) -> None:
     assert len({row["row_id"] for row in rows}) == ROWS
     assert counts.warnings == []
     overlapping = [{"name_or_path": path, "split": split} for split in ("train[:30]", "train[20:]")]
-    assert "rows come in once more" in read(tmp_path / "twice", *overlapping)[1].warnings[0]
+    assert "rows are read twice" in read(tmp_path / "twice", *overlapping)[1].warnings[0]
 
 
 def test_more_than_there_is_gives_all_with_a_warning(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from fim_core.records.locate import locate
 from fim_core.records.parse import parse_input
 from fim_core.records.schema import Completion
 from fim_core.records.sql_files import CONTEXT_CHARACTERS, read_sql_file, sql_rows
-from fim_core.records.sql_syntax import LONGEST_SPAN, _Brackets, split_statements
+from fim_core.records.sql_syntax import LONGEST_SPAN, _Brackets, read_statements
 
 TEXT = """-- who sells what
 CREATE TABLE straße (a INT, b VARCHAR(10));
@@ -47,14 +47,14 @@ def rows(text: str, seed: str = "1", **options: object) -> list[tuple[str, Compl
 
 
 def test_statements_are_slices_of_the_file() -> None:
-    statements = split_statements(TEXT, "snowflake")
+    statements = read_statements(TEXT, "snowflake")
     assert statements is not None
     assert [each.text for each in statements] == STATEMENTS
     assert [each.is_definition for each in statements] == [True, False, False]
 
 
 def test_syntax_nodes() -> None:
-    statements = split_statements(TEXT, "snowflake")
+    statements = read_statements(TEXT, "snowflake")
     assert statements is not None
     nodes = {statements[1].text[start:end] for start, end in statements[1].spans()}
     assert nodes >= {
@@ -75,7 +75,7 @@ def test_syntax_nodes() -> None:
 
 def test_a_statement_that_cannot_be_parsed_has_its_tokens(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG):
-        statements = split_statements("FROBNICATE (a, b) hunter2 SELECT SELECT; GRANT hunter2 TO ROLE x", "snowflake")
+        statements = read_statements("FROBNICATE (a, b) hunter2 SELECT SELECT; GRANT hunter2 TO ROLE x", "snowflake")
         assert statements is not None
         first, second = ({s.text[a:b] for a, b in s.spans()} for s in statements)
     assert first >= {"FROBNICATE", "(a, b)", "hunter2"}
@@ -120,7 +120,7 @@ def test_ranges_grow_until_brackets_have_their_partners(words: list[str], data: 
 def test_deep_nesting_costs_no_more_than_its_length() -> None:
     """10,000 brackets took 44 seconds."""
     began = time.process_time()
-    [statement] = split_statements("select " + "(" * 10_000 + "1" + ")" * 10_000 + ";", "snowflake") or []
+    [statement] = read_statements("select " + "(" * 10_000 + "1" + ")" * 10_000 + ";", "snowflake") or []
     assert len(statement.spans()) == 257
     assert time.process_time() - began < 5
 
@@ -163,14 +163,14 @@ def test_statements_that_spell_the_placeholder_are_left_out_and_told() -> None:
     told: list[str] = []
     made = list(sql_rows("SELECT '<FILLME>'; SELECT 1", "a.sql", SqlFileOptions(), seed="1", warn=told.append))
     assert all("FILLME" not in state for _, state, _ in made)
-    assert "1 statements spell" in told[0]
+    assert "1 statements contain <fillMe>" in told[0]
 
 
 def test_a_file_that_cannot_be_tokenized_is_cut_at_random_and_told() -> None:
     told: list[str] = []
     text = "SELECT 1;\nSELECT 'never closed"
     made = list(sql_rows(text, "a.sql", SqlFileOptions(cuts_per_statement=4), seed="1", warn=told.append))
-    assert split_statements(text, "snowflake") is None
+    assert read_statements(text, "snowflake") is None
     assert {kind for kind, *_ in made} <= {"sql_random", "sql_empty"}
     assert {_whole(state, middle) for _, state, middle in made} == {"SELECT 1;", "SELECT 'never closed"}
     assert "cannot be tokenized" in told[0]
@@ -236,7 +236,7 @@ pieces = st.sampled_from(
 )
 def test_prefix_middle_and_suffix_are_a_slice_of_the_file(text: str, seed: int) -> None:
     options = SqlFileOptions(cuts_per_statement=3, empty_rate=0.1)
-    statements = split_statements(text, options.dialect)
+    statements = read_statements(text, options.dialect)
     if statements is not None:
         place = 0
         for statement in statements:
@@ -273,7 +273,7 @@ PLAIN = [
 @pytest.mark.parametrize("block", BLOCKS)
 def test_a_block_is_one_statement(block: str) -> None:
     text = "\n".join(["SELECT 1;", block, *PLAIN])
-    found = split_statements(text, "snowflake")
+    found = read_statements(text, "snowflake")
     assert found is not None
     assert [statement.text for statement in found] == ["SELECT 1;", block, *PLAIN]
 
@@ -287,7 +287,7 @@ def test_a_block_is_one_statement(block: str) -> None:
     ],
 )
 def test_what_is_no_block_ends_at_its_semicolon(statements: list[str]) -> None:
-    found = split_statements(" ".join(statements), "snowflake")
+    found = read_statements(" ".join(statements), "snowflake")
     assert [statement.text for statement in found or []] == statements
 
 
