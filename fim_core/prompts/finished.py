@@ -58,7 +58,7 @@ def is_fim_prompt(prompt: str) -> bool:
 
 
 @dataclass(frozen=True)
-class FoundForm:
+class DetectedForm:
     """The form of finished prompts without a recipe.
 
     Attributes:
@@ -75,14 +75,14 @@ class FoundForm:
     is_chat: bool
 
 
-def find_form(
+def detect_form(
     prompts: Sequence[str],
     tokenizer: PreTrainedTokenizerFast,
     model: ModelConfig,
     data: DataConfig,
     *,
     has_template: bool,
-) -> FoundForm:
+) -> DetectedForm:
     """Detect FIM tokens and their order in finished prompts.
 
     Args:
@@ -106,7 +106,7 @@ def find_form(
             "Finished prompts without known FIM tokens: they are trained on as they are. If they are questions without "
             "markup, set `render: chat` for their source."
         )
-        return FoundForm(model, data, None, notice, is_chat)
+        return DetectedForm(model, data, None, notice, is_chat)
     ((names, order), rows) = found.most_common(1)[0]
     _require_order(data, order)
     _require_tokens(tokenizer, names)
@@ -117,7 +117,7 @@ def find_form(
         f"in {rows:,} of {len(prompts):,} prompts looked at{', with chat markup' if is_chat else ''}."
     )
     if has_template:
-        return FoundForm(model, data, None, f"{notice} Serving uses the template {data.template}.", is_chat)
+        return DetectedForm(model, data, None, f"{notice} Serving uses the template {data.template}.", is_chat)
     recipe = Recipe(
         fim_tokens=resolve_fim_tokens(tokenizer, model, turn_end=turn_end(tokenizer) if is_chat else None),
         fim_order=order,
@@ -133,7 +133,7 @@ def find_form(
         " Their template is unknown: serving sends the text around the cursor alone, in this order, without context. "
         "If they were made with a template, set data.template to it."
     )
-    return FoundForm(model, data, recipe, notice, is_chat)
+    return DetectedForm(model, data, recipe, notice, is_chat)
 
 
 def holds_chat_markup(prompts: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> bool:

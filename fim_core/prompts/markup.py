@@ -188,14 +188,14 @@ class ChatMarkup:
         """Render with the control tokens of the turns hidden, so that all control tokens found are the template's."""
         plane = self._guard.plane_for(system, user)
         if plane is None:
-            return self._render_anew(system, user), None
+            return self._render_template(system, user), None
         hidden = [self._guard.hide(text, plane) for text in (system, user)]
-        text, spans = self._guard.reveal(self._render_anew(*hidden), plane)
+        text, spans = self._guard.reveal(self._render_template(*hidden), plane)
         # Text of the template and of a turn may form one together.
-        own = self._render_anew(*("x" if text.strip() else text for text in (system, user)))
+        own = self._render_template(*("x" if text.strip() else text for text in (system, user)))
         return text, spans if len(spans) == 2 * self._guard.count(own) else None
 
-    def _render_anew(self, system: str, user: str) -> str:
+    def _render_template(self, system: str, user: str) -> str:
         if self.folds_system:
             messages = [{"role": "user", "content": f"{system}\n\n{user}" if user else system}]
         else:
@@ -217,12 +217,12 @@ class ChatMarkup:
 
     def _find_frame(self) -> _Frame | None:
         system = _SYSTEM if self._with_system else ""
-        text = self._render_anew(system, _USER)
+        text = self._render_template(system, _USER)
         head, found, after = text.partition(_USER)
         before, _, between = head.partition(system) if system else (head, "", "")
         if not found or _USER in after or _SYSTEM in before + between + after:
             return None
-        spaced = self._render_anew(f" \n{system}\n ", f" \n{_USER}\n ")
+        spaced = self._render_template(f" \n{system}\n ", f" \n{_USER}\n ")
         frame = _Frame(
             before,
             between,
@@ -237,6 +237,6 @@ class ChatMarkup:
         for number, user in enumerate(_PROBES * 2):
             # Each probe is paired with itself and with the next one.
             text = _PROBES[(number + number // len(_PROBES)) % len(_PROBES)] if system else ""
-            if frame.fill(text, user)[0] != self._render_anew(text, user):
+            if frame.fill(text, user)[0] != self._render_template(text, user):
                 return None
         return frame

@@ -21,18 +21,18 @@ from fim_core.folders.prompts import PromptsFolder
 from fim_core.parallel import ordered_map
 from fim_core.prompt_format.recipe import RECIPE, recipe_of, write_recipe
 from fim_core.prompts.builder import PromptBuilder
-from fim_core.prompts.finished import FoundForm, find_form
+from fim_core.prompts.finished import DetectedForm, detect_form
 from fim_core.prompts.render import RENDERED_SCHEMA, Rendered, Renderer, make_renderer
-from fim_core.prompts.split import Split, split_rows, why_none_is_held_out
+from fim_core.prompts.split import Split, explain_empty_eval, split_rows
 from fim_core.records.schema import LEFT_OUT, RAW_SCHEMA, Completion, Conversation, FinishedPrompt
 from fim_core.records.shapes import names_of
 
 logger = logging.getLogger(__name__)
 
 _BATCH_ROWS = 1024
-_LIGHT = pa.ipc.IpcWriteOptions(compression="lz4")
+_LZ4 = pa.ipc.IpcWriteOptions(compression="lz4")
 
-_LOOKED_AT = 2000
+_FORM_SAMPLE = 2000
 """Finished prompts that are examined to detect their form, where no recipe describes it."""
 
 PROMPTS_SCHEMA = RENDERED_SCHEMA.append(pa.field("split", pa.string(), nullable=False)).append(
@@ -123,7 +123,7 @@ def write_fim_prompts(
     source = pq.ParquetFile(raw)
     recipe, notice, chat_rows = recipe_of(source.schema_arrow, raw.name), "", _has_chat_rows(raw)
     if recipe is None:
-        found = _find_form(source, tokenizer, model, data)
+        found = _detect_form(source, tokenizer, model, data)
         model, data, recipe, notice = found.model, found.data, found.recipe, found.notice
         chat_rows |= found.is_chat
     builder = PromptBuilder(tokenizer, model, data, recipe, chat_rows=chat_rows)
@@ -138,7 +138,7 @@ def write_fim_prompts(
     column = _group_column(source.schema_arrow, data.group_by)
     totals = _Totals()
     with (
-        pa.ipc.new_file(str(rendered), RENDERED_SCHEMA, options=_LIGHT) as kept,
+        pa.ipc.new_file(str(rendered), RENDERED_SCHEMA, options=_LZ4) as kept,
         GroupWriter(files.rejected, _rejected_schema(source.schema_arrow)) as rejected,
     ):
         batches = by_export(source.iter_batches(_BATCH_ROWS), _BATCH_ROWS)
@@ -170,7 +170,7 @@ def write_fim_prompts(
         groups=len(rows),
         held_out_groups=len(np.unique(split.groups[split.is_eval])),
         largest_group=int(rows.max(initial=0)),
-        nothing_held_out=why_none_is_held_out(split, data),
+        nothing_held_out=explain_empty_eval(split, data),
         neutralised=totals.neutralised,
         masked=totals.masked,
         notice=notice,
@@ -180,9 +180,9 @@ def write_fim_prompts(
     )
 
 
-def _find_form(
+def _detect_form(
     raw: pq.ParquetFile, tokenizer: PreTrainedTokenizerFast, model: ModelConfig, data: DataConfig
-) -> FoundForm:
+) -> DetectedForm:
     """The form of finished prompts without a recipe; without finished prompts, the options unchanged."""
     prompts: list[str] = []
     has_completions, finished = False, names_of(FinishedPrompt)
@@ -190,13 +190,13 @@ def _find_form(
         types = raw.read_row_group(group, columns=["source_type"]).column("source_type")
         kinds = set(types.unique().to_pylist())
         has_completions |= bool(kinds & names_of(Completion))
-        if kinds & finished and len(prompts) < _LOOKED_AT:
+        if kinds & finished and len(prompts) < _FORM_SAMPLE:
             inputs = raw.read_row_group(group, columns=["input"]).column("input")
             is_finished = pc.is_in(types, pa.array(sorted(finished)))
-            prompts += inputs.filter(is_finished).to_pylist()[: _LOOKED_AT - len(prompts)]
+            prompts += inputs.filter(is_finished).to_pylist()[: _FORM_SAMPLE - len(prompts)]
     if not prompts:
-        return FoundForm(model, data, None, "", is_chat=False)
-    found = find_form(
+        return DetectedForm(model, data, None, "", is_chat=False)
+    found = detect_form(
         prompts, tokenizer, model, data, has_template=has_completions or "template" in data.model_fields_set
     )
     logger.warning("%s", found.notice)

@@ -29,7 +29,7 @@ def selected_rows(source: Source, exports: Sequence[Export], warn: Callable[[str
     Raises:
         FimError: no row is selected.
     """
-    counts = [sum(batch.num_rows for batch in export.batches(_already_told)) for export in exports]
+    counts = [sum(batch.num_rows for batch in export.batches(_ignore_warning)) for export in exports]
     total = sum(counts)
     name = source.name_or_path or source.type
     within = parse_split(source.split)[1]
@@ -54,5 +54,5 @@ def _sample_size(source: Source, rows: int) -> int | None:
     return int(rows * source.sample_ratio) if source.sample_ratio is not None else source.sample_count
 
 
-def _already_told(_: str) -> None:
+def _ignore_warning(_: str) -> None:
     """Drop a warning: it is repeated when the rows are read into the table."""

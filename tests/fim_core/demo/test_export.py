@@ -37,7 +37,7 @@ def test_statements_are_snowflake() -> None:
         assert not isinstance(parsed, sqlglot.exp.Command), statement.text
 
 
-def test_spans_hold_what_they_say() -> None:
+def test_spans_have_their_kind() -> None:
     for statement in statements(300):
         for span in statement.spans:
             text = statement.text[span.start : span.end]
@@ -51,7 +51,7 @@ def test_spans_hold_what_they_say() -> None:
                 }  # fmt: skip
 
 
-def test_cuts_lie_in_the_statement_and_are_what_they_say() -> None:
+def test_middles_are_in_the_statement_and_of_their_type() -> None:
     rng = Random(5)
     seen = Counter()
     for statement in statements(400):
@@ -100,7 +100,7 @@ def test_clean_rows_reproduce_their_statement() -> None:
         ("empty_input", Reason.EMPTY_INPUT),
     ],
 )
-def test_damaged_rows_are_rejected_for_that(damage: str, reason: Reason) -> None:
+def test_damaged_rows_are_rejected_with_their_reason(damage: str, reason: Reason) -> None:
     rows = list(itertools.islice(clean_rows(2), 60))
     for before, row in itertools.pairwise(rows):
         rejection = parse_input(damage_row(row, before, damage).input)
@@ -151,7 +151,7 @@ def test_csv_and_parquet_hold_the_same_rows(tmp_path: Path) -> None:
     assert [Row(*row) for row in rows] == [Row(*row.values()) for row in table.to_pylist()]
 
 
-def test_other_endings_are_refused(tmp_path: Path) -> None:
+def test_other_suffixes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FimError, match=r"must end in \.csv or \.parquet"):
         write_export(tmp_path / "a.json", rows=1, seed=1)
 

@@ -1,4 +1,4 @@
-"""The template language, every mistake in it, and the templates that are shipped."""
+"""The template language, its errors, and the shipped templates."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_values_are_never_read_as_template_and_never_trusted() -> None:
         ('{{define "assistant"}}{{end}}', 1, "must end in"),
     ],
 )
-def test_mistakes_are_told_with_their_line(source: str, line: int, what: str) -> None:
+def test_errors_name_the_line(source: str, line: int, what: str) -> None:
     with pytest.raises(FimError, match=f"^t.tmpl, line {line}: ") as caught:
         parse_template(source, name="t.tmpl")
     assert what in str(caught.value)
@@ -142,7 +142,7 @@ def test_shipped_templates_leave_no_heading_without_context(name: str) -> None:
         assert len(filled) > len(bare) + len("<value>")
 
 
-def test_a_file_of_ones_own(tmp_path: Path) -> None:
+def test_a_custom_file(tmp_path: Path) -> None:
     path = tmp_path / "mine.tmpl"
     path.write_text("\ufeff" + ASSISTANT, encoding="utf-8")
     assert load_template(str(path)).name == "mine.tmpl"
