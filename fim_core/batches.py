@@ -1,4 +1,4 @@
-"""Batches of rows on their way from one Parquet file to the next."""
+"""Batching and writing of rows in Parquet files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 GROUP_ROWS = 8192
 GROUP_BYTES = 32 * 2**20
-"""A group of rows ends with whichever comes first, so that memory stays flat with long rows too."""
+"""A row group ends at whichever limit it reaches first, so that memory is bounded with long rows too."""
 
 _ROW_NUMBER = r"[0-9]+$"
 
@@ -22,9 +22,8 @@ _ROW_NUMBER = r"[0-9]+$"
 def by_export(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
     """Batches of at most `rows` rows, none of which holds rows of two exports.
 
-    They end earlier where their texts reach GROUP_BYTES. So an export's batches are the same whatever exports come before
-    it. A row's export is its `row_id` without
-    the number at its end; one export's rows stand together.
+    Batches end earlier if their texts reach GROUP_BYTES. So the batches of an export do not depend on other exports. A row's
+    export is its `row_id` without the number at the end; the rows of one export are consecutive.
     """
     waiting: list[pa.RecordBatch] = []
     count = size = 0
@@ -66,7 +65,7 @@ def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
 
 
 class GroupWriter:
-    """Writes a Parquet file in row groups of even size: small batches must not make small groups."""
+    """Writes a Parquet file in row groups of even size, whatever the size of the batches."""
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
-"""An export becomes a data set of prompts and responses, in one call: what `fim convert` does.
+"""Conversion of an export to a data set of prompts and responses (`fim convert`).
 
-Beside the data set lie `<output>.summary.json` (what became of the rows) and `<output>.rejected.parquet` (every row
-that was not used, with the reason and its original columns). All is written beside its place and renamed into it.
+Two files are written next to the data set: `<output>.summary.json` (counts) and `<output>.rejected.parquet` (every row
+that was not used, with the reason and its original columns). Everything is written to a scratch folder and then renamed.
 """
 
 from __future__ import annotations
@@ -54,20 +54,20 @@ def convert(
 
     Args:
         source: CSV, Parquet or JSON-lines file, or a folder of them.
-        output: folder for `disk` (loads with `datasets.load_from_disk`), file for `parquet`. Default: beside the
-            export, its name without extension and `_hf_fim_dataset`. Replaced if an earlier call wrote it, and it
-            still holds what that call wrote.
+        output: folder for `disk` (loads with `datasets.load_from_disk`), file for `parquet`. Default: next to
+            the export, its name without extension and `_hf_fim_dataset`. Replaced if an earlier call wrote it and
+            nothing was changed since.
         tokenizer: folder or hub id; its chat markup and control tokens are used.
 
     Returns:
-        the output, and the summary: rows_in, rows_kept, repaired, rejected (rows by reason; the counts add up), and
-        `markup`, which markup the prompts have; `files`, what was written, with its size in bytes.
+        the output, and the summary: rows_in, rows_kept, repaired, rejected (rows by reason; the counts add up); `markup`,
+        a description of the prompts' markup; `files`, the written files with their sizes in bytes.
 
     Raises:
         FimError: the export, the tokenizer or the template cannot be used, or `output` holds something else.
     """
     output = output or default_output(source)
-    summary_path, rejected_path = _beside(output, ".summary.json"), _beside(output, ".rejected.parquet")
+    summary_path, rejected_path = _sibling(output, ".summary.json"), _sibling(output, ".rejected.parquet")
     _require_own(output)
     data = DataConfig(
         sources=[Source(type="fim_completions", name_or_path=str(source), input_col=input_col, output_col=output_col)],
@@ -103,7 +103,7 @@ def convert(
         }
         (scratch / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
         _require_own(output)
-        # The summary vouches for the output, so it goes first and comes last.
+        # The summary lists the files of the output, so it is removed first and written last.
         summary_path.unlink(missing_ok=True)
         if output.exists():
             os.rename(output, scratch / "replaced")
@@ -117,7 +117,7 @@ def convert(
 
 def default_output(source: Path) -> Path:
     """`exports/july.csv.gz` gives `exports/july_hf_fim_dataset`."""
-    # `.` and `..` have no name of their own.
+    # `.` and `..` are not names.
     source = source if source.name not in ("", "..") else source.resolve()
     name = source.name
     for suffix in (".gz", ".zst", ".csv", ".parquet", ".jsonl", ".json"):
@@ -125,17 +125,17 @@ def default_output(source: Path) -> Path:
     return source.with_name(f"{name}_hf_fim_dataset")
 
 
-def _beside(output: Path, suffix: str) -> Path:
+def _sibling(output: Path, suffix: str) -> Path:
     return output.with_name(output.name + suffix)
 
 
 def _require_own(output: Path) -> None:
-    """Go on if the places of a conversion are free, or hold nothing but what an earlier one wrote there.
+    """Require that the paths of a conversion are free, or contain only what an earlier conversion wrote.
 
     Raises:
-        FimError: one of them holds something else.
+        FimError: a path contains something else.
     """
-    summary, rejected = _beside(output, ".summary.json"), _beside(output, ".rejected.parquet")
+    summary, rejected = _sibling(output, ".summary.json"), _sibling(output, ".rejected.parquet")
     taken = [place for place in (output, rejected, summary) if os.path.lexists(place)]
     if not taken:
         return

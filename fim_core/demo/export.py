@@ -1,7 +1,7 @@
-"""A synthetic export, as a SQL editor with a completion model behind it would log it.
+"""A synthetic export, as a SQL editor with a completion model would log it.
 
-Everything is invented and follows from the seed. About one row in a hundred is damaged in one of the ways that real
-exports are, in turn, so that every path of the data preparation is seen.
+All content is made up and decided by the seed. About one row in a hundred is damaged, cycling through the kinds of damage
+in real exports, so that every path of the data preparation is used.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fim_core.atomic import replacing
-from fim_core.demo.cuts import cut_statement
+from fim_core.demo.middles import choose_middle
 from fim_core.demo.schemas import SUBJECTS
 from fim_core.demo.statements import choose_focus, write_statement
 from fim_core.errors import FimError
@@ -55,17 +55,17 @@ class Row(NamedTuple):
 
 
 def write_export(path: Path, *, rows: int, seed: int) -> None:
-    """Write a synthetic export of `rows` rows: CSV, or Parquet when the name ends so.
+    """Write a synthetic export of `rows` rows: CSV or Parquet, by the suffix.
 
-    The same arguments give the same bytes; a longer export starts with the rows of a shorter one. Rows are streamed, so
-    memory does not grow with them.
+    The same arguments give the same bytes; a longer export starts with the rows of a shorter one. Rows are
+    streamed, so memory does not grow with their number.
 
     Raises:
         FimError: the name ends neither in .csv nor in .parquet.
     """
     path = Path(path)
     if path.suffix not in (".csv", ".parquet"):
-        raise FimError(f"{path} must end in .csv or .parquet: the ending decides the format of the export.")
+        raise FimError(f"{path} must end in .csv or .parquet, which decides the format of the export.")
     with replacing(path) as scratch:
         if path.suffix == ".csv":
             _write_csv(scratch, generate_rows(rows, seed))
@@ -105,7 +105,7 @@ def clean_rows(seed: int) -> Iterator[Row]:
 
 
 def damage_row(row: Row, before: Row, damage: str) -> Row:
-    """The row as a faulty logger would have written it; duplicates and conflicts repeat the row before it."""
+    """The row as a faulty logger would write it; duplicates and conflicts repeat the row before it."""
     match damage:
         case "invalid_json":
             return row._replace(input=row.input[: len(row.input) * 2 // 3])
@@ -114,7 +114,7 @@ def damage_row(row: Row, before: Row, damage: str) -> Row:
         case "multiple_placeholders":
             return row._replace(input=row.input.replace(PLACEHOLDER, PLACEHOLDER * 2))
         case "repairable_escapes":
-            # A logger that escapes nothing, and knows no context.
+            # A logger that escapes nothing and sends no context.
             sql = json.loads(row.input)[-1]["text"].replace(PLACEHOLDER, f"/* D:\\queries */{PLACEHOLDER}")
             return row._replace(input=f'[{{"type": "text", "text": "{sql}"}}]')
         case "empty_input":
@@ -127,7 +127,7 @@ def damage_row(row: Row, before: Row, damage: str) -> Row:
 
 
 def _write_worksheet(worksheet: str, rng: Random) -> Iterator[Row]:
-    """Eight to twenty completions of one author: statements on one subject, each run and so part of the history."""
+    """Eight to twenty completions of one worksheet: statements on one subject, each of which becomes part of the history."""
     focus = choose_focus(rng.choice(SUBJECTS), rng)
     older_form = rng.random() < OLDER_FORM_SHARE
     ddl = "\n".join(table.ddl(focus.schema) for table in (focus.fact, focus.parent))
@@ -137,12 +137,12 @@ def _write_worksheet(worksheet: str, rng: Random) -> Iterator[Row]:
     while remaining > 0:
         context = _older_context(history) if older_form else _newer_context(history, ddl, file_content)
         statement = write_statement(focus, rng)
-        cuts = dict.fromkeys(cut_statement(statement, rng) for _ in range(min(remaining, rng.randint(2, 6))))
-        for cut in cuts:
-            sql = statement.text[: cut.start] + PLACEHOLDER + statement.text[cut.end :]
+        middles = dict.fromkeys(choose_middle(statement, rng) for _ in range(min(remaining, rng.randint(2, 6))))
+        for middle in middles:
+            sql = statement.text[: middle.start] + PLACEHOLDER + statement.text[middle.end :]
             items = [{"type": "text", "text": context}, {"type": "text", "text": sql}]
-            yield Row(cut.type, worksheet, json.dumps(items), statement.text[cut.start : cut.end])
-        remaining -= len(cuts)
+            yield Row(middle.type, worksheet, json.dumps(items), statement.text[middle.start : middle.end])
+        remaining -= len(middles)
         history = [*history, statement.text][-HISTORY_STATEMENTS:]
 
 

@@ -1,4 +1,4 @@
-"""The small, invented schemas that the synthetic export is about."""
+"""Small made-up schemas for the synthetic export."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Table:
-    """A table, its columns told apart by what they are good for in a query.
+class DemoTable:
+    """A table, with its columns by their use in queries.
 
     Attributes:
-        alias: the name it goes by in queries, unique in its schema.
+        alias: its alias in queries, unique in its schema.
         key: the primary key.
         time: the one time stamp.
         dimensions: text columns and the values they take.
@@ -42,23 +42,23 @@ class Table:
 
 @dataclass(frozen=True)
 class Subject:
-    """Tables that belong together. `facts` have measures and a parent; the others are what they point at."""
+    """Related tables. `facts` have measures and a parent; the other tables are the parents."""
 
     name: str
-    tables: tuple[Table, ...]
+    tables: tuple[DemoTable, ...]
 
     @property
-    def facts(self) -> tuple[Table, ...]:
+    def facts(self) -> tuple[DemoTable, ...]:
         """Tables with measures that point at another table."""
         return tuple(table for table in self.tables if table.references and table.measures)
 
-    def table(self, name: str) -> Table:
+    def table(self, name: str) -> DemoTable:
         """The table of that name."""
         return next(table for table in self.tables if table.name == name)
 
 
-# Schemas are called after a team and a stage, so that two worksheets seldom share one: its name can only come from the
-# context, never from memory.
+# Schemas are named after a team and a stage, so that worksheets rarely share one: a model has to copy its name from the
+# context.
 TEAMS = (
     "atlas", "basalt", "comet", "delta", "ember", "fjord", "garnet", "harbor", "indigo", "jasper", "kelvin", "lumen",
     "meadow", "nectar", "onyx", "pepper",
@@ -74,26 +74,26 @@ SUBJECTS = (
     Subject(
         "retail",
         (
-            Table("customers", "c", "customer_id", "joined_at", {
+            DemoTable("customers", "c", "customer_id", "joined_at", {
                 "region": ("north", "south", "east", "west"), "segment": ("retail", "wholesale", "online")}),
-            Table("products", "p", "product_id", "listed_at", {
+            DemoTable("products", "p", "product_id", "listed_at", {
                 "category": ("garden", "kitchen", "toys", "sport"), "brand": ("acorn", "birch", "cedar")}, ("price",)),
-            Table("orders", "o", "order_id", "ordered_at", {
+            DemoTable("orders", "o", "order_id", "ordered_at", {
                 "status": ("open", "paid", "shipped", "returned"), "channel": ("shop", "web", "phone")},
                 ("amount", "discount"), {"customer_id": "customers"}, ("basket", ("sku", "colour"))),
-            Table("order_lines", "l", "line_id", "packed_at", {"line_state": ("picked", "packed", "missing")},
+            DemoTable("order_lines", "l", "line_id", "packed_at", {"line_state": ("picked", "packed", "missing")},
                   ("quantity", "line_total"), {"order_id": "orders", "product_id": "products"}),
         ),
     ),
     Subject(
         "plant",
         (
-            Table("devices", "d", "device_id", "installed_at", {
+            DemoTable("devices", "d", "device_id", "installed_at", {
                 "model": ("a100", "b200", "c300"), "site": ("lyon", "porto", "turin", "ghent")}),
-            Table("readings", "r", "reading_id", "read_at", {
+            DemoTable("readings", "r", "reading_id", "read_at", {
                 "metric": ("heat", "humidity", "pressure"), "quality": ("good", "bad", "stale")},
                 ("reading", "battery"), {"device_id": "devices"}, ("payload", ("probe", "unit"))),
-            Table("alarms", "a", "alarm_id", "raised_at", {
+            DemoTable("alarms", "a", "alarm_id", "raised_at", {
                 "severity": ("low", "high", "critical"), "cause": ("leak", "drift", "outage")},
                 ("duration_s",), {"device_id": "devices"}),
         ),
@@ -101,12 +101,12 @@ SUBJECTS = (
     Subject(
         "bank",
         (
-            Table("accounts", "ac", "account_id", "opened_at", {
+            DemoTable("accounts", "ac", "account_id", "opened_at", {
                 "currency": ("eur", "usd", "chf"), "branch": ("harbour", "centre", "airport")}, ("credit_limit",)),
-            Table("payments", "pm", "payment_id", "booked_at", {
+            DemoTable("payments", "pm", "payment_id", "booked_at", {
                 "kind": ("card", "transfer", "debit"), "country": ("de", "fr", "it", "es")},
                 ("value_eur", "fee"), {"account_id": "accounts"}, ("details", ("reference", "purpose"))),
-            Table("loans", "ln", "loan_id", "granted_at", {
+            DemoTable("loans", "ln", "loan_id", "granted_at", {
                 "rating": ("aa", "a", "b"), "loan_state": ("live", "closed")},
                 ("principal", "interest"), {"account_id": "accounts"}),
         ),
@@ -114,24 +114,24 @@ SUBJECTS = (
     Subject(
         "people",
         (
-            Table("departments", "dp", "department_id", "founded_at", {
+            DemoTable("departments", "dp", "department_id", "founded_at", {
                 "division": ("sales", "support", "research"), "city": ("oslo", "bern", "graz")}),
-            Table("employees", "e", "employee_id", "hired_at", {
+            DemoTable("employees", "e", "employee_id", "hired_at", {
                 "grade": ("junior", "senior", "lead"), "contract": ("full", "part")},
                 ("salary", "bonus"), {"department_id": "departments"}),
-            Table("absences", "ab", "absence_id", "started_at", {"reason": ("ill", "holiday", "parental")},
+            DemoTable("absences", "ab", "absence_id", "started_at", {"reason": ("ill", "holiday", "parental")},
                   ("days",), {"employee_id": "employees"}),
         ),
     ),
     Subject(
         "web",
         (
-            Table("visitors", "v", "visitor_id", "first_seen_at", {
+            DemoTable("visitors", "v", "visitor_id", "first_seen_at", {
                 "country": ("nl", "be", "dk", "pl"), "source": ("search", "social", "mail")}),
-            Table("sessions", "s", "session_id", "session_start", {
+            DemoTable("sessions", "s", "session_id", "session_start", {
                 "device": ("phone", "tablet", "desktop"), "browser": ("firefox", "chrome", "safari")},
                 ("page_count", "seconds"), {"visitor_id": "visitors"}),
-            Table("events", "ev", "event_id", "event_at", {
+            DemoTable("events", "ev", "event_id", "event_at", {
                 "event_name": ("view", "click", "scroll"), "page": ("home", "search", "cart")},
                 ("load_ms",), {"session_id": "sessions"}, ("properties", ("label", "target"))),
         ),

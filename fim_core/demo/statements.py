@@ -1,7 +1,7 @@
-"""A small generator of Snowflake statements that remembers which part of the text is what.
+"""A small generator of Snowflake statements with the spans of their syntax.
 
-A statement is built from nested parts (an identifier in an expression in a clause). Flattening it gives the text and
-the span of each part: the places where an editor would have logged a completion.
+A statement is built from nested fragments (an identifier in an expression in a clause). Flattening it gives the text and
+the span of each fragment: the places where an editor would have logged a completion.
 """
 
 from __future__ import annotations
@@ -11,44 +11,44 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
-from fim_core.demo.schemas import STAGES, TEAMS, Subject, Table
+from fim_core.demo.schemas import STAGES, TEAMS, DemoTable, Subject
 
-PartKind = Literal["identifier", "expr", "clause"]
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A stretch of SQL that may hold other stretches."""
-
-    kind: PartKind | None
-    content: tuple[str | Part, ...]
+FragmentKind = Literal["identifier", "expr", "clause"]
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
-    """Characters `start` to `end` of a statement, and what they are."""
+class Fragment:
+    """A piece of SQL, which may contain other fragments. kind: None for one without a span."""
 
-    kind: PartKind
+    kind: FragmentKind | None
+    content: tuple[str | Fragment, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FragmentSpan:
+    """Characters `start` to `end` of a statement, and their kind."""
+
+    kind: FragmentKind
     start: int
     end: int
 
 
 @dataclass(frozen=True, slots=True)
-class Statement:
-    """The text of a statement and the spans of its parts, outer parts after their inner ones."""
+class DemoStatement:
+    """The text of a statement and the spans of its fragments, outer ones after inner ones."""
 
     text: str
-    spans: tuple[Span, ...]
+    spans: tuple[FragmentSpan, ...]
 
 
 @dataclass(frozen=True)
 class Focus:
-    """What one worksheet is about; most of its statements come back to it, so that earlier ones foretell later ones."""
+    """The topic of a worksheet. Most of its statements use it, so that earlier statements help to predict later ones."""
 
     subject: Subject
     schema: str
-    fact: Table
-    parent: Table
+    fact: DemoTable
+    parent: DemoTable
     dimension: str
     value: str
     measure: str
@@ -57,7 +57,7 @@ class Focus:
 
 
 def choose_focus(subject: Subject, rng: Random) -> Focus:
-    """What a new worksheet is about."""
+    """Choose the topic of a new worksheet."""
     fact = rng.choice(subject.facts)
     parent = subject.table(rng.choice(list((fact.references or {}).values())))
     dimension = rng.choice(list(fact.dimensions))
@@ -74,17 +74,17 @@ def choose_focus(subject: Subject, rng: Random) -> Focus:
     )
 
 
-def write_statement(focus: Focus, rng: Random) -> Statement:
+def write_statement(focus: Focus, rng: Random) -> DemoStatement:
     """One statement of a worksheet, ended by a semicolon."""
     make = rng.choices(_MAKERS, _WEIGHTS)[0]
     return _flatten((*make(focus, rng), ";"))
 
 
-def _flatten(content: Iterable[str | Part]) -> Statement:
+def _flatten(content: Iterable[str | Fragment]) -> DemoStatement:
     texts: list[str] = []
-    spans: list[Span] = []
+    spans: list[FragmentSpan] = []
 
-    def walk(parts: Iterable[str | Part], position: int) -> int:
+    def walk(parts: Iterable[str | Fragment], position: int) -> int:
         for part in parts:
             if isinstance(part, str):
                 texts.append(part)
@@ -93,49 +93,49 @@ def _flatten(content: Iterable[str | Part]) -> Statement:
                 start = position
                 position = walk(part.content, position)
                 if part.kind:
-                    spans.append(Span(part.kind, start, position))
+                    spans.append(FragmentSpan(part.kind, start, position))
         return position
 
     walk(content, 0)
-    return Statement("".join(texts), tuple(spans))
+    return DemoStatement("".join(texts), tuple(spans))
 
 
-# Small parts ---------------------------------------------------------------------------------------------------------
+# Fragments ---------------------------------------------------------------------------------------------------------
 
 
-def _identifier(name: str) -> Part:
-    return Part("identifier", (name,))
+def _identifier(name: str) -> Fragment:
+    return Fragment("identifier", (name,))
 
 
-def _expr(*content: str | Part) -> Part:
-    return Part("expr", content)
+def _expr(*content: str | Fragment) -> Fragment:
+    return Fragment("expr", content)
 
 
-def _clause(*content: str | Part) -> Part:
-    return Part("clause", content)
+def _clause(*content: str | Fragment) -> Fragment:
+    return Fragment("clause", content)
 
 
-def _column(table: Table, name: str) -> Part:
-    return Part(None, (f"{table.alias}.", _identifier(name)))
+def _column(table: DemoTable, name: str) -> Fragment:
+    return Fragment(None, (f"{table.alias}.", _identifier(name)))
 
 
-def _qualified(focus: Focus, name: str) -> Part:
-    return Part(None, (_identifier(focus.schema), ".", _identifier(name)))
+def _qualified(focus: Focus, name: str) -> Fragment:
+    return Fragment(None, (_identifier(focus.schema), ".", _identifier(name)))
 
 
-def _from(focus: Focus) -> Part:
+def _from(focus: Focus) -> Fragment:
     return _clause("FROM ", _qualified(focus, focus.fact.name), f" AS {focus.fact.alias}")
 
 
-def _listed(parts: Iterable[str | Part]) -> Part:
-    content: list[str | Part] = []
+def _listed(parts: Iterable[str | Fragment]) -> Fragment:
+    content: list[str | Fragment] = []
     for part in parts:
         content += [", ", part] if content else [part]
-    return Part(None, tuple(content))
+    return Fragment(None, tuple(content))
 
 
 def _usual(choice: str, others: Iterable[str], rng: Random) -> str:
-    """What the worksheet is about, three times in four; else any of the table's own."""
+    """The worksheet's own choice with probability 0.75, else any of the table's."""
     return choice if rng.random() < 0.75 else rng.choice(list(others))
 
 
@@ -147,7 +147,7 @@ def _measure(focus: Focus, rng: Random) -> str:
     return _usual(focus.measure, focus.fact.measures, rng)
 
 
-def _join(focus: Focus) -> Part:
+def _join(focus: Focus) -> Fragment:
     fact, parent = focus.fact, focus.parent
     return _clause(
         "JOIN ", _qualified(focus, parent.name), f" AS {parent.alias} ON ",
@@ -155,19 +155,19 @@ def _join(focus: Focus) -> Part:
     )  # fmt: skip
 
 
-def _recent(focus: Focus) -> Part:
+def _recent(focus: Focus) -> Fragment:
     fact = focus.fact
     return _expr(_column(fact, fact.time), f" >= DATEADD(day, -{focus.days}, CURRENT_DATE())")
 
 
-def _equals(focus: Focus, rng: Random) -> Part:
+def _equals(focus: Focus, rng: Random) -> Fragment:
     dimension = _dimension(focus, rng)
     value = focus.value if dimension == focus.dimension else rng.choice(focus.fact.dimensions[dimension])
     return _expr(_column(focus.fact, dimension), f" = '{value}'")
 
 
-def _where(focus: Focus, rng: Random) -> list[str | Part]:
-    """Nothing, one condition, or two, on a line of its own."""
+def _where(focus: Focus, rng: Random) -> list[str | Fragment]:
+    """No condition, one or two, on a separate line."""
     roll = rng.random()
     if roll < 0.3:
         return []
@@ -178,33 +178,33 @@ def _where(focus: Focus, rng: Random) -> list[str | Part]:
     return ["\n", _clause("WHERE ", _recent(focus), " AND ", _equals(focus, rng))]
 
 
-def _aggregate(focus: Focus, rng: Random) -> tuple[Part, str]:
+def _aggregate(focus: Focus, rng: Random) -> tuple[Fragment, str]:
     """An aggregate with its alias, and the alias."""
     function, word = rng.choices((("SUM", "total"), ("AVG", "mean"), ("MAX", "top")), (3, 2, 1))[0]
     measure = _measure(focus, rng)
     alias = f"{word}_{measure}"
-    return Part(None, (_expr(f"{function}(", _column(focus.fact, measure), ")"), " AS ", _identifier(alias))), alias
+    return Fragment(None, (_expr(f"{function}(", _column(focus.fact, measure), ")"), " AS ", _identifier(alias))), alias
 
 
-def _note(words: str, rng: Random) -> list[str | Part]:
-    """A comment that says what follows, before a third of the queries."""
+def _note(words: str, rng: Random) -> list[str | Fragment]:
+    """A comment on the query, for a third of the queries."""
     return [f"-- {words}\n"] if rng.random() < 0.35 else []
 
 
 # Whole statements ----------------------------------------------------------------------------------------------------
 
-Content = tuple[str | Part, ...]
+Content = tuple[str | Fragment, ...]
 
 
 def _totals(focus: Focus, rng: Random) -> Content:
-    """Aggregates by a dimension, of the fact or of its parent."""
+    """Aggregates by a dimension of the fact or of its parent."""
     fact, parent = focus.fact, focus.parent
     aggregate, alias = _aggregate(focus, rng)
     joined = rng.random() < 0.4
     table, dimension = (parent, rng.choice(list(parent.dimensions))) if joined else (fact, _dimension(focus, rng))
-    count = [Part(None, (_expr("COUNT(*)"), " AS ", _identifier("row_count")))] if rng.random() < 0.4 else []
-    join: list[str | Part] = ["\n", _join(focus)] if joined else []
-    limit: list[str | Part] = ["\n", _clause(f"LIMIT {focus.limit}")] if rng.random() < 0.4 else []
+    count = [Fragment(None, (_expr("COUNT(*)"), " AS ", _identifier("row_count")))] if rng.random() < 0.4 else []
+    join: list[str | Fragment] = ["\n", _join(focus)] if joined else []
+    limit: list[str | Fragment] = ["\n", _clause(f"LIMIT {focus.limit}")] if rng.random() < 0.4 else []
     return (
         *_note(f"{alias} of {fact.name} by {dimension}", rng),
         "SELECT ", _listed([_column(table, dimension), *count, aggregate]),
@@ -234,7 +234,7 @@ def _listing(focus: Focus, rng: Random) -> Content:
 def _newest_of_each(focus: Focus, rng: Random) -> Content:
     """A window and QUALIFY: the newest row of each parent."""
     fact, parent = focus.fact, focus.parent
-    over = Part(None, ("PARTITION BY ", _column(fact, parent.key), " ORDER BY ", _column(fact, fact.time), " DESC"))
+    over = Fragment(None, ("PARTITION BY ", _column(fact, parent.key), " ORDER BY ", _column(fact, fact.time), " DESC"))
     return (
         *_note(f"newest {fact.name} of each {parent.key}", rng),
         "SELECT ", _listed([_column(fact, parent.key), _column(fact, _measure(focus, rng)), _column(fact, fact.time)]),
@@ -249,7 +249,7 @@ def _by_month(focus: Focus, rng: Random) -> Content:
     fact = focus.fact
     unit = rng.choice(("month", "week"))
     aggregate, alias = _aggregate(focus, rng)
-    truncated = Part(None, (_expr(f"DATE_TRUNC('{unit}', ", _column(fact, fact.time), ")"), f" AS {unit}"))
+    truncated = Fragment(None, (_expr(f"DATE_TRUNC('{unit}', ", _column(fact, fact.time), ")"), f" AS {unit}"))
     name = f"by_{unit}"
     return (
         f"WITH {name} AS (\n  SELECT ",
@@ -264,7 +264,7 @@ def _by_month(focus: Focus, rng: Random) -> Content:
 
 
 def _create_table_as(focus: Focus, rng: Random) -> Content:
-    """A table of totals, named after what it holds."""
+    """A table of totals, named after its content."""
     fact = focus.fact
     aggregate, _ = _aggregate(focus, rng)
     dimension = _dimension(focus, rng)

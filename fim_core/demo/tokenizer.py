@@ -17,7 +17,7 @@ CODE_TOKENS = (
     "<|file_sep|>",
 )
 
-# Words with the space before them, digits one by one, runs of marks, line ends, other white space.
+# Words with the space before them, single digits, runs of punctuation, line ends, other white space.
 _PIECES = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -36,7 +36,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     """Train a tokenizer on `texts`, read once. The same texts give the same tokenizer.
 
     Args:
-        texts: what it should encode well.
+        texts: training data.
         vocab_size: entries, control tokens included; fewer if the texts hold fewer merges.
     """
     tokenizer = Tokenizer(models.BPE())

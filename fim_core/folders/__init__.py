@@ -1,1 +1,1 @@
-"""Folders of artifacts: what lies in each under which name. Nothing else knows these names."""
+"""Layouts of the artifacts' folders: the only place that knows their file names."""

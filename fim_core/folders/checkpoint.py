@@ -1,4 +1,4 @@
-"""The folder of trained_checkpoint, which is also what transformers loads."""
+"""Folder of trained_checkpoint, which transformers can load."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class CheckpointFolder:
-    """Files of a checkpoint next to those of transformers and the recipe of its prompts."""
+    """Files of a checkpoint in addition to those of transformers and the recipe of its prompts."""
 
     path: Path
 
@@ -19,15 +19,15 @@ class CheckpointFolder:
 
     @property
     def events(self) -> Path:
-        """Events of the training run, one JSON object a line."""
+        """Events of the training run, as JSON lines."""
         return self.path / "metrics.jsonl"
 
     @property
     def packs(self) -> Path:
-        """Pack plans, one Parquet file an epoch."""
+        """Pack plans, one Parquet file for each epoch."""
         return self.path / "packs"
 
     @property
     def trackers(self) -> Path:
-        """What trackers wrote; not there if none was asked for."""
+        """Files of local trackers; missing if none is configured."""
         return self.path / "trackers"

@@ -1,4 +1,4 @@
-"""The folder of champion_model: the gate's decision and, of a promoted model, its weights."""
+"""Folder of champion_model: the gate's decision and, if promoted, the model's weights."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class DecisionFolder:
 
     @property
     def decision(self) -> Path:
-        """What the gate decided, rule by rule."""
+        """The gate's decision, rule by rule."""
         return self.path / "decision.json"
 
     def weights(self, experiment: str) -> Path:
-        """The champion's checkpoint. Tools name a model after its folder, so it has the experiment's name."""
+        """The champion's checkpoint. Tools name a model after its folder, so the folder has the experiment's name."""
         return self.path / "model" / experiment

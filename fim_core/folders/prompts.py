@@ -1,4 +1,4 @@
-"""The folder of fim_prompts."""
+"""Folder of fim_prompts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class PromptsFolder:
-    """Files of fim_prompts. The recipe of the prompts lies next to them (see `fim_core.prompt_format.recipe`)."""
+    """Files of fim_prompts. The recipe of the prompts is in the same folder (see `fim_core.prompt_format.recipe`)."""
 
     path: Path
 
@@ -19,7 +19,7 @@ class PromptsFolder:
 
     @property
     def rejected(self) -> Path:
-        """The rows that are not used, as they were, and why."""
+        """Raw rows that are not used, with the reason."""
         return self.path / "rejected.parquet"
 
     @property

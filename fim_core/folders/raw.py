@@ -1,4 +1,4 @@
-"""The folder of raw_completions."""
+"""Folder of raw_completions."""
 
 from __future__ import annotations
 

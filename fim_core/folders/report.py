@@ -1,4 +1,4 @@
-"""The folder of evaluation_report."""
+"""Folder of evaluation_report."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ class ReportFolder:
 
     @property
     def predictions(self) -> Path:
-        """A line for each held-out row, with its completions and measures."""
+        """One row for each held-out row, with its completions and measures."""
         return self.path / "predictions.parquet"
 
     @property
     def page(self) -> Path:
-        """The report for people. It is made of `report` and can be written again at any time."""
+        """The report as a page, rendered from `report`; it can be written again at any time."""
         return self.path / "report.html"
 
     def read(self) -> dict[str, Any]:
         """All figures (see `fim_core.evaluation.report.build_report`).
 
         Raises:
-            FimError: there is no report.
+            FimError: the report is missing.
             DamagedFile: it cannot be read.
         """
         try:

@@ -1,4 +1,4 @@
-"""The folder of tokenized_dataset."""
+"""Folder of tokenized_dataset."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class TokenizedFolder:
 
     @property
     def rejected(self) -> Path:
-        """The rows that are not tokenized, and why."""
+        """Rows that are not used, with the reason."""
         return self.path / "rejected.parquet"
 
     @property
     def changed(self) -> Path:
-        """Ids of the rows whose response does not come back from its tokens as it was."""
+        """Ids of rows whose response is not restored by decoding its tokens."""
         return self.path / "changed.parquet"

@@ -1,4 +1,4 @@
-"""Which rows share a sequence, and what they share: rows, pack plans, batches."""
+"""Packing rows into sequences with shared prefixes: rows, pack plans, batches."""
 
 from fim_core.folders.tokenized import IGNORE_INDEX
 from fim_core.packing.batch import PackedBatch, collate

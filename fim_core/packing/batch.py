@@ -1,4 +1,4 @@
-"""Packs as tensors."""
+"""Collation of packs into tensors."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from fim_core.packing.rows import Rows
 
 @dataclass(frozen=True, eq=False)
 class PackedBatch:
-    """One micro-batch: all its packs as one sequence of T distinct tokens, and what is predicted where.
+    """One micro-batch: all its packs as one sequence of T distinct tokens, and the targets to predict.
 
     Attributes:
         input_ids: int64 [1, T].
         position_ids: int64 [1, T], positions along each row's path.
-        predict_positions: int64 [n], where in the sequence the hidden state stands that predicts a target.
-        targets: int64 [n], the tokens to be predicted.
-        target_rows: int64 [n], which row of the batch each target belongs to; not decreasing.
+        predict_positions: int64 [n], position of the hidden state that predicts each target.
+        targets: int64 [n], the tokens to predict.
+        target_rows: int64 [n], the row of the batch that each target belongs to; non-decreasing.
         row_ids: names of the rows.
         tokens: tokens of the rows before sharing.
         layout: the segments, for attention.
@@ -50,11 +50,11 @@ class PackedBatch:
 
 
 def collate(packs: Sequence[Pack], rows: Rows) -> PackedBatch:
-    """Several packs as one sequence; packs do not see each other, so nothing is padded.
+    """Join packs to one sequence. Packs do not attend to each other, so there is no padding.
 
     Args:
         packs: at least one.
-        rows: the rows that the plan was made of.
+        rows: the rows of the plan.
     """
     members = np.concatenate([pack.rows for pack in packs])
     lengths = np.concatenate([pack.lengths for pack in packs])

@@ -1,4 +1,4 @@
-"""Which rows make up which optimizer step: the order of an epoch, decided before anything is packed."""
+"""Order of the rows in an epoch, which decides the rows of each optimizer step before packing."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import numpy as np
 from fim_core.packing.rows import Rows
 
 BLOCK_ROWS = 4
-"""Rows with similar prompts that go into a batch together."""
+"""Rows with similar prompts that are put into a batch together."""
 
 
 def epoch_order(rows: Rows, *, seed: int, epoch: int, block_rows: int = BLOCK_ROWS) -> np.ndarray:
-    """All rows in the order that an epoch trains on them, int64 [rows]; batches are cut from it.
+    """The order of all rows in an epoch, int64 [rows]; batches are consecutive rows of it.
 
-    Rows are sorted by prompt and cut into blocks of neighbours, and the blocks are shuffled. A block shares a long
-    prefix; a batch of many blocks still holds rows of many kinds. Where the first block ends is drawn for each epoch, so
-    that the company in a block changes.
+    Rows are sorted by prompt and cut into blocks of neighbours, and the blocks are shuffled. The rows of a block share a
+    long prefix; a batch of many blocks is still diverse. The end of the first block is random in each epoch, so that the
+    composition of blocks changes.
 
     Args:
-        seed, epoch: decide the order, together with the rows alone: not the packing, the ranks or the batch's size.
+        seed, epoch: these and the rows alone decide the order, not packing, ranks or batch size.
         block_rows: 1 shuffles single rows.
     """
     rng = np.random.default_rng([seed, epoch])

@@ -11,7 +11,7 @@ def best_fit_decreasing(sizes: np.ndarray, capacity: float) -> list[list[int]]:
     """Put items into as few bins as possible: the largest first, each into the fullest bin that has room for it.
 
     At most 11/9 of the best possible number of bins plus one (Johnson et al., 1974, "Worst-case performance bounds for
-    simple one-dimensional packing algorithms"); with many small items the bins come out all but full.
+    simple one-dimensional packing algorithms"); with many small items nearly all bins are full.
     Takes O(items log items) plus one move in a short sorted list per item.
 
     Args:
@@ -24,7 +24,7 @@ def best_fit_decreasing(sizes: np.ndarray, capacity: float) -> list[list[int]]:
     order = np.argsort(-sizes, kind="stable")
     smallest = int(sizes.min(initial=0))
     bins: list[list[int]] = []
-    rooms: list[int] = []  # the different amounts of room that open bins have, sorted
+    rooms: list[int] = []  # distinct amounts of free room in open bins, sorted
     with_room: dict[int, list[list[int]]] = {}
     for item, size in zip(order.tolist(), sizes[order].tolist(), strict=True):
         found = bisect_left(rooms, size)

@@ -1,4 +1,4 @@
-"""What a packed sequence costs to train on, so that packs can be made to take similar time."""
+"""Cost model of training on a packed sequence, for balancing packs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Cost:
-    """Weights of the three things that take time; any unit, commonly floating-point operations.
+    """Weights of the three sources of cost, in any unit, commonly floating-point operations.
 
     Attributes:
         token: for each distinct token (the linear layers).
@@ -22,7 +22,7 @@ class Cost:
     target: float = 1.0
 
     def of_rows(self, lengths: np.ndarray, targets: np.ndarray) -> np.ndarray:
-        """Cost of each row on its own, float64 [rows]."""
+        """Cost of each row alone, float64 [rows]."""
         return self.of_prefix(lengths) + self.target * targets
 
     def of_prefix(self, lengths: np.ndarray) -> np.ndarray:

@@ -1,7 +1,8 @@
-"""The shape of a packed sequence: a forest of segments in which shared prefixes stand once.
+"""Layout of a packed sequence: a forest of segments in which each shared prefix occurs once.
 
-Tokens lie in preorder: a segment comes before everything that continues it, so the descendants of a segment are the
-contiguous tokens behind it. Attention and collation rest on that.
+Tokens are in preorder: a segment comes before everything that continues it, so the descendants of a segment are the
+contiguous tokens after it. Attention and collation rely on that. For example, the rows `a b c` and `a b d e` become the
+tokens `a b c d e` with three segments: `a b` (no parent), `c` and `d e` (parent 0).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ class Layout:
     Attributes:
         segments: int32 [segments, 3]: start, length, parent (an earlier segment, or -1), sorted by start.
             Each token attends to its own segment up to itself and to all tokens of its segment's ancestors.
-        derived: what attention has worked out from the segments, once for all layers.
+        derived: values that attention computes from the segments once for all layers.
     """
 
     segments: np.ndarray
@@ -90,12 +91,12 @@ class Layout:
 
 
 def forest(lengths: np.ndarray, shared: np.ndarray) -> tuple[Layout, np.ndarray]:
-    """The layout of rows that stand in prefix order, and each row's last token in it.
+    """The layout of rows in prefix order, and each row's last token in it.
 
     Args:
         lengths: int [rows], tokens of each row.
-        shared: int [rows], how many leading tokens each row has in common with the row before it and does not repeat;
-            less than both rows' lengths, and 0 where a new tree begins.
+        shared: int [rows], leading tokens that each row shares with the row before it, which are not repeated; less than
+            both rows' lengths, and 0 where a new tree begins.
 
     Returns:
         The layout, and int64 [rows]: the index of each row's last token in the packed sequence.

@@ -1,4 +1,4 @@
-"""The pack plan: which rows share a sequence, batch by batch, for one epoch."""
+"""The pack plan: the rows of each sequence, batch by batch, for one epoch."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from fim_core.packing.rows import Rows
 
 Strategy = Literal["prefix_tree", "flat", "none"]
 
-TIGHTER = (1.0, 1.1, 1.25, 1.5)
-"""What a pack may hold beyond an even share of its batch, tried in turn; less fills packs less evenly."""
+SLACK_FACTORS = (1.0, 1.1, 1.25, 1.5)
+"""Factors by which a pack may exceed an even share of its batch, tried in order."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,8 +35,8 @@ class Pack:
         rows: int64 [k], indices into Rows.
         row_ids: their names.
         lengths: int32 [k], tokens of each row.
-        shared: int32 [k], leading tokens that a row has in common with the row before and that stand only once.
-        cost: of training on it, in the unit of the Cost that it was planned with.
+        shared: int32 [k], leading tokens that a row shares with the row before; they are stored once.
+        cost: of training on it, in the unit of the plan's Cost.
     """
 
     rows: np.ndarray
@@ -74,7 +74,7 @@ class Pack:
 
 @dataclass(frozen=True)
 class PackStats:
-    """A plan in numbers.
+    """Figures of a plan.
 
     Attributes:
         batches: optimizer steps of the epoch.
@@ -97,14 +97,14 @@ class PackStats:
 
 @dataclass(frozen=True, eq=False)
 class PackPlan(Sequence[Pack]):
-    """All packs of an epoch, batch by batch in the order they are trained on.
+    """All packs of an epoch, by batch, in the order of training.
 
     Attributes:
         rows, row_ids, lengths, shared: of all packs one after the other, as of Pack.
         pack_starts: int64 [packs + 1], where each pack begins in them; the last entry is their length.
         batch_starts: int64 [batches + 1], the first pack of each batch; the last entry is the number of packs.
         costs: float64 [packs].
-        strategy, pack_length, ranks: what it was planned by.
+        strategy, pack_length, ranks: arguments of `plan_packs`.
     """
 
     rows: np.ndarray
@@ -166,7 +166,7 @@ class PackPlan(Sequence[Pack]):
         return _sums(self.lengths.astype(np.int64) - self.shared, self.pack_starts)
 
     def write(self, path: Path) -> None:
-        """Store the plan as a Parquet table, one row a pack, with the names of its rows and the shape of its sequence."""
+        """Store the plan as a Parquet table: one row for each pack, with its row_ids and segments."""
         segments, segment_starts, leaves = self._segments()
         parts = [pa.array(segments[:, column], pa.int32()) for column in range(3)]
         structs = pa.StructArray.from_arrays(parts, names=["start", "length", "parent"])
@@ -187,9 +187,9 @@ class PackPlan(Sequence[Pack]):
         pq.write_table(pa.table(columns).replace_schema_metadata(known), path, write_page_checksum=True)
 
     def _segments(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The segments of all packs one after the other, where each pack's begin among them, and the rows' leaves.
+        """The segments of all packs, concatenated; where each pack's segments begin; and the rows' leaf segments.
 
-        All packs are laid out as one long sequence, and counted from their own beginnings afterwards.
+        All packs are laid out as one long sequence first; positions are then made relative to each pack.
         """
         segments, last = segments_of(self.lengths, self.shared)
         token_starts = np.append(0, np.cumsum(self.distinct_tokens))
@@ -203,10 +203,10 @@ class PackPlan(Sequence[Pack]):
 
     @classmethod
     def read(cls, path: Path) -> PackPlan:
-        """A plan that `write` has stored.
+        """Read a plan stored by `write`.
 
         Raises:
-            DamagedFile: it is not what was stored.
+            DamagedFile: the file is damaged.
         """
         try:
             return cls._read(path)
@@ -247,20 +247,20 @@ def plan_packs(
 ) -> PackPlan:
     """Decide which rows share a sequence in this epoch.
 
-    The epoch's rows are cut into batches first (`batches.epoch_order`), then each batch is packed by itself, so that
-    the strategy changes how a batch is computed and not what is in it. `none`: each row by itself. `flat`: rows one
-    after the other, best-fit decreasing. `prefix_tree`: rows with long common prompts together, each common prefix
-    once. The same arguments give the same plan.
+    The epoch's rows are cut into batches first (`batches.epoch_order`), then each batch is packed separately, so that
+    the strategy changes how a batch is computed and not its rows. `none`: one row in each pack. `flat`: concatenated rows,
+    best-fit decreasing. `prefix_tree`: rows with long common prompts together, each common prefix once. The same
+    arguments give the same plan.
 
     Args:
         rows: every row ends up in exactly one pack.
         strategy: one of the three.
-        pack_length: distinct tokens that a pack may hold; a longer row is a pack of its own.
-        batch_rows: rows of a batch, the last one of the epoch takes the rest; None for one batch of all rows.
-        ranks: a batch is cut into packs for so many, as far as it has rows.
-        seed: of everything random.
+        pack_length: limit of distinct tokens in a pack; a longer row is packed alone.
+        batch_rows: rows of a batch; the last batch of the epoch has the rest. None for one batch of all rows.
+        ranks: each batch is cut into a multiple of this number of packs, if it has enough rows.
+        seed: of all random choices.
         epoch: counted from 0.
-        cost: what packs are balanced by; give `modeling.flops.training_cost(config)` for a model's own.
+        cost: for balancing packs; `modeling.flops.training_cost(config)` gives a model's.
     """
     cost = cost or Cost()
     batch_rows = batch_rows or max(len(rows), 1)
@@ -301,7 +301,7 @@ def _pack_batches(
         starts: where each batch begins in them; the last entry is their length.
 
     Returns:
-        For each pack its indices into `places`, and the number of packs of each batch.
+        For each pack its indices into `places`, and the number of packs in each batch.
     """
     chosen = rows.prompt_order.order[places]
     lengths, targets = rows.lengths[chosen], rows.targets_per_row[chosen]
@@ -328,7 +328,7 @@ def _pack(
     ranks: int,
     cost: Cost,
 ) -> list[np.ndarray]:
-    """Cut one batch into packs, as even as needed for the ranks to take the same number of packs each."""
+    """Cut one batch into packs, as evenly as needed to give each rank the same number of packs."""
 
     def fill(capacity: int) -> list[np.ndarray]:
         if strategy == "prefix_tree":
@@ -343,7 +343,7 @@ def _pack(
         return packs
     common = int(shared[1:].min(initial=pack_length)) if len(shared) > 1 else 0
     share = (total - common) / wanted
-    for slack in TIGHTER:
+    for slack in SLACK_FACTORS:
         even = fill(min(pack_length, max(int(lengths.max()), common + int(np.ceil(slack * share)))))
         if len(even) <= wanted:
             return even
@@ -351,7 +351,7 @@ def _pack(
 
 
 def _shared(common: np.ndarray, starts: np.ndarray, strategy: Strategy) -> np.ndarray:
-    """What each row shares with the one before: nothing at a start, and nothing at all without a tree; int64."""
+    """Leading tokens that each row shares with the one before: 0 at a start, and 0 without a tree; int64."""
     if strategy != "prefix_tree":
         return np.zeros(len(common), np.int64)
     common[starts[:-1]] = 0
@@ -359,7 +359,7 @@ def _shared(common: np.ndarray, starts: np.ndarray, strategy: Strategy) -> np.nd
 
 
 def _sums(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """Sums over consecutive parts, none of them empty."""
+    """Sums over consecutive, non-empty slices."""
     if len(starts) == 1:
         return np.zeros(0, values.dtype)
     return np.add.reduceat(values, starts[:-1], dtype=np.result_type(values, np.int64))

@@ -1,4 +1,4 @@
-"""Where to cut rows in prompt order into packs that keep most of what the rows share."""
+"""Packing of rows in prompt order that preserves most of the shared prefixes."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from fim_core.packing.bins import best_fit_decreasing
 from fim_core.packing.cost import Cost
 
 SLACK = 1.25
-"""How much more than the average full pack one pack may cost."""
+"""Factor by which the cost of a pack may exceed that of the average full pack."""
 
 REPEATED = 0.01
-"""Share of the tokens that may be repeated so that packs fill well."""
+"""Share of the tokens that may be repeated to fill packs better."""
 
 
 def pack_by_prefix(
     lengths: np.ndarray, shared: np.ndarray, targets: np.ndarray, *, capacity: int, cost: Cost
 ) -> list[np.ndarray]:
-    """Packs of at most `capacity` distinct tokens in which rows with long common prompts are together.
+    """Pack rows so that those with long common prompts are together, with at most `capacity` distinct tokens in a pack.
 
-    The rows are cut where least is shared, and what is shorter than a pack is put together with others, best fit first.
+    The rows are cut where they share least, and runs shorter than a pack are combined by best fit.
 
     Args:
-        lengths: int64 [rows], tokens of each row, in prompt order; a row longer than `capacity` is a pack of its own.
+        lengths: int64 [rows], tokens of each row, in prompt order; a row longer than `capacity` is packed alone.
         shared: int64 [rows], prefix common with the row before.
         targets: int64 [rows], positions that are predicted.
-        capacity: of a pack.
-        cost: what packs are balanced by.
+        capacity: distinct tokens of a pack.
+        cost: for balancing packs.
 
     Returns:
         For each pack its rows, int64, in prompt order.
@@ -42,8 +42,8 @@ def pack_by_prefix(
 
     prices = np.where(shared <= _cheap_depth(shared[1:], own_lengths.sum()), 0.0, shared)
     groups = _cut(lengths, shared, own_costs, cost.of_prefix(shared), prices, capacity, budget)
-    # What all rows have in common is in every pack once: groups compete for the rest of its tokens and of its budget. A
-    # pack is full when one of the two is used up, and a group takes the larger of its shares.
+    # The prefix common to all rows is in every pack once, so groups share the remaining tokens and cost. A pack is full
+    # when either is used up, so the size of a group is the larger of its two shares.
     prefix_cost = float(cost.of_prefix(np.array(common)))
     first = np.array([start for start, _ in groups])
     sizes = np.add.reduceat(own_lengths, first) + shared[first] - common
@@ -55,10 +55,10 @@ def pack_by_prefix(
 
 
 def _cheap_depth(shared: np.ndarray, distinct: int) -> int:
-    """The largest prefix length that may be repeated wherever rows part at it, for at most REPEATED of all tokens.
+    """The largest prefix length at which rows may be separated everywhere, repeating at most REPEATED of all tokens.
 
-    Nearly all rows share the system prompt and little more. Parting there costs next to nothing and leaves small
-    groups, which fill packs well.
+    Most rows share only the system prompt. Separating them there costs almost nothing and gives small groups, which fill
+    packs well.
     """
     if len(shared) == 0:
         return 0
@@ -76,12 +76,11 @@ def _cut(
     capacity: int,
     budget: float,
 ) -> list[tuple[int, int]]:
-    """Cut the sorted rows into runs that fit a pack, at the least sum of prices; of equal sums, the one with more cuts.
+    """Cut the sorted rows into runs that fit a pack, with the minimum sum of prices; among equals, with more cuts.
 
-    A run that starts at row `s` repeats the `shared[s]` tokens that it has in common with the row before, hence its
-    price. The best cuts up to row `i` are those up to some start `s` plus one run: best[i] = min over s of
-    best[s] + prices[s]. Runs that fit form a window that only moves forward, so a monotone queue finds each minimum
-    in constant time.
+    A run that starts at row `s` repeats the `shared[s]` tokens that it shares with the row before, hence its price. The
+    best cuts up to row `i` are those up to some start `s` plus one run: best[i] = min over s of best[s] + prices[s].
+    Runs that fit form a window that only moves forward, so a monotone queue finds each minimum in constant time.
     """
     ends = np.cumsum(lengths - shared).tolist()
     cost_ends = np.cumsum(own_costs).tolist()

@@ -1,4 +1,4 @@
-"""Rows in the order of their prompts, so that rows with long common prefixes are neighbours."""
+"""Sorting rows by prompt, so that rows with long common prefixes are neighbours."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ WINDOW = 32
 """Tokens of a row that are compared at once."""
 
 ENDED = -1
-"""Takes the place of tokens that a row may not share."""
+"""Replaces tokens that a row may not share."""
 
 Window = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""Reads WINDOW tokens of some rows (int64 [n]) from a position of each (int64 [n]) on: int32 [n, WINDOW], a copy. Beyond
-a row's end they have no meaning."""
+"""Reads WINDOW tokens of some rows (int64 [n]), starting at a position in each (int64 [n]): int32 [n, WINDOW], a copy.
+Values beyond a row's end are undefined."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +25,7 @@ class PromptOrder:
 
     Attributes:
         order: int64 [rows], the rows in lexicographic order of their shareable tokens.
-        shared: int64 [rows], for each place in `order` the length of the prefix common with the place before.
+        shared: int64 [rows], for each place in `order`, the length of the prefix common with the place before.
     """
 
     order: np.ndarray
@@ -33,7 +33,7 @@ class PromptOrder:
 
     @cached_property
     def places(self) -> np.ndarray:
-        """Where each row stands in `order`, int64 [rows]."""
+        """Position of each row in `order`, int64 [rows]."""
         places = np.empty(len(self.order), np.int64)
         places[self.order] = np.arange(len(self.order))
         return places
@@ -42,7 +42,7 @@ class PromptOrder:
         """For each of several places the prefix common with the one before it in the list, int64; 0 for the first.
 
         Args:
-            places: int64, in ascending order wherever the answer is used; elsewhere the answer has no meaning.
+            places: int64. A result is only defined where a place is not smaller than the one before it.
         """
         common = np.zeros(len(places), np.int64)
         if len(places) > 1:
@@ -61,8 +61,8 @@ class PromptOrder:
     def _minima(self) -> np.ndarray:
         """Minima of `shared` over 2**level places from each place on, int32 [levels, rows].
 
-        Sorted rows have as their common prefix the shortest one between neighbours on the way from one to the other.
-        With this table any such minimum takes two look-ups (a sparse table: Bender and Farach-Colton, 2000, "The LCA
+        The common prefix of two sorted rows is the shortest one between neighbours from one to the other. With this table,
+        any such minimum takes two look-ups (a sparse table: Bender and Farach-Colton, 2000, "The LCA
         problem revisited").
         """
         levels = max(len(self.shared), 1).bit_length()
@@ -74,17 +74,17 @@ class PromptOrder:
 
 
 def sort_prompts(window: Window, limits: np.ndarray) -> PromptOrder:
-    """Sort what rows may share.
+    """Sort rows by the tokens that they may share.
 
-    Groups of rows that begin alike are split where their rows first differ, all groups at a time, until nothing is left
-    to split. Only a few tokens of each row are in memory at once.
+    Groups of rows with equal prefixes are split where their rows first differ, all groups at a time, until no group can be
+    split. Only a few tokens of each row are in memory at once.
 
     Args:
-        window: reads tokens.
+        window: reads tokens of rows.
         limits: int64 [rows], leading tokens that each row may share.
     """
     order, shared = np.arange(len(limits)), np.zeros(len(limits), np.int64)
-    # Of each place in `order`: the first place of its group, and what its group is known to have in common.
+    # For each place in `order`: the first place of its group, and the known length of the group's common prefix.
     group, depth = np.zeros_like(order), np.zeros_like(order)
     active = order.copy() if len(order) > 1 else order[:0]
     while len(active):
@@ -98,7 +98,7 @@ def sort_prompts(window: Window, limits: np.ndarray) -> PromptOrder:
         column = np.where(differs.any(axis=1), differs.argmax(axis=1), WINDOW)
         column = np.repeat(np.minimum.reduceat(column, heads), sizes)
         reached += column
-        # Where a whole window is alike its last token decides nothing, but shows whether the rows have ended.
+        # If a whole window is equal, its last token shows whether the rows have ended.
         token = tokens[np.arange(len(active)), np.minimum(column, WINDOW - 1)]
         sorting = np.lexsort((token, group[active]))
         order[active], token = rows[sorting], token[sorting]
@@ -109,7 +109,7 @@ def sort_prompts(window: Window, limits: np.ndarray) -> PromptOrder:
         begins[heads] = True
         group[active] = active[np.maximum.accumulate(np.where(begins, np.arange(len(active)), 0))]
         depth[active] = reached + (column < WINDOW)
-        # Rows that end at the same place of the same prefix are alike as a whole.
+        # Rows that end at the same position with the same prefix are equal.
         alike = active[(token == ENDED) & ~begins]
         shared[alike] = limits[order[alike]]
         alone = begins & np.append(begins[1:], True)

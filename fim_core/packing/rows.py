@@ -19,16 +19,16 @@ from fim_core.packing.prompt_order import WINDOW, PromptOrder, sort_prompts
 
 @dataclass(frozen=True)
 class FlatColumn:
-    """One long int32 array that may lie in several places: each Arrow record batch holds its own part.
+    """One long int32 array in several parts: one for each Arrow record batch.
 
-    A slice must lie within one part, which slices of whole rows do; it is a view, never a copy.
+    A slice must be within one part, as slices of whole rows are; it is a view, not a copy.
     """
 
     parts: tuple[np.ndarray, ...]
 
     @cached_property
     def starts(self) -> list[int]:
-        """Where each part begins in the long array; the last entry is its length."""
+        """Offset of each part in the array; the last entry is the total length."""
         return [0, *np.cumsum([len(part) for part in self.parts]).tolist()]
 
     def __len__(self) -> int:
@@ -41,7 +41,7 @@ class FlatColumn:
         return self.parts[part][span.start - self.starts[part] : span.stop - self.starts[part]]
 
     def windows(self, starts: np.ndarray, width: int) -> np.ndarray:
-        """So many values from each start on, int32 [n, width], a copy; what is beyond the end of a part has no meaning.
+        """`width` values from each start on, int32 [n, width], a copy. Values beyond the end of a part are undefined.
 
         Args:
             starts: int64 [n].
@@ -64,10 +64,10 @@ class Rows:
     """All rows of a split, in the order of the data set.
 
     Attributes:
-        tokens: input ids of all rows, one after the other (int32).
-        labels: at each position the token itself, or IGNORE_INDEX where it is not trained on (int32).
+        tokens: input ids of all rows, concatenated (int32).
+        labels: the token at each position, or IGNORE_INDEX where it is not trained on (int32).
         offsets: int64 [rows + 1]; row `i` is `tokens[offsets[i]:offsets[i + 1]]`.
-        row_ids: names of the rows, for messages and lineage.
+        row_ids: for messages and lineage.
     """
 
     tokens: FlatColumn
@@ -93,7 +93,7 @@ class Rows:
 
     @cached_property
     def targets_per_row(self) -> np.ndarray:
-        """Positions that are predicted and trained on, int64 [rows]. Position 0 has nothing to be predicted from."""
+        """Positions that are predicted and trained on, int64 [rows]. Position 0 cannot be predicted."""
         return self._over_labels(lambda trained, starts: np.add.reduceat(trained, starts, dtype=np.int64))
 
     @cached_property
@@ -110,14 +110,14 @@ class Rows:
     def shareable(self) -> np.ndarray:
         """Leading tokens of each row that other rows may share, int64 [rows].
 
-        They end before the position that makes the row's first prediction: everything in them is masked, and each row
-        keeps at least one token of its own.
+        They end before the position that predicts the row's first target: all of them are masked, and each row keeps at
+        least one unshared token.
         """
         return np.maximum(np.minimum(self.first_targets, self.lengths) - 1, 0)
 
     @cached_property
     def prompt_order(self) -> PromptOrder:
-        """The rows sorted by what they may share."""
+        """The rows sorted by the tokens that they may share."""
         return sort_prompts(
             lambda rows, position: self.tokens.windows(self.offsets[rows] + position, WINDOW), self.shareable
         )
@@ -129,7 +129,7 @@ class Rows:
         return pa.array([self.row_ids[row] for row in rows.tolist()], pa.string())
 
     def _over_labels(self, summarise) -> np.ndarray:  # type: ignore[no-untyped-def]
-        """`summarise(trained, row starts)` part by part, so that the labels are never in memory all at once."""
+        """Concatenate `summarise(trained, row starts)` of each part, so that not all labels are in memory at once."""
         results = [np.empty(0, np.int64)]
         edges = np.searchsorted(self.offsets, self.labels.starts)
         for part, start, (first, last) in zip(self.labels.parts, self.labels.starts[:-1], pairwise(edges), strict=True):
@@ -150,14 +150,19 @@ class Rows:
         """
         missing = {"input_ids", "labels", "row_id"} - set(dataset.column_names)
         if missing:
-            raise FimError(f"The tokenized data set lacks the column {sorted(missing)[0]}. Make it with `fim convert`.")
+            raise FimError(
+                f"The tokenized data set lacks the column {sorted(missing)[0]}. Materialize tokenized_dataset again."
+            )
         if dataset._indices is not None:
             dataset = dataset.flatten_indices()
         table = dataset.data
         tokens, offsets = _flatten(table.column("input_ids"))
         labels, label_offsets = _flatten(table.column("labels"))
         row_ids = _Names(table.column("row_id"))
-        for problem, bad in (("no tokens", np.diff(offsets) == 0), ("not one label a token", offsets != label_offsets)):
+        for problem, bad in (
+            ("no tokens", np.diff(offsets) == 0),
+            ("not one label for each token", offsets != label_offsets),
+        ):
             if bad.any():
                 row = min(int(np.argmax(bad)), len(row_ids) - 1)
                 raise FimError(f"Row {row_ids[row]} of the tokenized data set has {problem}. Tokenize the data again.")
@@ -175,7 +180,7 @@ class Rows:
 
 
 class _Names(Sequence[str]):
-    """Row ids read from Arrow as they are asked for."""
+    """Row ids, read from Arrow on access."""
 
     def __init__(self, column: pa.ChunkedArray) -> None:
         self._column = column
@@ -187,13 +192,13 @@ class _Names(Sequence[str]):
         return self._column[row].as_py()
 
     def take(self, rows: np.ndarray) -> pa.StringArray:
-        """Several at once."""
+        """The names of some rows."""
         taken = self._column.take(pa.array(rows)).cast(pa.string()).combine_chunks()
         return taken if isinstance(taken, pa.StringArray) else pa.concat_arrays(taken.chunks)
 
 
 def _flatten(column: pa.ChunkedArray) -> tuple[FlatColumn, np.ndarray]:
-    """The values of a list column without copying them, and the rows' offsets in them."""
+    """The values of a list column, without copying, and the rows' offsets in them."""
     parts, lengths = [], [np.zeros(1, np.int64)]
     for chunk in column.chunks:
         values = chunk.flatten()

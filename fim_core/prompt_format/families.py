@@ -1,6 +1,6 @@
-"""Families of models that were trained to fill in the middle: their markers, and which tokens end a middle.
+"""Families of FIM models: their markers, and the tokens that end a middle.
 
-The tokens are those of the models' own documentation. Only Qwen's were compared with a copy of it, and with a model:
+The tokens are from the models' documentation. Only Qwen's were verified with a copy of it and with a model:
 
 - qwen: README and examples/Qwen2.5-Coder-fim.py of QwenLM/Qwen2.5-Coder; Qwen3 has the same tokens.
 - codegemma: "CodeGemma formatting" on ai.google.dev, and the model card of google/codegemma-2b, which ends generation
@@ -26,10 +26,10 @@ class Family:
 
     Attributes:
         prefix, suffix, middle: markers of the prompt.
-        end: what ends a middle in prompts without chat markup; training writes it.
-        stops: more tokens that end a middle when the model serves, as far as a tokenizer has them. The markers do so
-            in every family and are not listed.
-        mark: a token that tells the family from others with the same markers; empty where there are none.
+        end: ends a middle in prompts without chat markup; trained on.
+        stops: more tokens that end a middle in serving, if the tokenizer has them. The markers do in every family and
+            are not listed.
+        mark: a token that distinguishes the family from others with the same markers; empty if there are none.
     """
 
     prefix: str
@@ -86,4 +86,4 @@ FAMILIES: dict[str, Family] = {
 """By name. A tokenizer belongs to the first family whose prefix, suffix and mark it has."""
 
 SUFFIX_FIRST = frozenset({"codestral"})
-"""Families that were trained with the suffix before the prefix only."""
+"""Families that were only trained with the suffix before the prefix."""

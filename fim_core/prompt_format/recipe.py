@@ -1,7 +1,7 @@
-"""The recipe of prompts: all that decides how an editor's state becomes the tokens that a model is trained on.
+"""The recipe of prompts: everything that decides how an editor's state becomes a model's input tokens.
 
-One format wherever prompts go: the file `fim.json` in a folder (a converted data set, the prompts of an experiment, a
-checkpoint), and the key `fim_recipe` in the schema's metadata of a Parquet file.
+It is stored with prompts everywhere: in the file `fim.json` of a folder (a converted data set, the prompts of an
+experiment, a checkpoint), and under the key `fim_recipe` in the schema metadata of a Parquet file.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ _SCHEMA_KEY = b"fim_recipe"
 
 @dataclass(frozen=True)
 class Recipe:
-    """How prompts are built. It holds texts, not paths, so that it means the same on every machine.
+    """How prompts are built. It contains texts, not paths, so that it is valid on every machine.
 
     Attributes:
-        fim_tokens: the markers, and what ends a completion; ids are those of the tokenizer that it was written with.
+        fim_tokens: the markers, and the end token of completions; ids are of the tokenizer that it was written with.
         fim_order: which side of the cursor comes first.
-        template: name of the template: `chat`, `plain`, or a file's name; None where prompts came without a recipe.
-        template_text: its text; without a known template, that of one without context.
-        chat_template: the tokenizer's chat template, where its markup surrounds the prompt; None: no markup.
-        opening: what a prompt without markup begins with: the tokenizer's token for the start of a text, or nothing.
-        example: the prompt of a state without context, control tokens written out; empty where it is not known.
-        prompt_tokens: the control tokens that stand in every prompt.
+        template: name of the template: `chat`, `plain`, or a file's name; None if prompts came without a recipe.
+        template_text: its text; without a known template, one without context.
+        chat_template: the tokenizer's chat template, if its markup surrounds the prompt; None: no markup.
+        opening: start of a prompt without markup: the tokenizer's token for the start of a text, or empty.
+        example: the prompt of a state without context, control tokens written out; empty if unknown.
+        prompt_tokens: the control tokens in every prompt.
         tokenizer: digest of the tokenizer (see `tokenizer_digest`).
         control_tokens, mask_secrets, ignore_empty_think: as in the section `data` of an experiment.
-        granularity: what the tokenizer encoded independently in training; None before tokenization.
+        granularity: the units that were encoded independently in training; None before tokenization.
     """
 
     fim_tokens: FimTokens
@@ -65,11 +65,11 @@ class Recipe:
 
     @property
     def has_template(self) -> bool:
-        """Whether the template is known; without one, serving sends no context."""
+        """Whether the template is known. Without one, serving sends no context."""
         return self.template is not None
 
     def refuse_contradictions(self, data: DataConfig) -> None:
-        """Check that what the experiment sets about prompts is what these prompts have.
+        """Check that the experiment's options for prompts match these prompts.
 
         Raises:
             FimError: it sets another order or another template.
@@ -77,23 +77,23 @@ class Recipe:
         if "fim_order" in data.model_fields_set and data.fim_order != self.fim_order:
             raise FimError(
                 f"data.fim_order is {data.fim_order}, but the finished prompts of the sources are in the order "
-                f"{self.fim_order}. Leave the option out, or convert the export again."
+                f"{self.fim_order}. Remove the option, or convert the export again."
             )
         if "template" in data.model_fields_set and self.has_template:
             from fim_core.prompt_format.template import read_template
 
-            # `chat` stands for `plain` where there is no markup.
+            # Without chat markup, `chat` means `plain`.
             name = "plain" if data.template == "chat" and self.chat_template is None else data.template
             if read_template(name) != self.template_text:
                 raise FimError(
                     f"data.template is {data.template}, but the finished prompts of the sources were made with another "
-                    f"text (template {self.template}). Leave the option out, or convert the export again."
+                    f"text (template {self.template}). Remove the option, or convert the export again."
                 )
 
     def applied(self, model: ModelConfig, data: DataConfig) -> tuple[ModelConfig, DataConfig]:
         """The sections of an experiment with the tokens and the order of these prompts.
 
-        An end token that the experiment names stays: it is no part of a finished prompt.
+        The experiment's end token takes precedence: it is not part of a finished prompt.
 
         Raises:
             FimError: the experiment contradicts the recipe.
@@ -103,8 +103,8 @@ class Recipe:
         names = FimTokenNames(prefix=tokens.prefix, suffix=tokens.suffix, middle=tokens.middle)
         if model.fim_tokens not in (None, names):
             raise FimError(
-                "model.fim_tokens names other tokens than the finished prompts of the sources hold: "
-                f"{tokens.prefix}, {tokens.suffix}, {tokens.middle}. Leave the option out."
+                "model.fim_tokens differs from the tokens in the finished prompts of the sources: "
+                f"{tokens.prefix}, {tokens.suffix}, {tokens.middle}. Remove the option."
             )
         return (
             model.model_copy(update={"fim_tokens": names, "end_token": model.end_token or tokens.end}),
@@ -114,12 +114,12 @@ class Recipe:
         )
 
     def same_prompts_as(self, other: Recipe) -> bool:
-        """Whether both build the same text from the same state; names and origins do not count."""
+        """Whether both build the same text from the same state; names and origins may differ."""
         return _essence(self) == _essence(other)
 
 
 def _essence(recipe: Recipe) -> Recipe:
-    # A family is only a name for tokens, and which of them were added is the tokenizer's history.
+    # A family is only a name for tokens, and which of them were added does not matter.
     tokens = replace(recipe.fim_tokens, family="", added=())
     return replace(recipe, fim_tokens=tokens, template=None, tokenizer="", example="")
 
@@ -133,13 +133,13 @@ def read_recipe(folder: Path) -> Recipe:
     """Read the `fim.json` of a folder.
 
     Raises:
-        FimError: there is none, or it does not fit this version of the package.
+        FimError: it is missing, or does not fit this version of the package.
     """
     found = find_recipe(folder)
     if found is None:
         raise FimError(
-            f"{folder} has no {RECIPE}, which says how prompts are built. Use a folder that this package wrote, such as a "
-            "trained_checkpoint, and copy it whole."
+            f"{folder} has no {RECIPE}, which describes how prompts are built. Use a complete folder that this package wrote, such as a "
+            "trained_checkpoint."
         )
     return found
 
@@ -155,13 +155,13 @@ def find_recipe(folder: Path) -> Recipe | None:
 
 
 def schema_with(schema: pa.Schema, recipe: Recipe) -> pa.Schema:
-    """An Arrow schema that carries a recipe into the Parquet file that is written with it."""
+    """An Arrow schema with a recipe in its metadata, for writing Parquet."""
     text = json.dumps(asdict(recipe), ensure_ascii=False).encode()
     return schema.with_metadata({**(schema.metadata or {}), _SCHEMA_KEY: text})
 
 
 def recipe_of(schema: pa.Schema, name: str) -> Recipe | None:
-    """The recipe that an Arrow schema carries, or None. `name` is for messages.
+    """The recipe in the metadata of an Arrow schema, or None. `name` is for messages.
 
     Raises:
         FimError: it does not fit this version of the package.
@@ -183,7 +183,7 @@ def _parse(text: bytes, place: str) -> Recipe:
 
 @cache
 def _adapter() -> TypeAdapter[Any]:
-    # Imported late: it brings transformers along, and whoever only looks for recipes needs none of it.
+    # Imported late: it imports transformers, which reading most files does not need.
     from fim_core.prompt_format.tokens import FimTokens
 
     adapter = TypeAdapter(Recipe)

@@ -1,24 +1,24 @@
-"""The template language: how context, prefix and suffix become the text of a prompt.
+"""Parsing and rendering of prompt templates.
 
-A template is text in the notation of Go's text/template, the part of it that prompts need (no kept Python library reads
-that notation, so this does, and no more of it):
+A template is written in the syntax of Go's text/template. This module implements the subset that prompts need, because no
+maintained Python library reads that syntax:
 
-    {{define "system"}} … {{end}}               sections: system and user (optional), assistant (needed)
+    {{define "system"}} … {{end}}               sections: system and user (optional), assistant (required)
     {{.SQL_HISTORY}}                            a field, one of FIELDS
-    {{if .DDL_CONTEXT}} … {{else}} … {{end}}    by whether a field is empty; may be nested
+    {{if .DDL_CONTEXT}} … {{else}} … {{end}}    tests whether a field is not empty; may be nested
     {{- … -}}                                   trim the white space of the template before or after
     {{/* … */}}                                 a comment
 
-White space is Go's: everything outside an action stays as it is. In addition each section loses the template's own
-white space at its outer ends, also where an {{if}} came out empty; white space of a field's value is never touched.
+White space is kept as in Go. In addition, the template's own white space at both ends of a section is stripped, also
+where an {{if}} rendered empty; white space in field values is never changed.
 
-The assistant section ends in the fill-in-the-middle block, written in Qwen's names whatever the model's own are:
+The assistant section ends with the fill-in-the-middle block, always in Qwen's names:
 
     <|fim_prefix|>{{.PREFIX}}<|fim_suffix|>{{.SUFFIX}}<|fim_middle|>
 
-These three markers stand for the control tokens of the model's family and its order; no other text of a template may
-name a control token, because a tokenizer turns such text into the token itself. A template with only an assistant
-section is a plain one, for base models: no chat markup is put around it.
+The three markers are replaced by the control tokens of the model's family, in its order. No other text of a template may
+name a control token, because a tokenizer would encode it as the token. A template with only an assistant section is for
+base models: it gets no chat markup.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FIELDS = ("SQL_HISTORY", "DDL_CONTEXT", "LAST_FEW_EXECUTED", "FILE_CONTENT", "PR
 FIM_MARKERS = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
 
 BARE = '{{define "assistant"}}<|fim_prefix|>{{.PREFIX}}<|fim_suffix|>{{.SUFFIX}}<|fim_middle|>{{end}}'
-"""The template of prompts whose own is not known: what stands around the cursor, and nothing else."""
+"""The template for prompts of an unknown template: the text around the cursor only."""
 
 _BUILT_IN = Path(__file__).parent / "templates"
 _ACTION = re.compile(
@@ -80,8 +80,8 @@ class Template:
     """A parsed template.
 
     Attributes:
-        name: what to call it in messages.
-        sections: nodes by section; those of `assistant` without the fill-in-the-middle block that ends it.
+        name: for messages.
+        sections: nodes by section; `assistant` without its final fill-in-the-middle block.
     """
 
     name: str
@@ -89,18 +89,18 @@ class Template:
 
     @property
     def is_chat(self) -> bool:
-        """Whether chat markup belongs around it."""
+        """Whether it gets chat markup."""
         return "system" in self.sections or "user" in self.sections
 
     def fields_of(self, section: str) -> tuple[str, ...]:
-        """The FIELDS that decide how a section comes out."""
+        """The FIELDS that a section uses."""
         return tuple(sorted(set(_fields(self.sections.get(section, ())))))
 
     def render(self, section: str, fields: Mapping[str, str]) -> list[Piece]:
-        """The text of one section in one pass: what a value holds is never read as template.
+        """Render one section in one pass: values are never parsed as template text.
 
         Args:
-            section: `system`, `user`, or `assistant` (then what stands before the fill-in-the-middle block).
+            section: `system`, `user`, or `assistant` (the text before the fill-in-the-middle block).
             fields: a value for each of `fields_of(section)`.
         """
         pieces = list(_render(self.sections.get(section, ()), fields))
@@ -119,7 +119,7 @@ class Template:
                     line = node.line + node.text.count("\n", 0, position)
                     raise FimError(
                         f"{self.name}, line {line}: the text names the control token {token}, which a tokenizer would "
-                        "turn into the token itself. Reword it; control tokens belong only into the block "
+                        "encode as that token. Reword it: control tokens may only be in the block "
                         f"{FIM_MARKERS[0]}{{{{.PREFIX}}}}{FIM_MARKERS[1]}{{{{.SUFFIX}}}}{FIM_MARKERS[2]} that ends "
                         "the assistant section."
                     )
@@ -215,7 +215,7 @@ def _texts(nodes: Iterable[_Node]) -> Iterator[_Text]:
 
 @dataclass
 class _Open:
-    """A block that waits for its {{end}}."""
+    """A block whose {{end}} was not read yet."""
 
     line: int
     section: str | None = None
@@ -266,11 +266,11 @@ class _Parser:
         if not self.blocks:
             if text.strip():
                 line = self._line(start + len(text) - len(text.lstrip()))
-                self._fail(line, "text outside of a section; put it between {{define …}} and {{end}}")
+                self._fail(line, "text outside a section; put it between {{define …}} and {{end}}")
             return
         siblings = self.nodes[-1]
         if siblings and isinstance(last := siblings[-1], _Text):
-            # A comment stood between: together they may spell what neither does.
+            # A comment was between them: joined, they may form a control token.
             siblings[-1] = _Text(last.text + text, last.line)
         else:
             siblings.append(_Text(text, self._line(start)))
@@ -279,7 +279,7 @@ class _Parser:
         if found := _DEFINE.fullmatch(body):
             self._define(found[1], line)
         elif not self.blocks:
-            self._fail(line, f"{{{{{body}}}}} outside of a section")
+            self._fail(line, f"{{{{{body}}}}} outside a section")
         elif found := _IF.fullmatch(body):
             self.blocks.append(_Open(line, field=self._known(found[1], line)))
             self.nodes.append([])
@@ -299,7 +299,7 @@ class _Parser:
 
     def _define(self, section: str, line: int) -> None:
         if self.blocks:
-            self._fail(line, "a section inside of another block; is an {{end}} missing before it?")
+            self._fail(line, "a section inside another block; is an {{end}} missing before it?")
         if section not in SECTIONS:
             self._fail(line, f'there is no section "{section}"; the sections are {", ".join(SECTIONS)}')
         if section in self.sections:

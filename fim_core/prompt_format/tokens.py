@@ -1,4 +1,4 @@
-"""Control tokens: which ones a tokenizer has, which mark fill-in-the-middle, and which one ends a completion."""
+"""Control tokens of a tokenizer: FIM markers, and the tokens that end a completion."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class FimTokens:
 
     Attributes:
         prefix, suffix, middle: fill-in-the-middle markers; a prompt ends in `middle`.
-        end: what a completion is trained to end with.
-        end_ids: every id of this tokenizer that ends a completion when the model serves, `end_id` first; they become
+        end: the last token of a completion in training.
+        end_ids: all ids that end a completion in serving, `end_id` first; they become
             `eos_token_id` of the checkpoint's generation config.
         family: a key of FAMILIES; `configured`; or `added`.
-        added: tokens that were new to the tokenizer, so that the embeddings have to grow.
+        added: tokens that were added to the tokenizer, so that the embeddings have to be resized.
     """
 
     prefix: str
@@ -58,38 +58,38 @@ class FimTokens:
 
 
 def load_tokenizer(path_or_id: str | Path) -> PreTrainedTokenizerFast:
-    """Load a tokenizer from a folder or by hub id. Code that comes with it is never run.
+    """Load a tokenizer from a folder or by hub id. Its own code is never run.
 
     Raises:
-        FimError: there is none, it needs code of its own, or it has no fast (`tokenizers`) form.
+        FimError: it does not exist, needs its own code, or has no fast (`tokenizers`) version.
     """
     place = str(path_or_id)
     require_place(place, "tokenizer")
     try:
         folder = Path(place).expanduser()
-        # Not given, transformers asks on a terminal whether to run the code.
+        # By default, transformers asks on a terminal whether to run the code.
         tokenizer = AutoTokenizer.from_pretrained(folder if folder.is_dir() else place, trust_remote_code=False)
-    except Exception as error:  # the library in Rust raises this very class
+    except Exception as error:  # the Rust library raises Exception itself
         raise FimError(
             f"The tokenizer {place} cannot be loaded: {first_line(error)} Give a folder that holds tokenizer.json and "
             "tokenizer_config.json, or a hub id that this machine can reach (HF_HUB_OFFLINE unset)."
         ) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise FimError(
-            f"The tokenizer {place} has no tokenizer.json; one is needed. Convert it with transformers first."
+            f"The tokenizer {place} has no tokenizer.json, which is required. Convert it with transformers first."
         )
     return tokenizer
 
 
 def control_tokens(tokenizer: PreTrainedTokenizerFast, fim: FimTokens | None = None) -> frozenset[str]:
-    """The control tokens of a tokenizer, as text: what user text must never become.
+    """The control tokens of a tokenizer, as text: user text must never be encoded as one.
 
-    All special tokens; of the added tokens without the special flag those that are markup and that a family or the chat
-    template names (Qwen's FIM and tool tokens); and what `fim` names. Other added tokens are ordinary text, whatever
-    they look like: runs of spaces, line ends, Gemma's `<h1>` and `<table>`.
+    These are all special tokens; added tokens without the special flag that look like markup and that a family or the chat
+    template names (Qwen's FIM and tool tokens); and the tokens of `fim`. Other added tokens are ordinary text: runs of
+    spaces, line ends, Gemma's `<h1>` and `<table>`.
 
     Args:
-        fim: the control tokens in use, if they are known. An end token counts if it is an added token.
+        fim: the control tokens in use, if known. Its end token is included if it is an added token.
     """
     added = tokenizer.backend_tokenizer.get_added_tokens_decoder()
     named = _FAMILY_TOKENS if fim is None else _FAMILY_TOKENS | {fim.prefix, fim.suffix, fim.middle, fim.end}
@@ -106,11 +106,11 @@ def control_tokens(tokenizer: PreTrainedTokenizerFast, fim: FimTokens | None = N
 
 
 def is_spelled_out(tokenizer: PreTrainedTokenizerFast, fim: FimTokens | None = None) -> bool:
-    """Whether text becomes a control token only where it names one, so that `control_pattern` finds all there are.
+    """Whether text is encoded as a control token only where it contains its name, so that `control_pattern` finds all.
 
-    Added tokens are matched in the text as it is, unless they are matched after normalisation. Below them the model must
-    not be able to write a control token: merges never reach over the ends of a token, so BPE writes one in some text only
-    if it does so for the token's own name. Unknown characters must not become one either.
+    Requires that added tokens are matched in the raw text, not after normalisation, and that the model below them cannot
+    produce a control token: BPE merges never cross token boundaries, so BPE produces one in some text only if it does for
+    the token's own name. The unknown token must not be a control token either.
     """
     backend, controls = tokenizer.backend_tokenizer, control_tokens(tokenizer, fim)
     added, model = backend.get_added_tokens_decoder().values(), backend.model
@@ -127,7 +127,7 @@ def is_spelled_out(tokenizer: PreTrainedTokenizerFast, fim: FimTokens | None = N
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerFast) -> str:
-    """Hash of all that decides how a tokenizer encodes, 16 hex digits."""
+    """Hash of everything that decides how a tokenizer encodes, 16 hex digits."""
     return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()[:16]
 
 
@@ -139,7 +139,7 @@ def token_id(tokenizer: Tokenizer, token: str) -> int:
 
 
 def control_pattern(tokens: Collection[str]) -> re.Pattern[str]:
-    """Finds control tokens as a tokenizer does: the leftmost, and where several begin there, the longest."""
+    """A pattern that finds control tokens as a tokenizer does: leftmost first, then longest."""
     return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or r"(?!)")
 
 
@@ -151,23 +151,23 @@ def control_ids(tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:
 def resolve_fim_tokens(
     tokenizer: PreTrainedTokenizerFast, model: ModelConfig, *, turn_end: str | None = None
 ) -> FimTokens:
-    """Find the control tokens of a model; what is missing is added to `tokenizer`, in place.
+    """Determine the control tokens of a model, and add missing ones to `tokenizer`, in place.
 
-    The FIM markers: what the experiment names, else the family that the tokenizer holds, else Qwen's names.
+    FIM markers: those of the experiment, else those of the family that the tokenizer has, else Qwen's names.
 
-    The end token, which training writes: what the experiment names; else, for prompts with chat markup, what ends a
-    turn; else the family's own; else, where the tokenizer has no FIM tokens of its own, what the model's generation
-    config stops at, preferably the tokenizer's end-of-sequence token, else that token.
+    End token, used in training: that of the experiment; else, for prompts with chat markup, the token that ends a turn;
+    else the family's; else, if the tokenizer has no FIM tokens, an end token of the model's generation config, preferably
+    the tokenizer's end-of-sequence token, else that token.
 
-    A middle also ends, when the model serves, at the other tokens of the family, the FIM markers, the tokenizer's
-    end-of-sequence token and what the model's generation config stops at.
+    In serving, a middle also ends at the family's other end tokens, the FIM markers, the tokenizer's end-of-sequence token
+    and the end tokens of the model's generation config.
 
     Args:
         turn_end: for prompts with chat markup, the control token that closes the assistant's turn; None: the prompts
-            have no chat markup, or their turns are not closed by one.
+            have no chat markup, or no control token closes their turns.
 
     Raises:
-        FimError: there is no end token, or the one that is named does not exist.
+        FimError: there is no end token, or the one in the options does not exist.
     """
     id_of = tokenizer.backend_tokenizer.token_to_id
     known = [
@@ -205,13 +205,13 @@ def resolve_fim_tokens(
 
 
 def _add_special(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str]) -> None:
-    """Add tokens that are not added tokens yet: an entry of the vocabulary is not matched as a whole otherwise."""
+    """Add tokens as added tokens, also those in the vocabulary: only added tokens are matched as a whole."""
     known = {token.content for token in tokenizer.backend_tokenizer.get_added_tokens_decoder().values()}
     tokenizer.add_tokens([AddedToken(text, special=True, normalized=False) for text in texts if text not in known])
 
 
 def _is_ordinary_text(tokenizer: PreTrainedTokenizerFast, token: str, number: int) -> bool:
-    """Whether a token is only an entry of the vocabulary, and text that spells it becomes it."""
+    """Whether a token is only a vocabulary entry, so that ordinary text can be encoded as it."""
     backend = tokenizer.backend_tokenizer
     return (
         number not in backend.get_added_tokens_decoder()
@@ -225,21 +225,21 @@ def _is_markup(text: str) -> bool:
 
 
 def _end_id(tokenizer: PreTrainedTokenizerFast, model: ModelConfig, end: str | None, served: tuple[int, ...]) -> int:
-    """The id of the token that training writes.
+    """The id of the end token in training.
 
     Args:
-        end: the token that the prompts' markup or the family asks for, if there is one.
-        served: what the model's generation config stops at.
+        end: the end token of the prompts' markup or of the family, if there is one.
+        served: end tokens of the model's generation config.
     """
     eos = tokenizer.eos_token_id
     if model.end_token is not None:
         named = tokenizer.backend_tokenizer.token_to_id(model.end_token)
-        cure = f"Name a special token, for example {end or tokenizer.eos_token}, or leave the key out."
+        cure = f"Name a special token, for example {end or tokenizer.eos_token}, or remove the key."
         if named is None:
             raise FimError(f"model.end_token {model.end_token} is not a token of this tokenizer. {cure}")
         if _is_ordinary_text(tokenizer, model.end_token, named):
             raise FimError(
-                f"model.end_token {model.end_token} is ordinary text for this tokenizer: completions that hold it would "
+                f"model.end_token {model.end_token} is ordinary text for this tokenizer: completions that contain it would "
                 f"end there. {cure}"
             )
         _add_special(tokenizer, [model.end_token])
@@ -250,14 +250,14 @@ def _end_id(tokenizer: PreTrainedTokenizerFast, model: ModelConfig, end: str | N
         return eos if eos in served else served[0]
     if eos is None:
         raise FimError(
-            "Neither the model's generation config nor its tokenizer says which token ends a text. Set model.end_token."
+            "Neither the model's generation config nor its tokenizer defines an end token. Set model.end_token."
         )
     return eos
 
 
 def require_generation_config(folder: Path) -> None:
-    """Go on if a folder has no generation_config.json, or one that can be read: transformers passes over a damaged one,
-    and generation would stop elsewhere.
+    """Require that generation_config.json, if there is one, can be read: transformers ignores a damaged one, and generation
+    would then stop at other tokens.
 
     Raises:
         DamagedFile: it is damaged.
@@ -267,10 +267,10 @@ def require_generation_config(folder: Path) -> None:
 
 
 def _generation_end_ids(tokenizer: PreTrainedTokenizerFast, model: ModelConfig) -> tuple[int, ...]:
-    """What the pretrained model's own generation config stops at; nothing for a model from scratch or without one.
+    """End tokens of the pretrained model's generation config; empty for a model from scratch or without one.
 
     Raises:
-        FimError: a token that the tokenizer does not have.
+        FimError: the tokenizer lacks one of them.
     """
     if model.name_or_path is None:
         return ()

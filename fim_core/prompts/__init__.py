@@ -1,4 +1,4 @@
-"""Rows become prompts: rendering, the line between trusted and user text, and the split into train and eval."""
+"""Rendering raw rows to prompts, keeping user text out of control tokens, and splitting rows into train and eval."""
 
 from fim_core.prompts.builder import Prompt, PromptBuilder, template_in_use
 from fim_core.prompts.train_tokenizer import train_tokenizer_on

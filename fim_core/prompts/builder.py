@@ -1,4 +1,4 @@
-"""From a completion to its prompt: the same for training and for serving, token for token."""
+"""Building the prompt of a completion: the same tokens in training and in serving."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class Prompt:
 
     Attributes:
         text: what the model reads, control tokens written out.
-        control_spans: where control tokens stand in it, `[start, end, …]` in characters, if user text looks like some
-            as well; None: every text that looks like a control token is one.
-        prefix, suffix: what stands around the cursor, masked where that is asked for.
-        masked: secrets that were masked.
+        control_spans: positions of control tokens in it, `[start, end, …]` in characters, if user text contains names of
+            control tokens; None: every name of a control token is one.
+        prefix, suffix: text around the cursor, with secrets masked if `mask_secrets` is set.
+        masked: number of masked secrets.
     """
 
     text: str
@@ -51,16 +51,16 @@ class PromptRow:
     """A rendered row of the prompts table.
 
     Attributes:
-        prompt, response: what the model reads, and what it learns to write after it.
-        prefix, suffix: around the cursor; empty in conversations, None in finished prompts that do not tell.
+        prompt, response: what the model reads, and what it learns to write.
+        prefix, suffix: around the cursor; empty in conversations, None in finished prompts without known FIM tokens.
         control_spans: see `Prompt`.
         trained_spans: parts of the prompt that are trained on as well (earlier assistant turns), `[start, end, …]` in
-            characters; None: none.
-        statement: the text that decides which rows belong together: the whole SQL, or else the prompt or question.
-        repaired: the INPUT was damaged JSON that could be repaired.
+            characters, or None.
+        statement: rows with the same statement are in the same split: the whole SQL, or else the prompt or question.
+        repaired: the INPUT was damaged JSON and was repaired.
         is_completion: `prefix` and `suffix` are the text around a cursor.
-        is_finished: the prompt was read as it is, so that it may hold control tokens anywhere.
-        masked: secrets that were masked.
+        is_finished: the prompt was used as it is, and may contain control tokens anywhere.
+        masked: number of masked secrets.
     """
 
     prompt: str
@@ -79,19 +79,19 @@ class PromptRow:
 class PromptBuilder:
     """Builds prompts for one tokenizer, one template and one set of options.
 
-    Tokens that the model's family lacks are added to `tokenizer`.
+    FIM tokens that `tokenizer` lacks are added to it.
 
     Args:
-        recipe: of prompts that exist already, or that a checkpoint was trained on. It decides tokens, order, template
-            and markup; `tokenizer` gets its chat template.
-        chat_rows: rows with chat markup come along, whatever the template; completions then end as a turn does.
+        recipe: of existing prompts, or of a checkpoint's training data. It decides tokens, order, template and markup;
+            `tokenizer` gets its chat template.
+        chat_rows: other rows have chat markup, whatever the template; completions then end with the end-of-turn token.
 
     Attributes:
         tokens: the control tokens in use.
-        notice: which markup is used, in one sentence.
+        notice: names the markup, in one sentence.
 
     Raises:
-        FimError: the template has a mistake or names control tokens, or the options do not fit the tokenizer or the
+        FimError: the template is invalid or names control tokens, or the options contradict the tokenizer or the
             recipe.
     """
 
@@ -142,28 +142,28 @@ class PromptBuilder:
                 f" Completions end in {named}, as the experiment says; the data set says {recipe.fim_tokens.end}."
             )
         self._fields = {section: self.template.fields_of(section) for section in SECTIONS}
-        # Constant sections stay; rows of one worksheet come together and share the others.
+        # Constant sections stay cached; consecutive rows are of one worksheet and share the others.
         self._section = lru_cache(maxsize=16)(self._render_section)
         self._example, own = self._render(_EXAMPLE_STATE)
         if own != self.guard.spans(self._example):
             raise FimError(
-                f"The template {self.template_name or '(unknown)'} spells a control token around a field that is empty. "
+                f"The template {self.template_name or '(unknown)'} contains a control token around an empty field. "
                 "Reword it."
             )
         if recipe is not None and recipe.example not in ("", self._example):
             raise FimError(
-                "This tokenizer's chat markup gives other prompts than the finished ones of the sources. Train with the "
-                "tokenizer that they were converted with."
+                "This tokenizer's chat markup differs from that of the sources' finished prompts. Train with the tokenizer that "
+                "they were converted with."
             )
 
     @cached_property
     def encoder(self) -> TextEncoder:
-        """Encodes prompts and decodes completions; made when first needed."""
+        """Encodes prompts and decodes completions; created on first use."""
         return TextEncoder(self.tokenizer, self.tokens)
 
     @cached_property
     def recipe(self) -> Recipe:
-        """What these prompts are, for whoever trains on them or serves a model that was."""
+        """How these prompts are built, for training and serving."""
         template = self.template_name and Path(self.template_name).name
         return Recipe(
             fim_tokens=self.tokens,
@@ -183,21 +183,21 @@ class PromptBuilder:
 
     @cached_property
     def sequence_start(self) -> str:
-        """The token that the tokenizer begins every text with by itself, or nothing."""
+        """The token that the tokenizer puts before every text, or an empty text."""
         bos = self.tokenizer.bos_token
         return bos if bos and self.tokenizer("x")["input_ids"][0] == self.tokenizer.bos_token_id else ""
 
     def build(self, completion: Completion) -> Prompt | Rejection:
-        """The prompt of a completion; a rejection where user text becomes a control token, unless it is neutralised."""
+        """The prompt of a completion, or a rejection if user text becomes a control token and is not neutralised."""
         return self._build(completion, neutralise=self.data.control_tokens == "neutralise")
 
     def encode(self, completion: Completion) -> list[int]:
-        """Token ids of a completion's prompt, for serving: those of training.
+        """Token ids of a completion's prompt, for serving: the same as in training.
 
-        Someone waits for the answer, so user text that names a control token is not refused here: it encodes as text.
+        User text that names a control token is encoded as text: a user is waiting for the answer, so it is not rejected.
 
         Raises:
-            FimError: user text becomes a control token all the same.
+            FimError: user text becomes a control token nevertheless.
         """
         prompt = self._build(completion, neutralise=True)
         if isinstance(prompt, Rejection):
@@ -212,14 +212,14 @@ class PromptBuilder:
         """Whether one of these user texts becomes a control token.
 
         Args:
-            neutralise: where names of control tokens are encoded as text; False: as the tokenizer reads them by itself.
+            neutralise: names of control tokens are encoded as text; False: as the tokenizer encodes them by default.
         """
         if not neutralise and self.guard.found_in(*texts):
             return True
         return not self._is_literal and any(self._reads(text, neutralise) for text in texts)
 
     def masked(self, *texts: str) -> tuple[list[str], int]:
-        """Texts with secrets masked if that is asked for, and how many there were."""
+        """Texts with secrets masked if `mask_secrets` is set, and the number of secrets."""
         if not self.data.mask_secrets:
             return list(texts), 0
         results = [mask_secrets(text) for text in texts]
@@ -237,16 +237,16 @@ class PromptBuilder:
         return Prompt(text, spans or None, completion.prefix, completion.suffix, masked)
 
     def decide(self, text: str, own: list[int], *, neutralise: bool) -> list[int] | None:
-        """Whether a prompt holds no control tokens but its own.
+        """Check that a prompt contains no control tokens but its own.
 
         Args:
             text: the prompt.
-            own: where its own control tokens stand, `[start, end, …]` in characters.
+            own: positions of its own control tokens, `[start, end, …]` in characters.
             neutralise: names of control tokens elsewhere are encoded as text.
 
         Returns:
-            None: user text becomes a control token. Nothing: every text that looks like one is one. Else `own`, which has
-            to be known to encode the prompt.
+            None if user text becomes a control token. An empty list if every name of a control token is one. Otherwise
+            `own`, which is needed to encode the prompt.
         """
         names_own = self.guard.spans(text) == own
         if not names_own and not neutralise:
@@ -269,11 +269,11 @@ class PromptBuilder:
     def _where(self, completion: Completion) -> str:
         named = [name for name in _TEXTS if self.reads_control(getattr(completion, name), neutralise=False)]
         if not named:
-            return "template and user text together spell a control token"
-        return f"a control token stands in {', '.join(named)}"
+            return "template and user text together form a control token"
+        return f"{', '.join(named)} contains a control token"
 
     def _render(self, completion: Completion) -> tuple[str, list[int] | None]:
-        """The prompt, and where its own control tokens stand in it; None where that cannot be told."""
+        """The prompt, and the positions of its own control tokens; None if they cannot be determined."""
         system, user, lead = [
             self._section(section, *[getattr(completion, field.lower()) for field in fields])
             for section, fields in self._fields.items()

@@ -1,7 +1,7 @@
-"""A time limit for work that may never end: what a chat template does is up to whoever wrote it.
+"""Time limits for chat templates, which may loop without end.
 
-One thread watches all others that have a limit and raises an exception in those that exceed it. Python sees it between
-two of its own instructions, so a loop ends at once, and a single call into C only when it returns.
+One thread watches all threads with a limit and raises an exception in those that exceed it. Python raises it between two
+bytecode instructions, so a loop ends at once, but a call into C only when it returns.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class OutOfTimeError(Exception):
 class _Watch:
     def __init__(self) -> None:
         self._reset()
-        # A process that was forked off has neither the thread nor, perhaps, a lock that is free.
+        # After a fork, the child has no watching thread, and the lock may be held.
         os.register_at_fork(after_in_child=self._reset)
 
     def _reset(self) -> None:
@@ -62,6 +62,6 @@ _WATCH = _Watch()
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raise OutOfTimeError in the block once it has taken longer; limits cannot be nested."""
+    """Raise OutOfTimeError in the block when the limit is exceeded. Limits cannot be nested."""
     with _WATCH.limit(seconds):
         yield

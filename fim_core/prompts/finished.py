@@ -1,4 +1,4 @@
-"""Finished prompts: what stands around the cursor in them, and what they tell where no recipe comes along."""
+"""Finished prompts: the text around their cursor, and detection of their form where no recipe describes it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _ORDER_WORDS = {"psm": "prefix first", "spm": "suffix first"}
 def around_cursor(prompt: str, tokens: FimTokens | FimTokenNames, order: Order) -> tuple[str, str] | None:
     """Text before and after the cursor of a finished FIM prompt.
 
-    None where the three tokens do not stand in it once each, in this order, the middle at the end.
+    None unless it contains each of the three tokens once, in this order, and ends with the middle token.
     """
     names = (tokens.prefix, tokens.suffix, tokens.middle)
     if not prompt.endswith(tokens.middle) or any(prompt.count(name) != 1 for name in names):
@@ -47,7 +47,7 @@ def around_cursor(prompt: str, tokens: FimTokens | FimTokenNames, order: Order) 
 
 
 def context_of(prompt: str, recipe: Recipe) -> str:
-    """What stands before the FIM block of a finished prompt; all of a prompt without one."""
+    """The text before the FIM block of a finished prompt; the whole prompt if it has none."""
     first = recipe.fim_tokens.prefix if recipe.fim_order == "psm" else recipe.fim_tokens.suffix
     return prompt.partition(first)[0]
 
@@ -58,14 +58,14 @@ def is_fim_prompt(prompt: str) -> bool:
 
 
 @dataclass(frozen=True)
-class FoundForm:
-    """What finished prompts without a recipe tell of their form.
+class DetectedForm:
+    """The form of finished prompts without a recipe.
 
     Attributes:
-        model, data: the experiment's sections, with the tokens and the order that were found.
-        recipe: for serving; None where the experiment's own template holds, or nothing was found.
-        notice: what was found, for people.
-        is_chat: they hold chat markup, so that completions end as a turn does.
+        model, data: the experiment's sections, with the detected tokens and order.
+        recipe: for serving; None if the experiment's template applies, or nothing was detected.
+        notice: what was detected, for users.
+        is_chat: they have chat markup, so completions end with the end-of-turn token.
     """
 
     model: ModelConfig
@@ -75,22 +75,22 @@ class FoundForm:
     is_chat: bool
 
 
-def find_form(
+def detect_form(
     prompts: Sequence[str],
     tokenizer: PreTrainedTokenizerFast,
     model: ModelConfig,
     data: DataConfig,
     *,
     has_template: bool,
-) -> FoundForm:
-    """Find FIM tokens and their order in finished prompts.
+) -> DetectedForm:
+    """Detect FIM tokens and their order in finished prompts.
 
     Args:
         prompts: a sample; not empty.
-        has_template: the experiment's template is that of these prompts, or of other rows that come along.
+        has_template: the experiment's template is that of these prompts, or of other rows of the sources.
 
     Raises:
-        FimError: the tokenizer has other FIM tokens, or the experiment asks for another order.
+        FimError: the tokenizer has other FIM tokens, or the experiment sets another order.
     """
     is_chat = holds_chat_markup(prompts, tokenizer)
     candidates = {model.fim_tokens} if model.fim_tokens else FIM_TOKENS
@@ -106,7 +106,7 @@ def find_form(
             "Finished prompts without known FIM tokens: they are trained on as they are. If they are questions without "
             "markup, set `render: chat` for their source."
         )
-        return FoundForm(model, data, None, notice, is_chat)
+        return DetectedForm(model, data, None, notice, is_chat)
     ((names, order), rows) = found.most_common(1)[0]
     _require_order(data, order)
     _require_tokens(tokenizer, names)
@@ -117,7 +117,7 @@ def find_form(
         f"in {rows:,} of {len(prompts):,} prompts looked at{', with chat markup' if is_chat else ''}."
     )
     if has_template:
-        return FoundForm(model, data, None, f"{notice} Serving uses the template {data.template}.", is_chat)
+        return DetectedForm(model, data, None, f"{notice} Serving uses the template {data.template}.", is_chat)
     recipe = Recipe(
         fim_tokens=resolve_fim_tokens(tokenizer, model, turn_end=turn_end(tokenizer) if is_chat else None),
         fim_order=order,
@@ -130,14 +130,14 @@ def find_form(
         tokenizer="",
     )
     notice += (
-        " Their template is not known: serving sends the text around the cursor alone, in this order, without context. "
-        "Set data.template to the template that they were made with, if there is one."
+        " Their template is unknown: serving sends the text around the cursor alone, in this order, without context. "
+        "If they were made with a template, set data.template to it."
     )
-    return FoundForm(model, data, recipe, notice, is_chat)
+    return DetectedForm(model, data, recipe, notice, is_chat)
 
 
 def holds_chat_markup(prompts: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> bool:
-    """Whether most prompts hold a control token that the tokenizer's chat template writes around a turn."""
+    """Whether most prompts contain a control token that the tokenizer's chat template puts around a turn."""
     if not tokenizer.chat_template:
         return False
     try:
@@ -152,18 +152,18 @@ def _require_order(data: DataConfig, order: Order) -> None:
     if "fim_order" in data.model_fields_set and data.fim_order != order:
         raise FimError(
             f"data.fim_order is {data.fim_order}, but the finished prompts of the sources are in the order {order}. "
-            "Leave the option out."
+            "Remove the option."
         )
 
 
 def _require_tokens(tokenizer: PreTrainedTokenizerFast, names: FimTokenNames) -> None:
-    """Refuse a tokenizer with FIM tokens of its own that lacks these; one without any gets them."""
+    """Refuse a tokenizer that has other FIM tokens than these; one without any gets these."""
     known = control_tokens(tokenizer)
     own = [its for its in FIM_TOKENS if its != names and {its.prefix, its.suffix, its.middle} <= known]
     if own and not {names.prefix, names.suffix, names.middle} <= known:
         raise FimError(
-            f"The finished prompts of the sources hold the FIM tokens {_listed(names)}, which the tokenizer would read as "
-            f"text: its own are {_listed(own[0])}. Choose a model that has the tokens of the prompts, or convert the "
+            f"The finished prompts of the sources contain the FIM tokens {_listed(names)}, which are ordinary text for this "
+            f"tokenizer: its own are {_listed(own[0])}. Choose a model with the tokens of the prompts, or convert the "
             "export with this tokenizer."
         )
 

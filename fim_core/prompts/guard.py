@@ -1,4 +1,4 @@
-"""The line between the template's control tokens and user text that only looks like them."""
+"""Telling the template's control tokens from user text that looks like them."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from collections.abc import Collection
 
 from fim_core.prompt_format.tokens import control_pattern
 
-# Planes of characters that nobody assigns a meaning to; one of them stands for each control token in user text while
-# the text around it is rendered.
+# Private-use planes of Unicode. One of their characters replaces each control token in user text during rendering.
 _PRIVATE_PLANES = (0xF0000, 0x100000)
 
 
 class ControlTokenGuard:
-    """Finds control tokens by their names in text, and takes them through rendering so that they stay text.
+    """Finds names of control tokens in user text, and hides them during rendering so that they stay text.
 
-    Whether user text becomes control tokens without naming them, only the tokenizer knows (`TextEncoder.reads_control`).
+    Some tokenizers make control tokens of text that does not name them: see `TextEncoder.reads_control`.
 
     Attributes:
         pattern: finds control tokens as the tokenizer does.
@@ -30,21 +29,21 @@ class ControlTokenGuard:
         return any(self.pattern.search(text) is not None for text in texts)
 
     def count(self, text: str) -> int:
-        """How many control tokens a text names."""
+        """Number of control tokens named in a text."""
         return sum(1 for _ in self.pattern.finditer(text))
 
     def spans(self, text: str) -> list[int]:
-        """Where a text names control tokens: `[start, end, start, end, …]` in characters."""
+        """Positions of control-token names in a text: `[start, end, start, end, …]` in characters."""
         return [place for match in self.pattern.finditer(text) for place in match.span()]
 
     def split(self, text: str) -> list[str]:
-        """Ordinary text and control tokens in turns, ordinary text first."""
+        """Ordinary text and control tokens, alternating, ordinary text first."""
         return re.split(f"({self.pattern.pattern})", text)
 
     def plane_for(self, *texts: str) -> int | None:
-        """First of a range of private characters that none of the texts uses; None when they use them all.
+        """First of a range of private characters that occur in none of the texts; None if there is no such range.
 
-        The range has one for each control token, and two more (see `marks`).
+        The range has a character for each control token, and two more (see `marks`).
         """
         for plane in _PRIVATE_PLANES:
             private = re.compile(f"[{chr(plane)}-{self.marks(plane)[1]}]")
@@ -53,18 +52,18 @@ class ControlTokenGuard:
         return None
 
     def marks(self, plane: int) -> tuple[str, str]:
-        """Two private characters that stand for no token, to mark where a text begins and ends."""
+        """Two more private characters of a range, to mark where a text begins and ends."""
         return chr(plane + len(self._tokens)), chr(plane + len(self._tokens) + 1)
 
     def hide(self, text: str, plane: int) -> str:
-        """Put a private character in the place of each control token."""
+        """Replace each control token by its private character."""
         return self.pattern.sub(lambda match: chr(plane + self._tokens.index(match[0])), text)
 
     def reveal(self, text: str, plane: int) -> tuple[str, list[int]]:
         """Undo `hide` in rendered text.
 
         Returns:
-            the text, and where its own control tokens stand: `[start, end, start, end, …]` in characters.
+            the text, and the positions of the template's control tokens: `[start, end, start, end, …]` in characters.
         """
         names = {chr(plane + number): token for number, token in enumerate(self._tokens)}
         either = re.compile(f"(?P<control>{self.pattern.pattern})|[{re.escape(''.join(names))}]")

@@ -24,9 +24,9 @@ _TODAY = datetime(2025, 1, 1)
 _DATE = _TODAY.strftime("%d %b %Y")
 
 TIME_LIMIT_S = 10.0
-"""For one rendering; a template that loops takes it all, others some microseconds."""
+"""Limit of one rendering. Most take microseconds; only a template that loops reaches it."""
 
-# The text of a turn while the markup around it is looked for: nothing that a template would look for.
+# Text of a turn while the markup around it is determined: nothing that a template would react to.
 _SYSTEM, _USER, _ASSISTANT = "\ufdd0system\ufdd1", "\ufdd0user\ufdd1", "\ufdd0assistant\ufdd1"
 
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
@@ -40,15 +40,15 @@ _PROBES = (
 def render_chat(
     tokenizer: PreTrainedTokenizerFast, messages: Sequence[dict[str, str]], *, open_turn: bool = True
 ) -> str:
-    """The tokenizer's markup of some turns as text.
+    """Render turns with the tokenizer's chat template, as text.
 
     Args:
         messages: turns, `role` and `content`.
-        open_turn: end in the beginning of the assistant's turn.
+        open_turn: end with the beginning of the assistant's turn.
 
     Raises:
         jinja2.TemplateError: the template does not allow these turns.
-        FimError: it does not come to an end.
+        FimError: it exceeds the time limit.
     """
     with _bounded():
         _pin_clocks(tokenizer.get_chat_template())
@@ -60,9 +60,9 @@ def render_chat(
 
 
 def _pin_clocks(template: str) -> None:
-    """Have a template read _TODAY wherever it asks for the time, and draw nothing at random.
+    """Make a template see _TODAY as the time, and refuse random values.
 
-    transformers takes no functions from its callers, and keeps the environment of each template that it has compiled.
+    transformers accepts no functions from callers, and caches the environment of each compiled template.
     """
     environment = _compile_jinja_template(template).environment
     environment.globals["strftime_now"] = _TODAY.strftime
@@ -71,18 +71,18 @@ def _pin_clocks(template: str) -> None:
 
 
 def _refuse_chance(_: object) -> None:
-    raise TemplateError("the template draws at random, so that no prompt would be made twice")
+    raise TemplateError("the template uses random values, so that prompts would not be reproducible")
 
 
 @contextmanager
 def _bounded() -> Iterator[None]:
-    """Bound the time of a template, and tell its mistakes from ours."""
+    """Limit the time of a template, and report its errors as TemplateError."""
     try:
         with time_limit(TIME_LIMIT_S):
             yield
     except OutOfTimeError as error:
         raise FimError(
-            f"The tokenizer's chat template did not come to an end within {TIME_LIMIT_S:g} s, so it seems to loop without "
+            f"The tokenizer's chat template did not finish within {TIME_LIMIT_S:g} s, so it seems to loop without "
             "end. Use `data.template: plain`, or a tokenizer with another chat template."
         ) from error
     except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
@@ -92,9 +92,9 @@ def _bounded() -> Iterator[None]:
 def assistant_spans(
     tokenizer: PreTrainedTokenizerFast, messages: Sequence[dict[str, str]]
 ) -> list[tuple[int, int]] | None:
-    """Where in `render_chat(…, open_turn=False)` the assistant's text stands, by the template's own `{% generation %}`.
+    """Positions of the assistant's text in `render_chat(…, open_turn=False)`, from the template's `{% generation %}`.
 
-    None where the template has no such blocks.
+    None if the template has no such blocks.
     """
     template = tokenizer.get_chat_template()
     if not _GENERATION.search(template):
@@ -102,7 +102,7 @@ def assistant_spans(
     variables: dict[str, Any] = {**tokenizer.special_tokens_map, "date_string": _DATE}
     with _bounded():
         _pin_clocks(template)
-        # Annotated as text, but a pair: the rendered conversations, and the spans of each.
+        # Annotated as str, but returns a pair: the rendered conversations, and the spans of each.
         rendered: Any = render_jinja_template([list(messages)], None, None, template, True, **variables)
     return [(int(start), int(end)) for start, end in rendered[1][0]]
 
@@ -110,7 +110,7 @@ def assistant_spans(
 def turn_end(tokenizer: PreTrainedTokenizerFast) -> str | None:
     """The control token that closes the assistant's turn in the tokenizer's chat markup.
 
-    The tokenizer's end-of-sequence token where the template shows none; None where there is neither.
+    The tokenizer's end-of-sequence token if the template writes none; None if it has none either.
     """
     turns = [{"role": "user", "content": _USER}, {"role": "assistant", "content": _ASSISTANT}]
     try:
@@ -123,7 +123,7 @@ def turn_end(tokenizer: PreTrainedTokenizerFast) -> str | None:
 
 @dataclass(frozen=True)
 class _Frame:
-    """The constant parts of the markup, and which ends of a turn's text it strips."""
+    """The constant parts of the markup, and on which sides it strips a turn's text."""
 
     before: str
     between: str
@@ -131,7 +131,7 @@ class _Frame:
     strip: tuple[bool, bool, bool, bool]
 
     def fill(self, system: str, user: str) -> tuple[str, int, int]:
-        """The text, and where `between` and `after` begin in it."""
+        """The text, and the positions of `between` and `after` in it."""
         left_system, right_system, left_user, right_user = self.strip
         system = system.lstrip() if left_system else system
         system = system.rstrip() if right_system else system
@@ -145,8 +145,8 @@ class _Frame:
 class ChatMarkup:
     """Renders the markup of a system and a user turn; its constant parts are rendered once.
 
-    The constant parts are only used where they were shown to give what the template gives: a template that does more
-    with a text than to strip it is rendered anew for every row, and so is a turn without any visible character.
+    The constant parts are used only if probes show that they give the template's output: a template that does more with a
+    text than strip it is rendered for every row, and so is a turn without any visible character.
 
     Args:
         guard: knows the tokenizer's control tokens.
@@ -172,8 +172,8 @@ class ChatMarkup:
         """The markup up to the beginning of the assistant's turn.
 
         Returns:
-            the text, and where the template itself wrote control tokens, `[start, end, …]` in characters; None where
-            that cannot be told from the text of the turns.
+            the text, and the positions of control tokens that the template wrote, `[start, end, …]` in characters; None if
+            they cannot be told from the text of the turns.
 
         Raises:
             FimError: the chat template refuses the turns.
@@ -185,17 +185,17 @@ class ChatMarkup:
         return self._rendered(system, user)
 
     def _render_with_spans(self, system: str, user: str) -> tuple[str, list[int] | None]:
-        """Render with the control tokens of the turns hidden, so that those that are there are the template's own."""
+        """Render with the control tokens of the turns hidden, so that all control tokens found are the template's."""
         plane = self._guard.plane_for(system, user)
         if plane is None:
-            return self._render_anew(system, user), None
+            return self._render_template(system, user), None
         hidden = [self._guard.hide(text, plane) for text in (system, user)]
-        text, spans = self._guard.reveal(self._render_anew(*hidden), plane)
-        # Text of the template and of a turn may spell one together.
-        own = self._render_anew(*("x" if text.strip() else text for text in (system, user)))
+        text, spans = self._guard.reveal(self._render_template(*hidden), plane)
+        # Text of the template and of a turn may form one together.
+        own = self._render_template(*("x" if text.strip() else text for text in (system, user)))
         return text, spans if len(spans) == 2 * self._guard.count(own) else None
 
-    def _render_anew(self, system: str, user: str) -> str:
+    def _render_template(self, system: str, user: str) -> str:
         if self.folds_system:
             messages = [{"role": "user", "content": f"{system}\n\n{user}" if user else system}]
         else:
@@ -217,12 +217,12 @@ class ChatMarkup:
 
     def _find_frame(self) -> _Frame | None:
         system = _SYSTEM if self._with_system else ""
-        text = self._render_anew(system, _USER)
+        text = self._render_template(system, _USER)
         head, found, after = text.partition(_USER)
         before, _, between = head.partition(system) if system else (head, "", "")
         if not found or _USER in after or _SYSTEM in before + between + after:
             return None
-        spaced = self._render_anew(f" \n{system}\n ", f" \n{_USER}\n ")
+        spaced = self._render_template(f" \n{system}\n ", f" \n{_USER}\n ")
         frame = _Frame(
             before,
             between,
@@ -235,8 +235,8 @@ class ChatMarkup:
             ),
         )
         for number, user in enumerate(_PROBES * 2):
-            # Each probe once beside itself and once beside the next one.
+            # Each probe is paired with itself and with the next one.
             text = _PROBES[(number + number // len(_PROBES)) % len(_PROBES)] if system else ""
-            if frame.fill(text, user)[0] != self._render_anew(text, user):
+            if frame.fill(text, user)[0] != self._render_template(text, user):
                 return None
         return frame

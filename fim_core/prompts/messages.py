@@ -1,11 +1,11 @@
-"""Chat rows: the markup of a conversation, and which of its characters the assistant wrote.
+"""Rendering of conversations, and the spans that the assistant wrote.
 
-What is trained on is found by the tokenizer's own assistant mask (`{% generation %}` in its chat template), else by
-rendering turn by turn: a turn begins where the rendering of the turns before it ends, and ends with the control token
-that closes it. Text is never searched for: private characters mark where the template puts a turn's content.
+The spans to train on come from the chat template's assistant mask (`{% generation %}`), or else from rendering turn by
+turn: a turn begins where the rendering of the turns before it ends, and ends with the control token that closes it. Text
+is never searched for: private characters mark where the template puts a turn's content.
 
-The last assistant turn's content becomes the response; turns after it are left out. What the markup writes before the
-content (Qwen3's empty <think> block) is trained on too, unless `data.ignore_empty_think` says otherwise.
+The content of the last assistant turn becomes the response. What the markup writes before the content (Qwen3's empty
+<think> block) is trained on too, unless `data.ignore_empty_think` is set.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def build_conversation(builder: PromptBuilder, conversation: Conversation) -> Pr
 
 
 class _ConversationRenderer:
-    """A conversation whose control tokens are hidden, and whose assistant contents can be marked."""
+    """Renders one conversation with its control tokens hidden, and locates the assistant's contents."""
 
     def __init__(self, builder: PromptBuilder, messages: list[Message]) -> None:
         self.builder = builder
@@ -58,11 +58,11 @@ class _ConversationRenderer:
         texts = [text for message in self.messages for text in message.values()]
         plane = self.guard.plane_for(*texts)
         if plane is None:
-            return Rejection(Reason.CONTROL_TOKEN, "the messages use up the private characters")
+            return Rejection(Reason.CONTROL_TOKEN, "the messages use all private characters")
         self.plane = plane
         neutralise = self.builder.data.control_tokens == "neutralise"
         if self.builder.reads_control(*texts, neutralise=neutralise):
-            return Rejection(Reason.CONTROL_TOKEN, "the messages hold a control token")
+            return Rejection(Reason.CONTROL_TOKEN, "the messages contain a control token")
         if self.guard.found_in(*texts):
             self.messages = [
                 {key: self.guard.hide(text, plane) for key, text in message.items()} for message in self.messages
@@ -72,7 +72,7 @@ class _ConversationRenderer:
             return found
         text, turns = found
         if self.guard.count(text) != self._own_controls():
-            return Rejection(Reason.CONTROL_TOKEN, "markup and messages together spell a control token")
+            return Rejection(Reason.CONTROL_TOKEN, "markup and messages together form a control token")
         (start, content_start, content_end, _), earlier = turns[-1], turns[:-1]
         trained = [self._trained(text, turn) for turn in earlier]
         if start < content_start and not self._ignored(text[start:content_start]):
@@ -81,7 +81,7 @@ class _ConversationRenderer:
         response, _ = self.guard.reveal(text[content_start:content_end], plane)
         spans = self.builder.decide(prompt, control_spans, neutralise=neutralise)
         if spans is None:
-            return Rejection(Reason.CONTROL_TOKEN, "markup and messages together spell a control token")
+            return Rejection(Reason.CONTROL_TOKEN, "markup and messages together form a control token")
         return PromptRow(
             prompt,
             response,
@@ -95,14 +95,14 @@ class _ConversationRenderer:
         )
 
     def _with_reasoning(self, message: Message) -> Message:
-        """Thoughts written into the content go where the template takes them from, so that it writes their tags."""
+        """Move thoughts from the content to `reasoning_content`, if the template writes their tags itself."""
         thought = _THOUGHT.fullmatch(message["content"]) if message["role"] == "assistant" else None
         if thought is None or "reasoning_content" not in str(self.tokenizer.chat_template):
             return message
         return {"role": "assistant", "reasoning_content": thought[1].strip("\n"), "content": thought[2].lstrip("\n")}
 
     def _turns(self) -> tuple[str, list[tuple[int, int, int, int]]] | Rejection:
-        """The whole markup, and of each assistant turn: start, start of content, end of content, end."""
+        """The rendered conversation, and for each assistant turn: start, start of content, end of content, end."""
         for strip in (False, True):
             messages = [
                 {**message, "content": message["content"].strip()} if strip else message for message in self.messages
@@ -115,16 +115,14 @@ class _ConversationRenderer:
             return Rejection(Reason.BAD_CONTEXT, "the chat template rewrites the text of a turn")
         bounds = assistant_spans(self.tokenizer, messages) or self._turn_by_turn(messages, text, contents)
         if bounds is None or len(bounds) != len(contents):
-            return Rejection(
-                Reason.BAD_CONTEXT, "the chat template rewrites earlier turns, so no turn can be told apart"
-            )
+            return Rejection(Reason.BAD_CONTEXT, "the chat template rewrites earlier turns, so turns cannot be located")
         turns = [(start, *content, end) for (start, end), content in zip(bounds, contents, strict=True)]
         if not all(start <= first <= last <= end for start, first, last, end in turns):
             return Rejection(Reason.BAD_CONTEXT, "the chat template's assistant mask does not cover the turns")
         return text, turns
 
     def _contents(self, messages: Sequence[Message], text: str) -> list[tuple[int, int]] | None:
-        """Where each assistant turn's content stands in `text`; None where the template does more than to place it."""
+        """Position of each assistant turn's content in `text`; None if the template does more than insert it."""
         begin, end = self.guard.marks(self.plane)
         marked = [
             {**message, "content": f"{begin}{message['content']}{end}"} if message["role"] == "assistant" else message
@@ -152,7 +150,7 @@ class _ConversationRenderer:
         return spans
 
     def _own_controls(self) -> int:
-        """How many control tokens the markup itself writes for turns of this kind."""
+        """Number of control tokens that the markup writes for these turns."""
         plain = [
             {key: "x" if text.strip() and key != "role" else text for key, text in message.items()}
             for message in self.messages
@@ -167,7 +165,7 @@ class _ConversationRenderer:
         return self.builder.data.ignore_empty_think and _EMPTY_THINK.fullmatch(lead) is not None
 
     def _revealed(self, text: str, trained: Sequence[tuple[int, int]]) -> tuple[str, list[int], list[int]]:
-        """The text without private characters; trained spans and control spans as they stand in it."""
+        """The text without private characters, and the trained spans and control spans in it."""
         cuts = [0, *(place for span in trained for place in span), len(text)]
         parts: list[str] = []
         ends: list[int] = []

@@ -51,7 +51,15 @@ _RENDERED_FROM = ("source_type", "input", "output")
 
 @dataclass(frozen=True)
 class Rendered:
-    """One batch after rendering; hashes are uint64 and belong to the kept rows."""
+    """A rendered batch.
+
+    Attributes:
+        kept: rows of RENDERED_SCHEMA.
+        rejected: raw rows with reason and detail.
+        statements, column: uint64 [kept], hashes of the statement and of the column to group by (0: no value).
+        held_out: bool [kept], from an eval source.
+        repaired, masked, rendered: see `PromptCounts`.
+    """
 
     kept: pa.RecordBatch
     rejected: pa.RecordBatch
@@ -64,7 +72,7 @@ class Rendered:
 
 
 class Renderer:
-    """Renders batches; each process has its own."""
+    """Renders batches. Each worker process has its own instance."""
 
     def __init__(self, builder: PromptBuilder, column: str | None, cache: BatchCache | None) -> None:
         self._rows = RowBuilder(builder)

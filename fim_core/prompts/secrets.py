@@ -1,7 +1,7 @@
-"""Masking of what looks like a secret: passwords, keys, tokens, e-mail addresses.
+"""Masking of likely secrets: passwords, keys, tokens, e-mail addresses.
 
-Each pattern replaces only the secret itself, so that the SQL around it stays valid. It is a help against the common
-cases, not a guarantee: what has no tell-tale shape or name is not found.
+Each pattern replaces only the secret itself, so that the SQL around it stays valid. It covers the common cases and is no
+guarantee: secrets without a typical form or name are not found.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _NAMES = r"(?:password|passwd|pwd|secret|secret_key|access_key|api_?key|token|sa
 _SECRETS = (
     # PEM blocks, whole or without their last line.
     (re.compile(rf"(-----BEGIN [A-Z ]*PRIVATE KEY-----)(?!{MASK}).*?(?=-----END|\Z)", re.DOTALL), rf"\1{MASK}"),
-    # name = 'value', name: "value", name => 'value', where the name ends in a tell-tale word: AWS_SECRET_KEY = '…'.
+    # name = 'value', name: "value", name => 'value', where the name ends in a typical word: AWS_SECRET_KEY = '…'.
     (
         re.compile(rf"((?i:{_NAMES})[\"']?\s*(?:=>|=|:)\s*)(?P<q>['\"])(?!{MASK})[^'\"\n]+(?P=q)"),
         rf"\1\g<q>{MASK}\g<q>",
@@ -29,8 +29,8 @@ _SECRETS = (
         ),
         MASK,
     ),
-    # JSON web tokens. What comes before `eyJ` is taken along, after a look at whether the two other parts follow: else a
-    # long word with many `eyJ` would be read to its end from each of them.
+    # JSON web tokens. Text before `eyJ` is included, and the lookahead requires the two other parts first: otherwise a
+    # long word with many `eyJ` would be scanned to its end from each of them.
     (
         re.compile(
             r"(?<![A-Za-z0-9_-])(?=[A-Za-z0-9_-]++\.[A-Za-z0-9_-]{8,}+\.)([A-Za-z0-9_-]*?)"
@@ -50,10 +50,10 @@ _SECRETS = (
 
 
 def mask_secrets(text: str) -> tuple[str, int]:
-    """Replace what looks like a secret.
+    """Replace likely secrets.
 
     Returns:
-        the text, and how many replacements were made.
+        the text, and the number of replacements.
     """
     masked = 0
     for pattern, replacement in _SECRETS:

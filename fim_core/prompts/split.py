@@ -1,9 +1,9 @@
-"""Which rows are held out: whole groups, so that nothing is tested that was trained on.
+"""Splitting rows into training and held-out rows by group, so that no evaluated statement is trained on.
 
-A row's group is its value of the `group_by` column, or its statement where it has none. A statement found in several
-groups does not join them: everybody types `SELECT CURRENT_DATE`, and one group of all rows could not be divided. Instead
-no row of such a statement is evaluated, unless all of its groups are held out. It is trained on where its group is, and
-left out where its group is held out, since its context may show that group's other statements.
+The group of a row is its value in the `group_by` column, or its statement if that is empty. A statement in several groups
+does not join them: everyone types `SELECT CURRENT_DATE`, and a single group of all rows could not be split. Instead, rows
+of such a statement are not evaluated unless all of its groups are held out. They are trained on if their own group is,
+and left out if it is held out, since their context may show other statements of that group.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ import numpy as np
 from fim_core.config import DataConfig
 
 TOLERANCE = 0.02
-"""The share held out is the one asked for, give or take this, and a fifth of the asked share if that is less. Where the
-groups are too large for that, it is the nearest share that whole groups allow."""
+"""Maximum deviation from the configured share, or a fifth of that share if this is less. If groups are too large for that,
+the share is the nearest that whole groups allow."""
 
 FEWEST_GROUPS = 10
-"""Held-out groups below which intervals say little. A group with more than this part of the held-out rows is not drawn,
-unless groups of its size are usual, or the others are too few."""
+"""Fewer held-out groups give meaningless intervals. A group with more than 1 / FEWEST_GROUPS of the held-out rows is not drawn,
+unless groups of its size are common, or the other groups are too few."""
 
 _SLACK = 2
-"""Tolerances that the share may be exceeded by while rows are passed: often it comes back as more rows follow."""
+"""Multiple of the tolerance by which the share may be exceeded between rows: later rows often correct it."""
 
 _CHOICE = 2
-"""Rows that may be drawn, for each row that is held out: fewer would leave the draw no choice."""
+"""Minimum of rows to draw from, for each row to hold out."""
 
 
 def statement_hash(text: str) -> int:
@@ -50,7 +50,7 @@ class Split:
         is_eval: bool [rows], held out.
         is_left_out: bool [rows], neither trained on nor held out: the group is held out, and the statement is trained
             on in another one.
-        is_shared: bool [rows], the statement is found in several groups.
+        is_shared: bool [rows], the statement occurs in several groups.
     """
 
     groups: np.ndarray
@@ -68,13 +68,13 @@ def split_rows(
     has_eval_sources: bool,
     seed: int,
 ) -> Split:
-    """Divide rows into training and held-out rows.
+    """Split rows into training and held-out rows.
 
-    With eval sources, the groups of their rows are held out; without, groups are drawn (see `draw_groups`).
+    With eval sources, the groups of their rows are held out; otherwise groups are drawn (see `draw_groups`).
 
     Args:
         statements: uint64 [rows], a hash of each row's statement.
-        column: uint64 [rows], a hash of the column's value; 0 where it is empty or no column is grouped by.
+        column: uint64 [rows], a hash of the `group_by` column's value; 0 if it is empty or there is no such column.
         from_eval_source: bool [rows].
         fraction: share of the rows to hold out.
     """
@@ -88,30 +88,30 @@ def split_rows(
     return Split(groups, is_held & ~is_trained_on, is_held & is_trained_on, is_shared)
 
 
-def why_none_is_held_out(split: Split, data: DataConfig) -> str:
-    """Why no row is held out, and the cure; empty where some are, or where none was asked for."""
+def explain_empty_eval(split: Split, data: DataConfig) -> str:
+    """Explain why no row is held out, and what to change; empty if some are, or none should be."""
     asked = bool(data.eval_sources) or data.eval_fraction > 0
     if not asked or split.is_eval.any() or not len(split.groups):
         return ""
     groups, rows = np.unique(split.groups, return_counts=True)
     if data.eval_sources and not split.is_left_out.any():
-        return "No row of eval_sources was kept: the rejected rows say why."
+        return "No row of eval_sources was kept. The table of rejected rows gives the reasons."
     if data.eval_sources or split.is_shared.all():
         return (
-            f"Each statement that could be held out is also found in another group of `data.group_by: {data.group_by}`, "
+            f"Each statement that could be held out also occurs in another group of `data.group_by: {data.group_by}`, "
             "and is trained on there. Use `data.group_by: statement`, or other eval_sources."
         )
     apart = np.unique(split.groups[~split.is_shared], return_counts=True)[1]
     return (
         f"The {len(split.groups):,} rows fall into {len(groups):,} groups by `data.group_by: {data.group_by}`, of "
-        f"{rows.min():,} to {rows.max():,} rows; the smallest that could be held out has {apart.min():,}, and "
-        f"{data.eval_fraction:.1%} were asked for. Use `data.group_by: statement`, raise data.eval_fraction, or give "
+        f"{rows.min():,} to {rows.max():,} rows; the smallest that could be held out has {apart.min():,}; "
+        f"data.eval_fraction is {data.eval_fraction:.1%}. Use `data.group_by: statement`, raise data.eval_fraction, or give "
         "eval_sources."
     )
 
 
 def _found_in_several(statements: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Whether a row's statement is found in more than one group, bool [rows]."""
+    """Whether a row's statement occurs in more than one group, bool [rows]."""
     order = np.lexsort((groups, statements))
     statements_in_order, groups_in_order = statements[order], groups[order]
     is_same = statements_in_order[1:] == statements_in_order[:-1]
@@ -120,11 +120,11 @@ def _found_in_several(statements: np.ndarray, groups: np.ndarray) -> np.ndarray:
 
 
 def draw_groups(groups: np.ndarray, may_be_evaluated: np.ndarray, *, fraction: float, seed: int) -> np.ndarray:
-    """Draw groups that hold the asked share of the rows within TOLERANCE, by their hash and the seed.
+    """Draw groups with `fraction` of the rows within TOLERANCE, by their hash and the seed.
 
-    Rows are passed one after the other, as if the export grew, and each decision rests on the rows before it alone. So a
-    group that is held out stays held out when rows follow, unless the share would leave the tolerance. Rows that are put
-    in between change less than a new draw would, since the hash of a group decides most.
+    Rows are processed in order, as if the export grew, and each decision depends only on the rows before it. So a held-out
+    group stays held out when rows are appended, unless the share would leave the tolerance. Inserted rows change less than
+    a new draw would, since the hash of a group decides most.
 
     Args:
         groups: uint64 [rows].
@@ -138,7 +138,7 @@ def draw_groups(groups: np.ndarray, may_be_evaluated: np.ndarray, *, fraction: f
     counted = may_be_evaluated & _small_groups(numbers, may_be_evaluated, fraction)
     draw = _Draw(fraction, _uniform(names, seed))
     for number, counts in zip(numbers.tolist(), counted.tolist(), strict=True):
-        draw.pass_row(number, counts)
+        draw.add_row(number, counts)
     draw.end()
     return np.isin(numbers, list(draw.held))
 
@@ -146,7 +146,7 @@ def draw_groups(groups: np.ndarray, may_be_evaluated: np.ndarray, *, fraction: f
 def _small_groups(numbers: np.ndarray, may_be_evaluated: np.ndarray, fraction: float) -> np.ndarray:
     """Rows of groups that are small enough to be drawn, bool [rows].
 
-    The limit is steady while data grows: it follows the size of the usual group, or the number of rows.
+    The limit is stable while data grows: it depends on the median size of groups, or on the number of rows.
     """
     sizes = np.bincount(numbers[may_be_evaluated], minlength=numbers.max(initial=-1) + 1)
     if not sizes.any():
@@ -159,20 +159,20 @@ def _small_groups(numbers: np.ndarray, may_be_evaluated: np.ndarray, fraction: f
 
 
 class _Draw:
-    """The groups held out after the rows passed so far: `held`."""
+    """Draws groups while rows are added. `held`: the groups held out so far."""
 
     def __init__(self, fraction: float, order: list[float]) -> None:
         self._fraction = fraction
         self._tolerance = min(TOLERANCE, fraction / 5)
-        # A number in [0, 1) for each group; the smaller, the sooner it is held out.
+        # A number in [0, 1) for each group; groups with small numbers are held out first.
         self._order = order
         self._sizes = [0] * len(order)
         self.held: set[int] = set()
         self._others: list[tuple[float, int]] = []
         self._rows = self._held_rows = 0
 
-    def pass_row(self, group: int, counts: bool) -> None:
-        """Take one more row into account."""
+    def add_row(self, group: int, counts: bool) -> None:
+        """Add one row, and adjust the groups held out."""
         self._rows += 1
         if counts:
             if not self._sizes[group]:
@@ -191,7 +191,7 @@ class _Draw:
             pass
 
     def _place(self, group: int) -> None:
-        """Decide on a new group: by the share, raised or lowered as far as it was missed by the rows before."""
+        """Decide on a new group, with the probability raised or lowered by the deviation so far."""
         missing = self._fraction * self._rows - self._held_rows
         off = missing / (self._tolerance / 2 * self._rows) if self._tolerance else -1.0
         if self._order[group] < self._fraction * (1 + max(-1.0, min(off, 1.0))):
@@ -200,11 +200,11 @@ class _Draw:
             heapq.heappush(self._others, (self._order[group], group))
 
     def _hold_more(self) -> None:
-        """Hold out the next groups in order that bring the share closer to the asked one."""
+        """Hold out the next groups in order that bring the share closer to `fraction`."""
         passed_over = []
         while self._others and (missing := self._fraction * self._rows - self._held_rows) > 0:
             group = heapq.heappop(self._others)[1]
-            # One row is held out of however few.
+            # At least one row is held out, however few there are.
             if self._sizes[group] <= max(2 * missing, 1):
                 self.held.add(group)
                 self._held_rows += self._sizes[group]
@@ -214,9 +214,9 @@ class _Draw:
             heapq.heappush(self._others, entry)
 
     def _hold_fewer(self) -> bool:
-        """Release the largest group whose rows the share is better off without, if there is one."""
+        """Release the largest group whose removal improves the share, if there is one."""
         excess = self._held_rows - self._fraction * self._rows
-        # Not a single row, or `_hold_more` would take it back where rows are few.
+        # Groups of one row stay, or `_hold_more` would take them back when there are few rows.
         fitting = [group for group in self.held if 1 < self._sizes[group] < 2 * excess]
         if not fitting:
             return False

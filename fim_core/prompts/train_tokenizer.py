@@ -1,4 +1,4 @@
-"""A tokenizer trained on the training rows alone, so that held-out rows cannot shape it."""
+"""Training a tokenizer on the training rows only, so that held-out rows cannot influence it."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def train_tokenizer_on(
 ) -> PreTrainedTokenizerFast:
     """Train a tokenizer on the prompts and responses of the rows that `write_fim_prompts` puts into `train`.
 
-    Control tokens and markup do not depend on what a tokenizer was trained on, so rendering with one that was trained
-    on nothing tells which rows are kept, and on which side of the split.
+    Control tokens and markup do not depend on a tokenizer's training data, so rendering with an untrained one determines
+    which rows are kept, and their split.
 
     Args:
         raw: the raw table.
-        model: names the control tokens, which decide what user text is rejected.
+        model: names the control tokens, which decide which user text is rejected.
         vocab_size: entries, control tokens included.
         seed: of the split.
     """
@@ -37,7 +37,7 @@ def train_tokenizer_on(
 
 
 def _training_texts(prompts: Path, tokenizer: PreTrainedTokenizerFast) -> Iterator[str]:
-    """Text between control tokens; within a batch each distinct text once, or the markup would outweigh the SQL."""
+    """Text between control tokens, each distinct text once a batch: otherwise the markup would outweigh the SQL."""
     pattern = control_pattern(control_tokens(tokenizer))
     for batch in pq.ParquetFile(prompts).iter_batches(columns=["prompt", "response", "split"]):
         columns = [batch.column(name).to_pylist() for name in ("prompt", "response", "split")]

@@ -1,4 +1,4 @@
-"""Raw rows become the prompts table: every row is kept, or rejected with a reason."""
+"""Writing the prompts table: every raw row is kept, or rejected with a reason."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from fim_core.folders.prompts import PromptsFolder
 from fim_core.parallel import ordered_map
 from fim_core.prompt_format.recipe import RECIPE, recipe_of, write_recipe
 from fim_core.prompts.builder import PromptBuilder
-from fim_core.prompts.finished import FoundForm, find_form
+from fim_core.prompts.finished import DetectedForm, detect_form
 from fim_core.prompts.render import RENDERED_SCHEMA, Rendered, Renderer, make_renderer
-from fim_core.prompts.split import Split, split_rows, why_none_is_held_out
+from fim_core.prompts.split import Split, explain_empty_eval, split_rows
 from fim_core.records.schema import LEFT_OUT, RAW_SCHEMA, Completion, Conversation, FinishedPrompt
 from fim_core.records.shapes import names_of
 
 logger = logging.getLogger(__name__)
 
 _BATCH_ROWS = 1024
-_LIGHT = pa.ipc.IpcWriteOptions(compression="lz4")
+_LZ4 = pa.ipc.IpcWriteOptions(compression="lz4")
 
-_LOOKED_AT = 2000
-"""Finished prompts that are looked at where no recipe says how they were built."""
+_FORM_SAMPLE = 2000
+"""Finished prompts that are examined to detect their form, where no recipe describes it."""
 
 PROMPTS_SCHEMA = RENDERED_SCHEMA.append(pa.field("split", pa.string(), nullable=False)).append(
     pa.field("group", pa.string(), nullable=False)
@@ -43,12 +43,12 @@ PROMPTS_SCHEMA = RENDERED_SCHEMA.append(pa.field("split", pa.string(), nullable=
     row_id, type, source_type     as in the raw table
     is_completion                 prefix and suffix are the text around a cursor: false in conversations, and in finished
                                   prompts without known FIM tokens
-    is_finished                   the prompt was read as it is, so that it may hold control tokens anywhere
-    prompt, response              what the model reads, and what it learns to write; control tokens written out
+    is_finished                   the prompt was used as it is, and may contain control tokens anywhere
+    prompt, response              what the model reads, and what it learns to write, control tokens written out
     prefix, suffix                text around the cursor; empty in conversations, null in finished prompts without known
                                   FIM tokens
     control_spans                 [start, end, …] in characters of the control tokens of `prompt`, in rows whose user
-                                  text looks like some too (control_tokens: neutralise); null elsewhere
+                                  text contains names of control tokens (control_tokens: neutralise); null elsewhere
     trained_spans                 [start, end, …] of earlier assistant turns in `prompt`, which are trained on as well
     split                         train, eval, or left_out: a row of a held-out group whose statement is trained on
     group                         rows of one group (hexadecimal) are never both trained on and held out
@@ -57,21 +57,21 @@ PROMPTS_SCHEMA = RENDERED_SCHEMA.append(pa.field("split", pa.string(), nullable=
 
 @dataclass(frozen=True)
 class PromptCounts:
-    """What became of the rows: rows_in = rows_kept + the sum of `rejected`; rows_kept = train + eval + left_out.
+    """Counts: rows_in = rows_kept + the sum of `rejected`; rows_kept = train + eval + left_out.
 
     Attributes:
         repaired: kept rows whose INPUT was damaged JSON.
         rejected: rows by reason.
-        rendered: rows that had to be parsed and rendered; what became of the others was known from an earlier run.
-        asked_share: share of the rows that is to be held out; None where eval_sources are.
+        rendered: rows that were parsed and rendered; the others came from the cache.
+        asked_share: share of the rows to hold out; None with eval_sources.
         train, eval, left_out: kept rows of each split.
-        shared: kept rows whose statement is found in several groups, so that it is not evaluated (see `split.py`).
+        shared: kept rows whose statement occurs in several groups and is therefore not evaluated (see `split.py`).
         groups: groups of all kept rows; held_out_groups: of the rows that are held out.
         largest_group: kept rows of the largest group.
-        nothing_held_out: why no row is held out although some should be; empty where that is not so.
+        nothing_held_out: why no row is held out although some should be; otherwise empty.
         neutralised: kept rows with control tokens in user text, encoded as ordinary text.
-        masked: secrets that were masked.
-        notice: which markup the prompts have.
+        masked: number of masked secrets.
+        notice: describes the prompts' markup.
         family: the FIM control tokens' family; `added`: tokens that the tokenizer lacked.
         vocab_size: entries of the tokenizer, `added` included.
     """
@@ -108,22 +108,22 @@ def write_fim_prompts(
     seed: int,
     cache: BatchCache | None = None,
 ) -> PromptCounts:
-    """Render every row of the raw table, by batch, and split the kept ones into train and eval.
+    """Render every row of the raw table, in batches, and split the kept ones into train and eval.
 
     Writes into the folder `output`: `prompts.parquet` (PROMPTS_SCHEMA), `rejected.parquet` (row_id, reason, detail, the
     raw columns), `tokenizer/` with the FIM tokens, and the recipe of the prompts (see `read_recipe`). Tokens that
     `tokenizer` lacks are added to it.
 
     Args:
-        cache: where what became of rows is kept; must be of the same options, template and code.
+        cache: of rendered batches; keyed by options and code. The tokenizer and the recipe are added to its keys.
 
     Raises:
-        FimError: a mistake in the template or the options.
+        FimError: the template or the options are invalid.
     """
     source = pq.ParquetFile(raw)
     recipe, notice, chat_rows = recipe_of(source.schema_arrow, raw.name), "", _has_chat_rows(raw)
     if recipe is None:
-        found = _find_form(source, tokenizer, model, data)
+        found = _detect_form(source, tokenizer, model, data)
         model, data, recipe, notice = found.model, found.data, found.recipe, found.notice
         chat_rows |= found.is_chat
     builder = PromptBuilder(tokenizer, model, data, recipe, chat_rows=chat_rows)
@@ -138,7 +138,7 @@ def write_fim_prompts(
     column = _group_column(source.schema_arrow, data.group_by)
     totals = _Totals()
     with (
-        pa.ipc.new_file(str(rendered), RENDERED_SCHEMA, options=_LIGHT) as kept,
+        pa.ipc.new_file(str(rendered), RENDERED_SCHEMA, options=_LZ4) as kept,
         GroupWriter(files.rejected, _rejected_schema(source.schema_arrow)) as rejected,
     ):
         batches = by_export(source.iter_batches(_BATCH_ROWS), _BATCH_ROWS)
@@ -170,7 +170,7 @@ def write_fim_prompts(
         groups=len(rows),
         held_out_groups=len(np.unique(split.groups[split.is_eval])),
         largest_group=int(rows.max(initial=0)),
-        nothing_held_out=why_none_is_held_out(split, data),
+        nothing_held_out=explain_empty_eval(split, data),
         neutralised=totals.neutralised,
         masked=totals.masked,
         notice=notice,
@@ -180,23 +180,23 @@ def write_fim_prompts(
     )
 
 
-def _find_form(
+def _detect_form(
     raw: pq.ParquetFile, tokenizer: PreTrainedTokenizerFast, model: ModelConfig, data: DataConfig
-) -> FoundForm:
-    """What finished prompts without a recipe tell; without finished prompts, the options as they are."""
+) -> DetectedForm:
+    """The form of finished prompts without a recipe; without finished prompts, the options unchanged."""
     prompts: list[str] = []
     has_completions, finished = False, names_of(FinishedPrompt)
     for group in range(raw.num_row_groups):
         types = raw.read_row_group(group, columns=["source_type"]).column("source_type")
         kinds = set(types.unique().to_pylist())
         has_completions |= bool(kinds & names_of(Completion))
-        if kinds & finished and len(prompts) < _LOOKED_AT:
+        if kinds & finished and len(prompts) < _FORM_SAMPLE:
             inputs = raw.read_row_group(group, columns=["input"]).column("input")
             is_finished = pc.is_in(types, pa.array(sorted(finished)))
-            prompts += inputs.filter(is_finished).to_pylist()[: _LOOKED_AT - len(prompts)]
+            prompts += inputs.filter(is_finished).to_pylist()[: _FORM_SAMPLE - len(prompts)]
     if not prompts:
-        return FoundForm(model, data, None, "", is_chat=False)
-    found = find_form(
+        return DetectedForm(model, data, None, "", is_chat=False)
+    found = detect_form(
         prompts, tokenizer, model, data, has_template=has_completions or "template" in data.model_fields_set
     )
     logger.warning("%s", found.notice)
@@ -205,7 +205,7 @@ def _find_form(
 
 @dataclass
 class _Totals:
-    """What all batches add up to: counts, and some 17 bytes a kept row for the split."""
+    """Totals over all batches: counts, and some 17 bytes a kept row for the split."""
 
     statements: list[np.ndarray] = field(default_factory=list)
     column: list[np.ndarray] = field(default_factory=list)
@@ -228,7 +228,7 @@ class _Totals:
         self.neutralised += len(spans) - spans.null_count
 
     def split(self, data: DataConfig, seed: int) -> Split:
-        """Which of the kept rows are for evaluation."""
+        """Split the kept rows."""
         return split_rows(
             np.concatenate([np.empty(0, np.uint64), *self.statements]),
             np.concatenate([np.empty(0, np.uint64), *self.column]),
@@ -240,7 +240,7 @@ class _Totals:
 
 
 def _write_with_split(rendered: Path, output: Path, split: Split) -> None:
-    """Copy the rendered rows by batch, with their `split` and `group`."""
+    """Copy the rendered rows in batches, adding `split` and `group`."""
     position = 0
     with GroupWriter(output, PROMPTS_SCHEMA, rows=_BATCH_ROWS) as writer, pa.ipc.open_file(str(rendered)) as reader:
         for number in range(reader.num_record_batches):
@@ -255,16 +255,16 @@ def _write_with_split(rendered: Path, output: Path, split: Split) -> None:
 
 
 def _has_chat_rows(raw: Path) -> bool:
-    """Whether some rows get chat markup whatever the template: conversations."""
+    """Whether there are conversations, which have chat markup whatever the template."""
     types = pq.read_table(raw, columns=["source_type"], read_dictionary=["source_type"]).column("source_type")
     return not names_of(Conversation).isdisjoint(types.unique().to_pylist())
 
 
 def _group_column(schema: pa.Schema, group_by: str) -> str | None:
-    """The raw table's column whose values are the groups, or None where the statements are.
+    """The raw table's column to group by, or None for grouping by statement.
 
     Raises:
-        FimError: it has no such column.
+        FimError: there is no such column.
     """
     if group_by == "statement":
         return None

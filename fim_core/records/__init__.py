@@ -1,1 +1,1 @@
-"""Reading rows: exports of every accepted shape become one raw table, and an INPUT becomes a completion."""
+"""Reading exports of all supported formats into one raw table, and parsing its rows."""

@@ -1,7 +1,6 @@
-"""CSV as exports write it: the delimiter is recognised, every value is text, and a fault is named with its line.
+"""Reading CSV files: the delimiter is detected, every value is text, and errors name the line.
 
-Python's own reader is used in its strict mode. Arrow's is no faster here and lets a file that ends inside a quoted value
-pass; here a value's line breaks and doubled quotes come out exactly.
+Python's reader is used in strict mode. Arrow's is not faster here, and it accepts a file that ends inside a quoted value.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import pyarrow as pa
 from fim_core.errors import FimError
 from fim_core.records.text_file import EmptyExport, cannot_read, open_text
 
-# In JSON within CSV the quote behind a backslash is doubled.
+# JSON inside CSV has a doubled quote after a backslash, which is correct CSV.
 _ESCAPED_QUOTE = re.compile(r'\\"(?!")')
 
 DELIMITERS = (",", ";", "\t", "|")
@@ -28,7 +27,7 @@ def csv_columns(path: Path) -> tuple[str, ...]:
     """The names in the header line.
 
     Raises:
-        EmptyExport: the file has none.
+        EmptyExport: there is no header line.
         FimError: it cannot be read.
     """
     header = next(_rows(path), None)
@@ -38,10 +37,10 @@ def csv_columns(path: Path) -> tuple[str, ...]:
 
 
 def csv_rows(path: Path) -> Iterator[list[str]]:
-    """The rows after the header; a line without anything on it is no row.
+    """The rows after the header. Blank lines are skipped.
 
     Raises:
-        FimError: the file is not CSV, not UTF-8, cut short, or has a row with too few or too many values.
+        FimError: the file is not CSV, not UTF-8, truncated, or has a row with too few or too many values.
     """
     rows = _rows(path)
     next(rows)
@@ -59,7 +58,9 @@ def _rows(path: Path) -> Iterator[list[str]]:
                 if row:
                     width = width or len(row)
                     if len(row) != width:
-                        damaged = "The file is damaged or cut short, or a value with the delimiter in it is not quoted."
+                        damaged = (
+                            "The file is damaged or truncated, or a value that contains the delimiter is not quoted."
+                        )
                         raise FimError(
                             f"{path.name}, line {lines.first}: {len(row)} values where the header has {width}. "
                             + (_BACKSLASH if lines.hold_backslash else damaged)
@@ -69,7 +70,7 @@ def _rows(path: Path) -> Iterator[list[str]]:
         raise cannot_read(path, error) from error
 
 
-_BACKSLASH = 'Quotes in values seem to be escaped by a backslash (\\"); CSV doubles them (""). Export the file so, or as Parquet.'
+_BACKSLASH = 'Quotes in values seem to be escaped by a backslash (\\"); CSV doubles them (""). Export with doubled quotes, or as Parquet.'
 
 
 def _next(reader: Iterator[list[str]], lines: _Lines, path: Path) -> list[str] | None:
@@ -78,22 +79,22 @@ def _next(reader: Iterator[list[str]], lines: _Lines, path: Path) -> list[str] |
         return next(reader, None)
     except csv.Error as error:
         ends_inside = "end of data" in str(error)
-        # A value that never ends is at fault where it begins; everything else where the reader stopped.
+        # An unterminated value is reported at the line where it begins, any other error at the line where the reader stopped.
         line = lines.first if ends_inside else lines.read
-        why = "a quoted value begins in this row and never ends" if ends_inside else str(error)
+        why = "a quoted value that begins in this row is not closed" if ends_inside else str(error)
         cure = _BACKSLASH if lines.hold_backslash else "Values with delimiters, quotes or line breaks must be quoted."
         raise FimError(f"{path.name}, line {line}, is not well-formed CSV: {why}. {cure}") from error
 
 
 def _delimiter(path: Path) -> str:
-    """The delimiter that divides the header into the most names; a comma where none divides it."""
+    """The delimiter that splits the header into the most names; a comma if there is only one name."""
     with open_text(path, newline="") as file:
         header = next((line for line in file if line.strip()), "")
     return max(DELIMITERS, key=lambda delimiter: len(next(csv.reader([header], delimiter=delimiter), [])))
 
 
 class _Lines:
-    """The lines of a file, counted, with what is to be known of those of the row that is being read.
+    """The lines of a file, counted, with facts about the lines of the current row.
 
     Attributes:
         read: lines read so far.
@@ -107,7 +108,7 @@ class _Lines:
         self.begin()
 
     def begin(self) -> None:
-        """A new row begins with the next line."""
+        """Start a new row with the next line."""
         self.first = self.read + 1
         self.hold_backslash = False
 

@@ -1,4 +1,4 @@
-"""Rows that the Hugging Face datasets library keeps: folders of `save_to_disk`, and data sets of the hub."""
+"""Reading data sets with the Hugging Face datasets library: folders of `save_to_disk`, and hub ids."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def saved_dataset(path: Path, split: str) -> Export:
         splits = read_json_as(path / DATASETDICT_JSON, _Splits).splits
         if split not in splits:
             raise FimError(f"{path.name} has no split {split}. Its splits are: {', '.join(splits)}.")
-        # The others need not be read, and the library cannot read one without rows that it saved itself.
+        # The other splits are not needed, and the library fails to load an empty split that it saved itself.
         folder = path / split
     try:
         loaded = datasets.load_from_disk(str(folder))
-    except Exception as error:  # the library raises errors of its own, Arrow's, and others for what it did not expect
+    except Exception as error:  # the library raises its own errors, Arrow's, and others for unexpected content
         raise FimError(
             f"{path.name}: the data set saved here is damaged or holds no rows ({type(error).__name__})."
         ) from error
@@ -49,19 +49,19 @@ def saved_dataset(path: Path, split: str) -> Export:
 
 
 def hub_dataset(name: str, split: str, cache_dir: str | None, arguments: Mapping[str, Any]) -> Export:
-    """A data set of the hub, downloaded once; code that comes with a data set is never run.
+    """A data set of the hub, downloaded once. Its own code is never run.
 
     Args:
         arguments: more arguments of `datasets.load_dataset`.
 
     Raises:
-        FimError: it cannot be had, or has no such split.
+        FimError: it cannot be loaded, or has no such split.
     """
     try:
         loaded = datasets.load_dataset(name, split=split, cache_dir=cache_dir, **arguments)
-    except Exception as error:  # the library raises errors of its own, the hub client's, the network's and Arrow's
+    except Exception as error:  # the library raises its own errors, the hub client's, the network's and Arrow's
         raise FimError(
-            f"{name} is no file or folder here, and no data set that could be loaded ({type(error).__name__}). "
+            f"There is no file or folder {name}, and no data set of that name could be loaded ({type(error).__name__}). "
             "Check `name_or_path`, `split` and `kwargs`, and whether this machine may reach the hub."
         ) from error
     return _export(loaded, name, split)
@@ -78,7 +78,7 @@ def _export(loaded: datasets.Dataset, name: str, split: str, recipe: Recipe | No
 
     def digest() -> str:
         content = digest_files(sorted(Path(file["filename"]) for file in loaded.cache_files))
-        # One Arrow file may hold several splits' rows, of which this is a part.
+        # One Arrow file may hold the rows of several splits.
         described = f" {recipe}" if recipe else ""
         return hashlib.sha256(f"{content} {split} {len(loaded)}{described}".encode()).hexdigest()
 

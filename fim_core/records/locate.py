@@ -1,4 +1,4 @@
-"""Where a source's rows lie: a file, a folder, a glob, a saved data set, or one of the hub."""
+"""Locating the exports of a source: a file, a folder, a glob, a saved data set, or a hub id."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _REPORTS_OF_CONVERT = (".summary.json", ".rejected.parquet")
 
 
 def locate(source: Source, cache_dir: str | None, warn: Callable[[str], None]) -> list[Export]:
-    """The exports that a source (any but the demo) stands for, by name.
+    """The exports of a source (any but the demo), sorted by name.
 
-    In folders and globs, names that begin with `.` or `_` are passed over, as are files that are no data and the reports
-    of `fim convert`. In a folder, so are data sets saved there, and Parquet files without a suffix: by default `fim convert`
-    writes next to its export, whose rows would come twice.
+    In folders and globs, names that begin with `.` or `_`, files with other suffixes and the reports of `fim convert` are
+    skipped. In a folder, so are data sets saved there and Parquet files without a suffix: by default `fim convert`
+    writes next to its export, whose rows would be read twice.
 
     Raises:
-        FimError: there is nothing of that name, or nothing in it that can be read.
+        FimError: nothing has that name, or nothing in it can be read.
     """
     place = source.name_or_path or ""
     path = Path(place).expanduser()
@@ -70,13 +70,13 @@ def _refuse_arguments(source: Source) -> None:
 
 
 def is_export(name: str) -> bool:
-    """Whether a file of a folder is read, by its name below the folder."""
+    """Whether a file of a folder is read, by its path below the folder."""
     return not _HIDDEN.search(name) and _has_suffix(name) and not name.lower().endswith(_REPORTS_OF_CONVERT)
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """The files in a folder and below. Links to folders are followed, and each folder is entered once, so that a link to
-    a folder above it ends."""
+    """The files in a folder and its subfolders. Links to folders are followed, and each folder is entered only once, so that
+    link cycles end."""
     pending, entered = [folder], set()
     while pending:
         place = pending.pop()
@@ -139,10 +139,10 @@ def _exports(root: Path, paths: Iterable[Path], source: Source, warn: Callable[[
 
 
 def _read_files(files: Mapping[str, Path], warn: Callable[[str], None]) -> list[Export]:
-    """The files, without those that are empty, such as an export of an hour in which nothing happened.
+    """The files that are not empty; an export may cover an hour without completions.
 
     Raises:
-        FimError: one cannot be read, or all are empty.
+        FimError: a file cannot be read, or all are empty.
     """
     exports, empty = [], None
     for name, path in files.items():

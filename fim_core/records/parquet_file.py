@@ -1,4 +1,4 @@
-"""Rows of Parquet files as text, in batches of bounded size."""
+"""Reading Parquet files as text, in batches of bounded size."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _ARROW_SCHEMA = b"ARROW:schema"
 
 
 def is_parquet(path: Path) -> bool:
-    """Whether a file begins as Parquet does."""
+    """Whether a file begins with the magic bytes of Parquet."""
     with path.open("rb") as file:
         return file.read(len(_MAGIC)) == _MAGIC
 
 
 def parquet_schema(path: Path) -> pa.Schema:
-    """The columns and what else the file says of itself.
+    """The Arrow schema, with its metadata.
 
     Raises:
-        EmptyExport: the file holds no byte.
+        EmptyExport: the file is empty.
         FimError: it cannot be read.
     """
     if path.stat().st_size == 0:
@@ -40,8 +40,7 @@ def parquet_schema(path: Path) -> pa.Schema:
 def parquet_rows(path: Path, columns: tuple[str, ...]) -> Iterator[pa.RecordBatch]:
     """The rows as batches of strings without nulls, in the file's order.
 
-    Memory is that of a few megabytes of text, or of the longest value, plus one page of each column as the file's
-    writer has cut them.
+    Memory is that of a few megabytes of text, or of the longest value, plus one page of each column.
 
     Raises:
         FimError: the file cannot be read, or holds a value of over 2 GB.
@@ -53,7 +52,9 @@ def parquet_rows(path: Path, columns: tuple[str, ...]) -> Iterator[pa.RecordBatc
             batches = file.iter_batches(batch_size=READ_ROWS, use_threads=False)
             yield from text_batches(columns, (_with_times(batch, types) for batch in batches))
     except pa.ArrowCapacityError as error:
-        raise FimError(f"{path.name} holds a value of over 2 GB, which is more than a text can be here.") from error
+        raise FimError(
+            f"{path.name} holds a value of over 2 GB, the limit of a text. Shorten it, or remove the row."
+        ) from error
     except (pa.ArrowException, OSError) as error:
         raise cannot_read(path, error) from error
 

@@ -1,31 +1,31 @@
-r"""INPUT, the editor's state as JSON text, becomes a completion. The rule for every case:
+r"""Parsing of INPUT, an editor's state as JSON text, to a completion. The rule for every case:
 
-INPUT                                             becomes
+INPUT                                             result
 ------------------------------------------------  -----------------------------------------------------------------
 nothing, or only white space                      empty_input
 `[]`, or only items without text                  empty_input
-a list as Python prints it (`[{'type': …`)        python_repr: pandas writes it where JSON had to be written
-not JSON (also NaN, Infinity, a second value)     repaired if that is certain (see repair.py), else invalid_json
+a list as Python prints it (`[{'type': …`)        python_repr: pandas writes it if it is not given JSON
+not JSON (also NaN, Infinity, a second value)     repaired if unambiguous (see repair.py), else invalid_json
 nested too deeply to read                         unsupported_json
-a JSON text that holds such an array once more    double_encoded_json
-JSON, but no array (a text, an object, null)      unsupported_json
+a JSON string that contains such an array         double_encoded_json
+JSON, but not an array (a string, object, null)   unsupported_json
 an item that is null, or whose "text" is null     empty context
-any other item that is no object with a text      unsupported_json
+any other item that is not an object with a text  unsupported_json
   under "text", or whose "type" is not "text"
 other keys of an item                             ignored
 a key twice in one object                         unsupported_json
-a half of a surrogate pair (`\ud800` alone)       unsupported_json: it is no text, and no UTF-8 can hold it
+a half of a surrogate pair (`\ud800` alone)       unsupported_json: it cannot be encoded as UTF-8
 `\u0000`                                          kept: it is text
 no `<fillMe>` in any case                         missing_placeholder
-one `<fillMe>`, whatever else in other cases      the cursor; `<FILLME>` beside it is plain text
+one `<fillMe>`, and any in other cases            the cursor; `<FILLME>` is then plain text
 no `<fillMe>`, one in another case                the cursor
-several, in one item or over several items,       multiple_placeholders: which one is meant would be a guess
+several, in one item or in several items,         multiple_placeholders: the right one would be a guess
   the context included
 
-`<fillMe>` is the placeholder of `data.placeholder`, which may be another one.
+`<fillMe>` is the default of `data.placeholder`.
 
-The item with the cursor is the SQL, whatever else it holds (tags, braces, JSON): prefix and suffix are what stands
-before and after the cursor, verbatim. Items may come in any order. Every other item is context:
+The item with the cursor is the SQL, whatever else it contains (tags, braces, JSON): prefix and suffix are the text before
+and after the cursor, verbatim. Items may come in any order. Every other item is context:
 
 a JSON object                                     newer form: texts under the context fields' names in any case
   field missing or null                           empty
@@ -35,13 +35,13 @@ a JSON object                                     newer form: texts under the co
   other fields                                    ignored
   a field twice, also in another case             bad_context
   half of a surrogate pair in a field             bad_context
-  not JSON                                        repaired if that is certain, else bad_context
-`<sql_history>…</sql_history>`, white space       older form: what stands between the tags, verbatim
+  not JSON                                        repaired if unambiguous, else bad_context
+`<sql_history>…</sql_history>`, white space       older form: the text between the tags, verbatim
   around it allowed
-  either tag once more inside                     bad_context
+  either tag again inside                         bad_context
 nothing, or only white space                      no context
 anything else                                     bad_context
-several items with the same field                 joined by a line break, in order, empty ones left out; so both
+several items with the same field                 joined by a line break, in order, without empty ones; both
                                                   forms may be mixed
 """
 
@@ -58,7 +58,7 @@ from fim_core.records.repair import repair_context, repair_items
 from fim_core.records.schema import CONTEXT_FIELDS, PLACEHOLDER, Completion, Reason, Rejection
 
 _PYTHON_LIST = re.compile(r"\s*\[\s*\{\s*'(?:type|text)'\s*:")
-# Markers of other editors and tools, from a closed list of words, so that naming one shows no user text.
+# Markers of other editors and tools, from a closed list of words, so that messages with them show no user text.
 _OTHER_MARKERS = re.compile(
     r"<\|?(?:fim[_-]?)?(?:fill|cursor|caret|hole|mask|infill|complete)(?:[_ -]?(?:me|here|in|this|position|middle|\d))?\|?>"
     r"|\{\{ ?(?:fill|cursor|caret)(?:[_ -]?(?:me|here|in))? ?\}\}|\[(?:MASK|CURSOR|FILL_ME|BLANK)\]",
@@ -69,7 +69,7 @@ _OPEN, _CLOSE = "<sql_history>", "</sql_history>"
 
 
 class _Unusable(Exception):
-    """The row cannot be used; carries the rejection out of the depths."""
+    """The row cannot be used. Carries the rejection up the call stack."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(detail)
@@ -88,13 +88,13 @@ def _parse(text: str, placeholder: str) -> Completion:
     if not text or text.isspace():
         raise _Unusable(Reason.EMPTY_INPUT, "INPUT is empty")
     if _PYTHON_LIST.match(text):
-        raise _Unusable(Reason.PYTHON_REPR, "INPUT is a list as Python prints it, not JSON: write it with json.dumps")
+        raise _Unusable(Reason.PYTHON_REPR, "INPUT is a list as Python prints it, not JSON: export it with json.dumps")
     value, repaired = _decode_or_repair(text, repair_items, Reason.INVALID_JSON, "INPUT")
     items = _texts_of_items(value)
     if not any(item.strip() for item in items):
         raise _Unusable(Reason.EMPTY_INPUT, "INPUT holds no text")
     if repaired and not all(item.strip() for item in items):
-        # An item boundary inside unescaped SQL would show as an empty item.
+        # An item boundary inside unescaped SQL would give an empty item.
         raise _Unusable(Reason.INVALID_JSON, "INPUT is damaged JSON with an empty item")
 
     where, start, end, pattern = _find_cursor(items, placeholder)
@@ -103,11 +103,11 @@ def _parse(text: str, placeholder: str) -> Completion:
 
     context: dict[str, list[str]] = {field: [] for field in CONTEXT_FIELDS}
     for item in items:
-        fields, mended = _context_of(item)
-        repaired = repaired or mended
+        fields, was_repaired = _context_of(item)
+        repaired = repaired or was_repaired
         for field, part in fields.items():
             _check_text(part, Reason.BAD_CONTEXT, field)
-            # The same character may be written as an escape inside the context's own JSON.
+            # The placeholder may be written with escapes inside the context's JSON.
             if pattern.search(part):
                 raise _Unusable(Reason.MULTIPLE_PLACEHOLDERS, f"{placeholder} is in {field} too")
             if part:
@@ -122,7 +122,7 @@ def _parse(text: str, placeholder: str) -> Completion:
 
 def _texts_of_items(value: Any) -> list[str]:
     if isinstance(value, str) and _is_array(value):
-        raise _Unusable(Reason.DOUBLE_ENCODED_JSON, "INPUT is JSON inside a JSON text: it was encoded twice")
+        raise _Unusable(Reason.DOUBLE_ENCODED_JSON, "INPUT is JSON inside a JSON string: it was encoded twice")
     if not isinstance(value, list):
         raise _Unusable(Reason.UNSUPPORTED_JSON, "INPUT is JSON, but not an array of text items")
     return [_text_of_item(number, item) for number, item in enumerate(value)]
@@ -152,7 +152,7 @@ def _patterns(placeholder: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
 
 
 def _find_cursor(items: list[str], placeholder: str) -> tuple[int, int, int, re.Pattern[str]]:
-    """Item, start and end of the one placeholder, and the pattern by which it was found."""
+    """Item, start and end of the only placeholder, and the pattern that found it."""
     for pattern in _patterns(placeholder):
         hits = ((number, *hit.span(), pattern) for number, item in enumerate(items) for hit in pattern.finditer(item))
         found = list(islice(hits, 2))
@@ -165,10 +165,10 @@ def _find_cursor(items: list[str], placeholder: str) -> tuple[int, int, int, re.
     raise _Unusable(Reason.MISSING_PLACEHOLDER, f"INPUT holds no {placeholder}{seen}")
 
 
-# Rows of one worksheet come together and share their context.
+# Consecutive rows are of one worksheet and share their context.
 @lru_cache(maxsize=16)
 def _context_of(item: str) -> tuple[dict[str, str], bool]:
-    """The context fields of an item without a cursor, and whether its JSON had to be repaired."""
+    """The context fields of an item without a cursor, and whether its JSON was repaired."""
     stripped = item.strip()
     if not stripped:
         return {}, False
@@ -202,21 +202,21 @@ def _context_text(field: str, value: Any) -> str:
 
 
 def _decode_or_repair(text: str, repair: Callable[[str], str | None], reason: Reason, what: str) -> tuple[Any, bool]:
-    """The JSON value of `text`, and whether it took the repair to read it."""
+    """The JSON value of `text`, and whether it was repaired."""
     try:
         return _decode(text, reason, what), False
     except json.JSONDecodeError as error:
-        mended = repair(text)
-        if mended is None:
+        with_escapes = repair(text)
+        if with_escapes is None:
             raise _Unusable(reason, f"{what} is not JSON: {error.msg} at character {error.pos}") from error
     try:
-        return _decode(mended, reason, what), True
+        return _decode(with_escapes, reason, what), True
     except json.JSONDecodeError as error:
-        raise _Unusable(reason, f"{what} is not JSON, also not with escapes added") from error
+        raise _Unusable(reason, f"{what} is not JSON, even with escapes added") from error
 
 
 class _BadValue(Exception):
-    """JSON that is well-formed, or nearly, but has no certain meaning."""
+    """JSON that is well-formed, or nearly, but ambiguous."""
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -234,7 +234,7 @@ def _constant(_: str) -> NoReturn:
     raise _NotJson("is not JSON: NaN or Infinity")
 
 
-# No rule needs the value of a number: as floats even huge ones cost nothing.
+# No rule needs the value of a number, and huge integers are slow to parse.
 _DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_constant, parse_int=float)
 
 
@@ -254,4 +254,4 @@ def _check_text(text: str, reason: Reason, what: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise _Unusable(reason, f"{what} holds half of a surrogate pair, which is no text") from error
+        raise _Unusable(reason, f"{what} holds half of a surrogate pair, which is not valid text") from error

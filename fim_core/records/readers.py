@@ -1,4 +1,4 @@
-"""Reading exports as they are: every value as text, streamed in batches, the rows of a file in their order."""
+"""Reading export files verbatim: every value as text, streamed in batches, in the file's order."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from fim_core.records.text_file import EmptyExport, cannot_read, open_text
 
 BATCH_ROWS = 8192
 BATCH_CHARACTERS = 32 * 2**20
-"""A batch ends with whichever comes first, so that memory stays flat with long rows too."""
+"""A batch ends at whichever limit it reaches first, so that memory is bounded with long rows too."""
 
 MOST_COLUMNS = 1000
-"""Of an export: JSON lines whose keys are data would have as many columns as rows, and a value in each for every row."""
+"""Limit for an export. JSON lines with data as keys would have as many columns as rows."""
 
 CSV_SUFFIXES = (".csv", ".csv.gz", ".csv.zst")
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".ndjson.gz", ".jsonl.zst", ".ndjson.zst")
@@ -35,16 +35,16 @@ Warn = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Export:
-    """Rows that lie in one place.
+    """One file or data set to read rows from.
 
-    name: what the `source` column shows: the file's name below the folder that was given, or a data set's id.
+    name: value of the `source` column: the file's path below the given folder, or the data set's id.
     columns: names of the columns, as written.
     digest: computes the SHA-256 of the bytes, in hex.
     batches: reads the rows: batches of string columns without nulls, in the order of `columns`. Takes a function
-        that is told what the user should know.
+        for warnings.
     generated: made by this package: the columns are TYPE, INPUT and OUTPUT, whatever the source's options say.
-    whole: small enough to be held whole, slow to make, and picklable: worker processes read it.
-    recipe: how finished prompts in it were built, where it says so.
+    whole: small enough for memory, slow to generate, and picklable: worker processes read it.
+    recipe: how its finished prompts were built; None if not recorded.
     """
 
     name: str
@@ -60,8 +60,8 @@ def read_file(path: Path, name: str) -> Export:
     """A CSV, JSON-lines or Parquet file, recognised by its suffix, or Parquet of any name, by its first bytes.
 
     Raises:
-        EmptyExport: nothing is in it.
-        FimError: it cannot be read, or its first row shows that it is not what its suffix says.
+        EmptyExport: it is empty.
+        FimError: it cannot be read, or its first row is not in the format of its suffix.
     """
     lower = path.name.lower()
     recipe = None
@@ -80,7 +80,7 @@ def read_file(path: Path, name: str) -> Export:
 def _too_many_columns(path: Path) -> FimError:
     return FimError(
         f"{path.name} has more than {MOST_COLUMNS:,} columns (different keys, in JSON lines). Export only the columns that "
-        "are needed; keys that are data, such as ids, belong into values."
+        "are needed; put data such as ids into values, not keys."
     )
 
 
@@ -127,10 +127,10 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """One object a line, numbers as they are written.
+    """One object a line, numbers as written.
 
     Raises:
-        FimError: a line is no JSON object, or the file is not UTF-8 or cut short.
+        FimError: a line is not a JSON object, or the file is not UTF-8 or truncated.
     """
     decoder = json.JSONDecoder(
         object_pairs_hook=_unique_keys, parse_int=Number, parse_float=Number, parse_constant=Number
@@ -168,7 +168,7 @@ def _require_text(row: dict[str, Any], path: Path, line: int) -> None:
 
 
 def _json_columns(path: Path) -> tuple[str, ...]:
-    # Lines may differ in their keys, and none may be lost: so all are read once before.
+    # Lines may differ in their keys, so all lines are read once to find every column.
     columns: dict[str, None] = {}
     for row in _json_rows(path):
         columns.update(dict.fromkeys(row))

@@ -1,24 +1,24 @@
-r"""One bounded repair of damaged JSON: it adds escapes inside strings, or it gives up.
+r"""Repair of damaged JSON by adding missing escapes inside strings, where only one repair is possible.
 
-Exporters that build JSON by hand put text between the quotes as it is: a backslash that starts no JSON escape
-(`'\d+'`), raw control characters (a line break), and quotes without a backslash. The repair knows only the two shapes
+Exporters that build JSON by hand put text between the quotes unescaped: a backslash that starts no JSON escape
+(`'\d+'`), raw control characters (a line break), and quotes without a backslash. The repair handles only the two forms
 that exports have, an array of text items and a context object of texts, and reads them by their skeleton:
 
     [{"type": "text", "text": "…"}, {"type": "text", "text": "…"}]          `"type"` before, after, or left out
     {"sql_history": "…", "ddl_context": "…", …}                             any of the context fields
 
-Whatever lies between two pieces of skeleton is the body of a string, and only there backslashes are added. Removing
-them gives the original again, so no character of the user's is lost, added or moved to another field.
+The text between two pieces of the skeleton is the body of a string, and backslashes are added only there. Removing them
+restores the original, so no user text is lost, added or moved to another field.
 
-A writer that escapes nothing could have written any damaged row, so what stands there, character by character, always
-fits. The row is accepted only if no other writer could have meant another text, in any of its bodies:
+Taken literally, every damaged row could come from a writer that escapes nothing. The row is accepted only if no other
+kind of writer could have meant a different text, in any of its bodies:
 
 - no escape of JSON (`\n`, `\"`, `\\`, `\u00e9`), of Python's `repr` or of JavaScript (`\'`, `\x41`): a writer that
   forgets some characters may have escaped others, and then `\n` was a line break;
 - no quotes that come in pairs only (`""a""` or `''a''`, as SQL and CSV double them);
 - no quote that could also end the string, because `, "key":`, or `}` and then `,` or `]`, follows it.
 
-Pieces of skeleton are taken for skeleton: SQL that spells one out (`"}, {"text": "`) would be read as two items.
+Anything that looks like the skeleton is read as such: SQL that contains a piece of it (`"}, {"text": "`) would be read as two items.
 
 Time is linear in the length of the text.
 """
@@ -35,7 +35,7 @@ _SPACE = r"[ \t\r\n]*"
 
 
 def _pattern(text: str) -> re.Pattern[str]:
-    """A regular expression in which a blank stands for JSON's optional white space."""
+    """Compile a regular expression in which a blank matches JSON's optional white space."""
     return re.compile(text.replace(" ", _SPACE))
 
 
@@ -65,7 +65,7 @@ def repair_context(text: str) -> str | None:
 
 
 def _repair(text: str, start: re.Pattern[str], between: re.Pattern[str], end: re.Pattern[str]) -> str | None:
-    # Structure is made of quotes that no backslash precedes: blank out the pairs, keeping every position.
+    # Quotes of the skeleton have no backslash before them: blank out the pairs of backslash and character, same length.
     masked = _ESCAPE_OR_PAIR.sub("xx", text)
     first = start.match(masked)
     last = end.search(masked, first.end()) if first else None
@@ -86,13 +86,13 @@ def _repair(text: str, start: re.Pattern[str], between: re.Pattern[str], end: re
 def _could_end_earlier(masked: str, start: int, end: int) -> bool:
     if masked.find('"', start, end) < 0:
         return False
-    # Starts at each quote and ends at the next at the latest, the closing quote of this body being the last.
+    # Search from each quote to the next at most; the closing quote of this body is the last one.
     other_end = _COULD_END_HERE.search(masked, start)
     return other_end is not None and other_end.start() < end
 
 
 def _has_doubled_quotes(bodies: list[str]) -> bool:
-    """Whether all quotes of one kind come in pairs, so that a writer may have doubled them."""
+    """Whether all quotes of one kind come in pairs, as if the writer had doubled them."""
     for quote in "\"'":
         runs = [len(run) for body in bodies for run in re.findall(f"{quote}+", body)]
         if runs and all(length % 2 == 0 for length in runs):

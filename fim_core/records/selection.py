@@ -1,4 +1,4 @@
-"""Which rows of a source are read: a slice of its split, then a random sample of that."""
+"""Selection of a source's rows: a slice of its split, then a random sample."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fim_core.records.readers import Export
 
 
 def selects(source: Source) -> bool:
-    """Whether a source asks for some of its rows only."""
+    """Whether a source selects only some of its rows."""
     return (
         source.sample_ratio is not None or source.sample_count is not None or parse_split(source.split)[1] is not None
     )
@@ -24,12 +24,12 @@ def selected_rows(source: Source, exports: Sequence[Export], warn: Callable[[str
     """Masks over the rows of each export of a source: whether a row is read. bool [rows].
 
     The rows of a source are those of its exports, one after the other. They are counted first, by reading them once. The
-    sample is drawn by Python's generator as ArcticTraining draws it: the same seed chooses the same rows.
+    sample is drawn with Python's generator as in ArcticTraining: the same seed selects the same rows.
 
     Raises:
-        FimError: no row is left.
+        FimError: no row is selected.
     """
-    counts = [sum(batch.num_rows for batch in export.batches(_already_told)) for export in exports]
+    counts = [sum(batch.num_rows for batch in export.batches(_ignore_warning)) for export in exports]
     total = sum(counts)
     name = source.name_or_path or source.type
     within = parse_split(source.split)[1]
@@ -54,5 +54,5 @@ def _sample_size(source: Source, rows: int) -> int | None:
     return int(rows * source.sample_ratio) if source.sample_ratio is not None else source.sample_count
 
 
-def _already_told(_: str) -> None:
-    """Warnings come when the rows are read for good."""
+def _ignore_warning(_: str) -> None:
+    """Drop a warning: it is repeated when the rows are read into the table."""

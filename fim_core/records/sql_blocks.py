@@ -1,7 +1,7 @@
-"""Where a statement ends: at its semicolon, or, where it holds a block of statements, behind the block's END.
+"""End of a statement: its semicolon, or the one after END if it contains a block of statements.
 
 Blocks are `BEGIN … END`, `DECLARE … BEGIN … END`, and the bodies of procedures, functions and triggers without quotes.
-`BEGIN;` and `BEGIN TRANSACTION` open none. A block that never ends is read as plain statements.
+`BEGIN;` and `BEGIN TRANSACTION` do not open a block. A block without an END is read as plain statements.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from sqlglot.tokens import Token, TokenType
 
 _AFTER_TRANSACTION = {"", ";", "TRANSACTION", "WORK", "TRAN", "NAME", "DEFERRED", "IMMEDIATE", "EXCLUSIVE"}
 _CONTROL = {"IF", "LOOP", "FOR", "WHILE", "REPEAT"}
-"""END before these closes no BEGIN and no CASE."""
+"""END before these words closes neither a BEGIN nor a CASE."""
 
 
 def statement_end(tokens: Sequence[Token], first: int) -> int:
-    """Position of the semicolon that ends the statement whose first token is `first`; len(tokens) where there is none."""
+    """Position of the semicolon that ends the statement whose first token is `first`; len(tokens) without one."""
     begin = _first_begin(tokens, first)
     end = None if begin is None else _block_end(tokens, begin)
     return _semicolon(tokens, first if end is None else end)
@@ -32,7 +32,7 @@ def _word(tokens: Sequence[Token], at: int) -> str:
 
 
 def _first_begin(tokens: Sequence[Token], first: int) -> int | None:
-    """The BEGIN of the block that a statement is or holds; None where it has none."""
+    """The BEGIN of the block in a statement, or None."""
     match _word(tokens, first):
         case "BEGIN" if _word(tokens, first + 1) not in _AFTER_TRANSACTION:
             return first
@@ -46,7 +46,7 @@ def _first_begin(tokens: Sequence[Token], first: int) -> int | None:
 
 
 def _begin_after_declarations(tokens: Sequence[Token], declare: int) -> int | None:
-    """The BEGIN behind declarations, each of which begins with a name and ends in a semicolon."""
+    """The BEGIN after declarations, each of which begins with a name and ends in a semicolon."""
     at = _semicolon(tokens, declare) + 1
     while at < len(tokens):
         if _word(tokens, at) == "BEGIN":
@@ -58,7 +58,7 @@ def _begin_after_declarations(tokens: Sequence[Token], declare: int) -> int | No
 
 
 def _block_end(tokens: Sequence[Token], begin: int) -> int | None:
-    """Position of the END of the block that opens at `begin`; None where it never ends."""
+    """Position of the END of the block that opens at `begin`; None if it is missing."""
     depth = 0
     for at in range(begin, len(tokens)):
         word = _word(tokens, at)

@@ -1,4 +1,4 @@
-"""Where the statements of an SQL text lie, and the syntax nodes of a statement, as positions of the text."""
+"""Positions of the statements of an SQL text, and of the syntax nodes of a statement."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from sqlglot.tokens import Token, TokenType
 from fim_core.records.sql_blocks import statement_end
 
 LONGEST_PARSED = 20_000
-"""Characters of a statement beyond which nodes are its tokens and brackets: bulk inserts, where parsing only costs."""
+"""Longer statements (in characters) are not parsed; tokens and brackets are used in place of nodes. Most are bulk inserts."""
 
 _OPENING = {TokenType.L_PAREN, TokenType.L_BRACKET, TokenType.L_BRACE, TokenType.CASE}
 _CLOSING = {TokenType.R_PAREN, TokenType.R_BRACKET, TokenType.R_BRACE, TokenType.END}
-# sqlglot gives positions to names and literals only: the keywords before a clause's first name are added by these.
+# sqlglot gives positions only to names and literals; these tables add the keywords before a clause's first name.
 _CLAUSES = (
     exp.Select,
     exp.From,
@@ -58,7 +58,7 @@ _CLAUSE_KEYWORDS = {
 
 Span = tuple[int, int]
 LONGEST_SPAN = 512
-"""Characters of the longest middle. Nobody waits for a completion of several screens."""
+"""Characters of the longest middle: nobody waits for a completion of several screens."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Statement:
     """One statement with the comments before it and its semicolon.
 
     is_definition: it begins with CREATE. spans: computes start and end (exclusive) of the syntax nodes within
-    `text` that are no longer than a middle may be.
+    `text` of at most LONGEST_SPAN characters.
     """
 
     text: str
@@ -74,8 +74,8 @@ class Statement:
     spans: Callable[[], list[Span]]
 
 
-def split_statements(text: str, dialect: str) -> list[Statement] | None:
-    """The statements of a text in order, or None where it cannot be tokenized. Comments at the end belong to none."""
+def read_statements(text: str, dialect: str) -> list[Statement] | None:
+    """Split a text into statements, or return None if it cannot be tokenized. Comments after the last are dropped."""
     sql = Dialect.get_or_raise(dialect)
     try:
         tokens = sql.tokenize(text)
@@ -104,7 +104,7 @@ def _statement(text: str, start: int, end: int, tokens: list[Token], sql: Dialec
 
 
 def _spans(text: str, tokens: list[Token], sql: Dialect) -> Iterator[Span]:
-    """Nodes of the syntax tree; where there is none, single tokens and whole brackets."""
+    """Nodes of the syntax tree; without a tree, single tokens and whole brackets."""
     ranges: list[Span] = []
     if tokens[-1].end - tokens[0].start < LONGEST_PARSED:
         ranges = list(_node_ranges(text, tokens, sql))
@@ -115,7 +115,7 @@ def _spans(text: str, tokens: list[Token], sql: Dialect) -> Iterator[Span]:
 
 
 def _node_ranges(text: str, tokens: list[Token], sql: Dialect) -> Iterator[Span]:
-    """First and last token of each node, as far as the positions in the tree tell."""
+    """First and last token of each node whose position the tree has."""
     starts = [token.start for token in tokens]
     for tree in _parse(text, tokens, sql):
         spans: dict[int, Span] = {}
@@ -136,12 +136,12 @@ def _node_ranges(text: str, tokens: list[Token], sql: Dialect) -> Iterator[Span]
 
 
 def _parse(text: str, tokens: list[Token], sql: Dialect) -> list[exp.Expr]:
-    # What sqlglot cannot parse it logs, and the log must not quote user text.
+    # sqlglot logs what it cannot parse, and logs must not quote user text.
     log = logging.getLogger("sqlglot")
     enabled, log.disabled = log.disabled, True
     try:
         trees = sql.parser(error_level=ErrorLevel.RAISE).parse(tokens, text)
-    except Exception:  # it parses SQL of any origin, and a fault of any kind in it only means fewer nodes
+    except Exception:  # any failure on arbitrary SQL only means fewer nodes
         return []
     finally:
         log.disabled = enabled
@@ -149,7 +149,7 @@ def _parse(text: str, tokens: list[Token], sql: Dialect) -> list[exp.Expr]:
 
 
 class _Brackets:
-    """How deep the brackets of a statement are nested between its tokens."""
+    """Nesting depth of brackets between the tokens of a statement."""
 
     def __init__(self, tokens: list[Token]) -> None:
         self._depths = [0, *accumulate(map(_depth, tokens))]
@@ -159,7 +159,7 @@ class _Brackets:
             self._places.setdefault(depth, []).append(place)
 
     def balanced(self, first: int, last: int) -> Span | None:
-        """The range of tokens, grown until each bracket in it has its partner; None where one has none."""
+        """The range of tokens, extended until its brackets are balanced; None if that is impossible."""
         places = self._places[min(self._depths[first : last + 2])]
         before, after = bisect_right(places, first) - 1, bisect_left(places, last + 1)
         return None if before < 0 or after == len(places) else (places[before], places[after] - 1)

@@ -1,4 +1,4 @@
-"""Values of any type as text: what was written where the format keeps it, JSON for nested values, empty for null."""
+"""Conversion of values to text: as written if the format preserves that, JSON for nested values, empty for null."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 READ_ROWS = 128
-"""Rows of an Arrow or Parquet file that are read at once: few enough that 100 KB in each are no burden."""
+"""Rows read at once from an Arrow or Parquet file: few enough for rows of 100 KB."""
 
 BATCH_BYTES = 32 * 2**20
-"""What is read is cut into batches of at most so many bytes, or of one row."""
+"""Limit of a batch in bytes, unless it is a single row."""
 
 
 class Number(str):
-    """A JSON number (or NaN, Infinity) as it was written."""
+    """A JSON number (or NaN, Infinity) as written."""
 
 
 def text_of(value: Any) -> str:
-    """A JSON value as text: a text as it is, null as empty, a number as written, anything else as JSON."""
+    """A JSON value as text: strings unchanged, null as empty, numbers as written, anything else as JSON."""
     if value is None:
         return ""
     return str(value) if isinstance(value, str) else json_text(value)
 
 
 def json_text(value: Any) -> str:
-    """JSON text of a value, its numbers as they were written.
+    """JSON text of a value, with numbers as written.
 
-    Half of a surrogate pair stays an escape, so that the text can be stored and whoever reads it sees the fault.
+    Half of a surrogate pair stays an escape, so that the text can be stored and parsing can reject it.
     """
     if isinstance(value, Number):
         return str(value)
@@ -50,7 +50,7 @@ def json_text(value: Any) -> str:
 def text_batches(columns: tuple[str, ...], batches: Iterable[pa.RecordBatch | pa.Table]) -> Iterator[pa.RecordBatch]:
     """Batches of any types as batches of strings without nulls, of at most BATCH_BYTES or one row.
 
-    Texts of every kind are exact; numbers, booleans and times in Arrow's own notation; nested values as JSON; bytes as
+    Text is exact; numbers, booleans and times in Arrow's own notation; nested values as JSON; bytes as
     text where they are UTF-8, else in hex.
 
     Raises:
@@ -74,7 +74,7 @@ def _halves(batch: pa.RecordBatch | pa.Table) -> Iterator[pa.RecordBatch | pa.Ta
 def _text_array(array: pa.Array | pa.ChunkedArray) -> pa.StringArray:
     if isinstance(array, pa.ChunkedArray):
         array = array.combine_chunks()
-    # Files are read without a look at their texts.
+    # Reading a file does not validate its text.
     array.validate(full=True)
     if pa.types.is_nested(array.type):
         return pa.array([text_of(value.as_py()) for value in array], pa.string())

@@ -1,4 +1,4 @@
-"""From prompts to token ids."""
+"""Tokenization of prompts and responses."""
 
 from fim_core.tokenization.load import load_rows
 from fim_core.tokenization.write import TokenizedCounts, tokenize_prompts

@@ -1,4 +1,4 @@
-"""One batch of the prompts table becomes rows of ids and labels."""
+"""Tokenizing one batch of the prompts table to ids and labels."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ DATASET_SCHEMA = pa.schema(
         pa.field("prompt_length", pa.int32()),
     ]
 )
-"""`prompt_length`: tokens before the response, earlier assistant turns among them, whose labels are their tokens."""
+"""`prompt_length`: tokens before the response, including earlier assistant turns, whose labels are their tokens."""
 
 REJECTED_SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("row_id", "reason", "detail", "type", "prompt", "response")]
@@ -47,16 +47,16 @@ _ENCODED_SCHEMA = pa.schema(
         pa.field("is_changed", pa.bool_()),
     ]
 )
-"""What encoding makes of each row; rows that are too long or have a stray control token have no ids."""
+"""The result of encoding each row; rows that are too long or have a stray control token have no ids."""
 
 
 @dataclass(frozen=True)
 class TokenizedBatch:
-    """One batch: kept rows by split (DATASET_SCHEMA), rejected ones, and what there is to count.
+    """One batch: kept rows by split (DATASET_SCHEMA), rejected ones, and counts.
 
-    left_out: rows that are neither trained on nor held out. They are encoded as well, so that an export's batches are
-    the same whatever the split.
-    changed: row_ids of kept rows whose response does not come back from its tokens as it was.
+    left_out: rows that are neither trained on nor held out. They are encoded as well, so that the batches of an export do
+    not depend on the split.
+    changed: row_ids of kept rows whose response is not restored by decoding its tokens.
     """
 
     kept: dict[str, pa.RecordBatch]
@@ -72,7 +72,7 @@ class TokenizedBatch:
 
 
 class BatchTokenizer:
-    """Tokenizes batches; each process has its own, with its own table of pieces."""
+    """Tokenizes batches. Each worker process has its own instance, with its own table of pieces."""
 
     def __init__(self, prompts: Path, data: DataConfig, falls_back: bool, cache: BatchCache | None) -> None:
         fim, folder = read_recipe(prompts).fim_tokens, PromptsFolder(prompts).tokenizer
@@ -133,7 +133,7 @@ class BatchTokenizer:
         is_trained[trained_pieces] = True
 
         piece_starts = np.cumsum(piece_lengths) - piece_lengths
-        # Behind the prompt's pieces there is always another one: the end token.
+        # At least the end token follows the prompt's pieces.
         behind_prompt = first_piece + np.array(prompt_pieces, np.int64)
         prompt_lengths = (piece_starts[behind_prompt] - piece_starts[first_piece]).astype(np.int32)
         lengths = np.add.reduceat(piece_lengths, first_piece).astype(np.int32)
@@ -141,7 +141,7 @@ class BatchTokenizer:
         if self._mask_inputs:
             labels = np.where(np.repeat(is_trained, piece_lengths), ids, np.int32(IGNORE_INDEX))
 
-        # Control tokens belong where a piece is one. A finished prompt may hold them anywhere, its response may not.
+        # Only pieces that are control tokens may give one, and finished prompts, which may contain them anywhere.
         is_own = np.fromiter((isinstance(piece, int) for row in rows for piece in row), np.bool_, len(piece_lengths))
         is_own |= np.repeat(is_finished, per_row) & (place < np.repeat(np.array(prompt_pieces, np.int64), per_row))
         is_stray = self.encoder.is_control[ids] & ~np.repeat(is_own, piece_lengths)
@@ -158,7 +158,7 @@ class BatchTokenizer:
         return pa.record_batch([*lists, *map(pa.array, figures)], schema=_ENCODED_SCHEMA)
 
     def _cut(self, columns: dict[str, list[Any]]) -> tuple[list[list[Piece]], list[int], list[int]]:
-        """Pieces of each row; how many of them are the prompt's; which of all pieces are trained on besides."""
+        """Pieces of each row; how many of them are the prompt's; indices of the prompts' pieces to train on."""
         rows: list[list[Piece]] = []
         prompt_pieces: list[int] = []
         trained: list[int] = []
@@ -171,7 +171,7 @@ class BatchTokenizer:
                 trained += [total + number for number in chosen]
             prompt_pieces.append(len(pieces))
             if response:
-                # One piece, whatever it looks like: the name of a control token in it is text.
+                # One piece, so that names of control tokens in it are text.
                 pieces.append(response)
             pieces.append(self._end)
             rows.append(pieces)

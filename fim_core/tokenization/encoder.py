@@ -1,20 +1,20 @@
-"""Text to token ids and back, piece by piece: control tokens by position, the text between them as text.
+"""Encoding text with control tokens, and decoding completions.
 
-A tokenizer splits at its control tokens before anything else, so what stands between them encodes independently: each
-distinct piece has to be encoded only once, however many rows hold it. Control tokens get their ids by position. The
-text between them is encoded with the tokenizer made blind to control tokens, white space at its ends included, whatever
-their flags (`lstrip`, `rstrip`, `single_word`) would do with the text around them.
+A tokenizer splits at its control tokens before anything else, so the text between them is encoded independently: each
+distinct piece has to be encoded only once, however many rows contain it. Control tokens get their ids by position. The
+text between them is encoded with a tokenizer that does not match control tokens, white space at its ends included,
+regardless of their flags (`lstrip`, `rstrip`, `single_word`).
 
-Some models make a control token of text all the same: Unigram and WordPiece look words up in a vocabulary that has
-control tokens, and so does BPE that ignores merges. So ids decide, not text: what user text encodes to (`reads_control`),
-and position by position what a finished row holds (`is_control`).
+Some models can still produce a control token from text: Unigram and WordPiece look words up in a vocabulary that
+contains control tokens, and so does BPE that ignores merges. So ids are checked, not text: the ids of user text
+(`reads_control`), and those of a finished row position by position (`is_control`).
 
-Some tokenizers treat the start of a text differently (a mark for a space before the first word), so that " x" and "x"
-are the same ids at the start. There an anchor, a token of the encoder's own, stands before each text while it is encoded
-and decoded, and is cut off.
+Some tokenizers treat the start of a text differently (they add a mark for a space before the first word), so that " x"
+and "x" have the same ids at the start. For these, an anchor token is put before each text when encoding and decoding, and
+removed afterwards.
 
-Where the pre-tokenizer is one of the well-known regular expressions that never join a line end with what follows,
-pieces are cut further, at line ends (`_LINE_END`): lines repeat far more often than whole contexts do.
+If the pre-tokenizer is one of the well-known regular expressions that never join a line end with the following text,
+pieces are split further at line ends (`_LINE_END`): lines repeat far more often than whole contexts.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from transformers import PreTrainedTokenizerFast
 from fim_core.prompt_format.tokens import FimTokens, control_pattern, control_tokens, is_spelled_out, token_id
 
 Piece = str | int
-"""A stretch of ordinary text, or the id of a control token."""
+"""A piece of ordinary text, or the id of a control token."""
 
 Granularity = Literal["line", "segment"]
 
 # A line end before a line that begins, after indentation, with a visible ASCII character. `\s*[\r\n]+` ends a token
-# exactly there, whatever else the white space around it holds.
+# exactly there, whatever white space is around it.
 _LINE_END = re.compile(r"\n(?=[ \t]*[!-~])")
 
 # Alternatives of GPT-4-like pre-tokenizers in which a line end can only be followed by more line ends.
@@ -55,9 +55,9 @@ _WORDS = {
 }
 _WHITE_SPACE = r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 
-# Texts that show what a tokenizer does at the start of a text.
+# Probes for special treatment of the start of a text.
 _STARTS = ("x", " x", "  x", "\nx", "x y", " ", "(x", " (x")
-# A character that Unicode leaves to private use.
+# A private-use character.
 _UNKNOWN = "\U000f7a3c"
 
 _PROBES = (
@@ -94,21 +94,21 @@ _PROBES = (
 
 
 class TextEncoder:
-    """Encodes texts that hold control tokens, and decodes completions.
+    """Encodes texts with control tokens, and decodes completions.
 
     Args:
-        tokenizer: whose tokens these are.
-        fim: the control tokens in use; None where only the tokenizer is known.
-        takes_over: nobody else uses `tokenizer`, so it need not be copied.
+        tokenizer: encodes and decodes.
+        fim: the control tokens in use; None if unknown.
+        takes_over: nothing else uses `tokenizer`, so it is not copied.
 
     Attributes:
         controls: the control tokens and their ids.
         pattern: finds control tokens as the tokenizer does.
-        granularity: what encodes independently: lines, or segments between control tokens.
-        is_control: bool [largest id + 1], whether an id is one that user text must not become. The token for unknown
-            characters is not, unless it serves as a control token too.
+        granularity: the units that are encoded independently: lines, or segments between control tokens.
+        is_control: bool [largest id + 1], whether user text must not be encoded as this id. The unknown token is
+            allowed, unless it is also used as a control token.
         is_literal: see `is_spelled_out`.
-        is_lossless: every text comes back from its tokens unchanged.
+        is_lossless: decoding restores every text unchanged.
     """
 
     def __init__(
@@ -121,13 +121,13 @@ class TextEncoder:
         self._control_ids = frozenset(self.controls.values())
         self.pattern = control_pattern(self.controls)
         self._splitter = re.compile(f"({self.pattern.pattern})")
-        # A server encodes from several threads, and each needs its own setting of the tokenizer.
+        # A server encodes in several threads, and each needs its own settings of the tokenizer.
         self._lock = threading.Lock()
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         added = self._tokenizer.get_added_tokens_decoder().values()
         self._has_flags = any(token.lstrip or token.rstrip or token.single_word for token in added)
-        # So that `encode_special_tokens` makes the tokenizer blind to all of them; all else about them stays.
+        # `encode_special_tokens` makes the tokenizer ignore special tokens only, so all control tokens become special.
         self._tokenizer.add_special_tokens(
             [
                 AddedToken(
@@ -142,7 +142,7 @@ class TextEncoder:
                 if token.content in self.controls
             ]
         )
-        # Random, so that no text can hold it.
+        # Random, so that no text contains it.
         self._anchor = f"\ue000{secrets.token_hex(16)}\ue001"
         self._tokenizer.add_tokens([AddedToken(self._anchor, special=False, normalized=False)])
         self._anchor_id = token_id(self._tokenizer, self._anchor)
@@ -159,7 +159,7 @@ class TextEncoder:
 
     @property
     def notice(self) -> str:
-        """How texts are cut, in a few words."""
+        """How texts are split, in a few words."""
         return {
             "line": "distinct lines encoded once",
             "segment": "distinct segments between control tokens encoded once",
@@ -174,12 +174,12 @@ class TextEncoder:
 
         Args:
             text: the text, control tokens written out.
-            control_spans: where control tokens stand, `[start, end, start, end, …]` in characters; what looks like one
-                elsewhere is ordinary text. None: wherever the tokenizer finds them.
+            control_spans: positions of control tokens, `[start, end, start, end, …]` in characters; their names elsewhere
+                are ordinary text. None: wherever the tokenizer finds them.
         """
         pieces: list[Piece] = []
         if control_spans is None:
-            # Ordinary text and control tokens in turns.
+            # Ordinary text and control tokens alternate.
             for number, part in enumerate(self._splitter.split(text)):
                 if number % 2:
                     pieces.append(self.controls[part])
@@ -197,14 +197,14 @@ class TextEncoder:
         return pieces
 
     def lines(self, piece: Piece) -> list[Piece]:
-        """Cut a piece further, where lines encode independently."""
+        """Split a piece into lines, if lines are encoded independently."""
         if self.granularity != "line" or isinstance(piece, int) or "\n" not in piece:
             return [piece]
         *lines, last = _LINE_END.split(piece)
         return [*[line + "\n" for line in lines], last]
 
     def encode_pieces(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Token ids (int32) of each text piece; several threads at once unless TOKENIZERS_PARALLELISM says no."""
+        """Token ids (int32) of each text piece; in several threads unless TOKENIZERS_PARALLELISM is false."""
         return [np.array(ids, np.int32) for ids in self._ids(texts, blind=True)]
 
     def join(self, pieces: Sequence[Piece]) -> list[int]:
@@ -214,49 +214,49 @@ class TextEncoder:
         return list(itertools.chain.from_iterable([p] if isinstance(p, int) else next(texts).tolist() for p in lines))
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of a completion's ids, white space as generated; control tokens are left out."""
+        """The text of a completion's ids, with white space as generated and without control tokens."""
         text = [token for token in map(int, ids) if token not in self._control_ids]
         if not self._anchors:
             return self._tokenizer.decode(text, skip_special_tokens=False)
         return self._tokenizer.decode([self._anchor_id, *text], skip_special_tokens=False).removeprefix(self._anchor)
 
     def changed_by(self, text: str) -> str | None:
-        """What the tokenizer makes of a text where that is not the text itself (normalised, unknown characters)."""
+        """The text decoded from the ids of a text, if it differs (normalisation, unknown characters); else None."""
         if self.is_lossless or (self._keeps_ascii and text.isascii()):
             return None
         found = self.decode(self.encode_pieces([text])[0].tolist())
         return None if found == text else found
 
     def reads_control(self, text: str, *, blind: bool) -> bool:
-        """Whether a text, all of it user text, becomes a control token.
+        """Whether user text is encoded as a control token.
 
         Args:
-            blind: read it as `encode_pieces` does; False: as the tokenizer does by itself.
+            blind: encode it as `encode_pieces` does; False: as the tokenizer does by default.
         """
         if not blind and self.pattern.search(text) is not None:
             return True
         return not self.is_literal and bool(self.is_control[self._ids([text], blind=blind)[0]].any())
 
     def agrees(self, text: str) -> bool:
-        """Whether the pieces of a text give the ids that the tokenizer gives the whole text."""
+        """Whether encoding by pieces gives the same ids as encoding the whole text."""
         with self._lock:
             self._tokenizer.encode_special_tokens = False
             whole = self._tokenizer.encode(text, add_special_tokens=False).ids
         return self.encode(text) == whole
 
     def lines_agree(self, text: str) -> bool:
-        """Whether the lines of a text give the ids of its segments."""
+        """Whether encoding by lines gives the same ids as encoding by segments."""
         segments = [
             [piece] if isinstance(piece, int) else self._ids([piece], blind=True)[0] for piece in self.pieces(text)
         ]
         return self.encode(text) == list(itertools.chain.from_iterable(segments))
 
     def fall_back(self) -> None:
-        """Cut at control tokens only from now on."""
+        """Split at control tokens only from now on."""
         self.granularity = "segment"
 
     def _ids(self, texts: Sequence[str], *, blind: bool) -> list[list[int]]:
-        """Ids of texts, those of an anchor left out; `blind`: control tokens are ordinary text."""
+        """Ids of texts, without the anchor's; `blind`: control tokens are ordinary text."""
         if not self._anchors:
             return [encoding.ids for encoding in self._encode(texts, blind=blind)]
         return [encoding.ids[1:] for encoding in self._encode([self._anchor + text for text in texts], blind=blind)]
@@ -267,7 +267,7 @@ class TextEncoder:
             return self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
 
     def _texts_kept(self, anchors: bool) -> int:
-        """How many of _STARTS come back from their ids, with or without an anchor."""
+        """How many of _STARTS are restored from their ids, with or without an anchor."""
         self._anchors = anchors
         ids = self._ids(_STARTS, blind=True)
         return sum(self.decode(found) == text for found, text in zip(ids, _STARTS, strict=True))
@@ -287,7 +287,7 @@ class TextEncoder:
         return "line" if all(self.lines_agree(text) for text in self._probe_texts()) else "segment"
 
     def _probe_texts(self) -> Iterable[str]:
-        # Each probe next to each other one, on both sides.
+        # Every ordered pair of probes.
         for probe in _PROBES:
             yield probe + probe.join(_PROBES)
 
@@ -309,7 +309,7 @@ class TextEncoder:
 
 
 def _alternatives(regex: str) -> set[str]:
-    """The alternatives of a regular expression at its outermost level."""
+    """The top-level alternatives of a regular expression."""
     found, depth, start = set(), 0, 0
     for position, mark in enumerate(regex):
         depth += (mark == "(") - (mark == ")")
@@ -320,13 +320,13 @@ def _alternatives(regex: str) -> set[str]:
 
 
 def _spec(component: Any) -> dict[str, Any]:
-    """A part of a tokenizer as `tokenizer.json` writes it; empty where there is none, or a sequence of none."""
+    """A component of a tokenizer as in `tokenizer.json`; empty if it is missing or an empty sequence."""
     spec: dict[str, Any] = json.loads(component.__getstate__()) if component is not None else {}
     return {} if spec == {"type": "Sequence", "normalizers": []} else spec
 
 
 def _keeps_line_ends(normalizer: dict[str, Any]) -> bool:
-    """Whether a normalizer treats each line by itself; canonical composition never reaches across a line end."""
+    """Whether a normalizer treats lines independently; canonical composition never crosses a line end."""
     if not normalizer or normalizer["type"] == "NFC":
         return True
     return normalizer["type"] == "Sequence" and all(map(_keeps_line_ends, normalizer["normalizers"]))

@@ -1,4 +1,4 @@
-"""Rows of a tokenized dataset, memory-mapped."""
+"""Loading a tokenized data set, memory-mapped."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def load_rows(folder: Path, split: str) -> Rows:
     """The rows of a split, memory-mapped.
 
     Args:
-        folder: what `tokenize_prompts` wrote.
+        folder: written by `tokenize_prompts`.
         split: train or eval.
     """
     return Rows.from_dataset(datasets.load_from_disk(str(TokenizedFolder(folder).split(split))))

@@ -1,4 +1,4 @@
-"""Ids of many rows at once: each distinct piece of a batch is cut once, and each distinct line encoded once."""
+"""Encoding many rows at once: each distinct piece of a batch is split once, and each distinct line encoded once."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from fim_core.tokenization.encoder import Piece, TextEncoder
 
 MAX_TOKENS = 4_000_000
 MAX_CHARACTERS = 64_000_000
-"""The table starts anew once it holds more than this, which bounds its memory to some 200 MB."""
+"""Limits beyond which the table is cleared, which bounds its memory to some 200 MB."""
 
 
 class PieceTable:
-    """Remembers the ids of the lines (or what else encodes independently) that it has seen.
+    """Caches the ids of lines (or of segments, see `TextEncoder.granularity`).
 
     Attributes:
-        encoded: tokens that it had to ask the tokenizer for.
+        encoded: tokens produced by the tokenizer, not taken from the cache.
     """
 
     def __init__(self, encoder: TextEncoder) -> None:
@@ -83,7 +83,7 @@ def _numbers(number_of: dict[Piece, int], groups: Sequence[Sequence[Piece]]) -> 
 def _concatenated(ids: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """`ids[start : start + length]` of each pair one after the other, and `lengths`."""
     ends = np.cumsum(lengths)
-    # Position of each token in `ids`: where its stretch starts there, plus how far into the stretch it is.
+    # Position of each token in `ids`: the start of its slice, plus its offset in the slice.
     places = np.repeat(starts - ends + lengths, lengths)
     places += np.arange(len(places))
     return ids[places], lengths

@@ -1,4 +1,4 @@
-"""A split on disk in the form that `datasets` saves and memory-maps, written as a stream."""
+"""Streaming writer of a split in the on-disk format of `datasets`."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class SplitWriter:
     """Writes one split as `Dataset.save_to_disk` does, shard by shard, without a second copy of the data.
 
     Args:
-        folder: to be made.
-        schema: of the tables to come.
+        folder: is created.
+        schema: of the tables.
         split: the split's name, or None.
     """
 

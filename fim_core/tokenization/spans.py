@@ -1,4 +1,4 @@
-"""Prompts with trained spans: each span begins and ends a piece, so that its tokens are its own."""
+"""Splitting prompts at trained spans, so that no token crosses the boundary of a span."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from fim_core.tokenization.encoder import Piece, TextEncoder
 def cut_at_spans(
     encoder: TextEncoder, prompt: str, control_spans: list[int] | None, trained_spans: list[int]
 ) -> tuple[list[Piece], list[int]]:
-    """Cut a prompt into pieces, and tell which of them lie within trained spans.
+    """Cut a prompt into pieces, and return the pieces and the indices of those within trained spans.
 
     Args:
-        encoder: of the pieces.
+        encoder: cuts each segment into pieces.
         prompt: its text, control tokens written out.
         control_spans: as `TextEncoder.pieces` takes them.
         trained_spans: `[start, end, start, end, …]` in characters.
@@ -31,6 +31,6 @@ def cut_at_spans(
 
 
 def _inside(control_spans: list[int], start: int, end: int) -> list[int]:
-    """Control spans within a part of the text, counted from its start."""
+    """Control spans between two positions, relative to the first."""
     pairs = zip(control_spans[::2], control_spans[1::2], strict=True)
     return [place - start for pair in pairs if start <= pair[0] and pair[1] <= end for place in pair]

@@ -1,4 +1,4 @@
-"""Prompts become a data set of token ids and labels: exact, never truncated, streamed by batch."""
+"""Writing the tokenized data set: token ids and labels, never truncated, streamed in batches."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ _MOST_TYPES = 50
 
 @dataclass(frozen=True)
 class TokenizedCounts:
-    """What became of the prompts: rows_in = rows_kept + too_long + control_token + left_out.
+    """Counts: rows_in = rows_kept + too_long + control_token + left_out.
 
     Attributes:
-        control_token: rows in which the tokenizer makes a control token of user text.
-        tokens: of all kept rows; trained_tokens: those with a label.
+        control_token: rows whose user text is encoded as a control token.
+        tokens: of all kept rows; trained_tokens: those that are trained on.
         train, eval: kept rows of each split; left_out: rows that are neither trained on nor held out.
         neutralised: rows with control tokens in user text, encoded as ordinary text.
-        changed: rows whose response does not come back from its tokens as it was, because the tokenizer normalises text or
-            lacks characters.
+        changed: rows whose response is not restored by decoding its tokens, because the tokenizer normalises text or lacks
+            characters.
         lengths: by type of completion, most frequent first 50: rows, and the quantiles QUANTILES of their tokens.
         histogram: rows by the power of two that their length does not exceed.
-        encoded: rows that had to be encoded; what became of the others was known from an earlier run.
-        tokenizer_tokens: tokens that the tokenizer was asked for; the others were those of lines that it had seen.
-        granularity: what was encoded by itself; serving has to cut prompts likewise.
-        notice: how texts were cut into pieces.
+        encoded: rows that were encoded; the others came from the cache.
+        tokenizer_tokens: tokens produced by the tokenizer; the others are of repeated lines.
+        granularity: the units that were encoded independently; serving has to split prompts in the same way.
+        notice: how texts were split into pieces.
     """
 
     rows_in: int
@@ -76,7 +76,7 @@ class TokenizedCounts:
 def tokenize_prompts(
     prompts: Path, output: Path, *, data: DataConfig, cache: BatchCache | None = None
 ) -> TokenizedCounts:
-    """Encode every row of a prompts folder; labels come from lengths, never from searching.
+    """Encode every row of a prompts folder; labels follow from lengths, never from searching.
 
     A row is `prompt ids + response ids + end`; its labels are IGNORE_INDEX over the prompt and the ids themselves over the
     rest, or everywhere with `mask_inputs: false`. Rows longer than `max_length` are rejected as `too_long`, and with
@@ -87,7 +87,7 @@ def tokenize_prompts(
 
     Args:
         prompts: folder that `write_fim_prompts` wrote.
-        cache: where what became of rows is kept; must be of the same options and code.
+        cache: of tokenized batches; keyed by options and code. The tokenizer is added to its keys.
     """
     output.mkdir(parents=True, exist_ok=True)
     source = pq.ParquetFile(PromptsFolder(prompts).rows)
@@ -99,8 +99,8 @@ def tokenize_prompts(
         logger.warning("This tokenizer does not encode lines independently: text is cut at control tokens only.")
     if others := sum(not worker.encoder.agrees(text) for text in sample):
         logger.warning(
-            "This tokenizer gives %d of %d sampled prompts other tokens when it reads them as one text, since it changes "
-            "the text around control tokens. Send the tokens of PromptBuilder.encode to a server, not text.",
+            "This tokenizer encodes %d of %d sampled prompts differently as one text, since it changes the text around "
+            "control tokens. Send the tokens of PromptBuilder.encode to a server, not text.",
             others,
             len(sample),
         )
@@ -133,7 +133,7 @@ def tokenize_prompts(
 
 @dataclass
 class _Totals:
-    """What all batches add up to; some 4 bytes a row for the quantiles."""
+    """Totals over all batches; some 4 bytes a row for the quantiles."""
 
     lengths: dict[str, list[np.ndarray]] = field(default_factory=lambda: defaultdict(list))
     too_long: int = 0
@@ -193,12 +193,12 @@ def _summary(lengths: np.ndarray) -> dict[str, float]:
 
 
 def _sample(source: pq.ParquetFile) -> list[str]:
-    """Some prompts from all over the table whose control tokens are where the tokenizer finds them."""
+    """A sample of prompts without control spans, from all over the table."""
     groups = source.num_row_groups
     chosen = sorted({round(number) for number in np.linspace(0, groups - 1, min(groups, _SAMPLED_GROUPS))})
     texts: list[str] = []
     for group in chosen:
-        # Only the beginning of a group: the rest would have to be decoded for nothing.
+        # Only the start of each group is decoded.
         batch = next(source.iter_batches(_SAMPLED_ROWS, row_groups=[group], columns=["prompt", "control_spans"]))
         texts += batch.filter(batch.column("control_spans").is_null()).column("prompt").to_pylist()
     return texts

@@ -1,4 +1,4 @@
-"""Batches keep to one export; row groups are of even size."""
+"""Batches hold rows of one export; row groups are of even size."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_long_rows_end_a_batch_early(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [len(batch) for batch in by_export(rows, 100)] == [2, 2]
 
 
-def test_small_batches_make_no_small_groups(tmp_path: Path) -> None:
+def test_small_batches_are_merged_into_row_groups(tmp_path: Path) -> None:
     batch = pa.record_batch({"a": pa.array([1, 2, 3], pa.int64())})
     with GroupWriter(tmp_path / "a.parquet", batch.schema, rows=7) as writer:
         for _ in range(8):

@@ -1,4 +1,4 @@
-"""`fim convert`, from the command line to the files."""
+"""`fim convert`: command line, output and errors."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_an_export_without_any_usable_row(tmp_path: Path, tokenizer_folder: str,
     assert len(rows) == 0
 
 
-def test_what_it_wrote_is_replaced_and_nothing_else(export: Path, tokenizer_folder: str) -> None:
+def test_only_its_own_output_is_replaced(export: Path, tokenizer_folder: str) -> None:
     output, first = convert(export, tokenizer=tokenizer_folder)
     _, second = convert(export, tokenizer=tokenizer_folder, skip_empty_output=True)
     assert (first["rows_kept"], second["rows_kept"]) == (4, 3)
@@ -186,7 +186,7 @@ def test_sets_of_different_recipes_do_not_mix(export: Path, tokenizer_folder: st
     ]
     data = DataConfig.model_validate({"sources": [str(place) for place in places]})
     for read in (digest_sources, lambda data: write_raw_completions(data, export.parent / "raw")):
-        with pytest.raises(FimError, match="chat and plain hold finished prompts of different form"):
+        with pytest.raises(FimError, match="chat and plain hold finished prompts of different forms"):
             read(data)
 
 
@@ -195,10 +195,10 @@ def test_sets_of_different_recipes_do_not_mix(export: Path, tokenizer_folder: st
     [
         ({"fim_order": "spm"}, {}, "order psm"),
         ({"template": "plain"}, {}, "template chat"),
-        ({}, {"render": "chat"}, "leave out `render`"),
+        ({}, {"render": "chat"}, "Remove `render`"),
     ],
 )
-def test_options_that_contradict_are_refused_before_work(
+def test_contradicting_options_are_refused_before_any_work(
     export: Path, tokenizer_folder: str, options: dict[str, Any], source: dict[str, Any], said: str
 ) -> None:
     place, _ = convert(export, tokenizer=tokenizer_folder, format="parquet")
@@ -210,9 +210,7 @@ def test_options_that_contradict_are_refused_before_work(
     assert not list((export.parent / "store" / "raw_completions").glob("*/manifest.json"))
 
 
-def test_the_default_output_of_a_folder_without_a_name_of_its_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_default_output_of_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "exports" / "july").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "exports" / "july")
     assert default_output(Path(".")) == tmp_path / "exports" / "july_hf_fim_dataset"

@@ -34,7 +34,7 @@ SEED = int(os.environ.get("FIM_SOAK_SEED", "1"))
 LAST_RUN_SECONDS = 900.0
 
 EXPECTED = (
-    "is damaged or cut short",
+    "is damaged or truncated",
     "is not well-formed CSV",
     "is not UTF-8",
     "The disk is full",

@@ -16,16 +16,16 @@ import typer
 from typer.testing import CliRunner
 
 from fim_core.cli.demo_data import register
-from fim_core.demo.cuts import SHARES, cut_statement
 from fim_core.demo.export import COLUMNS, DAMAGES, Row, clean_rows, damage_row, generate_rows, write_export
+from fim_core.demo.middles import SHARES, choose_middle
 from fim_core.demo.schemas import SUBJECTS
-from fim_core.demo.statements import Statement, choose_focus, write_statement
+from fim_core.demo.statements import DemoStatement, choose_focus, write_statement
 from fim_core.errors import FimError
 from fim_core.records.parse import parse_input
 from fim_core.records.schema import Completion, Reason, Rejection
 
 
-def statements(count: int) -> list[Statement]:
+def statements(count: int) -> list[DemoStatement]:
     rng = Random(3)
     return [write_statement(choose_focus(rng.choice(SUBJECTS), rng), rng) for _ in range(count)]
 
@@ -37,7 +37,7 @@ def test_statements_are_snowflake() -> None:
         assert not isinstance(parsed, sqlglot.exp.Command), statement.text
 
 
-def test_spans_hold_what_they_say() -> None:
+def test_spans_have_their_kind() -> None:
     for statement in statements(300):
         for span in statement.spans:
             text = statement.text[span.start : span.end]
@@ -51,20 +51,20 @@ def test_spans_hold_what_they_say() -> None:
                 }  # fmt: skip
 
 
-def test_cuts_lie_in_the_statement_and_are_what_they_say() -> None:
+def test_middles_are_in_the_statement_and_of_their_type() -> None:
     rng = Random(5)
     seen = Counter()
     for statement in statements(400):
         for _ in range(5):
-            cut = cut_statement(statement, rng)
-            missing = statement.text[cut.start : cut.end]
-            assert 0 <= cut.start <= cut.end <= len(statement.text)
-            assert (missing == "") == (cut.type == "fillMe_empty")
-            if cut.type == "fillMe_line":
-                assert statement.text[cut.end : cut.end + 1] in ("", "\n")
-            if cut.type in ("fillMe_line", "fillMe_start", "fillMe_identifier"):
+            middle = choose_middle(statement, rng)
+            missing = statement.text[middle.start : middle.end]
+            assert 0 <= middle.start <= middle.end <= len(statement.text)
+            assert (missing == "") == (middle.type == "fillMe_empty")
+            if middle.type == "fillMe_line":
+                assert statement.text[middle.end : middle.end + 1] in ("", "\n")
+            if middle.type in ("fillMe_line", "fillMe_start", "fillMe_identifier"):
                 assert "\n" not in missing
-            seen[cut.type] += 1
+            seen[middle.type] += 1
     for kind, percent in SHARES.items():
         assert seen[kind] / seen.total() == pytest.approx(percent / 100, abs=0.07)
 
@@ -100,7 +100,7 @@ def test_clean_rows_reproduce_their_statement() -> None:
         ("empty_input", Reason.EMPTY_INPUT),
     ],
 )
-def test_damaged_rows_are_rejected_for_that(damage: str, reason: Reason) -> None:
+def test_damaged_rows_are_rejected_with_their_reason(damage: str, reason: Reason) -> None:
     rows = list(itertools.islice(clean_rows(2), 60))
     for before, row in itertools.pairwise(rows):
         rejection = parse_input(damage_row(row, before, damage).input)
@@ -151,7 +151,7 @@ def test_csv_and_parquet_hold_the_same_rows(tmp_path: Path) -> None:
     assert [Row(*row) for row in rows] == [Row(*row.values()) for row in table.to_pylist()]
 
 
-def test_other_endings_are_refused(tmp_path: Path) -> None:
+def test_other_suffixes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FimError, match=r"must end in \.csv or \.parquet"):
         write_export(tmp_path / "a.json", rows=1, seed=1)
 

@@ -26,7 +26,7 @@ def common(first: list[int], second: list[int]) -> int:
 @settings(max_examples=150, deadline=None)
 @given(pairs=st.lists(row(), max_size=25), data=st.data())
 def test_prompts_are_sorted_and_share_what_they_share(pairs, data):
-    """Neighbours share as much as any order allows, and what two rows share is their prefix by the book."""
+    """Neighbours share as much as any order allows, and what two rows share is their common prefix."""
     order = to_rows(pairs).prompt_order
     assert sorted(order.order.tolist()) == list(range(len(pairs)))
     prompts = [shared_part(*pairs[index]) for index in order.order.tolist()]
@@ -73,7 +73,7 @@ def test_an_epoch_takes_every_row_once_and_another_epoch_in_another_order():
     assert orders[0] != orders[2] != orders[3] != orders[0]
 
 
-def test_a_batch_has_blocks_of_alike_rows_from_many_worksheets():
+def test_a_batch_has_blocks_of_similar_rows_from_many_worksheets():
     pairs = worksheets(count=50, size=40)
     order = epoch_order(to_rows(pairs), seed=1, epoch=0)
     sheets = np.array([tokens[0] for tokens, _ in pairs])[order]

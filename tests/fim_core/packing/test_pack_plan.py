@@ -1,4 +1,4 @@
-"""Every row in exactly one pack, each path its row again, no token twice that need not be, no pack too long."""
+"""Pack plans: every row in exactly one pack, paths equal rows, minimal repetition, and the length limit."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_every_plan_holds_every_row_once_and_whole(pairs, strategy, room, batch_
 
 @settings(max_examples=100, deadline=None)
 @given(pairs=st.lists(row(), min_size=1, max_size=12), strategy=st.sampled_from(STRATEGIES))
-def test_each_prediction_stands_on_the_token_before_its_target(pairs, strategy):
+def test_each_prediction_is_at_the_token_before_its_target(pairs, strategy):
     rows = to_rows(pairs)
     plan = plan_packs(rows, strategy=strategy, pack_length=40)
     batch = collate(list(plan), rows)  # all packs as one micro-batch
@@ -81,7 +81,7 @@ def test_a_token_is_shared_only_where_nothing_is_predicted_from_it(pairs):
         assert (visits[batch.predict_positions.numpy()] == 1).all()
 
 
-def test_rows_part_before_a_trained_token_inside_the_prompt():
+def test_rows_separate_before_a_trained_token_inside_the_prompt():
     """Conversations with the same first answer: what predicts it is each row's own, though the prompts go on alike."""
     system, question, answer, more = [1, 2, 3], [4], [5, 6], [7, 8]
     tokens = [[*system, *question, *answer, *more, last] for last in (10, 11, 12)]
@@ -119,7 +119,7 @@ def test_the_same_seed_gives_the_same_plan_and_another_epoch_another():
             assert len(company) < len(first) / 2
 
 
-def test_rows_of_one_context_land_together_and_little_is_repeated():
+def test_rows_of_one_context_are_packed_together_with_little_repetition():
     generator = np.random.default_rng(1)
     system = generator.integers(0, 1000, 50).tolist()
     pairs = []
@@ -155,7 +155,7 @@ def test_packs_cost_about_the_same():
     assert costs.max() < max(spent[pack.rows].sum() for pack in unbound)
 
 
-def test_a_row_longer_than_a_pack_is_a_pack_of_its_own():
+def test_a_row_longer_than_a_pack_is_packed_alone():
     rows = to_rows([([1] * 5, [1] * 5), ([2] * 9, [2] * 9), ([1] * 3, [1] * 3)])
     for strategy in ("prefix_tree", "flat"):
         packs = sorted(sorted(pack.rows.tolist()) for pack in plan_packs(rows, strategy=strategy, pack_length=8))
@@ -208,7 +208,7 @@ def test_best_fit_decreasing_fills_bins(median, cap):
 
 @settings(max_examples=100, deadline=None)
 @given(sizes=st.lists(st.integers(1, 10), min_size=1, max_size=30))
-def test_best_fit_decreasing_is_what_its_name_says(sizes):
+def test_best_fit_decreasing_equals_its_definition(sizes):
     """Against the definition: for each item, largest first, look at every bin."""
     bins = best_fit_decreasing(np.array(sizes), 10)
     rooms: list[int] = []

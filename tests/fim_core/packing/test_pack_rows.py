@@ -1,4 +1,4 @@
-"""Rows are views of the Arrow file, in however many record batches it has."""
+"""Rows are views of the Arrow file, over any number of record batches."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_selection_of_rows_is_honoured(tmp_path):
     assert [rows.tokens_of(i)[0] for i in range(3)] == [6, 1, 4]
 
 
-def test_what_cannot_be_trained_on_is_named(tmp_path):
+def test_errors_name_the_invalid_row(tmp_path):
     with pytest.raises(FimError, match=r"row-1 .* no tokens"):
         Rows.from_dataset(saved(tmp_path / "empty", [[1], []]))
     with pytest.raises(FimError, match="labels"):

@@ -1,4 +1,4 @@
-"""The recipe of prompts: one format in folders and Parquet files, and what an experiment may not contradict."""
+"""The recipe of prompts: storage in folders and Parquet files, and conflicts with an experiment."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def recipe(tokenizer: PreTrainedTokenizerFast) -> Recipe:
     return PromptBuilder(copy.deepcopy(tokenizer), MODEL, data_options()).recipe
 
 
-def test_it_comes_back_as_it_was(recipe: Recipe, tmp_path: Path) -> None:
+def test_round_trip(recipe: Recipe, tmp_path: Path) -> None:
     write_recipe(tmp_path, recipe)
     assert find_recipe(tmp_path) == read_recipe(tmp_path) == recipe
     schema = schema_with(pa.schema([("a", pa.string())], metadata={"kept": "too"}), recipe)
@@ -38,7 +38,7 @@ def test_it_comes_back_as_it_was(recipe: Recipe, tmp_path: Path) -> None:
     assert recipe_of(pa.schema([]), "a") is None
 
 
-def test_none_and_a_damaged_one(tmp_path: Path) -> None:
+def test_a_missing_and_a_damaged_recipe(tmp_path: Path) -> None:
     assert find_recipe(tmp_path) is None
     with pytest.raises(FimError, match=r"no fim\.json"):
         read_recipe(tmp_path)
@@ -82,7 +82,7 @@ def test_an_experiment_may_not_contradict_it(
 
 def test_tokens_of_the_experiment(tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> None:
     other = MODEL.model_copy(update={"fim_tokens": FimTokenNames(prefix="[A]", suffix="[B]", middle="[C]")})
-    with pytest.raises(FimError, match=r"model\.fim_tokens names other tokens"):
+    with pytest.raises(FimError, match=r"model\.fim_tokens differs from the tokens"):
         PromptBuilder(copy.deepcopy(tokenizer), other, data_options(), recipe)
     end = MODEL.model_copy(update={"end_token": "<|endoftext|>"})
     builder = PromptBuilder(copy.deepcopy(tokenizer), end, data_options(), recipe)

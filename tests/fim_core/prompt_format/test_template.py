@@ -1,4 +1,4 @@
-"""The template language, every mistake in it, and the templates that are shipped."""
+"""The template language, its errors, and the shipped templates."""
 
 from __future__ import annotations
 
@@ -66,10 +66,10 @@ def test_values_are_never_read_as_template_and_never_trusted() -> None:
         ("\n{{define", 2, "without }}"),
         ('{{define "other"}}{{end}}', 1, "no section"),
         (f"{ASSISTANT}\n\n{ASSISTANT}", 3, "twice"),
-        ('{{define "user"}}\n{{define "system"}}{{end}}{{end}}', 2, "inside of another block"),
+        ('{{define "user"}}\n{{define "system"}}{{end}}{{end}}', 2, "inside another block"),
         ('{{define "user"}}\n{{if .PREFIX}}\n{{end}}', 1, "no {{end}}"),
         ('{{define "user"}}\n{{if .PREFIX}}\n', 2, "no {{end}}"),
-        ('{{define "user"}}{{end}}\n{{end}}', 2, "outside of a section"),
+        ('{{define "user"}}{{end}}\n{{end}}', 2, "outside a section"),
         ('{{define "user"}}\n{{else}}{{end}}', 2, "without {{if}}"),
         ('{{define "user"}}{{if .PREFIX}}{{else}}\n{{else}}{{end}}{{end}}', 2, "without {{if}}"),
         ('{{define "user"}}\n\n{{.PREFIXES}}{{end}}', 3, "no field .PREFIXES"),
@@ -77,14 +77,14 @@ def test_values_are_never_read_as_template_and_never_trusted() -> None:
         ('{{define "user"}}\n{{range .PREFIX}}{{end}}{{end}}', 2, "no such action"),
         ('{{define "user"}}\n{{-.PREFIX}}{{end}}', 2, "no such action"),
         ('{{define "user"}}\n{{if .A}}{{else if .B}}{{end}}{{end}}', 2, "no field .A"),
-        (f"{ASSISTANT}\n\n  stray", 3, "outside of a section"),
-        ("{{.PREFIX}}", 1, "outside of a section"),
+        (f"{ASSISTANT}\n\n  stray", 3, "outside a section"),
+        ("{{.PREFIX}}", 1, "outside a section"),
         ('{{define "user"}}{{end}}\n', 2, 'no {{define "assistant"}}'),
         ('{{define "assistant"}}\nanswer{{end}}', 1, "must end in"),
         ('{{define "assistant"}}{{end}}', 1, "must end in"),
     ],
 )
-def test_mistakes_are_told_with_their_line(source: str, line: int, what: str) -> None:
+def test_errors_name_the_line(source: str, line: int, what: str) -> None:
     with pytest.raises(FimError, match=f"^t.tmpl, line {line}: ") as caught:
         parse_template(source, name="t.tmpl")
     assert what in str(caught.value)
@@ -142,7 +142,7 @@ def test_shipped_templates_leave_no_heading_without_context(name: str) -> None:
         assert len(filled) > len(bare) + len("<value>")
 
 
-def test_a_file_of_ones_own(tmp_path: Path) -> None:
+def test_a_custom_file(tmp_path: Path) -> None:
     path = tmp_path / "mine.tmpl"
     path.write_text("\ufeff" + ASSISTANT, encoding="utf-8")
     assert load_template(str(path)).name == "mine.tmpl"

@@ -23,7 +23,7 @@ SCRATCH = ModelConfig(config={"model_type": "qwen3"}, tokenizer="given")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_families_are_told_by_what_the_tokenizer_has(family: str) -> None:
+def test_families_are_recognised_by_the_tokens_of_the_tokenizer(family: str) -> None:
     names = FAMILIES[family]
     marks = [names.mark] if names.mark else []
     tokenizer = byte_level(["<|end|>", names.middle, names.suffix, names.prefix, *marks], eos="<|end|>")
@@ -40,7 +40,7 @@ def test_families_are_told_by_what_the_tokenizer_has(family: str) -> None:
         assert tokenizer(text, add_special_tokens=False)["input_ids"] == [token_id]
 
 
-def test_what_is_missing_is_added_and_survives_saving(tmp_path: Path) -> None:
+def test_missing_tokens_are_added_and_survive_saving(tmp_path: Path) -> None:
     tokenizer = byte_level(["<|end|>"], eos="<|end|>")
     size = len(tokenizer)
     tokens = resolve_fim_tokens(tokenizer, SCRATCH)
@@ -88,7 +88,7 @@ def _names(**names: str) -> object:
         ([1, 2], "<c>", [3, 1, 2]),
     ],
 )
-def test_without_fim_tokens_of_its_own_a_model_ends_where_it_stops(
+def test_without_fim_tokens_the_end_token_is_that_of_generation(
     tmp_path: Path, stops: list[int] | int | None, named: str | None, expected: list[int]
 ) -> None:
     names = ["<z>", "<a>", "<b>", "<c>"]
@@ -178,7 +178,7 @@ def test_an_end_token_that_is_only_in_the_vocabulary_becomes_a_control_token() -
     assert "▁<EOT>" in control_tokens(tokenizer)
 
 
-def test_end_tokens_that_cannot_be(tmp_path: Path) -> None:
+def test_invalid_end_tokens(tmp_path: Path) -> None:
     with pytest.raises(FimError, match=r"Set model\.end_token"):
         resolve_fim_tokens(byte_level([]), SCRATCH)
     with pytest.raises(FimError, match="<nope> is not a token"):
@@ -192,7 +192,7 @@ def test_control_tokens_with_and_without_the_special_flag(tokenizer: PreTrainedT
     assert control_tokens(tokenizer) == {*SPECIAL_TOKENS, *CODE_TOKENS}
 
 
-def test_added_tokens_are_control_tokens_only_where_something_says_so() -> None:
+def test_added_tokens_are_control_tokens_only_where_they_are_named() -> None:
     """Gemma has thousands that are not: runs of spaces and line ends, markup of web pages."""
     words = [
         "    ",
@@ -256,12 +256,12 @@ def test_codellama_marks_begin_with_its_sign_for_a_space() -> None:
 
 
 @pytest.mark.parametrize("place", ["/nowhere/at/all", "not a hub id", "nobody/has-this-tokenizer"])
-def test_a_missing_tokenizer_is_told_with_a_cure(place: str) -> None:
+def test_a_missing_tokenizer_is_an_error_with_a_cure(place: str) -> None:
     with pytest.raises(FimError, match=r"tokenizer.*Give a folder"):
         load_tokenizer(place)
 
 
-def test_a_tokenizer_that_needs_code_of_its_own_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tokenizer_that_needs_its_own_code_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("someone was asked"))
     (tmp_path / "config.json").write_text(json.dumps({"auto_map": {"AutoTokenizer": ["evil.Evil", None]}}))
     (tmp_path / "tokenizer_config.json").write_text(
@@ -276,7 +276,7 @@ def test_a_tokenizer_that_needs_code_of_its_own_is_refused(tmp_path: Path, monke
     "content",
     ["{", "[]", '{"model": 1}', '{"version": "1.0", "model": {"type": "BPE", "vocab": {}, "merges": [["a", "b"]]}}'],
 )
-def test_a_damaged_tokenizer_is_told_in_a_sentence(tmp_path: Path, content: str) -> None:
+def test_a_damaged_tokenizer_is_an_error_of_one_sentence(tmp_path: Path, content: str) -> None:
     byte_level(["<|end|>"], eos="<|end|>").save_pretrained(tmp_path)
     (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(FimError, match="cannot be loaded"):

@@ -1,4 +1,4 @@
-"""Chat markup from constant parts is what the chat template writes, whatever the template does with its turns."""
+"""Chat markup from constant parts equals the output of the chat template."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_equals_rendering_each_row(kind: str, system: str, user: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_templates_own_control_tokens_are_told_from_those_of_a_turn(kind: str) -> None:
+def test_the_templates_own_control_tokens_are_distinguished_from_those_of_a_turn(kind: str) -> None:
     plain, own = MARKUPS[kind, True].render("s", "u")
     text, spans = MARKUPS[kind, True].render("s", "<|im_end|>u<|im_start|>")
     assert own is not None
@@ -95,7 +95,7 @@ def test_assistant_spans_by_the_templates_own_mask() -> None:
 
 
 def test_no_clock_reaches_a_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else the prompts of tomorrow are others than those of training."""
+    """Otherwise serving would not build the prompts of training."""
     template = (
         "{% macro now() %}{{ strftime_now('%H:%M:%S.%f') }}{% endmacro %}"
         "{{ strftime_now('%d %b %Y %j %A') }} {{ now() }} {{ date_string }}"
@@ -114,7 +114,7 @@ def test_no_clock_reaches_a_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
 ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}{% endfor %}{% endfor %}{% endfor %}"
 
 
-def test_a_template_that_loops_without_end_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_template_that_loops_without_end_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fim_core.prompts.markup.TIME_LIMIT_S", 0.1)
     tokenizer = byte_level([], chat_template=ENDLESS + "{% generation %}{% endgeneration %}")
     for render in (render_chat, assistant_spans):
@@ -145,7 +145,7 @@ def test_a_loop_in_another_thread_is_ended_there_only(monkeypatch: pytest.Monkey
         "{{ lipsum() }}",
     ],
 )
-def test_mistakes_of_a_template_are_its_own(template: str) -> None:
+def test_errors_in_a_template_are_template_errors(template: str) -> None:
     tokenizer = byte_level([], chat_template=template)
     with pytest.raises(TemplateError):
         render_chat(tokenizer, [{"role": "user", "content": "x"}])

@@ -1,4 +1,4 @@
-"""What finished prompts tell of their form."""
+"""Detection of the form of finished prompts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,14 @@ from transformers import PreTrainedTokenizerFast
 from fim_core.config.model import FimTokenNames
 from fim_core.errors import FimError
 from fim_core.prompt_format.families import FAMILIES
-from fim_core.prompts.finished import FoundForm, around_cursor, context_of, find_form, holds_chat_markup, is_fim_prompt
+from fim_core.prompts.finished import (
+    DetectedForm,
+    around_cursor,
+    context_of,
+    detect_form,
+    holds_chat_markup,
+    is_fim_prompt,
+)
 
 NAMES = {
     name: FimTokenNames(prefix=family.prefix, suffix=family.suffix, middle=family.middle)
@@ -49,13 +56,13 @@ def test_text_around_the_cursor(family: str, order: Any, before: str, after: str
         prompt_of("starcoder", "psm"),
     ],
 )
-def test_prompts_that_do_not_tell(prompt: str) -> None:
+def test_prompts_without_a_known_cursor(prompt: str) -> None:
     assert around_cursor(prompt, QWEN, "psm") is None
 
 
-def find(tokenizer: PreTrainedTokenizerFast, prompts: list[str], **options: Any) -> FoundForm:
+def find(tokenizer: PreTrainedTokenizerFast, prompts: list[str], **options: Any) -> DetectedForm:
     data = data_options(**options)
-    return find_form(prompts, copy.deepcopy(tokenizer), MODEL, data, has_template="template" in options)
+    return detect_form(prompts, copy.deepcopy(tokenizer), MODEL, data, has_template="template" in options)
 
 
 @pytest.mark.parametrize("order", ["psm", "spm"])
@@ -90,7 +97,7 @@ def test_tokens_of_another_family_are_refused_and_new_ones_added(tokenizer: PreT
     assert set(found.recipe.fim_tokens.added) == {STARCODER.prefix, STARCODER.suffix, STARCODER.middle}
 
 
-def test_chat_markup_is_seen(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_chat_markup_is_detected(tokenizer: PreTrainedTokenizerFast) -> None:
     chat = prompt_of("qwen", "psm", lead="<|im_start|>user\nx<|im_end|>\n<|im_start|>assistant\n")
     assert holds_chat_markup([chat], tokenizer)
     assert not holds_chat_markup([prompt_of("qwen", "psm")], tokenizer)

@@ -1,4 +1,4 @@
-"""Chat rows: every assistant turn is trained, to the token, and nothing else is."""
+"""Conversations: exactly the tokens of assistant turns are trained on."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_an_empty_think_block_is_trained_on_unless_ignored(tmp_path: Path) -> No
     assert ignored["input_ids"] == row["input_ids"]
 
 
-def test_thoughts_in_the_content_go_where_the_template_takes_them(tmp_path: Path) -> None:
+def test_thoughts_in_the_content_are_passed_as_reasoning_content(tmp_path: Path) -> None:
     tokenizer = like_qwen(templates.THINKS)
     messages = [CHAT[1], {"role": "assistant", "content": "<think>\nhm\n</think>\n\nyes"}]
     for ignores in (False, True):
@@ -225,7 +225,7 @@ def test_rows_that_cannot_be_used(messages: Any, reason: Reason | None) -> None:
         (templates.each_turn("m.content", "{{ messages | length }}"), "rewrites earlier turns"),
     ],
 )
-def test_templates_that_are_no_ground_for_labels(chat_template: str, why: str) -> None:
+def test_templates_whose_turns_cannot_be_located(chat_template: str, why: str) -> None:
     row = RowBuilder(builder_of(like_qwen(chat_template))).build("messages", json.dumps(CHAT), "")
     assert isinstance(row, Rejection)
     assert row.reason == Reason.BAD_CONTEXT
@@ -256,7 +256,9 @@ def test_chat_rows_need_a_chat_template(tmp_path: Path) -> None:
     ("chat", completion("select ", " from t", "a"), "<|im_end|>"),
     ("plain", chat_row(CHAT), "<|im_end|>"),
 ])  # fmt: skip
-def test_rows_with_chat_markup_end_as_a_turn_does(tmp_path: Path, template: str, row: Any, end: str) -> None:
+def test_rows_with_chat_markup_end_with_the_end_of_turn_token(
+    tmp_path: Path, template: str, row: Any, end: str
+) -> None:
     tokenizer = like_model("qwen", chat=True)
     tokenizer.chat_template = templates.VERBATIM
     done = run_data_path(tmp_path, [row], tokenizer, template=template, eval_fraction=0)

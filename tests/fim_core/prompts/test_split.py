@@ -1,4 +1,4 @@
-"""The split against plain references: whole groups, the asked share, and the same rows while data grows."""
+"""The split against simple references: whole groups, the configured share, and stability while data grows."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from fim_core.prompts.split import (
     FEWEST_GROUPS,
     TOLERANCE,
     draw_groups,
+    explain_empty_eval,
     split_rows,
     statement_hash,
-    why_none_is_held_out,
 )
 
 ROWS = st.lists(st.tuples(st.integers(1, 12), st.integers(0, 9), st.booleans()), max_size=40)
@@ -70,7 +70,7 @@ def test_no_statement_and_no_group_is_on_both_sides(
 
 
 @pytest.mark.parametrize("seed", [42, 7, 3, 14])
-def test_a_statement_that_everybody_types_joins_nothing(seed: int) -> None:
+def test_a_common_statement_joins_no_groups(seed: int) -> None:
     rows = [(1000 + 5 * sheet + number, 1 + sheet) for sheet in range(200) for number in range(5)]
     rows += [(1, 1 + sheet) for sheet in range(200)]
     made = split(rows, seed=seed)
@@ -105,7 +105,7 @@ def numbered(sizes: np.ndarray, order: str, rng: np.random.Generator) -> np.ndar
 @pytest.mark.parametrize("fraction", [0.05, 0.1, 0.2])
 @pytest.mark.parametrize("order", ["one after the other", "mixed"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_asked_share_is_held_out_in_many_groups(kind: str, order: str, fraction: float) -> None:
+def test_the_configured_share_is_held_out_in_many_groups(kind: str, order: str, fraction: float) -> None:
     for seed in range(8):
         groups = numbered(sizes_of(kind, np.random.default_rng(seed)), order, np.random.default_rng(seed))
         may = np.random.default_rng(seed).random(len(groups)) < 0.9
@@ -121,7 +121,7 @@ def test_the_asked_share_is_held_out_in_many_groups(kind: str, order: str, fract
 
 
 @pytest.mark.parametrize(("kind", "least"), [("statements", 1.0), ("many worksheets", 0.98)])
-def test_a_row_that_is_held_out_stays_so_while_rows_follow(kind: str, least: float) -> None:
+def test_held_out_rows_stay_held_out_when_rows_are_appended(kind: str, least: float) -> None:
     """A worksheet of these is up to 1.5% of half of the rows, so that keeping it may miss the tolerance."""
     stayed: list[bool] = []
     for seed in range(10):
@@ -134,7 +134,7 @@ def test_a_row_that_is_held_out_stays_so_while_rows_follow(kind: str, least: flo
     assert sum(stayed) >= least * len(stayed)
 
 
-def test_rows_that_come_before_change_little() -> None:
+def test_prepended_rows_change_little() -> None:
     groups = numbered(sizes_of("statements", np.random.default_rng(1)), "mixed", np.random.default_rng(1))
     before = numbered(sizes_of("statements", np.random.default_rng(2)), "mixed", np.random.default_rng(2))
     every = np.ones(len(groups) + len(before), np.bool_)
@@ -157,23 +157,23 @@ def test_a_group_that_would_outweigh_the_others_is_trained_on() -> None:
     assert not made.is_eval[:150].any()
 
 
-def test_why_nothing_is_held_out() -> None:
+def test_explanation_of_an_empty_eval_split() -> None:
     def reason(rows: list[tuple[int, int]], **options: object) -> str:
-        return why_none_is_held_out(split(rows), data_options(group_by="sheet", **options))
+        return explain_empty_eval(split(rows), data_options(group_by="sheet", **options))
 
     assert reason([(number, 1 + number // 40) for number in range(80)]) == (
         "The 80 rows fall into 2 groups by `data.group_by: sheet`, of 40 to 40 rows; the smallest that could be held out "
-        "has 40, and 10.0% were asked for. Use `data.group_by: statement`, raise data.eval_fraction, or give eval_sources."
+        "has 40; data.eval_fraction is 10.0%. Use `data.group_by: statement`, raise data.eval_fraction, or give eval_sources."
     )
     assert re.match(
-        r"Each statement that could be held out is also found in another group of `data.group_by: sheet`",
+        r"Each statement that could be held out also occurs in another group of `data.group_by: sheet`",
         reason([(number % 5 + 1, 100 + number) for number in range(80)]),
     )
     assert reason([(number, 0) for number in range(1, 81)]) == ""
     assert reason([(1, 1)] * 4, eval_fraction=0) == ""
 
 
-def test_held_out_rows_of_eval_sources_take_their_group_along() -> None:
+def test_groups_of_eval_sources_are_held_out() -> None:
     rows, column = array([1, 2, 1, 3]), array([0, 0, 0, 0])
     given_rows = np.array([False, False, True, False])
     made = split_rows(rows, column, given_rows, fraction=0.9, has_eval_sources=True, seed=0)

@@ -1,4 +1,4 @@
-"""The prompts table: every row is there once, kept or rejected, and groups stay together."""
+"""The prompts table: every row is kept or rejected once, and groups are not split."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_any_rows(
             assert tokens["prompt_length"] == len(prompt)
 
 
-def test_the_tables_and_what_lies_beside_them(tmp_path: Path) -> None:
+def test_the_files_of_the_folder(tmp_path: Path) -> None:
     done = run_data_path(tmp_path, [completion("select ", " from t", "a", type="expr"), {"input": "x"}], TOKENIZER)
     assert pq.read_schema(tmp_path / "prompts" / "prompts.parquet").equals(PROMPTS_SCHEMA)
     assert pq.read_schema(tmp_path / "prompts" / "rejected.parquet").names[:3] == ["row_id", "reason", "detail"]
@@ -119,7 +119,7 @@ def test_several_processes_write_the_same(tmp_path: Path) -> None:
     assert first == second
 
 
-def test_skipping_what_is_empty(tmp_path: Path) -> None:
+def test_skipping_empty_outputs_and_prefixes(tmp_path: Path) -> None:
     rows = [completion("", "x", "y"), completion("x", "", ""), completion("x", "", "y")]
     done = run_data_path(tmp_path / "kept", rows, TOKENIZER)
     assert done.prompt_counts.rows_kept == 3
@@ -127,7 +127,7 @@ def test_skipping_what_is_empty(tmp_path: Path) -> None:
     assert skipped.prompt_counts.rejected == {"empty_output": 1, "empty_prefix": 1}
 
 
-def test_rows_of_one_statement_or_one_column_value_never_part(tmp_path: Path) -> None:
+def test_rows_of_one_statement_or_group_are_never_separated(tmp_path: Path) -> None:
     rows = [
         completion("select ", f" from t{n % 40}", "A" if n % 2 else " a", WORKSHEET_ID=f"w{n % 23}" if n % 5 else "")
         for n in range(200)
@@ -261,7 +261,7 @@ def test_nothing_is_added_to_a_finished_prompt_of_a_tokenizer_that_adds(tmp_path
         assert done.row(f"r{number}")["input_ids"][: len(ids)] == ids
 
 
-def test_secrets_in_a_finished_prompt_never_reach_over_a_control_token(tmp_path: Path) -> None:
+def test_masking_never_crosses_a_control_token_of_a_finished_prompt(tmp_path: Path) -> None:
     prompt = "<|fim_prefix|>password = '<|fim_suffix|>longer' -- a@b.com<|fim_middle|>"
     rows = [{"source_type": "prompt_response", "input": prompt, "output": "so"}]
     done = run_data_path(tmp_path, rows, TOKENIZER, mask_secrets=True)
@@ -281,7 +281,7 @@ def test_finished_prompts_of_one_statement_stay_with_its_completions(tmp_path: P
     assert {*sides.values()} == {"train", "eval"}
 
 
-def test_mistakes_in_the_template_end_the_job(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_errors_in_the_template_are_raised(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     (tmp_path / "t.tmpl").write_text("{{define")
     write_raw(tmp_path / "raw.parquet", [completion("a", "b")])
     data = data_options(template=str(tmp_path / "t.tmpl"))

@@ -1,4 +1,4 @@
-"""Every row of the table in `fim_core.records.parse`, and what must hold for any INPUT."""
+"""Every row of the table in `fim_core.records.parse`, and properties of any INPUT."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ def test_never_raises(text: str) -> None:
 
 
 @given(st.dictionaries(st.sampled_from(CONTEXT_FIELDS), plain), plain, plain, st.booleans(), st.booleans())
-def test_well_formed_rows_come_out_exactly(
+def test_well_formed_rows_are_parsed_exactly(
     context: dict[str, str], prefix: str, suffix: str, ascii_only: bool, compact: bool
 ) -> None:
     separators = (",", ":") if compact else None
@@ -212,7 +212,7 @@ def test_well_formed_rows_come_out_exactly(
 
 
 @given(st.lists(plain, max_size=3), plain)
-def test_the_older_form_comes_out_exactly(history: list[str], prefix: str) -> None:
+def test_the_older_form_is_parsed_exactly(history: list[str], prefix: str) -> None:
     if any("sql_history>" in text for text in history):
         return
     blocks = [f"<sql_history>{text}</sql_history>" for text in history]
@@ -220,7 +220,7 @@ def test_the_older_form_comes_out_exactly(history: list[str], prefix: str) -> No
     assert parse_input(row(*blocks, f"{prefix}<fillMe>")) == Completion(prefix, "", expected)
 
 
-def test_valid_json_is_never_called_invalid() -> None:
+def test_valid_json_is_never_rejected_as_invalid() -> None:
     values = [None, 7, "text", {}, {"text": "<fillMe>"}, [7], [[]], [{}], [{"text": 7}], [{"text": "a", "type": "b"}]]
     for value in values:
         found = parse_input(json.dumps(value))
@@ -237,6 +237,6 @@ def test_another_placeholder() -> None:
 
 
 @pytest.mark.parametrize("marker", ["<FILL_ME>", "<|cursor|>", "<fim-fill>", "[MASK]", "{{cursor}}", "<fill-here>"])
-def test_a_missing_placeholder_names_the_markers_of_others(marker: str) -> None:
+def test_a_missing_placeholder_names_markers_of_other_tools(marker: str) -> None:
     found = parse_input(row(f"select {marker} from customer_secret < mask", marker))
     assert found == Rejection(Reason.MISSING_PLACEHOLDER, f"INPUT holds no <fillMe>; it holds {marker}")

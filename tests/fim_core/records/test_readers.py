@@ -1,4 +1,4 @@
-"""Files come out as they are, value by value, or not at all."""
+"""Files are read verbatim, value by value, or refused."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def zstd(content: bytes) -> bytes:
 WORDS = ["NULL", "NA", "null", "None", "nan", "007", "1.10", "true", "1e5", "2024-01-01", "", " ", " x ", "'", "#"]
 
 
-def test_csv_words_stay_words(tmp_path: Path) -> None:
+def test_csv_values_stay_text(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "INPUT,OUTPUT\n" + "".join(f'{word},"{word}"\n' for word in WORDS))
     assert read(path) == [{"INPUT": word, "OUTPUT": word} for word in WORDS]
 
@@ -91,11 +91,11 @@ def test_batches_are_bounded_and_in_order(tmp_path: Path, monkeypatch: pytest.Mo
         (b"\n\n", "empty"),
         (b"a,b\n1,2\n3\n4,5\n", "line 3: 1 values where the header has 2"),
         (b'a,b\n"x\ny",2\n1,2,3\n', "line 4: 3 values"),
-        (b'a,b\n1,"never closed\n2,3\n', "line 2, is not well-formed.*begins in this row and never ends"),
+        (b'a,b\n1,"never closed\n2,3\n', "line 2, is not well-formed.*begins in this row is not closed"),
         (b'a,b\n1,"x\ny"z\n', "line 3, is not well-formed"),
         (b'a,b\n1,"{\\"text\\": 1}"\n', "line 2.*escaped by a backslash"),
         (b'a,b\n1,"x, \\", \\"y"\n', "line 2.*escaped by a backslash"),
-        (b'a,b\n1,"{""t"": ""\\""""}",3\n', "line 2: 3 values.*damaged or cut short"),
+        (b'a,b\n1,"{""t"": ""\\""""}",3\n', "line 2: 3 values.*damaged or truncated"),
         ("a,b\n1,2\n1,ü\n".encode("latin-1"), "line 3, is not UTF-8"),
         (b'a,b\n1,"x"y\n', "line 2.*not well-formed"),
         (b"a,b\n1,\xff\n", "not UTF-8"),
@@ -108,7 +108,7 @@ def test_damaged_csv(tmp_path: Path, content: bytes, message: str) -> None:
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, zstd])
-def test_compressed_file_cut_short(tmp_path: Path, pack: object) -> None:
+def test_truncated_compressed_file(tmp_path: Path, pack: object) -> None:
     rows = "".join(f"{n},{n * 7919 % 10007}\n" for n in range(20_000))
     content = pack(f"a,b\n{rows}".encode())  # type: ignore[operator]
     suffix = "gz" if pack is gzip.compress else "zst"
@@ -286,7 +286,7 @@ def test_parquet_text_that_is_not_utf_8(tmp_path: Path, nested: bool) -> None:
         read(tmp_path / "a.parquet")
 
 
-def test_parquet_cut_short(tmp_path: Path) -> None:
+def test_truncated_parquet(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"a": [str(n) for n in range(10_000)]}), path)
     content = path.read_bytes()
@@ -325,7 +325,7 @@ def test_json_lines_round_trip(tmp_path: Path, rows: list[dict[str, str]], ascii
     st.sampled_from(["a.csv", "a.csv.gz", "a.csv.zst", "a.jsonl", "a.parquet"]),
     st.lists(st.tuples(st.integers(0), st.binary(max_size=3), st.integers(0, 3)), max_size=3),
 )
-def test_damaged_bytes_raise_nothing_but_the_error_for_people(
+def test_damaged_bytes_raise_only_FimError(
     tmp_path: Path, rows: list[tuple[str, str]], name: str, damage: list[tuple[int, bytes, int]]
 ) -> None:
     content = bytearray(_file(name, rows))
@@ -356,7 +356,7 @@ def _file(name: str, rows: list[tuple[str, str]]) -> bytes:
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
-def test_the_delimiter_is_recognised(delimiter: str, tmp_path: Path) -> None:
+def test_the_delimiter_is_detected(delimiter: str, tmp_path: Path) -> None:
     rows = [["TYPE", "INPUT", "OUT;PUT,|\t"], ["a,b", "x;y", "1\t2"], ["", "p|q", 'say "a"']]
     with (tmp_path / "e.csv").open("w", newline="") as file:
         csv.writer(file, delimiter=delimiter).writerows(rows)

@@ -1,4 +1,4 @@
-"""The repair adds escapes and nothing else, and gives up where a text can be read in two ways."""
+"""The repair only adds escapes, and refuses ambiguous text."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_repaired(text: str, sql: str) -> None:
         '[{""text"": ""<fillMe>""}]',
     ],
 )
-def test_given_up(text: str) -> None:
+def test_refused(text: str) -> None:
     result = parse_input(text)
     assert isinstance(result, Rejection)
     assert result.reason == Reason.INVALID_JSON
@@ -97,13 +97,13 @@ def test_repaired_context(context: str, history: str) -> None:
         '{"sql_history": "\\d"',
     ],
 )
-def test_context_given_up(context: str) -> None:
+def test_context_refused(context: str) -> None:
     result = parse_input(json.dumps([{"text": context}, {"text": "<fillMe>"}]))
     assert isinstance(result, Rejection)
     assert result.reason == Reason.BAD_CONTEXT
 
 
-def test_an_object_put_in_without_escaping() -> None:
+def test_an_object_inserted_without_escaping() -> None:
     text = '[{"text": "{"sql_history": "select 1", "ddl_context": ""}"}, {"text": "<fillMe>"}]'
     # `, "ddl_context":` could be a key of the item: nothing is guessed.
     assert isinstance(parse_input(text), Rejection)
@@ -210,7 +210,7 @@ careless = st.lists(
 def test_a_writer_that_forgets_some_quotes_and_breaks(
     prefix: list[tuple[str, bool]], suffix: list[tuple[str, bool]]
 ) -> None:
-    """Backslashes escaped, quotes and control characters at whim: the exact text comes back, or none."""
+    """Backslashes escaped, quotes and control characters escaped at random: the result is the exact text, or none."""
 
     def careful(char: str, escaped: bool) -> str:
         return json.dumps(char, ensure_ascii=False)[1:-1] if escaped or char == "\\" else char
@@ -272,7 +272,7 @@ SQL_TEXT = st.lists(
 @long_run(short=60)
 @given(SQL_TEXT, SQL_TEXT, SQL_TEXT)
 def test_what_is_repaired_is_what_was_written(writer: str, history: str, prefix: str, suffix: str) -> None:
-    """Whoever wrote the row: the exact text comes back, or none."""
+    """For every kind of writer, the result is the exact text, or none."""
     assume("sql_history" not in history)
     texts = [f"<sql_history>{history}</sql_history>", f"{prefix}<fillMe>{suffix}"]
     row = "[" + ", ".join(f'{{"type": "text", "text": "{WRITERS[writer](text)}"}}' for text in texts) + "]"

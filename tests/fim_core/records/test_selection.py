@@ -1,4 +1,4 @@
-"""Slices and samples of a source, against a naive reading of the same rows."""
+"""Slices and samples of a source, compared with a naive implementation."""
 
 from __future__ import annotations
 
@@ -103,17 +103,17 @@ def test_rows_of_one_file_are_shared_out_by_slices(tmp_path: Path) -> None:
     assert len({row["row_id"] for row in rows}) == ROWS
     assert counts.warnings == []
     overlapping = [{"name_or_path": path, "split": split} for split in ("train[:30]", "train[20:]")]
-    assert "rows come in once more" in read(tmp_path / "twice", *overlapping)[1].warnings[0]
+    assert "rows are read twice" in read(tmp_path / "twice", *overlapping)[1].warnings[0]
 
 
-def test_more_than_there_is_gives_all_with_a_warning(tmp_path: Path) -> None:
+def test_a_sample_larger_than_the_source_takes_all_with_a_warning(tmp_path: Path) -> None:
     rows, counts = read(tmp_path / "out", {"name_or_path": str(export(tmp_path / "d.csv")), "sample_count": 100})
     assert (len(rows), counts.left_out) == (ROWS, 0)
     assert "sample_count is 100, but there are 57 rows" in counts.warnings[0]
 
 
 @pytest.mark.parametrize("options", [{"split": "train[60:]"}, {"sample_ratio": 0.001}])
-def test_nothing_left_is_refused(tmp_path: Path, options: dict[str, Any]) -> None:
+def test_an_empty_selection_is_refused(tmp_path: Path, options: dict[str, Any]) -> None:
     with pytest.raises(FimError, match=r"leave none of 57 rows"):
         read(tmp_path / "out", {"name_or_path": str(export(tmp_path / "d.csv")), **options})
 
@@ -121,7 +121,7 @@ def test_nothing_left_is_refused(tmp_path: Path, options: dict[str, Any]) -> Non
 @pytest.mark.parametrize(
     "change", [{"sample_count": 5}, {"sample_ratio": 0.5}, {"split": "train[:5]"}, {"sample_seed": 1}]
 )
-def test_the_version_knows_what_is_selected(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_the_digest_covers_the_selection(tmp_path: Path, change: dict[str, Any]) -> None:
     source = {"name_or_path": str(export(tmp_path / "d.csv"))}
     digests = {digest_sources(DataConfig.model_validate({"sources": [each]})) for each in (source, source | change)}
     assert len(digests) == 2
@@ -139,7 +139,7 @@ def test_arguments_reach_the_library(tmp_path: Path) -> None:
         DataConfig.model_validate({"sources": [{"name_or_path": "a/b", "kwargs": {"trust_remote_code": True}}]})
 
 
-def test_chat_rows_as_arctic_training_finds_them(tmp_path: Path) -> None:
+def test_chat_rows_as_in_arctic_training(tmp_path: Path) -> None:
     turns = [{"from": "human", "body": "q", "text": "no"}, {"from": "gpt", "body": "a", "text": "no"}]
     (tmp_path / "c.jsonl").write_text(json.dumps({"talk": turns, "user": "u", "assistant": "v"}) + "\n")
     mapping = {"user": "talk.from.human", "assistant": "talk.from.gpt"}

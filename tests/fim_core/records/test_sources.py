@@ -1,4 +1,4 @@
-"""Sources of every kind become one raw table, every row in it and verbatim."""
+"""The raw table holds every row of every source, verbatim."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import logging
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -125,7 +126,9 @@ def test_a_glob(tmp_path: Path) -> None:
     assert [row["source"] for row in rows] == ["2024/a.csv", "2025/a.csv"]
 
 
-def test_the_same_bytes_twice_keep_unique_ids_and_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_same_bytes_twice_keep_unique_ids_and_cause_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = export(tmp_path / "a.csv", ["INPUT", "OUTPUT"], [INPUT, "1"])
     with caplog.at_level(logging.WARNING):
         counts, rows = run(config(at(path), at(path)), tmp_path)
@@ -188,7 +191,7 @@ def test_shapes(tmp_path: Path, header: list[str], options: dict, shape: str, te
     assert counts.warnings == []
 
 
-def test_two_shapes_at_once_name_the_choice(tmp_path: Path) -> None:
+def test_a_warning_names_the_choice_between_two_shapes(tmp_path: Path) -> None:
     path = export(tmp_path / "a.csv", ["messages", "response", "prompt"], ["m", "r", "p"])
     counts, (row,) = run(config(at(path)), tmp_path)
     assert (row["source_type"], row["input"], row["output"], row["messages"]) == ("prompt_response", "p", "r", "m")
@@ -264,7 +267,7 @@ def test_role_mapping(tmp_path: Path, row: dict, mapping: dict, messages: list, 
 
 
 @pytest.mark.parametrize("cell", ["not json", '{"a": 1}', '["a"]', "[" * 100_000])
-def test_messages_that_are_none_stay_as_they_are(tmp_path: Path, cell: str) -> None:
+def test_invalid_messages_are_kept_verbatim(tmp_path: Path, cell: str) -> None:
     path = export(tmp_path / "a.csv", ["messages"], [cell])
     _, (row,) = run(config(at(path, role_mapping={"user": "messages.role.user"})), tmp_path)
     assert row["input"] == cell
@@ -301,7 +304,7 @@ def test_the_demo(tmp_path: Path) -> None:
     assert rows == run(data, tmp_path)[1]
 
 
-def test_sql_files_are_told_by_their_names(tmp_path: Path) -> None:
+def test_sql_files_are_recognised_by_suffix(tmp_path: Path) -> None:
     (tmp_path / "q").mkdir()
     (tmp_path / "q/a.sql").write_text("select 1;\nselect b from t where c > 2;\n")
     options = {"sql": {"cuts_per_statement": 3}, "input_col": "state"}
@@ -344,7 +347,7 @@ def test_sql_files_are_cut_in_several_processes(tmp_path: Path) -> None:
         (["x"], {"type": "sql_files"}, r"no \*.sql file"),
     ],
 )
-def test_what_cannot_be_read_is_said(tmp_path: Path, header: list[str], options: dict, message: str) -> None:
+def test_errors_for_unreadable_sources(tmp_path: Path, header: list[str], options: dict, message: str) -> None:
     path = export(tmp_path / "a.csv", header, *([] if message == "no rows" else [["1"] * len(header)]))
     with pytest.raises(FimError, match=message):
         run(config(at(path, **options)), tmp_path)
@@ -353,19 +356,19 @@ def test_what_cannot_be_read_is_said(tmp_path: Path, header: list[str], options:
 @pytest.mark.parametrize(
     "name", ["gone.csv", "gone/*.csv", "/gone", "some/where/else", "gone.sql", "org/no-such-data-set"]
 )
-def test_what_is_not_there_is_said(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_for_missing_sources(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FimError, match=r"name_or_path|holds no file"):
         run(config({"name_or_path": name}), tmp_path)
 
 
-def test_an_empty_folder_is_said(tmp_path: Path) -> None:
+def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     with pytest.raises(FimError, match="holds no file"):
         run(config(at(tmp_path / "x")), tmp_path)
 
 
-def test_the_digest_follows_content_and_options_not_places(tmp_path: Path) -> None:
+def test_the_digest_covers_content_and_options_not_paths(tmp_path: Path) -> None:
     first = export(tmp_path / "1/a.csv", ["INPUT", "OUTPUT"], [INPUT, "1"])
     same = export(tmp_path / "2/a.csv", ["INPUT", "OUTPUT"], [INPUT, "1"])
     other = export(tmp_path / "3/a.csv", ["INPUT", "OUTPUT"], [INPUT, "2"])
@@ -402,7 +405,7 @@ def test_every_row_of_every_file_is_there_verbatim(tmp_path: Path, files: list[l
 
 
 def test_an_empty_file_among_others_has_no_rows(tmp_path: Path) -> None:
-    """As an hour in which nothing was completed; alone it is a mistake."""
+    """An export may cover an hour without completions; alone, an empty file is an error."""
     folder = tmp_path / "exports"
     folder.mkdir()
     (folder / "10.csv").write_text("INPUT,OUTPUT\na,b\n")
@@ -431,3 +434,11 @@ def test_linked_folders_are_read_and_loops_end(tmp_path: Path) -> None:
     assert [export.name for export in found] == ["august/deep/rows.csv", "july/rows.csv"]
     seen, _ = look(folder, {}, 0, now=0.0)
     assert list(seen) == [export.name for export in found]
+
+
+def test_the_check_of_required_columns_lists_those_of_the_schema() -> None:
+    check = Path(__file__).parents[3] / "fim_core" / "quality" / "raw_completions" / "required_columns.sql"
+    types = {"VARCHAR": pa.string(), "BOOLEAN": pa.bool_()}
+    listed = re.findall(r"\('(\w+)', '(\w+)'\)", check.read_text())
+    assert [(name, types[kind]) for name, kind in listed] == [(field.name, field.type) for field in RAW_SCHEMA]
+    assert f"-- total: {len(RAW_SCHEMA)}\n" in check.read_text()

@@ -1,4 +1,4 @@
-"""Completions from SQL files are slices of the file, and put together again they are its statements."""
+"""Completions from SQL files: prefix, middle and suffix are slices that join to the file's statements."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fim_core.records.locate import locate
 from fim_core.records.parse import parse_input
 from fim_core.records.schema import Completion
 from fim_core.records.sql_files import CONTEXT_CHARACTERS, read_sql_file, sql_rows
-from fim_core.records.sql_syntax import LONGEST_SPAN, _Brackets, split_statements
+from fim_core.records.sql_syntax import LONGEST_SPAN, _Brackets, read_statements
 
 TEXT = """-- who sells what
 CREATE TABLE straße (a INT, b VARCHAR(10));
@@ -47,14 +47,14 @@ def rows(text: str, seed: str = "1", **options: object) -> list[tuple[str, Compl
 
 
 def test_statements_are_slices_of_the_file() -> None:
-    statements = split_statements(TEXT, "snowflake")
+    statements = read_statements(TEXT, "snowflake")
     assert statements is not None
     assert [each.text for each in statements] == STATEMENTS
     assert [each.is_definition for each in statements] == [True, False, False]
 
 
 def test_syntax_nodes() -> None:
-    statements = split_statements(TEXT, "snowflake")
+    statements = read_statements(TEXT, "snowflake")
     assert statements is not None
     nodes = {statements[1].text[start:end] for start, end in statements[1].spans()}
     assert nodes >= {
@@ -75,7 +75,7 @@ def test_syntax_nodes() -> None:
 
 def test_a_statement_that_cannot_be_parsed_has_its_tokens(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG):
-        statements = split_statements("FROBNICATE (a, b) hunter2 SELECT SELECT; GRANT hunter2 TO ROLE x", "snowflake")
+        statements = read_statements("FROBNICATE (a, b) hunter2 SELECT SELECT; GRANT hunter2 TO ROLE x", "snowflake")
         assert statements is not None
         first, second = ({s.text[a:b] for a, b in s.spans()} for s in statements)
     assert first >= {"FROBNICATE", "(a, b)", "hunter2"}
@@ -84,7 +84,7 @@ def test_a_statement_that_cannot_be_parsed_has_its_tokens(caplog: pytest.LogCapt
 
 
 def grown(tokens: list[Token], first: int, last: int) -> tuple[int, int] | None:
-    """The reference: a range grows token by token until each bracket in it has its partner."""
+    """The reference: a range grows token by token until its brackets are balanced."""
     while not is_balanced(tokens[first : last + 1]):
         missing = lowest_depth(tokens[first : last + 1]) < 0
         if missing and first > 0:
@@ -110,7 +110,7 @@ def is_balanced(tokens: list[Token]) -> bool:
 
 
 @given(st.lists(st.sampled_from(["(", ")", "[", "]", "case", "end", "a", ","]), min_size=1, max_size=12), st.data())
-def test_ranges_grow_until_brackets_have_their_partners(words: list[str], data: st.DataObject) -> None:
+def test_ranges_are_extended_until_brackets_are_balanced(words: list[str], data: st.DataObject) -> None:
     tokens = Dialect.get_or_raise("snowflake").tokenize(" ".join(words))
     first = data.draw(st.integers(0, len(tokens) - 1))
     last = data.draw(st.integers(first, len(tokens) - 1))
@@ -120,12 +120,12 @@ def test_ranges_grow_until_brackets_have_their_partners(words: list[str], data: 
 def test_deep_nesting_costs_no_more_than_its_length() -> None:
     """10,000 brackets took 44 seconds."""
     began = time.process_time()
-    [statement] = split_statements("select " + "(" * 10_000 + "1" + ")" * 10_000 + ";", "snowflake") or []
+    [statement] = read_statements("select " + "(" * 10_000 + "1" + ")" * 10_000 + ";", "snowflake") or []
     assert len(statement.spans()) == 257
     assert time.process_time() - began < 5
 
 
-def test_what_comes_before_is_the_context() -> None:
+def test_earlier_statements_are_the_context() -> None:
     made = rows("CREATE TABLE a (x INT); SELECT 1; CREATE VIEW v AS SELECT 2; SELECT 3", cuts_per_statement=1)
     assert [(row.ddl_context, row.sql_history) for _, row, _ in made] == [
         ("", ""),
@@ -135,7 +135,7 @@ def test_what_comes_before_is_the_context() -> None:
     ]
 
 
-def test_the_context_is_bounded_and_keeps_the_newest() -> None:
+def test_the_context_is_limited_to_the_newest() -> None:
     *_, (_, last, _) = rows(";".join(f"SELECT {n:09}" for n in range(1000)), cuts_per_statement=1)
     assert len(last.sql_history) <= CONTEXT_CHARACTERS
     assert last.sql_history.endswith("SELECT 000000998;")
@@ -159,24 +159,24 @@ def test_the_seed_decides() -> None:
     assert rows(TEXT, cuts_per_statement=5) != rows(TEXT, seed="2", cuts_per_statement=5)
 
 
-def test_statements_that_spell_the_placeholder_are_left_out_and_told() -> None:
+def test_statements_with_the_placeholder_are_left_out_with_a_warning() -> None:
     told: list[str] = []
     made = list(sql_rows("SELECT '<FILLME>'; SELECT 1", "a.sql", SqlFileOptions(), seed="1", warn=told.append))
     assert all("FILLME" not in state for _, state, _ in made)
-    assert "1 statements spell" in told[0]
+    assert "1 statements contain <fillMe>" in told[0]
 
 
-def test_a_file_that_cannot_be_tokenized_is_cut_at_random_and_told() -> None:
+def test_a_file_that_cannot_be_tokenized_is_cut_at_random_with_a_warning() -> None:
     told: list[str] = []
     text = "SELECT 1;\nSELECT 'never closed"
     made = list(sql_rows(text, "a.sql", SqlFileOptions(cuts_per_statement=4), seed="1", warn=told.append))
-    assert split_statements(text, "snowflake") is None
+    assert read_statements(text, "snowflake") is None
     assert {kind for kind, *_ in made} <= {"sql_random", "sql_empty"}
     assert {_whole(state, middle) for _, state, middle in made} == {"SELECT 1;", "SELECT 'never closed"}
     assert "cannot be tokenized" in told[0]
 
 
-def test_bad_files_are_said(tmp_path: Path) -> None:
+def test_errors_for_bad_files(tmp_path: Path) -> None:
     (tmp_path / "a.sql").write_bytes(b"SELECT '\xff'")
     with pytest.raises(FimError, match="not UTF-8"):
         list(read_sql_file(tmp_path / "a.sql", "a.sql", SqlFileOptions(), 7).batches(pytest.fail))
@@ -236,7 +236,7 @@ pieces = st.sampled_from(
 )
 def test_prefix_middle_and_suffix_are_a_slice_of_the_file(text: str, seed: int) -> None:
     options = SqlFileOptions(cuts_per_statement=3, empty_rate=0.1)
-    statements = split_statements(text, options.dialect)
+    statements = read_statements(text, options.dialect)
     if statements is not None:
         place = 0
         for statement in statements:
@@ -273,7 +273,7 @@ PLAIN = [
 @pytest.mark.parametrize("block", BLOCKS)
 def test_a_block_is_one_statement(block: str) -> None:
     text = "\n".join(["SELECT 1;", block, *PLAIN])
-    found = split_statements(text, "snowflake")
+    found = read_statements(text, "snowflake")
     assert found is not None
     assert [statement.text for statement in found] == ["SELECT 1;", block, *PLAIN]
 
@@ -286,8 +286,8 @@ def test_a_block_is_one_statement(block: str) -> None:
         ["CREATE TABLE t (a INT);", "END;"],
     ],
 )
-def test_what_is_no_block_ends_at_its_semicolon(statements: list[str]) -> None:
-    found = split_statements(" ".join(statements), "snowflake")
+def test_statements_that_are_not_blocks_end_at_their_semicolon(statements: list[str]) -> None:
+    found = read_statements(" ".join(statements), "snowflake")
     assert [statement.text for statement in found or []] == statements
 
 

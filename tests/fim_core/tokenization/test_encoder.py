@@ -1,4 +1,4 @@
-"""Pieces give the ids of the whole text, for every build of tokenizer, or are not used."""
+"""Encoding by pieces equals encoding the whole text, for every kind of tokenizer."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def by_pieces(encoder: TextEncoder, text: str) -> list[int]:
         (METASPACE, "segment"),
     ],
 )
-def test_how_finely_a_tokenizer_allows_to_cut(tokenizer: PreTrainedTokenizerFast, expected: str) -> None:
+def test_granularity(tokenizer: PreTrainedTokenizerFast, expected: str) -> None:
     assert encoder_of(tokenizer).granularity == expected
 
 
@@ -147,7 +147,7 @@ def test_which_texts_a_tokenizer_changes() -> None:
         assert encoder_of(tokenizer).changed_by(text) == expected
 
 
-def test_no_text_can_hold_what_the_encoder_adds() -> None:
+def test_no_text_can_contain_the_anchor() -> None:
     encoder = MARKED["first"]
     ids = encoder.join(["\ue000" * 3 + "\ue001"])
     assert max(ids) < len(METASPACE)

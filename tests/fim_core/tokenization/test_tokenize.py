@@ -1,4 +1,4 @@
-"""The tokenized data set: labels, limits, counts, and the form on disk."""
+"""The tokenized data set: labels, limits, counts, and format on disk."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def test_rows_whose_text_the_tokenizer_changes_are_counted(tmp_path: Path) -> No
     assert pq.read_table(tmp_path / "tokens" / "changed.parquet").column("row_id").to_pylist() == ["r0", "r3"]
 
 
-def test_finished_rows_are_looked_at_once_more(tmp_path: Path) -> None:
+def test_stray_control_tokens_in_ids_are_rejected(tmp_path: Path) -> None:
     """The last line: a prompts table that holds what should have been rejected. A finished prompt is trusted."""
     flags = Flags()
     tokenizer = made("Unigram", "none", "none", flags)
