@@ -10,7 +10,7 @@ _FRAME = re.compile(r'  File "(?P<file>[^"]*)", line (?P<line>\d+) in (?P<functi
 
 
 def describe_stacks(answers: Mapping[int, Sequence[str]]) -> str:
-    """The innermost frame of each rank, one line a rank.
+    """The innermost frame of each rank, one line per rank.
 
     A rank that is stopped, or blocked by the kernel (waiting for a disk), does not answer: it is the one that the others
     wait for. If all answer, it is the one that is not in a collective of `torch.distributed`.

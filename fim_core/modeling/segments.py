@@ -1,4 +1,4 @@
-"""Attention over packs on a CPU: no mask, no gathered keys, each pair of tokens computed once.
+"""Attention over packs on a CPU, without masks or gathered keys, and with each pair of tokens computed once.
 
 All descendants of a segment are the contiguous tokens after it (`Layout`), so attention over a pack is a short list
 of plain attention calls on slices: each segment on itself, causally, and, for each segment that others continue, the

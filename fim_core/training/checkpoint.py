@@ -182,7 +182,7 @@ def load_state(state: State, engine: DeepSpeedEngine, ranks: Ranks, seed: int) -
         torch.manual_seed(seed + state.position.step * ranks.world_size + ranks.rank)
     if ranks.is_first and state.threads != torch.get_num_threads():
         logger.warning(
-            "The state was saved with %d CPU threads a rank, this run has %d: results may differ in their last digits.",
+            "The state was saved with %d CPU threads per rank, this run has %d: results may differ in their last digits.",
             state.threads,
             torch.get_num_threads(),
         )
@@ -197,13 +197,14 @@ def must_convert(state: State, world_size: int, stage: int) -> bool:
     if (state.stage == 0) != (stage == 0) or (state.stage == 3) != (stage == 3):
         raise FimError(
             f"{state.path} was saved with ZeRO stage {state.stage} and cannot be resumed with stage {stage}. "
-            f"Set deepspeed.zero_optimization.stage to {state.stage}, or remove {state.path.parent} to start from the beginning."
+            f"Set deepspeed.zero_optimization.stage to {state.stage}, or remove {state.path.parent} to start from the "
+            "beginning."
         )
     return stage > 0 and state.world_size != world_size
 
 
 def _convert(saved: Path, universal: Path) -> None:
-    """Convert a partitioned checkpoint to DeepSpeed's universal format: one file a parameter, for any number of ranks."""
+    """Convert a partitioned checkpoint to DeepSpeed's universal format: one file per parameter, for any number of ranks."""
     shutil.rmtree(universal.parent, ignore_errors=True)
     universal.mkdir(parents=True)
     with torch.serialization.safe_globals(PICKLED_CLASSES):

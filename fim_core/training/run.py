@@ -6,6 +6,7 @@ import logging
 import random
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import deepspeed
 import numpy as np
@@ -130,15 +131,12 @@ def prepare_run(job: Job, ranks: Ranks) -> Run:
         remove_leftovers(work.states)
         for entry in save_plan.exports:
             StepExports(entry, job, fingerprint).require_own()
+        steps_per_epoch = count_steps(len(train_rows), batch_rows, epochs=1)
+        epochs = range(start.position.epoch, -(-total_steps // steps_per_epoch))
         plan = partial(
-            plan_packs,
-            strategy=packing,
-            pack_length=experiment.data.pack_length,
-            seed=experiment.seed,
-            cost=cost,
+            plan_packs, strategy=packing, pack_length=experiment.data.pack_length, seed=experiment.seed, cost=cost
         )
-        steps_of_epoch = count_steps(len(train_rows), batch_rows, epochs=1)
-        for epoch in range(start.position.epoch, -(-total_steps // steps_of_epoch)):
+        for epoch in epochs:
             of_epoch = partial(plan, train_rows, batch_rows=batch_rows, ranks=ranks.world_size, epoch=epoch)
             pack_plans.make(f"epoch-{epoch}", of_epoch, ranks=ranks.world_size)
         pack_plans.make(EVAL_PLAN, partial(plan, eval_rows), ranks=1)
@@ -147,21 +145,7 @@ def prepare_run(job: Job, ranks: Ranks) -> Run:
 
     if state is not None and must_convert(state, ranks.world_size, stage):
         config["checkpoint"] = {"load_universal": True}
-    engine, *_ = deepspeed.initialize(
-        model=PackedCausalLM(
-            model,
-            reduction="sample" if experiment.data.sample_weighted_loss else "token",
-            label_smoothing=experiment.loss.label_smoothing,
-            z_loss=experiment.loss.z_loss,
-            accumulate_in_place=True,
-        ),
-        optimizer=build_optimizer(experiment, model),
-        lr_scheduler=lambda optimizer: build_scheduler(experiment.scheduler, optimizer, total_steps),
-        config=config,
-    )
-    if ranks.world_size == 1 and stage == 0:
-        # To sum gradients over this one rank, DeepSpeed would copy them all into a buffer and back.
-        engine.enable_backward_allreduce = False
+    engine = initialize_engine(experiment, model, config, total_steps, ranks.world_size)
     peak = peak_of(ranks.device, dtype)
     # From here on each rank draws different random numbers (dropout).
     seed_everything(experiment.seed + 1 + ranks.rank)
@@ -191,6 +175,37 @@ def prepare_run(job: Job, ranks: Ranks) -> Run:
         packing=packing,
         notices=notices,
     )
+
+
+def initialize_engine(
+    experiment: Experiment,
+    model: PreTrainedModel | PeftModel,
+    config: dict[str, Any],
+    total_steps: int,
+    world_size: int,
+) -> DeepSpeedEngine:
+    """Initialize DeepSpeed with the model's loss, the optimizer and its schedule.
+
+    Args:
+        config: result of `deepspeed_config`.
+        total_steps: optimizer steps of the learning-rate schedule.
+    """
+    engine, *_ = deepspeed.initialize(
+        model=PackedCausalLM(
+            model,
+            reduction="sample" if experiment.data.sample_weighted_loss else "token",
+            label_smoothing=experiment.loss.label_smoothing,
+            z_loss=experiment.loss.z_loss,
+            accumulate_in_place=True,
+        ),
+        optimizer=build_optimizer(experiment, model),
+        lr_scheduler=lambda optimizer: build_scheduler(experiment.scheduler, optimizer, total_steps),
+        config=config,
+    )
+    if world_size == 1 and config["zero_optimization"]["stage"] == 0:
+        # To sum gradients over this one rank, DeepSpeed would copy them all into a buffer and back.
+        engine.enable_backward_allreduce = False
+    return engine
 
 
 def context_notices(longest_row: int, config: PretrainedConfig) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from fim_core.atomic import read_json, replacing, write_json
 from fim_core.errors import DamagedFile
 
 
-def test_threads_that_write_one_file_do_not_meet(tmp_path: Path) -> None:
+def test_threads_that_write_one_file_do_not_collide(tmp_path: Path) -> None:
     path = tmp_path / "made" / "on the way.json"
     contents = [{"writer": number, "filling": "x" * 10_000} for number in range(200)]
     with ThreadPoolExecutor(8) as pool:

@@ -236,7 +236,7 @@ def test_a_damaged_owner_file_is_ignored(tmp_path: Path) -> None:
                 assert found is None or damage == "one bit"
 
 
-def test_a_seal_survives_the_file_and_nothing_else(tmp_path: Path) -> None:
+def test_a_seal_matches_only_the_sealed_content(tmp_path: Path) -> None:
     content: dict[str, Any] = {"a": (1, 2.5), "ü": None, "nested": {10: "x", 9: float("inf")}}
     path = tmp_path / "file.json"
     write_sealed(path, content)

@@ -73,7 +73,7 @@ def test_a_full_disk_is_a_clear_error_and_leaves_nothing_half_written(name: str,
 
 
 def test_a_tokenizer_on_a_full_disk_is_a_clear_error(disk: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-    """tokenizers raises an exception of its own."""
+    """tokenizers does not raise an OSError."""
     (disk / "filler").write_bytes(b"x" * (DISK_BYTES - 8192))
     with pytest.raises(Exception, match="No space left") as raised:
         tokenizer.save_pretrained(disk / "tokenizer")

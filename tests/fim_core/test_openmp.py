@@ -8,7 +8,7 @@ import sys
 
 
 def test_threads_sleep_while_they_wait() -> None:
-    """OpenMP itself says how it was set when torch loads it."""
+    """OpenMP prints its settings when torch loads it."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
     loaded = subprocess.run(
         [sys.executable, "-c", "import fim_core, torch"],

@@ -43,12 +43,12 @@ def test_items_are_taken_only_as_results_are() -> None:
 
 
 @pytest.mark.parametrize("num_proc", [1, 2])
-def test_a_failure_comes_through(num_proc: int) -> None:
+def test_a_failure_is_raised(num_proc: int) -> None:
     with pytest.raises(ZeroDivisionError):
         list(ordered_map(partial, (operator.truediv, 1), [1, 0, 2], num_proc=num_proc))
 
 
-def test_nothing_works_on_when_the_parent_was_killed() -> None:
+def test_workers_end_when_the_parent_is_killed() -> None:
     """SIGKILL gives a parent no chance to end its children."""
     parent = subprocess.Popen([sys.executable, "-c", ENDLESS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None

@@ -182,7 +182,7 @@ def test_a_disk_that_is_full_from_the_start_is_not_reported_as_unwritable(
 
 
 def test_a_kill_at_any_moment_leaves_whole_versions_only(tmp_path: Path) -> None:
-    """A child publishes version after version of many files and is killed; whatever can be seen is whole."""
+    """A child publishes version after version of many files and is killed; every visible version is complete."""
     child = textwrap.dedent(
         """
         import sys

@@ -34,7 +34,7 @@ def batches_of(rows, *, few):
 
 
 def plain_gradient(model, batches):
-    """The slow, obvious way: all logits at once, plain autograd."""
+    """The slow reference: all logits at once, plain autograd."""
     model.zero_grad()
     softcap = getattr(model.config, "final_logit_softcapping", None)
     for batch in batches:
@@ -109,8 +109,8 @@ def test_hooks_run_once_in_each_backward_pass_and_see_the_whole_gradient(tied, f
     assert relative_difference(found, expected) < 1e-12
 
 
-def test_gradients_stay_where_they_are():
-    """Of the output layer and the embeddings nothing of their size is made after the first micro-batch."""
+def test_gradients_are_not_reallocated():
+    """No tensor of the size of the output layer or the embeddings is allocated after the first micro-batch."""
     rows, model = family_rows(3), tiny_model("qwen3", tie_word_embeddings=False, vocab_size=50_000)
     model.set_attn_implementation(attention_name("mask"))
     network, batches = PackedCausalLM(model, accumulate_in_place=True), batches_of(rows, few=True)
@@ -157,7 +157,7 @@ def test_half_precision_is_summed_by_autograd():
     assert torch.equal(accumulate(network, batches), expected)
 
 
-def test_an_output_layer_that_kept_its_product_is_passed_once():
+def test_a_second_backward_pass_is_refused():
     model = tiny_model("qwen3")
     model.set_attn_implementation(attention_name("mask"))
     total = PackedCausalLM(model)(batches_of(family_rows(7), few=False)[0]).total
@@ -166,7 +166,7 @@ def test_an_output_layer_that_kept_its_product_is_passed_once():
         total.backward()
 
 
-def test_embeddings_of_another_kind_are_left_alone():
+def test_other_classes_of_embeddings_are_unchanged():
     module = nn.Linear(2, 2)
     make_embedding_gradient_sparse(module)
     assert not hasattr(module, "sparse")

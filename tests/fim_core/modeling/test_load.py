@@ -101,7 +101,7 @@ def test_a_missing_unknown_or_unsafe_model_is_named(tokenizer, tmp_path):
     ],
     ids=lambda change: "-".join(map(str, next(iter(change.items()))))[:40],
 )
-def test_a_configuration_that_cannot_be_loaded_is_one_sentence(tokenizer, tmp_path, change):
+def test_a_configuration_that_cannot_be_loaded_is_a_clear_error(tokenizer, tmp_path, change):
     tiny_model("qwen3").save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | change))
@@ -111,7 +111,7 @@ def test_a_configuration_that_cannot_be_loaded_is_one_sentence(tokenizer, tmp_pa
     assert "\n" not in str(caught.value)
 
 
-def test_code_that_comes_with_a_model_is_neither_run_nor_asked_about(tokenizer, tmp_path, monkeypatch):
+def test_code_in_the_folder_of_a_model_is_not_run(tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("someone was asked"))
     tiny_model("qwen3").save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
@@ -182,7 +182,7 @@ def test_new_embeddings_are_drawn_around_the_mean(tokenizer, tmp_path, tied):
         drawn = (after[[7, *range(VOCABULARY, len(tokenizer))]] - mean) / spread
         assert drawn.std().item() == pytest.approx(1, abs=0.1)
         assert drawn.mean().item() == pytest.approx(0, abs=0.1)
-        assert len(torch.unique(drawn, dim=0)) == len(drawn), "each new token is a token of its own"
+        assert len(torch.unique(drawn, dim=0)) == len(drawn), "no two new tokens have the same embedding"
     assert (grown.get_input_embeddings().weight is grown.get_output_embeddings().weight) == tied
 
 
@@ -232,7 +232,7 @@ def test_liger_on_a_cpu_is_the_plain_model_with_a_message(tokenizer, caplog):
         ({"layer_types": ["linear_attention", "full_attention"], "num_hidden_layers": 2}, "linear_attention"),
     ],
 )
-def test_what_cannot_pack_says_why(options, why):
+def test_unsupported_models_give_the_reason(options, why):
     config = Qwen3Config(**COMMON)
     for name, value in options.items():
         setattr(config, name, value)
@@ -241,7 +241,7 @@ def test_what_cannot_pack_says_why(options, why):
     assert why in reason
 
 
-def test_other_kinds_of_models_do_not_pack():
+def test_unsupported_models_do_not_pack():
     supported, reason = supports_prefix_tree(Mamba2Config())
     assert not supported
     assert "mamba2" in reason

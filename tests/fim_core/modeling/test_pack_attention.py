@@ -36,7 +36,7 @@ def layouts(draw: st.DrawFn) -> Layout:
 
 
 def chain(depth: int) -> Layout:
-    """A tree of that depth in which each level has a row of its own as well."""
+    """A tree of the given depth in which a row ends at each level."""
     lengths = [3 * level + 2 for level in range(1, depth + 1)]
     shared = [0, *(3 * level for level in range(1, depth))]
     return forest(np.array(lengths), np.array(shared))[0]
@@ -47,7 +47,7 @@ def depth_of(layout: Layout) -> int:
 
 
 def reference(query, key, value, layout: Layout, *, scale: float, window: int | None, softcap: float | None = None):
-    """Attention by the book: walk up the tree for each token and attend to what was passed."""
+    """Reference attention: walk up the tree from each token and attend to every token on the way."""
     outputs = []
     for token in range(layout.tokens):
         segment = int(layout.segment_of[token])
@@ -166,7 +166,7 @@ def test_softcap_on_a_cpu_equals_the_definition():
 
 @pytest.mark.parametrize("window", [None, WINDOW_BLOCK - 9, WINDOW_BLOCK + 9])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.bfloat16, 2e-2)])
-def test_long_segments_in_the_precisions_that_are_trained_in(dtype, tolerance, window):
+def test_long_segments_in_training_precisions(dtype, tolerance, window):
     """Relative error, in the maximum norm, of 2e-5 in float32 and 2e-2 (five bits of eight) in bfloat16."""
     size = WINDOW_BLOCK
     lengths, shared = np.array([2 * size + 90, 2 * size + 50, 3 * size + 7]), np.array([0, 2 * size + 3, size + 5])
@@ -202,7 +202,7 @@ def test_nothing_leaks_between_rows(backend, window):
 
 @pytest.mark.parametrize("window", [None, 4])
 def test_flex_attention_does_not_see_other_rows(window):
-    """Without its backward pass here: whatever stands off a row's path, its outputs stay the same to the last bit."""
+    """Forward pass only: tokens off a row's path do not change its outputs by a single bit."""
     layout = forest(np.array([9, 9, 12, 5]), np.array([0, 4, 7, 0]))[0]
     seen = pack_mask(layout, None, torch.device("cpu"))
     query, key, value = (leaf.detach().transpose(1, 2) for leaf in operands(layout, 4, 2))

@@ -42,7 +42,7 @@ def assert_equal_training(model, backend, rows, *, tolerance=1e-5, **options):
     assert relative_difference(gradient(model), expected_gradient) < tolerance
 
 
-def test_every_type_that_is_said_to_pack_is_tested():
+def test_every_supported_model_type_is_tested():
     assert set(OPTIONS) == PACKED_MODEL_TYPES
 
 
@@ -205,7 +205,7 @@ def test_evaluation_computes_the_same_loss_and_no_gradient():
     assert torch.equal(evaluated, trained.detach())
 
 
-def test_a_model_called_without_a_pack_says_so():
+def test_a_model_called_without_a_pack_is_an_error():
     model = tiny_model("qwen3")
     model.set_attn_implementation(attention_name("segments"))
     with pytest.raises(FimError, match="without one"):

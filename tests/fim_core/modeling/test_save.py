@@ -73,7 +73,7 @@ def test_a_saved_model_loads_anywhere_with_equal_logits(tokenizer, tmp_path, tie
 @pytest.mark.parametrize("adapters", [None, LORA])
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-def test_weights_are_saved_in_the_numbers_of_the_base(tokenizer, tmp_path, dtype, tied, adapters):
+def test_weights_are_saved_in_the_number_format_of_the_base(tokenizer, tmp_path, dtype, tied, adapters):
     base = tiny_model("qwen3", tie_word_embeddings=tied).to(dtype)
     base.save_pretrained(tmp_path / "base")
     config = ModelConfig(name_or_path=str(tmp_path / "base"), peft_config=adapters)
@@ -93,7 +93,7 @@ def test_weights_are_saved_in_the_numbers_of_the_base(tokenizer, tmp_path, dtype
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", None])
-def test_numbers_of_a_model_from_scratch(tokenizer, tmp_path, dtype):
+def test_number_format_of_a_model_from_scratch(tokenizer, tmp_path, dtype):
     config = from_scratch(**({"dtype": dtype} if dtype else {}))
     model = build_model(config, tokenizer, seed=0)
     save_model(model, tokenizer, [tokenizer.eos_token_id], tmp_path, dtype=checkpoint_dtype(config))

@@ -23,7 +23,7 @@ ROWS = 16
 
 @pytest.fixture(scope="module")
 def few_rows(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Path:
-    """Rows that fit into one optimizer step however they are packed. One of them has nothing to train on."""
+    """Rows that fit into one optimizer step however they are packed. One of them has no position to train on."""
     rows = make_rows(ROWS, len(tokenizer), seed=3)
     rows["labels"][5] = [-100] * len(rows["labels"][5])
     return save_rows(tmp_path_factory.mktemp("few"), rows, make_rows(2, len(tokenizer), seed=4))
@@ -32,7 +32,7 @@ def few_rows(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedToke
 def separate_rows(
     dataset: Path, tokenizer: PreTrainedTokenizerFast, sample_mean: bool, **model: Any
 ) -> tuple[float, dict[str, Any]]:
-    """The slow, obvious way: one row at a time through the plain model, then one mean over all."""
+    """The slow reference: one row at a time through the plain model, then one mean over all."""
     experiment = tiny_experiment(**model)
     model = build_model(experiment.model, tokenizer, seed=experiment.seed)
     model.set_attn_implementation("eager")
@@ -125,7 +125,7 @@ def test_gradients_of_the_vocabulary_are_added_up(
         (1, {"model": {"config": MODEL, "tokenizer": "unused", "dtype": "bf16"}}, 1),
     ],
 )
-def test_one_rank_alone_divides_nothing(
+def test_one_rank_partitions_nothing(
     tmp_path: Path, few_rows: Path, tokenizer_folder: Path, ranks: int, options: dict[str, Any], stage: int
 ) -> None:
     job = Job(tiny_experiment(**options), few_rows, tokenizer_folder, Work(tmp_path), "test")

@@ -48,7 +48,7 @@ def half_cosine(step: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * decay(step)))
 
 
-def test_every_schedule_that_follows_the_step_is_known_with_what_it_takes() -> None:
+def test_every_schedule_of_the_step_is_known_with_its_arguments() -> None:
     common = {"optimizer", "num_warmup_steps", "num_training_steps", "last_epoch"}
     theirs = {
         kind.value: set(inspect.signature(function).parameters) - common

@@ -98,9 +98,7 @@ def test_a_run_that_exits_early_follows_the_schedule_of_the_whole(
     assert rates(shorter)[3] < rates(early)[3]
 
 
-def test_rows_are_passed_over_again_until_there_are_enough_steps(
-    tmp_path: Path, dataset: Path, tokenizer_folder: Path
-) -> None:
+def test_rows_are_repeated_up_to_the_minimum_of_steps(tmp_path: Path, dataset: Path, tokenizer_folder: Path) -> None:
     once = train(tmp_path / "once", dataset, tokenizer_folder)[2]
     wanted = 2 * len(losses(once)) + 1
     least = train(tmp_path / "least", dataset, tokenizer_folder, min_steps=wanted)[2]
@@ -133,7 +131,7 @@ def test_the_loss_is_logged_at_its_interval(
     assert [int(line.split()[1]) for line in lines if line.startswith("step ")] == shown
 
 
-def test_what_is_shared_names_no_folder_of_this_machine(tmp_path: Path, dataset: Path, tokenizer_folder: Path) -> None:
+def test_shared_files_name_no_folder_of_this_machine(tmp_path: Path, dataset: Path, tokenizer_folder: Path) -> None:
     template = tmp_path / "own.tmpl"
     template.write_text("template of somebody")
     pretrained = tmp_path / "pretrained"
@@ -192,7 +190,7 @@ def test_half_precision(tmp_path: Path, dataset: Path, tokenizer_folder: Path) -
 
 
 @pytest.mark.parametrize("adapters", [False, True])
-def test_a_tuned_model_keeps_the_numbers_of_its_base(
+def test_a_tuned_model_keeps_the_number_format_of_its_base(
     tmp_path: Path, dataset: Path, tokenizer_folder: Path, tokenizer: PreTrainedTokenizerFast, adapters: bool
 ) -> None:
     base = build_model(tiny_experiment().model, tokenizer, seed=1).to(torch.bfloat16)

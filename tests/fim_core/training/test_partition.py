@@ -47,7 +47,7 @@ def test_a_pretrained_model_is_read_in_parts(
 ) -> None:
     parted = job_of(pretrained, tmp_path / "parted", dataset, tokenizer_folder, stage=3)
     for shares in run_ranks(2, shares_as_loaded, parted, folder=tmp_path):
-        # Embeddings that grow are made anew, and partitioned when DeepSpeed begins.
+        # Enlarged embeddings are new tensors, which DeepSpeed partitions when it is initialized.
         assert all(share <= 0.55 for name, share in shares.items() if "embed" not in name)
     whole = job_of(pretrained, tmp_path / "whole", dataset, tokenizer_folder, stage=0)
     loss, expected = run_ranks(1, first_gradient, whole, folder=tmp_path)[0]

@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
 
 @pytest.fixture(scope="module")
 def launcher() -> Iterator[dict[str, Any]]:
-    """The section that trains on two ranks through a Ray of this module's own."""
+    """The launcher section for two ranks on the Ray cluster of this module."""
     ray = pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[ray]'")
     context = ray.init(num_cpus=2, include_dashboard=True, log_to_driver=False)
     yield {
@@ -50,7 +50,7 @@ def ranks_in(work: Work) -> list[int]:
 
 
 class Enough(Exception):
-    """Stops a run that has shown what it should."""
+    """Stops a run that has done what the test needs."""
 
 
 def stop_at_the_first_step(seen: list[dict[str, Any]], work: Work, pids: list[int]) -> Any:

@@ -84,7 +84,7 @@ def job_of(prepared: Path, work: Path, *, ranks: int, stage: int, **options: Any
 
 @pytest.fixture(scope="module")
 def reference(prepared: Path) -> Path:
-    """The slow, obvious way in float64: one row at a time through the plain model; both means of all rows."""
+    """The slow reference in float64: one row at a time through the plain model; both means of all rows."""
     job = job_of(prepared, prepared, ranks=1, stage=1, packing="none", pack_length=MAX_LENGTH, sample_mean=False)
     model = build_for(job, load_tokenizer(job.tokenizer), torch.device("cpu")).double()
     model.set_attn_implementation("eager")

@@ -101,7 +101,7 @@ def test_cancel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: Any) -> 
     wait_until_dead(pids_in(tmp_path / "work"))
 
 
-def test_without_a_follower_it_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: Any) -> None:
+def test_ranks_end_without_a_follower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: Any) -> None:
     monkeypatch.setenv("BEHAVIOUR", "hangs")
     monkeypatch.setenv("LEASE", "3")
     monkeypatch.setattr(lease, "RENEW_SECONDS", 0.2)
@@ -147,7 +147,7 @@ def test_a_lease_lasts_as_long_as_it_is_renewed(tmp_path: Path, monkeypatch: pyt
         check()
 
 
-def test_ranks_see_that_they_were_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_notice_an_ended_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "CHECK_SECONDS", 0.0)
     job = Job(tiny_experiment(), tmp_path, tmp_path, Work(tmp_path), "a")
     follower, check = Lease(job), LeaseCheck(job)

@@ -67,7 +67,7 @@ def test_the_newest_export_stays_whatever_its_step(tmp_path: Path) -> None:
     assert (exports.folder / "step-2" / "weights").read_text() == "weights of 2"
 
 
-def test_a_resumed_run_goes_on_with_its_list(tmp_path: Path) -> None:
+def test_a_resumed_run_continues_its_list(tmp_path: Path) -> None:
     job = job_in(tmp_path / "work", tmp_path / "output", keep=2)
     for step in (2, 4):
         write(exports_of(job), step)
@@ -113,7 +113,7 @@ def test_a_foreign_step_among_the_exports_is_not_replaced(name: str, tmp_path: P
     assert [path for path in changed(before, tmp_path) if "step-7" in path] == []
 
 
-def test_what_was_removed_after_the_resumed_step_stays_on_record(tmp_path: Path) -> None:
+def test_removals_after_the_resumed_step_stay_in_the_log(tmp_path: Path) -> None:
     """The lost attempt exported step 6 and removed step 4; the next one resumes from step 5."""
     metrics = tmp_path / "metrics.jsonl"
     log = EventLog(metrics, [], None)

@@ -99,7 +99,7 @@ def test_every_row_once_an_epoch_in_the_same_batches(
 
 
 @pytest.mark.parametrize("limit", [None, 7])
-def test_going_on_from_any_position_gives_the_same_steps(limit: int | None) -> None:
+def test_steps_are_the_same_when_resumed_from_any_position(limit: int | None) -> None:
     """Also on another number of ranks, and in the middle of an epoch."""
     rows = some_rows(11)
     whole = all_steps(rows, batch_rows=4, epochs=3, limit=limit)
