@@ -1,4 +1,4 @@
-"""How far an evaluation is: the events that it gives."""
+"""Progress events of an evaluation."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fim_core.evaluation.run import evaluate
 from fim_core.inference.row_progress import RowProgress
-from tests.fim_core.evaluation.conftest import Evaluated
+from tests.fim_core.conftest import Evaluated
 
 
 def test_events_count_up_to_the_total() -> None:

@@ -1,4 +1,4 @@
-"""Workers against the same measures in this process, and SQL that exceeds a limit."""
+"""SQL workers against judging in this process, and SQL that exceeds a limit."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ ORDINARY = [
 ]
 
 
-def test_workers_find_what_this_process_finds(sandbox: Sandbox) -> None:
+def test_workers_equal_judging_in_this_process(sandbox: Sandbox) -> None:
     workers = SqlWorkers(2)
     try:
         assert workers.judge(ORDINARY) == [judged_here(each, sandbox) for each in ORDINARY]
@@ -82,9 +82,7 @@ def test_workers_find_what_this_process_finds(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.parametrize("attack", ["repeat", "levenshtein", "sleep"])
-def test_a_prediction_that_is_stopped_fails_and_takes_nothing_from_the_others(
-    worker: Worker, sandbox: Sandbox, attack: str
-) -> None:
+def test_a_stopped_prediction_fails_without_affecting_others(worker: Worker, sandbox: Sandbox, attack: str) -> None:
     bomb = RUNNING[attack]
     judged = judge_row(row(GOOD, "SELECT a FROM t", bomb, GOOD), worker)
     assert judged.limits.keys() == {bomb}
@@ -103,7 +101,7 @@ def test_a_prediction_that_is_stopped_fails_and_takes_nothing_from_the_others(
         (GOOD, DEFINITIONS["wide_check"], {"parses": 1, "binds": None, "execution_match": None}),
     ],
 )
-def test_an_accepted_completion_that_is_stopped_takes_the_row_out_from_there_on(
+def test_measures_do_not_apply_after_the_stage_that_stops_the_gold_completion(
     worker: Worker, gold: str, ddl: str, applies: dict[str, float | None]
 ) -> None:
     judged = judge_row(row(gold, "SELECT a FROM t", "SELECT b FROM t", ddl=ddl), worker)
@@ -113,7 +111,7 @@ def test_an_accepted_completion_that_is_stopped_takes_the_row_out_from_there_on(
         assert measures["exact_match_sql"] == 0
 
 
-def test_a_document_that_takes_too_long_to_tokenize_compares_by_words() -> None:
+def test_a_document_that_takes_too_long_to_tokenize_is_compared_by_words() -> None:
     worker = Worker(Limits(cpu_seconds=0.2, seconds=20))
     long = "SELECT a -- " + "x 'y' " * 2_000_000
     judged = judge_row(replace(row("a  b", "a b", "a c"), prefix=long.replace("--", "")), worker)
@@ -139,7 +137,7 @@ def kill_soon(worker: Worker) -> None:
     os.kill(process_id(worker), signal.SIGKILL)
 
 
-def test_memory_that_earlier_rows_left_taken_changes_no_verdict(worker: Worker) -> None:
+def test_memory_used_by_earlier_rows_does_not_change_verdicts(worker: Worker) -> None:
     judge_row(row(), worker)
     first = process_id(worker)
     judged = judge_row(row(GOOD, RUNNING["repeat"]), worker)
@@ -170,7 +168,7 @@ def test_the_process_has_hard_limits_and_inherits_nothing(worker: Worker, monkey
     assert not any(heavy in loaded for heavy in ("libtorch", "pyarrow", "numpy"))
 
 
-def test_answers_that_nobody_reads_are_not_those_of_the_next_row(worker: Worker, sandbox: Sandbox) -> None:
+def test_unread_answers_are_not_taken_for_those_of_the_next_row(worker: Worker, sandbox: Sandbox) -> None:
     answers = worker.answers(row("SELECT", "SELECT a"), STAGES)
     next(answers)
     answers.close()
