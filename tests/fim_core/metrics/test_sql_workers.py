@@ -16,7 +16,9 @@ from sql_attacks import DDL, DEEP, DEFINITIONS, PARSING, RUNNING
 
 from fim_core.errors import FimError
 from fim_core.evaluation.scores import score
+from fim_core.metrics import sql
 from fim_core.metrics.execution import Sandbox
+from fim_core.metrics.metric import Metric
 from fim_core.metrics.rows import EvalRow, Prediction
 from fim_core.metrics.sql_workers.measures import STAGES, SqlRow, judge
 from fim_core.metrics.sql_workers.pool import JudgedRow, Limit, SqlWorkers, Worker, judge_row
@@ -71,6 +73,12 @@ ORDINARY = [
     row(GOOD),
     replace(row("SELECT s FROM t", "SELECT 'x' FROM t"), database={"T": [(1, 2, "x")]}),
 ]
+
+
+def test_every_measure_of_a_stage_is_used_by_a_metric_and_the_other_way_round() -> None:
+    metrics = [metric for metric in vars(sql).values() if isinstance(metric, Metric)]
+    used = {measure.name for metric in metrics for measure in metric.measures}
+    assert used == {name for stage in STAGES.values() for name in stage.measures}
 
 
 def test_workers_equal_judging_in_this_process(sandbox: Sandbox) -> None:
@@ -169,7 +177,7 @@ def test_the_process_has_hard_limits_and_inherits_nothing(worker: Worker, monkey
 
 
 def test_unread_answers_are_not_taken_for_those_of_the_next_row(worker: Worker, sandbox: Sandbox) -> None:
-    answers = worker.answers(row("SELECT", "SELECT a"), STAGES)
+    answers = worker.answers(row("SELECT", "SELECT a"), list(STAGES))
     next(answers)
     answers.close()
     assert judge_row(ORDINARY[0], worker) == judged_here(ORDINARY[0], sandbox)
