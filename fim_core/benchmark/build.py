@@ -14,7 +14,7 @@ from typing import Any
 from fim_core.atomic import require_free, staging
 from fim_core.benchmark.masks import MASKS, choose_mask
 from fim_core.benchmark.queries import write_query
-from fim_core.benchmark.schemas import SCHEMAS, Schema
+from fim_core.benchmark.schemas import SCHEMAS, BenchmarkSchema
 from fim_core.errors import DamagedFile, FimError
 from fim_core.integrity import digest_of, read_sealed, write_sealed
 from fim_core.metrics.completed_sql import CompletedSql
@@ -155,5 +155,5 @@ def _is_valid(item: EvalRow, database: Database, sandbox: Sandbox) -> bool:
         return comparison.run_gold() is None and comparison.matches(empty) == (item.completion == "")
 
 
-def _names(schema: Schema) -> set[str]:
+def _names(schema: BenchmarkSchema) -> set[str]:
     return {name for table in schema.tables for name in (table.name, *schema.columns(table))}

@@ -6,15 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
-from fim_core.benchmark.schemas import Schema, Table
+from fim_core.benchmark.schemas import BenchmarkSchema, BenchmarkTable
 
 
 @dataclass(frozen=True)
-class Names:
+class QueryTerms:
     """Random tables, columns and constants of a query."""
 
-    fact: Table
-    parent: Table
+    fact: BenchmarkTable
+    parent: BenchmarkTable
     text: str
     value: str
     parent_text: str
@@ -24,13 +24,13 @@ class Names:
     limit: int
 
 
-def choose(schema: Schema, rng: Random) -> Names:
+def choose(schema: BenchmarkSchema, rng: Random) -> QueryTerms:
     """Choose the tables, columns and constants of a query."""
     fact = rng.choice(schema.facts)
     parent = schema.parent_of(fact)
     text, values = rng.choice(list(fact.texts.items()))
     number, most = rng.choice(list(fact.numbers.items()))
-    return Names(
+    return QueryTerms(
         fact=fact,
         parent=parent,
         text=text,
@@ -43,12 +43,12 @@ def choose(schema: Schema, rng: Random) -> Names:
     )
 
 
-def write_query(schema: Schema, rng: Random) -> str:
+def write_query(schema: BenchmarkSchema, rng: Random) -> str:
     """Write a query of a random kind."""
     return "\n".join(rng.choice(KINDS)(choose(schema, rng)))
 
 
-def _listing(n: Names) -> list[str]:
+def _listing(n: QueryTerms) -> list[str]:
     return [
         f"SELECT {n.fact.key}, {n.text}, {n.number}",
         f"FROM {n.fact.name}",
@@ -58,7 +58,7 @@ def _listing(n: Names) -> list[str]:
     ]
 
 
-def _totals(n: Names) -> list[str]:
+def _totals(n: QueryTerms) -> list[str]:
     return [
         f"SELECT {n.text}, COUNT(*) AS entries, SUM({n.number}) AS total_{n.number}",
         f"FROM {n.fact.name}",
@@ -69,7 +69,7 @@ def _totals(n: Names) -> list[str]:
     ]
 
 
-def _joined(n: Names) -> list[str]:
+def _joined(n: QueryTerms) -> list[str]:
     a, b = n.fact.alias, n.parent.alias
     return [
         f"SELECT {b}.{n.parent_text}, {a}.{n.text}, AVG({a}.{n.number}) AS mean_{n.number}",
@@ -81,7 +81,7 @@ def _joined(n: Names) -> list[str]:
     ]
 
 
-def _newest(n: Names) -> list[str]:
+def _newest(n: QueryTerms) -> list[str]:
     return [
         f"SELECT {n.parent.key}, {n.text}, {n.fact.time}",
         f"FROM {n.fact.name}",
@@ -91,7 +91,7 @@ def _newest(n: Names) -> list[str]:
     ]
 
 
-def _cases(n: Names) -> list[str]:
+def _cases(n: QueryTerms) -> list[str]:
     return [
         "SELECT",
         f"  DATE_TRUNC('month', {n.fact.time}) AS month,",
@@ -103,7 +103,7 @@ def _cases(n: Names) -> list[str]:
     ]
 
 
-def _common_table(n: Names) -> list[str]:
+def _common_table(n: QueryTerms) -> list[str]:
     return [
         "WITH sums AS (",
         f"  SELECT {n.parent.key}, SUM({n.number}) AS total",
@@ -118,7 +118,7 @@ def _common_table(n: Names) -> list[str]:
     ]
 
 
-def _missing(n: Names) -> list[str]:
+def _missing(n: QueryTerms) -> list[str]:
     a, b = n.fact.alias, n.parent.alias
     return [
         f"SELECT {b}.{n.parent.key}, COALESCE({b}.{n.parent_text}, 'unknown') AS {n.parent_text}",
@@ -132,7 +132,7 @@ def _missing(n: Names) -> list[str]:
     ]
 
 
-KINDS: tuple[Callable[[Names], list[str]], ...] = (
+KINDS: tuple[Callable[[QueryTerms], list[str]], ...] = (
     _listing,
     _totals,
     _joined,

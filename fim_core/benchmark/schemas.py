@@ -12,7 +12,7 @@ from fim_core.metrics.generated_rows import NOW
 
 
 @dataclass(frozen=True)
-class Table:
+class BenchmarkTable:
     """A table.
 
     Attributes:
@@ -34,22 +34,22 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Schema:
+class BenchmarkSchema:
     """A database; `tables[0]` is the parent of the other tables."""
 
     name: str
-    tables: tuple[Table, ...]
+    tables: tuple[BenchmarkTable, ...]
 
     @property
-    def facts(self) -> tuple[Table, ...]:
+    def facts(self) -> tuple[BenchmarkTable, ...]:
         """The tables that have a parent."""
         return tuple(table for table in self.tables if table.parent)
 
-    def parent_of(self, table: Table) -> Table:
+    def parent_of(self, table: BenchmarkTable) -> BenchmarkTable:
         """The parent of a table."""
         return next(parent for parent in self.tables if parent.name == table.parent)
 
-    def columns(self, table: Table) -> dict[str, str]:
+    def columns(self, table: BenchmarkTable) -> dict[str, str]:
         """Types by column."""
         reference = {self.parent_of(table).key: "NUMBER"} if table.parent else {}
         texts = dict.fromkeys(table.texts, "VARCHAR")
@@ -84,33 +84,33 @@ class Schema:
 
 # fmt: off
 SCHEMAS = (
-    Schema("library", (
-        Table("readers", "rd", "reader_id", "enrolled_at",
+    BenchmarkSchema("library", (
+        BenchmarkTable("readers", "rd", "reader_id", "enrolled_at",
               {"quarter": ("docks", "mill", "hill"), "card_kind": ("child", "adult", "guest")}, {"deposit": 40}),
-        Table("checkouts", "ck", "checkout_id", "taken_at",
+        BenchmarkTable("checkouts", "ck", "checkout_id", "taken_at",
               {"shelf": ("poetry", "maps", "novels", "scores"), "desk": ("ground", "upper")},
               {"late_fee": 25, "weeks_kept": 9}, "readers"),
-        Table("reservations", "rs", "reservation_id", "placed_at",
+        BenchmarkTable("reservations", "rs", "reservation_id", "placed_at",
               {"medium": ("book", "record", "film"), "outcome": ("fetched", "lapsed", "waiting")},
               {"queue_place": 12}, "readers"),
     )),
-    Schema("ferry", (
-        Table("vessels", "vs", "vessel_id", "launched_at",
+    BenchmarkSchema("ferry", (
+        BenchmarkTable("vessels", "vs", "vessel_id", "launched_at",
               {"hull": ("steel", "timber", "alloy"), "home_port": ("brest", "kiel", "bari", "split")}, {"berths": 90}),
-        Table("crossings", "cr", "crossing_id", "departed_at",
+        BenchmarkTable("crossings", "cr", "crossing_id", "departed_at",
               {"lane": ("inner", "outer", "night"), "sea_state": ("calm", "choppy", "rough")},
               {"fuel_tons": 60, "delay_minutes": 150}, "vessels"),
-        Table("inspections", "ip", "inspection_id", "inspected_at",
+        BenchmarkTable("inspections", "ip", "inspection_id", "inspected_at",
               {"finding": ("rust", "wiring", "none"), "inspector": ("avila", "brandt", "corti")},
               {"repair_cost": 900}, "vessels"),
     )),
-    Schema("orchestra", (
-        Table("musicians", "mu", "musician_id", "engaged_at",
+    BenchmarkSchema("orchestra", (
+        BenchmarkTable("musicians", "mu", "musician_id", "engaged_at",
               {"section": ("strings", "brass", "reeds"), "chair": ("first", "second", "tutti")}, {"stipend": 500}),
-        Table("rehearsals", "rh", "rehearsal_id", "held_at",
+        BenchmarkTable("rehearsals", "rh", "rehearsal_id", "held_at",
               {"venue": ("hall", "studio", "barn"), "composer": ("suk", "bax", "orff", "ives")},
               {"hours_played": 8, "breaks_taken": 4}, "musicians"),
-        Table("repairs", "rp", "repair_id", "handed_in_at",
+        BenchmarkTable("repairs", "rp", "repair_id", "handed_in_at",
               {"instrument": ("viola", "horn", "oboe"), "workshop": ("north lane", "old yard")},
               {"invoice": 300}, "musicians"),
     )),

@@ -151,7 +151,7 @@ def _not_worse(rule: GateRule, report: Mapping[str, Any]) -> RuleResult:
     why = EXPLANATIONS[found]
     if slack and found == "worse":
         allowed = show_difference(slack, metric.unit).lstrip("+")
-        why += f", but within the {allowed} that are allowed" if holds else f", and than the {allowed} that are allowed"
+        why += f", but within the allowed {allowed}" if holds else f", and exceeds the allowed {allowed}"
     summary = comparison(metric, figures["candidate"], {CHAMPION: (figures[CHAMPION], difference)}, confidence)
     reason = _reason(summary, holds, why) + _left_out((CHAMPION,), report)
     return RuleResult(rule.metric, rule.rule, holds, reason, figures, differences)

@@ -45,7 +45,7 @@ class DecodedRow:
 
 
 @dataclass(frozen=True)
-class Place:
+class BatchRow:
     """A row and its own states (after the trunk): one per layer, each with one row."""
 
     row: DecodedRow
@@ -73,15 +73,15 @@ def decode(
         together = [row.prompt for row in live + joining]
         # The common prefix of all prompts is that of the first and the last in sorted order.
         trunk_length = common_prefix(min(together), max(together))
-        places: list[Place] = []
+        members: list[BatchRow] = []
         for row in joining:
             row.add(int(next_token(cache.read(row.prompt))), stop_ids, max_new_tokens)
             if not row.done:
-                places.append(Place(row, cache.states(trunk_length, len(row.prompt))))
+                members.append(BatchRow(row, cache.states(trunk_length, len(row.prompt))))
         trunk = cache.states(0, trunk_length) if joining or batch is None else batch.trunk
         if batch:
-            places = batch.places(trunk[0].length) + places
-        batch = Batch(trunk, places, max_new_tokens) if places else None
+            members = batch.unfinished(trunk[0].length) + members
+        batch = Batch(trunk, members, max_new_tokens) if members else None
         if batch:
             capacity = batch_size if waiting else len(batch.rows)
             with decoding_attention(model):
@@ -94,21 +94,21 @@ class Batch:
 
     Args:
         trunk: states of the common prefix of all prompts, one per layer, each with one row.
-        places: the rows; none is done.
+        members: the rows; none is done.
         max_new_tokens: limit of new tokens per row.
     """
 
-    def __init__(self, trunk: list[LayerStates], places: list[Place], max_new_tokens: int) -> None:
-        self.rows = [place.row for place in places]
+    def __init__(self, trunk: list[LayerStates], members: list[BatchRow], max_new_tokens: int) -> None:
+        self.rows = [member.row for member in members]
         self.trunk = trunk
-        lengths = [place.own[0].length for place in places]
+        lengths = [member.own[0].length for member in members]
         # Every row is done within max_new_tokens steps, and a batch whose rows are all done takes no more steps.
         room = max(lengths) + max_new_tokens
-        self._own = [_padded(layer, room) for layer in zip(*(place.own for place in places), strict=True)]
+        self._own = [_padded(layer, room) for layer in zip(*(member.own for member in members), strict=True)]
         device = trunk[0].keys.device
         self._lengths = torch.tensor(lengths, device=device)  # [rows]: number of own tokens of each row
         self._longest = max(lengths)
-        self._every = torch.arange(len(places), device=device)
+        self._every = torch.arange(len(members), device=device)
         self._hidden: dict[int | None, Tensor] = {}  # by window, for one step, see `_hidden_keys`
 
     @property
@@ -116,11 +116,11 @@ class Batch:
         """The rows that are not done."""
         return [row for row in self.rows if not row.done]
 
-    def places(self, start: int) -> list[Place]:
+    def unfinished(self, start: int) -> list[BatchRow]:
         """The rows that are not done, with their states from token `start` on, for the next batch."""
         lengths = self._lengths.tolist()
         return [
-            Place(
+            BatchRow(
                 row,
                 [
                     _row_states(trunk, own, index, lengths[index], start)

@@ -18,10 +18,10 @@ from fim_core.metrics.generated_rows import NOW, Pools, column_pools, table_rows
 MEMORY = "256MB"
 LARGEST_RESULT = 10_000
 
-Rows = list[tuple[Any, ...]]
-Database = Mapping[str, Rows]
+RowTuples = list[tuple[Any, ...]]
+Database = Mapping[str, RowTuples]
 """Rows by table name, in the case that the dialect folds it to."""
-Tables = Mapping[str, tuple[ColumnTypes, Rows]]
+Tables = Mapping[str, tuple[ColumnTypes, RowTuples]]
 """Columns and rows by table name."""
 
 
@@ -83,7 +83,7 @@ class Sandbox:
         for name in names:
             self._connection.execute(f"DROP TABLE IF EXISTS {_quoted(name)}")
 
-    def run(self, query: exp.Expr) -> Rows | None:
+    def run(self, query: exp.Expr) -> RowTuples | None:
         """Run a query and return its rows; None if it fails or returns more than 10,000.
 
         Raises:
@@ -118,7 +118,7 @@ class Comparison:
         self._sandbox = sandbox
         self._database = database
         self._query: BoundQuery | None = None
-        self._expected: Rows | None = None
+        self._expected: RowTuples | None = None
         self._pools: Pools = {}
 
     def run_gold(self) -> Excluded | None:
@@ -162,7 +162,7 @@ class Comparison:
         if self._query is not None:
             self._sandbox.drop(self._query.tables)
 
-    def _rows_of(self, candidate: BoundQuery, known: Mapping[str, ColumnTypes]) -> Rows | None:
+    def _rows_of(self, candidate: BoundQuery, known: Mapping[str, ColumnTypes]) -> RowTuples | None:
         """The result of a candidate. Tables that only it uses are created here, so that one with a type that DuckDB lacks
         fails the candidate instead of excluding the row."""
         further = {name: columns for name, columns in candidate.tables.items() if name not in known}
@@ -189,7 +189,7 @@ def _memory_errors() -> Iterator[None]:
         raise MemoryError from error
 
 
-def same_rows(gold: Rows, predicted: Rows, *, ordered: bool) -> bool:
+def same_rows(gold: RowTuples, predicted: RowTuples, *, ordered: bool) -> bool:
     """Whether two results are equal: as lists if ordered, else as multisets of rows."""
     left, right = ([tuple(_canonical(v) for v in row) for row in rows] for rows in (gold, predicted))
     return left == right if ordered else Counter(left) == Counter(right)

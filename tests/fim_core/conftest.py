@@ -32,7 +32,7 @@ def sandbox() -> Iterator[Sandbox]:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What `evaluate` takes."""
+    """Inputs of `evaluate`."""
 
     experiment: Experiment
     raw: Path

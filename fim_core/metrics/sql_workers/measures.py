@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass
+from typing import ClassVar
 
 from fim_core.metrics.binding import binds, bound_queries
 from fim_core.metrics.completed_sql import CompletedSql, parses
 from fim_core.metrics.execution import Comparison, Database, Excluded, Sandbox
 from fim_core.metrics.sql_tokens import exact_match_sql, identifier_overlap, names_in
-
-STAGES = ("tokens", "parses", "binds", "execution")
-"""In order: each stage uses the results of the stages before it."""
 
 Measures = dict[str, float | None]
 """Values by measure; None where a measure does not apply."""
@@ -46,67 +44,114 @@ class OfGold:
     excluded: Excluded | None = None
 
 
-def judge(row: SqlRow, stages: Sequence[str], sandbox: Sandbox) -> Generator[OfGold | Measures, None, None]:
+@dataclass(frozen=True)
+class Gold:
+    """The gold completion of a row, and what predictions are judged against."""
+
+    sql: CompletedSql
+    ddl: str
+    comparison: Comparison
+
+
+class Stage:
+    """A step of judging a row. It defines its measures for every outcome."""
+
+    measures: ClassVar[tuple[str, ...]]
+
+    def of_gold(self, gold: Gold) -> OfGold:
+        """Judge the gold completion, before any prediction."""
+        raise NotImplementedError
+
+    def of_prediction(self, gold: Gold, predicted: CompletedSql) -> Measures:
+        """Judge a prediction."""
+        raise NotImplementedError
+
+    def failed(self, gold: OfGold) -> Measures:
+        """The measures of a prediction that was stopped at this stage or before."""
+        return dict.fromkeys(self.measures, 0 if gold.applies else None)
+
+    def not_judged(self, row: SqlRow, text: str) -> Measures:
+        """The measures of a prediction where the gold completion was stopped at this stage or before."""
+        return dict.fromkeys(self.measures)
+
+
+class Tokens(Stage):
+    """Comparison of SQL tokens and names."""
+
+    measures = ("exact_match_sql", "identifiers_matched", "identifiers_predicted", "identifiers_gold")
+
+    def of_gold(self, gold: Gold) -> OfGold:
+        return OfGold(gold.sql.tokens is not None, names_in(gold.sql).total())
+
+    def of_prediction(self, gold: Gold, predicted: CompletedSql) -> Measures:
+        overlap = identifier_overlap(gold.sql, predicted)
+        counts = (overlap.matched, overlap.predicted, overlap.gold) if overlap else (None, None, None)
+        return dict(zip(self.measures, (exact_match_sql(gold.sql, predicted), *counts), strict=True))
+
+    def failed(self, gold: OfGold) -> Measures:
+        counts = (0, 0, gold.identifiers) if gold.applies else (None, None, None)
+        return dict(zip(self.measures, (0, *counts), strict=True))
+
+    def not_judged(self, row: SqlRow, text: str) -> Measures:
+        return super().not_judged(row, text) | {"exact_match_sql": row.gold.split() == text.split()}
+
+
+class Parses(Stage):
+    """Parsing of the completed statements."""
+
+    measures = ("parses",)
+
+    def of_gold(self, gold: Gold) -> OfGold:
+        return OfGold(gold.sql.trees is not None)
+
+    def of_prediction(self, gold: Gold, predicted: CompletedSql) -> Measures:
+        return {"parses": parses(gold.sql, predicted)}
+
+
+class Binds(Stage):
+    """Resolution of names against the DDL."""
+
+    measures = ("binds",)
+
+    def of_gold(self, gold: Gold) -> OfGold:
+        return OfGold(bound_queries(gold.sql, gold.ddl) is not None)
+
+    def of_prediction(self, gold: Gold, predicted: CompletedSql) -> Measures:
+        return {"binds": binds(gold.sql, predicted, gold.ddl)}
+
+
+class Execution(Stage):
+    """Comparison of query results."""
+
+    measures = ("execution_match",)
+
+    def of_gold(self, gold: Gold) -> OfGold:
+        excluded = gold.comparison.run_gold()
+        return OfGold(excluded is None, excluded=excluded)
+
+    def of_prediction(self, gold: Gold, predicted: CompletedSql) -> Measures:
+        return {"execution_match": gold.comparison.matches(predicted)}
+
+
+STAGES: dict[str, Stage] = {"tokens": Tokens(), "parses": Parses(), "binds": Binds(), "execution": Execution()}
+"""By name, in order: each stage uses the results of the stages before it."""
+
+
+def judge(row: SqlRow, stages: Iterable[str], sandbox: Sandbox) -> Generator[OfGold | Measures, None, None]:
     """Yield the result of each stage for the gold completion, then the measures of each text at each stage.
 
     Args:
         row: the row to judge.
-        stages: the first few of `STAGES`, or all.
+        stages: the first few names of `STAGES`, or all.
         sandbox: runs the queries.
     """
-    gold = CompletedSql(row.prefix, row.gold, row.suffix, row.dialect)
-    with closing(Comparison(gold, row.ddl, sandbox, row.database)) as comparison:
-        for stage in stages:
-            yield _of_gold(stage, gold, row.ddl, comparison)
+    sql = CompletedSql(row.prefix, row.gold, row.suffix, row.dialect)
+    steps = [STAGES[name] for name in stages]
+    with closing(Comparison(sql, row.ddl, sandbox, row.database)) as comparison:
+        gold = Gold(sql, row.ddl, comparison)
+        for stage in steps:
+            yield stage.of_gold(gold)
         for text in row.texts:
-            predicted = gold if text == row.gold else CompletedSql(row.prefix, text, row.suffix, row.dialect)
-            for stage in stages:
-                yield _of_text(stage, gold, predicted, row.ddl, comparison)
-
-
-def failed(stage: str, gold: OfGold) -> Measures:
-    """The measures of a prediction that was stopped at a stage."""
-    if stage == "tokens":
-        counted = gold.applies
-        return {
-            "exact_match_sql": 0,
-            "identifiers_matched": 0 if counted else None,
-            "identifiers_predicted": 0 if counted else None,
-            "identifiers_gold": gold.identifiers if counted else None,
-        }
-    return {_MEASURE[stage]: 0 if gold.applies else None}
-
-
-def not_judged(stage: str, row: SqlRow, text: str) -> Measures:
-    """The measures of a prediction where the gold completion was stopped at a stage."""
-    if stage == "tokens":
-        same = row.gold.split() == text.split()
-        return {"exact_match_sql": same, **dict.fromkeys(_IDENTIFIERS)}
-    return {_MEASURE[stage]: None}
-
-
-_IDENTIFIERS = ("identifiers_matched", "identifiers_predicted", "identifiers_gold")
-_MEASURE = {"parses": "parses", "binds": "binds", "execution": "execution_match"}
-
-
-def _of_gold(stage: str, gold: CompletedSql, ddl: str, comparison: Comparison) -> OfGold:
-    if stage == "tokens":
-        return OfGold(gold.tokens is not None, names_in(gold).total())
-    if stage == "parses":
-        return OfGold(gold.trees is not None)
-    if stage == "binds":
-        return OfGold(bound_queries(gold, ddl) is not None)
-    excluded = comparison.run_gold()
-    return OfGold(excluded is None, excluded=excluded)
-
-
-def _of_text(stage: str, gold: CompletedSql, predicted: CompletedSql, ddl: str, comparison: Comparison) -> Measures:
-    if stage == "tokens":
-        overlap = identifier_overlap(gold, predicted)
-        counts = (overlap.matched, overlap.predicted, overlap.gold) if overlap else (None, None, None)
-        return {"exact_match_sql": exact_match_sql(gold, predicted), **dict(zip(_IDENTIFIERS, counts, strict=True))}
-    if stage == "parses":
-        return {"parses": parses(gold, predicted)}
-    if stage == "binds":
-        return {"binds": binds(gold, predicted, ddl)}
-    return {"execution_match": comparison.matches(predicted)}
+            predicted = sql if text == row.gold else CompletedSql(row.prefix, text, row.suffix, row.dialect)
+            for stage in steps:
+                yield stage.of_prediction(gold, predicted)

@@ -21,7 +21,7 @@ from typing import Any
 from fim_core.errors import FimError
 from fim_core.metrics.execution import Excluded
 from fim_core.metrics.sql_workers import worker
-from fim_core.metrics.sql_workers.measures import STAGES, Measures, OfGold, SqlRow, failed, not_judged
+from fim_core.metrics.sql_workers.measures import STAGES, Measures, OfGold, SqlRow
 from fim_core.metrics.sql_workers.worker import Limits
 
 MOST_WORKERS = 4
@@ -164,7 +164,7 @@ def judge_row(row: SqlRow, one: Worker) -> JudgedRow:
     """Judge a row. After an exceeded limit, a new worker process judges the rest of the row."""
     judged = JudgedRow({text: {} for text in row.texts})
     gold: dict[str, OfGold] = {}
-    stages: Sequence[str] = STAGES
+    stages: Sequence[str] = list(STAGES)
     texts: Sequence[str] = row.texts
     while stages:
         places = [(text, stage) for text in (None, *texts) for stage in stages]
@@ -187,13 +187,13 @@ def judge_row(row: SqlRow, one: Worker) -> JudgedRow:
             else:
                 judged.limits[text] = exceeded.limit
                 for rest in stages[stages.index(stage) :]:
-                    judged.measures[text] |= failed(rest, gold[rest])
+                    judged.measures[text] |= STAGES[rest].failed(gold[rest])
                 texts = texts[texts.index(text) + 1 :]
             if not texts:
                 break
-    for stage in STAGES[len(stages) :]:
+    for stage in list(STAGES)[len(stages) :]:
         for text in row.texts:
-            judged.measures[text] |= not_judged(stage, row, text)
+            judged.measures[text] |= STAGES[stage].not_judged(row, text)
     if "execution" in gold and gold["execution"].excluded:
         judged.excluded = Excluded(gold["execution"].excluded)
     return judged

@@ -1,4 +1,4 @@
-"""The benchmark: sound, deterministic, runnable, and aware of what a training set holds."""
+"""The benchmark is valid, deterministic and runnable, and detects contamination."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_the_same_seed_gives_the_same_bytes(benchmark: Path, tmp_path: Path) -> 
         assert (tmp_path / file).read_bytes() == (benchmark / file).read_bytes()
 
 
-def test_holes_of_every_kind_in_whole_queries(items: list[EvalRow]) -> None:
+def test_masks_of_every_kind_in_complete_queries(items: list[EvalRow]) -> None:
     assert {kind: sum(item.type == kind for item in items) for kind in MASKS} == dict.fromkeys(MASKS, 4)
     for item in items:
         assert item.prefix + item.completion + item.suffix == item.group
@@ -57,7 +57,7 @@ def test_holes_of_every_kind_in_whole_queries(items: list[EvalRow]) -> None:
             assert item.completion.count("(") == item.completion.count(")")
 
 
-def test_gold_is_right_and_nothing_only_where_nothing_is_missing(items: list[EvalRow]) -> None:
+def test_gold_completions_match_and_empty_ones_only_where_nothing_is_missing(items: list[EvalRow]) -> None:
     made = {
         "gold": [Prediction(item.completion) for item in items],
         "empty": [Prediction("") for _ in items],
@@ -71,7 +71,7 @@ def test_gold_is_right_and_nothing_only_where_nothing_is_missing(items: list[Eva
     assert found.columns["made_up"]["execution_match"].mean() < 0.5
 
 
-def test_contamination_by_statement_and_by_long_runs(items: list[EvalRow]) -> None:
+def test_contamination_by_statement_and_by_ngrams(items: list[EvalRow]) -> None:
     first, last = items[0], items[-1]
     same = f"SELECT 1;\n{first.group.replace('SELECT', 'select')}\nSELECT 2;"
     words = last.group.split()
@@ -137,7 +137,7 @@ def test_rows_of_another_version_are_refused(benchmark: Path, tmp_path: Path) ->
         read_benchmark(tmp_path / "old")
 
 
-def test_no_benchmark_is_one_clear_sentence(tmp_path: Path) -> None:
+def test_a_missing_benchmark_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(FimError, match="fim benchmark build"):
         read_benchmark(tmp_path)
 

@@ -150,7 +150,7 @@ def test_a_wrecked_base_is_refused(tmp_path: Path) -> None:
     assert "the loss is larger than chance" in result(decided, "exact_match_sql", "better_than_base").reason
 
 
-def test_a_constant_that_knows_the_type_is_shown_but_not_asked_to_be_beaten(tmp_path: Path) -> None:
+def test_the_constant_that_uses_the_type_is_shown_but_need_not_be_beaten(tmp_path: Path) -> None:
     """A model of which the 16 rows with nothing missing are wrong, which TYPE gives away."""
     model = [Prediction(row.completion or "made_up", True, 2.0, 2) if i < 50 else Prediction("x", True, 2.0, 2, 1.0)
              for i, row in enumerate(ROWS)]  # fmt: skip
@@ -182,7 +182,7 @@ def test_a_base_that_cannot_be_loaded_fails_its_rule_with_the_reason(tmp_path: P
     assert result(decided, "exact_match_sql", "better_than_constants").holds is True
 
 
-def test_what_the_rows_cannot_show_is_not_applicable(tmp_path: Path) -> None:
+def test_rules_without_figures_are_not_applicable(tmp_path: Path) -> None:
     """A base that never abstains has no precision at it; a base with an infinite loss has none either."""
     rules = [GateRule(metric=metric, rule="better_than_base") for metric in ("abstention_precision", "loss")]
     never = [Prediction("made_up", True, math.inf, 2)] * len(ROWS)
@@ -193,7 +193,7 @@ def test_what_the_rows_cannot_show_is_not_applicable(tmp_path: Path) -> None:
     assert [found.holds for found in reverse.results] == [False, False]
 
 
-def test_a_gain_in_few_groups_is_not_told_from_chance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gain_in_few_groups_can_be_chance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few = [replace(row, group=f"g{place % 5}") for place, row in enumerate(ROWS)]
     monkeypatch.setattr("tests.fim_core.champion.test_gate.ROWS", few)
     decided = decision(tmp_path, predictions(1.0))
@@ -202,7 +202,7 @@ def test_a_gain_in_few_groups_is_not_told_from_chance(tmp_path: Path, monkeypatc
     assert decided.power["at_least"] is None
 
 
-def test_reasons_are_sentences_with_all_that_decided(tmp_path: Path) -> None:
+def test_reasons_state_figures_interval_and_verdict(tmp_path: Path) -> None:
     gate = GateConfig(rules=[GateRule(metric="exact_match_sql", rule="better_than_base")])
     base = [Prediction("made_up" if i % 2 else row.completion, True, 5.0, 2, 1.0) for i, row in enumerate(ROWS)]
     reason = decision(tmp_path, predictions(1.0), gate=gate, base=base).results[0].reason
@@ -213,7 +213,7 @@ def test_reasons_are_sentences_with_all_that_decided(tmp_path: Path) -> None:
     ), reason
 
 
-def test_the_decision_says_what_it_could_have_seen(tmp_path: Path) -> None:
+def test_the_decision_states_its_power(tmp_path: Path) -> None:
     decided = decision(tmp_path, predictions(0.9))
     assert decided.power["smallest_gain"].keys() == {"base", "empty", "most_frequent"}
     assert not decided.power["enough"], "80 rows"
@@ -292,7 +292,7 @@ def test_a_candidate_that_stopped_abstaining_is_refused(tmp_path: Path) -> None:
     )
 
 
-def test_by_default_neither_side_of_abstention_may_be_lost(tmp_path: Path) -> None:
+def test_the_default_gate_protects_precision_and_recall_of_abstention(tmp_path: Path) -> None:
     """Sixteen of eighty rows miss nothing: too few for the exact match of all to show what happens there."""
     right = predictions(1.0)
 
@@ -310,7 +310,7 @@ def test_by_default_neither_side_of_abstention_may_be_lost(tmp_path: Path) -> No
     assert not keeps_silent.promote
 
 
-def test_reports_that_rules_cannot_be_applied_to_are_clear_mistakes(tmp_path: Path) -> None:
+def test_reports_that_rules_cannot_be_applied_to_are_clear_errors(tmp_path: Path) -> None:
     decision(tmp_path, predictions(0.8))
     with pytest.raises(FimError, match="champion"):
         decide(tmp_path, GateConfig(), has_champion=True)
@@ -318,7 +318,7 @@ def test_reports_that_rules_cannot_be_applied_to_are_clear_mistakes(tmp_path: Pa
         decide(tmp_path / "nowhere", GateConfig(), has_champion=False)
 
 
-def test_rows_that_the_champion_cannot_read_decide_nothing(tmp_path: Path) -> None:
+def test_rows_that_the_champion_cannot_read_are_not_compared(tmp_path: Path) -> None:
     """A worse candidate is not saved by them, and one that is as good on the others does not fail by them."""
     unread = [None] * 40
     champion = [*unread, *predictions(0.9, seed=1)[40:]]

@@ -49,12 +49,12 @@ def test_figures_by_hand() -> None:
     }
 
 
-def test_a_measure_that_applies_nowhere_has_no_figure() -> None:
+def test_a_metric_that_applies_to_no_row_has_no_figure() -> None:
     assert "binds" not in estimates({"binds": np.full(3, NAN)}, np.arange(3), BOOTSTRAP)
     assert estimates({"exact_match": np.empty(0)}, np.empty(0), BOOTSTRAP) == {}
 
 
-def test_an_infinite_loss_has_no_value_but_is_there() -> None:
+def test_an_infinite_loss_has_a_figure_without_value() -> None:
     found = estimates({"loss_nats": np.array([1.0, math.inf]), "loss_tokens": np.ones(2)}, np.arange(2), BOOTSTRAP)
     assert (found["loss"].value, found["loss"].low, found["loss"].n) == (None, None, 2)
 
@@ -108,7 +108,7 @@ def test_shares_of_all_or_none_have_exact_binomial_bounds() -> None:
     assert (every.high, every.low**20) == (1.0, pytest.approx(0.025))
 
 
-def test_one_worksheet_says_nothing_of_chance() -> None:
+def test_a_single_group_gives_the_widest_interval() -> None:
     half, quarter = ({"binds": np.array([1.0, second, 0, 0, NAN])} for second in (1.0, 0.0))
     groups = np.array(["a", "a", "a", "a", "b"])
     found = estimates(half, groups, BOOTSTRAP)["binds"]
@@ -150,7 +150,7 @@ def test_unpaired_intervals_overlap_where_the_paired_difference_is_clear() -> No
     assert (found.n, found.groups) == (200, 200)
 
 
-def test_differences_agree_with_a_slow_paired_bootstrap_and_so_does_what_they_can_detect() -> None:
+def test_differences_and_detectable_gains_agree_with_a_slow_paired_bootstrap() -> None:
     rng = np.random.default_rng(8)
     groups = rng.integers(0, 30, 150)
     ours, theirs = (rng.random(150) < 0.6).astype(float), (rng.random(150) < 0.4).astype(float)
@@ -163,7 +163,7 @@ def test_differences_agree_with_a_slow_paired_bootstrap_and_so_does_what_they_ca
     assert found.detectable == pytest.approx((1.95996 + 0.84162) * np.std(drawn), rel=0.05)
 
 
-def test_what_a_loss_can_detect_has_no_bound_but_its_error() -> None:
+def test_the_detectable_gain_of_a_loss_depends_only_on_its_error() -> None:
     columns = {"loss_nats": np.arange(40.0), "loss_tokens": np.ones(40)}
     same = differences(columns, columns, np.arange(40), BOOTSTRAP)["loss"]
     assert (same.value, same.detectable) == (0.0, None)

@@ -1,4 +1,4 @@
-"""Rows of every source type in the form that a checkpoint reads, against the data set that its own training had."""
+"""Prompts of every source type for a checkpoint against the dataset of its own training."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def predictor(folder: Path, tokenizer: PreTrainedTokenizerFast, **data: Any) -> 
     ],
     ids=["thinks", "ignores_thoughts", "neutralise", "whole"],
 )
-def test_tokens_built_anew_are_those_of_training(
+def test_rebuilt_tokens_equal_those_of_training(
     tmp_path: Path, tokenizer: PreTrainedTokenizerFast, data: dict[str, Any], rows: list[dict[str, Any]]
 ) -> None:
     tokenizer = copy.deepcopy(tokenizer)
@@ -169,7 +169,7 @@ def test_rows_that_the_champion_cannot_read_are_left_out_and_counted(tmp_path: P
     assert counts == {"plain": 8, "verbatim": len(ROWS)}
 
 
-def test_a_checkpoint_that_does_not_tell_its_prompts_is_named(tmp_path: Path) -> None:
+def test_a_checkpoint_without_a_recipe_is_named(tmp_path: Path) -> None:
     tokenizer = like_qwen(templates.THINKS)
     held_out(tmp_path, tokenizer, ROWS)
     champion = predictor(tmp_path / "model", tokenizer)

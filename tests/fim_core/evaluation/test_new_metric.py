@@ -100,7 +100,7 @@ def test_the_figures_of_other_metrics_stay(evaluated: tuple[Scores, dict[str, An
     assert report != before
 
 
-def test_page_predictions_and_gate_know_it(evaluated: tuple[Scores, dict[str, Any]], tmp_path: Path) -> None:
+def test_page_predictions_and_gate_include_it(evaluated: tuple[Scores, dict[str, Any]], tmp_path: Path) -> None:
     scores, report = evaluated
     assert f'<div class="card"><span>{LOWER_CASE.title}</span><b>60.0%</b>' in render_page(report)
     write_predictions(tmp_path, ROWS, PREDICTIONS, scores)

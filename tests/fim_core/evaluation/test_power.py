@@ -40,13 +40,13 @@ def test_a_gain_of_the_stated_size_passes_in_four_of_five_evaluations() -> None:
 
 
 @pytest.mark.parametrize(("groups", "rows_per_group"), [(60, 1), (30, 4)])
-def test_the_least_gain_without_any_loss_passes_in_four_of_five_evaluations(groups: int, rows_per_group: int) -> None:
+def test_the_smallest_gain_without_loss_passes_in_four_of_five_evaluations(groups: int, rows_per_group: int) -> None:
     gain = detectable_share(groups * rows_per_group, groups, CONFIDENCE)
     assert gain is not None
     assert share_that_passes(gain, 0.0, groups, rows_per_group) == pytest.approx(0.8, abs=0.07)
 
 
-def test_equal_predictors_have_the_exact_bound_and_more_rows_see_more() -> None:
+def test_equal_predictors_have_the_exact_bound_and_more_rows_lower_it() -> None:
     same = {"exact_match": np.zeros(40)}
     found = differences(same, same, np.arange(40), Bootstrap(200, CONFIDENCE, 0))["exact_match"]
     assert (found.value, found.low, found.high) == (0, 0, 0)
@@ -56,7 +56,7 @@ def test_equal_predictors_have_the_exact_bound_and_more_rows_see_more() -> None:
     assert bounds[-1] < 0.01
 
 
-def test_too_few_groups_see_nothing() -> None:
+def test_too_few_groups_detect_nothing() -> None:
     """Five groups that all gain are one outcome of 32 that chance gives."""
     assert fewest_groups(0.95) == 6
     assert detectable_share(500, 5, 0.95) is None
@@ -69,7 +69,7 @@ def others(**detectable: float | None) -> dict:
     return {name: {"differences": {"exact_match_sql": {"detectable": gain}}} for name, gain in detectable.items()}
 
 
-def test_a_report_says_what_it_can_see_and_how_to_see_more() -> None:
+def test_a_report_states_its_power_and_how_to_raise_it() -> None:
     counts = {"evaluated": 240, "held_out": 900, "groups": 31}
     weak = power_of(others(base=0.09, empty=0.04, most_frequent_by_type=0.2), counts)
     assert (weak["at_least"], weak["enough"]) == (0.09, False)

@@ -1,4 +1,4 @@
-"""The whole evaluation of a small checkpoint."""
+"""The complete evaluation of a small checkpoint."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_loss_is_that_of_the_model_row_by_row(report: Path, evaluated: Evaluated
     assert ReportFolder(report).read()["metrics"]["loss"]["value"] == pytest.approx(expected, rel=1e-4)
 
 
-def test_tokens_built_anew_are_those_of_the_data_set(evaluated: Evaluated) -> None:
+def test_rebuilt_tokens_equal_those_of_the_dataset(evaluated: Evaluated) -> None:
     """A champion with another markup gets its prompts built; with the same markup that changes nothing."""
     rows = load_eval_set(evaluated.raw, evaluated.prompts, evaluated.dataset, max_rows=None)
     predictor = Predictor.load(evaluated.checkpoint)
@@ -163,7 +163,7 @@ def test_which_checkpoints_read_the_same_prompts(evaluated: Evaluated, tmp_path:
     assert same_prompts(*places)
 
 
-def test_vllm_loads_what_has_a_folder_and_nothing_else(
+def test_vllm_runs_only_models_that_have_a_folder(
     evaluated: Evaluated, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A base that is only in memory must not be completed with the weights of the checkpoint's folder."""
@@ -233,7 +233,7 @@ def test_the_most_frequent_completion_of_all_is_not_that_of_a_type() -> None:
     assert MostFrequent.of([]) == MostFrequent("", {})
 
 
-def test_no_held_out_rows_is_one_clear_sentence(evaluated: Evaluated, tmp_path: Path) -> None:
+def test_no_held_out_rows_is_a_clear_error(evaluated: Evaluated, tmp_path: Path) -> None:
     data = evaluated.experiment.data.model_copy(update={"eval_fraction": 0.0})
     from fim_core.prompt_format.tokens import load_tokenizer
     from fim_core.prompts import write_fim_prompts
@@ -252,9 +252,7 @@ def test_no_held_out_rows_is_one_clear_sentence(evaluated: Evaluated, tmp_path: 
         load_eval_set(evaluated.raw, tmp_path / "prompts", tmp_path / "dataset", max_rows=5)
 
 
-def test_rows_that_are_too_long_are_not_among_those_that_could_be_evaluated(
-    evaluated: Evaluated, tmp_path: Path
-) -> None:
+def test_too_long_rows_do_not_count_as_held_out(evaluated: Evaluated, tmp_path: Path) -> None:
     from fim_core.tokenization import tokenize_prompts
 
     lengths = [len(ids) for ids in load_from_disk(str(evaluated.dataset / "dataset"))["eval"]["input_ids"]]
@@ -264,7 +262,7 @@ def test_rows_that_are_too_long_are_not_among_those_that_could_be_evaluated(
     assert found.held_out == len(found.rows) < len(lengths)
 
 
-def test_a_loss_that_is_no_number_is_not_finite_in_the_report(evaluated: Evaluated, tmp_path: Path) -> None:
+def test_a_nan_loss_is_not_finite_in_the_report(evaluated: Evaluated, tmp_path: Path) -> None:
     broken = load_base(evaluated.experiment.model, evaluated.checkpoint, seed=1)
     with torch.no_grad():
         broken.model.get_output_embeddings().weight[3] = float("nan")
@@ -287,7 +285,7 @@ def generations(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counted
 
 
-def test_the_base_is_scored_once_and_kept(evaluated: Evaluated, tmp_path: Path, generations: list[int]) -> None:
+def test_predictions_of_the_base_are_cached(evaluated: Evaluated, tmp_path: Path, generations: list[int]) -> None:
     kept = BatchCache(tmp_path / "cache", "base")
     base = base_of(evaluated, seed=2, kept=kept)
     run(evaluated, tmp_path / "first", base=base)
@@ -303,7 +301,7 @@ def test_the_base_is_scored_once_and_kept(evaluated: Evaluated, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("change", ["rows", "max_new_tokens", "tokenizer.json", "generation_config.json", "weights"])
-def test_the_base_is_scored_again_when_what_decides_changes(
+def test_predictions_of_the_base_depend_on_every_part_of_the_cache_key(
     evaluated: Evaluated, tmp_path: Path, generations: list[int], change: str
 ) -> None:
     kept = BatchCache(tmp_path / "cache", "base")
@@ -357,7 +355,7 @@ def test_a_base_that_cannot_be_loaded_is_reported(evaluated: Evaluated, tmp_path
     assert "base" in ReportFolder(tmp_path / "back").read()["others"], "a failure is not kept"
 
 
-def test_a_pretrained_base_is_the_model_that_training_begins_with(evaluated: Evaluated, tmp_path: Path) -> None:
+def test_a_pretrained_base_is_the_model_that_training_starts_from(evaluated: Evaluated, tmp_path: Path) -> None:
     """With FIM tokens that its tokenizer lacks: the embeddings grow as in training, and adapters are left out."""
     plain = train_tokenizer(["SELECT id FROM orders WHERE total > 1 AND city = 'rome';"] * 8, vocab_size=560)
     place = tmp_path / "pretrained"

@@ -1,4 +1,4 @@
-"""All measures of a row at once, on cases by hand where the usual rules for text or other languages go wrong for SQL."""
+"""All measures of a row, on hand-made cases where rules for text or other languages are wrong for SQL."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def judged(gold: str, predicted: str, prefix: str = "SELECT ", suffix: str = " F
     return {name: values[0] for name, values in columns.items() if not np.isnan(values[0])}
 
 
-def test_a_string_is_no_quoted_name() -> None:
+def test_a_string_is_not_a_quoted_name() -> None:
     found = judged("'x'", '"x"')
     assert (found["exact_match_sql"], found["edit_similarity"]) == (0, pytest.approx(1 / 3))
     assert (found["parses"], found["binds"]) == (1, 0), "there is a column X, and none that is written x"
@@ -30,14 +30,14 @@ def test_a_string_is_no_quoted_name() -> None:
     assert judged('"X"', "x")["exact_match_sql"] == 0
 
 
-def test_white_space_parts_words() -> None:
+def test_white_space_separates_words() -> None:
     found = judged("a AND b", "aANDb", prefix="SELECT 1 FROM t WHERE ", suffix="")
     assert found["exact_match_sql"] == 0
     assert found["prefix_match_chars"] == 1
     assert judged("a\n  AND  aANDb", "A and aandb", prefix="SELECT 1 FROM t WHERE ", suffix="")["exact_match_sql"] == 1
 
 
-def test_the_slashes_of_a_url_begin_no_comment() -> None:
+def test_the_slashes_of_a_url_do_not_begin_a_comment() -> None:
     found = judged("url = 'http://one'", "url = 'http://two'", prefix="SELECT a FROM t WHERE ", suffix="")
     assert (found["exact_match_sql"], found["parses"], found["binds"]) == (0, 1, 1)
     assert found["execution_match"] == 0
@@ -46,7 +46,7 @@ def test_the_slashes_of_a_url_begin_no_comment() -> None:
     assert (cut["exact_match_sql"], cut["parses"]) == (0, 0)
 
 
-def test_the_case_of_keywords_does_not_count() -> None:
+def test_the_case_of_keywords_is_ignored() -> None:
     found = judged("DISTINCT a", "distinct A")
     assert (found["exact_match"], found["exact_match_sql"], found["first_line_match"]) == (0, 1, 0)
     assert (found["execution_match"], found["identifiers_matched"]) == (1, 1)
@@ -123,7 +123,7 @@ def test_abstention_counts_what_was_left_empty_and_what_should_be() -> None:
     assert (recall.value, recall.n) == (0.5, 2)
 
 
-def test_a_tokenizer_that_normalises_is_not_blamed_for_it() -> None:
+def test_a_completion_is_compared_with_what_the_tokenizer_can_write() -> None:
     """Its best is the gold completion as it gives it back; a constant without a tokenizer is compared as it is."""
     gold, composed = "'cafe\u0301'", "'caf\u00e9'"
     row = EvalRow("r", "t", "g", "SELECT ", " FROM t", gold)

@@ -204,14 +204,14 @@ def test_which_models_share(models: dict[str, PreTrainedModel]) -> None:
     assert [kind for kind, model in models.items() if why_not_shared(model) is not None] == ["gemma2"]
 
 
-def test_says_when_it_cannot_share(models: dict[str, PreTrainedModel], caplog: pytest.LogCaptureFixture) -> None:
+def test_warns_if_it_cannot_share(models: dict[str, PreTrainedModel], caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         generate(models["gemma2"], [[1, 2]], stop_ids=STOP, max_new_tokens=2, batch_size=1)
     assert "soft-caps its attention scores" in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "gemma2"])
-def test_says_how_many_rows_are_done(models: dict[str, PreTrainedModel], kind: str) -> None:
+def test_reports_completed_rows(models: dict[str, PreTrainedModel], kind: str) -> None:
     prompts, done = tree_of_prompts(seed=4, count=9), []
     generate(models[kind], prompts, stop_ids=STOP, max_new_tokens=6, batch_size=3, on_rows=done.append)
     assert sum(done) == len(prompts) == 13
@@ -235,7 +235,7 @@ def test_common_prefix(first: list[int], second: list[int]) -> None:
     assert common_prefix(first, second) == expected
 
 
-def test_refuses_what_cannot_be_continued(models: dict[str, PreTrainedModel]) -> None:
+def test_rejects_invalid_prompts_and_limits(models: dict[str, PreTrainedModel]) -> None:
     with pytest.raises(FimError, match="has no tokens"):
         generate(models["qwen3"], [[1], []], stop_ids=STOP, max_new_tokens=3, batch_size=2)
     with pytest.raises(FimError, match="at least 1"):
@@ -258,7 +258,9 @@ def test_load_for_inference(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) 
     )
 
 
-def test_load_for_inference_refuses_pickles_and_nothing(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_load_for_inference_rejects_pickles_and_missing_weights(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
     with pytest.raises(FimError, match="no checkpoint"):
         load_for_inference(tmp_path)
     model = build("qwen3", torch.float32)

@@ -1,4 +1,4 @@
-"""How far an evaluation is: the events that it gives."""
+"""Progress events of an evaluation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Generation ends at every token that ends a middle, and control tokens never become text."""
+"""Generation ends at every end token, and control tokens never become text."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ STOPS = {*BUILDER.tokens.end_ids, *control_ids(QWEN)}
 
 @long_run(short=30)
 @given(st.integers(0, 2**32))
-def test_completions_hold_no_control_token(seed: int) -> None:
+def test_completions_contain_no_control_token(seed: int) -> None:
     """Whatever follows what, with a third of all steps leading to a control token."""
     rng = random.Random(seed)
     control = sorted(control_ids(QWEN))

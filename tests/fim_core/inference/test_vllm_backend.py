@@ -1,4 +1,4 @@
-"""What is handed to vLLM and what is made of its answer, with a stand-in for the package: it needs a GPU to run."""
+"""The vLLM backend with a fake of that package, since vLLM needs a GPU."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_decoding_is_greedy_and_stops_at_the_given_tokens_only(vllm: StandIn, ev
     }
 
 
-def test_the_engine_takes_the_checkpoint_as_it_is_and_the_memory_that_is_free(
+def test_the_engine_keeps_the_dtype_and_uses_free_memory(
     vllm: StandIn, evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
@@ -93,7 +93,7 @@ def test_the_engine_takes_the_checkpoint_as_it_is_and_the_memory_that_is_free(
     }
 
 
-def test_names_what_to_install(evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_a_clear_error(evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "vllm", None)  # as if it were not installed, wherever the test runs
     with pytest.raises(FimError, match=r"fim-assets\[vllm\]"):
         run(evaluated.checkpoint)

@@ -1,4 +1,4 @@
-"""Names against the DDL of the context."""
+"""Name resolution against the DDL of the context."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_a_made_up_column_parses_and_does_not_bind() -> None:
     assert binds(gold, CompletedSql("SELECT ", "'total'", " FROM orders", "snowflake"), DDL) is True
 
 
-def test_binding_does_not_apply_where_the_context_defines_too_little() -> None:
+def test_binding_does_not_apply_where_the_context_lacks_definitions() -> None:
     gold = CompletedSql("SELECT ", "total", " FROM orders", "snowflake")
     assert binds(gold, gold, "") is None
     assert binds(gold, gold, "CREATE TABLE other (total INT)") is None
@@ -125,7 +125,7 @@ def test_columns_of_sources_that_the_context_does_not_define_are_not_judged(sour
     assert binds(predicted, gold, DDL) is None
 
 
-def test_tables_made_earlier_in_the_document_count() -> None:
+def test_tables_created_earlier_in_the_document_resolve() -> None:
     prefix = "CREATE TEMPORARY TABLE recent AS SELECT id AS rid FROM orders;\nSELECT "
     gold = CompletedSql(prefix, "rid", " FROM recent", "snowflake")
     assert binds(gold, gold, DDL) is True

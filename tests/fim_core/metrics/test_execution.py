@@ -1,4 +1,4 @@
-"""Execution match: what is compared, what is left out, and what untrusted SQL cannot do."""
+"""Execution match: comparison, exclusions, and the limits of untrusted SQL."""
 
 from __future__ import annotations
 
@@ -62,14 +62,14 @@ def test_execution_match_by_hand(gold: str, predicted: str, expected: object, sa
     assert matches(gold, predicted, sandbox) == expected
 
 
-def test_a_candidate_that_fails_takes_nothing_from_the_others(sandbox: Sandbox) -> None:
+def test_a_failing_candidate_does_not_affect_others(sandbox: Sandbox) -> None:
     gold, bad = (CompletedSql("", text, "", "snowflake") for text in ("SELECT id FROM cust", "SELECT id FROM place"))
     with closing(Comparison(gold, DDL, sandbox)) as comparison:
         assert comparison.run_gold() is None
         assert [comparison.matches(each) for each in (bad, gold)] == [False, True]
 
 
-def test_rows_of_an_own_database_are_used(sandbox: Sandbox) -> None:
+def test_rows_of_a_given_database_are_used(sandbox: Sandbox) -> None:
     gold, other = (CompletedSql("", f"SELECT id FROM cust WHERE name = '{n}'", "", "snowflake") for n in ("a", "b"))
     database = {"CUST": [(1, "a", True, None), (1, "b", True, None)]}
     with closing(Comparison(gold, DDL, sandbox, database)) as comparison:
@@ -79,7 +79,7 @@ def test_rows_of_an_own_database_are_used(sandbox: Sandbox) -> None:
         assert comparison.run_gold() == Excluded.EMPTY
 
 
-def test_results_compare_as_multisets_or_lists() -> None:
+def test_results_are_compared_as_multisets_or_lists() -> None:
     assert same_rows([(1,), (2,), (1,)], [(2,), (1,), (1,)], ordered=False)
     assert not same_rows([(1,), (2,)], [(2,), (1,)], ordered=True)
     assert not same_rows([(1,), (1,)], [(1,)], ordered=False)
@@ -108,11 +108,11 @@ def test_results_compare_as_multisets_or_lists() -> None:
         "SELECT * FROM disable_logging()",
     ],
 )
-def test_the_sandbox_reaches_nothing_outside(query: str, sandbox: Sandbox) -> None:
+def test_the_sandbox_has_no_access_to_files_and_network(query: str, sandbox: Sandbox) -> None:
     assert sandbox.run(parse_statement(query, "duckdb")) is None
 
 
-def test_the_sandbox_cannot_be_opened_from_inside(sandbox: Sandbox) -> None:
+def test_queries_cannot_unlock_the_sandbox(sandbox: Sandbox) -> None:
     import duckdb
 
     for command in (
@@ -134,7 +134,7 @@ def test_the_sandbox_cannot_be_opened_from_inside(sandbox: Sandbox) -> None:
             sandbox._connection.execute(command)
 
 
-def test_generated_rows_are_deterministic_and_hold_the_constants() -> None:
+def test_generated_rows_are_deterministic_and_contain_the_constants() -> None:
     from sqlglot import exp
 
     columns = {"S": exp.DataType.build("varchar"), "N": exp.DataType.build("int"), "D": exp.DataType.build("date")}

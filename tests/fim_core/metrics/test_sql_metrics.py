@@ -1,4 +1,4 @@
-"""Measures on SQL, on the cases where rules made for text or other languages are wrong."""
+"""SQL metrics on cases where rules for text or other languages are wrong."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_different_sql(gold: str, predicted: str) -> None:
     assert not same(gold, predicted)
 
 
-def test_fragments_are_compared_where_they_stand() -> None:
+def test_fragments_are_compared_in_context() -> None:
     assert same("sel", "SEL", prefix="", suffix="ect 1"), "half a keyword"
     assert same("ID", "id", prefix="select cust_", suffix=" from t"), "half a name"
     assert not same("sel", "SEL", prefix="select '", suffix="ect'"), "inside a string, case counts"
@@ -77,13 +77,13 @@ def test_a_completion_that_swallows_the_suffix_is_wrong() -> None:
     assert not same("a", "'a", suffix=" FROM t")
 
 
-def test_documents_that_do_not_tokenize_compare_by_words() -> None:
+def test_documents_that_do_not_tokenize_are_compared_by_words() -> None:
     broken = "it's one quote too many: "
     assert same("a  b", "a\nb", prefix=broken)
     assert not same("a b", "A b", prefix=broken)
 
 
-def test_commands_are_tokens_like_all_statements() -> None:
+def test_commands_are_tokenized_like_all_statements() -> None:
     assert same("task  a_b", "TASK a_b", prefix="EXECUTE ", suffix=";")
     assert not same("'A'", "'a'", prefix="EXECUTE IMMEDIATE ", suffix=";")
 
@@ -122,7 +122,7 @@ GAPS = st.lists(st.sampled_from([" ", "\n", "\t ", "  "]), min_size=11, max_size
 
 @settings(max_examples=150, deadline=None)
 @given(PIECES, GAPS, GAPS)
-def test_exact_match_is_reflexive_and_blind_to_white_space(
+def test_exact_match_is_reflexive_and_ignores_white_space(
     pieces: list[str], some: list[str], others: list[str]
 ) -> None:
     left, right = ("".join(g + p for p, g in zip(pieces, gaps, strict=False)) + gaps[-1] for gaps in (some, others))
@@ -134,7 +134,7 @@ def test_exact_match_is_reflexive_and_blind_to_white_space(
 
 @settings(max_examples=100, deadline=None)
 @given(PIECES, st.text(alphabet="aX'\"-/*;\n ", max_size=6))
-def test_what_differs_after_the_tokens_are_joined_differs(pieces: list[str], predicted: str) -> None:
+def test_completions_that_join_tokens_differ(pieces: list[str], predicted: str) -> None:
     """Equal by the measure means equal once case and white space outside quotes are gone, and not more."""
     gold = " ".join(pieces)
     if same(gold, predicted) and tokenize(f"SELECT {gold} FROM t", "snowflake") is not None:
@@ -150,13 +150,13 @@ def test_parses_judges_the_statement_of_the_cursor() -> None:
     assert parses(gold, sql("id FROM t; SELECT )", prefix=f"{other}SELECT ", suffix=" FROM t")) is False
 
 
-def test_parses_does_not_apply_where_the_gold_statement_is_beyond_the_parser() -> None:
+def test_parses_does_not_apply_where_the_gold_statement_does_not_parse() -> None:
     beyond = sql("NODE", prefix="SELECT a FROM FROM ", suffix=" ((")
     assert parses(beyond, sql("x")) is None
     assert parses(sql("", prefix="", suffix=""), sql("SELECT 1")) is None
 
 
-def test_a_statement_that_is_only_passed_through_does_not_parse() -> None:
+def test_an_opaque_command_does_not_parse() -> None:
     gold = sql("id", prefix="SELECT ", suffix=" FROM t")
     opaque = sql("1; CALL )(", prefix="SELECT ", suffix="")
     assert parses(gold, opaque) is False
@@ -175,7 +175,7 @@ def test_identifiers_are_counted_with_repetition_and_without_case() -> None:
     assert identifier_overlap(gold, predicted) == Overlap(matched=3, predicted=5, gold=6)
 
 
-def test_a_name_that_is_only_finished_counts_whole() -> None:
+def test_a_partly_completed_name_counts_as_a_whole() -> None:
     assert identifier_overlap(sql("er_id", "SELECT ord", " FROM t"), sql("ers", "SELECT ord", " FROM t")) == Overlap(
         0, 1, 1
     )
@@ -184,6 +184,6 @@ def test_a_name_that_is_only_finished_counts_whole() -> None:
     )
 
 
-def test_quoted_names_keep_their_case_and_literals_are_no_names() -> None:
+def test_quoted_names_keep_their_case_and_literals_are_not_names() -> None:
     assert identifier_overlap(sql("\"Id\", 'id'", "SELECT "), sql("\"ID\", 'id'", "SELECT ")) == Overlap(0, 1, 1)
     assert identifier_overlap(sql("x", "SELECT 'open "), sql("x", "SELECT 'open ")) is None

@@ -1,4 +1,4 @@
-"""Workers against the same measures in this process, and SQL that exceeds a limit."""
+"""SQL workers against judging in this process, and SQL that exceeds a limit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from sql_attacks import DDL, DEEP, DEFINITIONS, PARSING, RUNNING
 
 from fim_core.errors import FimError
 from fim_core.evaluation.scores import score
+from fim_core.metrics import sql
 from fim_core.metrics.execution import Sandbox
+from fim_core.metrics.metric import Metric
 from fim_core.metrics.rows import EvalRow, Prediction
 from fim_core.metrics.sql_workers.measures import STAGES, SqlRow, judge
 from fim_core.metrics.sql_workers.pool import JudgedRow, Limit, SqlWorkers, Worker, judge_row
@@ -73,7 +75,13 @@ ORDINARY = [
 ]
 
 
-def test_workers_find_what_this_process_finds(sandbox: Sandbox) -> None:
+def test_every_measure_of_a_stage_is_used_by_a_metric_and_the_other_way_round() -> None:
+    metrics = [metric for metric in vars(sql).values() if isinstance(metric, Metric)]
+    used = {measure.name for metric in metrics for measure in metric.measures}
+    assert used == {name for stage in STAGES.values() for name in stage.measures}
+
+
+def test_workers_equal_judging_in_this_process(sandbox: Sandbox) -> None:
     workers = SqlWorkers(2)
     try:
         assert workers.judge(ORDINARY) == [judged_here(each, sandbox) for each in ORDINARY]
@@ -82,9 +90,7 @@ def test_workers_find_what_this_process_finds(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.parametrize("attack", ["repeat", "levenshtein", "sleep"])
-def test_a_prediction_that_is_stopped_fails_and_takes_nothing_from_the_others(
-    worker: Worker, sandbox: Sandbox, attack: str
-) -> None:
+def test_a_stopped_prediction_fails_without_affecting_others(worker: Worker, sandbox: Sandbox, attack: str) -> None:
     bomb = RUNNING[attack]
     judged = judge_row(row(GOOD, "SELECT a FROM t", bomb, GOOD), worker)
     assert judged.limits.keys() == {bomb}
@@ -103,7 +109,7 @@ def test_a_prediction_that_is_stopped_fails_and_takes_nothing_from_the_others(
         (GOOD, DEFINITIONS["wide_check"], {"parses": 1, "binds": None, "execution_match": None}),
     ],
 )
-def test_an_accepted_completion_that_is_stopped_takes_the_row_out_from_there_on(
+def test_measures_do_not_apply_after_the_stage_that_stops_the_gold_completion(
     worker: Worker, gold: str, ddl: str, applies: dict[str, float | None]
 ) -> None:
     judged = judge_row(row(gold, "SELECT a FROM t", "SELECT b FROM t", ddl=ddl), worker)
@@ -113,7 +119,7 @@ def test_an_accepted_completion_that_is_stopped_takes_the_row_out_from_there_on(
         assert measures["exact_match_sql"] == 0
 
 
-def test_a_document_that_takes_too_long_to_tokenize_compares_by_words() -> None:
+def test_a_document_that_takes_too_long_to_tokenize_is_compared_by_words() -> None:
     worker = Worker(Limits(cpu_seconds=0.2, seconds=20))
     long = "SELECT a -- " + "x 'y' " * 2_000_000
     judged = judge_row(replace(row("a  b", "a b", "a c"), prefix=long.replace("--", "")), worker)
@@ -139,7 +145,7 @@ def kill_soon(worker: Worker) -> None:
     os.kill(process_id(worker), signal.SIGKILL)
 
 
-def test_memory_that_earlier_rows_left_taken_changes_no_verdict(worker: Worker) -> None:
+def test_memory_used_by_earlier_rows_does_not_change_verdicts(worker: Worker) -> None:
     judge_row(row(), worker)
     first = process_id(worker)
     judged = judge_row(row(GOOD, RUNNING["repeat"]), worker)
@@ -170,8 +176,8 @@ def test_the_process_has_hard_limits_and_inherits_nothing(worker: Worker, monkey
     assert not any(heavy in loaded for heavy in ("libtorch", "pyarrow", "numpy"))
 
 
-def test_answers_that_nobody_reads_are_not_those_of_the_next_row(worker: Worker, sandbox: Sandbox) -> None:
-    answers = worker.answers(row("SELECT", "SELECT a"), STAGES)
+def test_unread_answers_are_not_taken_for_those_of_the_next_row(worker: Worker, sandbox: Sandbox) -> None:
+    answers = worker.answers(row("SELECT", "SELECT a"), list(STAGES))
     next(answers)
     answers.close()
     assert judge_row(ORDINARY[0], worker) == judged_here(ORDINARY[0], sandbox)

@@ -1,4 +1,4 @@
-"""Measures on plain text, on cases made by hand."""
+"""Text metrics on hand-made cases."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_edit_similarity_by_hand(gold: str, predicted: str, expected: float) -> 
 
 
 @given(st.text(alphabet="ab c", max_size=8), st.text(alphabet="ab c", max_size=8))
-def test_edit_similarity_is_that_of_the_textbook(gold: str, predicted: str) -> None:
+def test_edit_similarity_equals_the_textbook_algorithm(gold: str, predicted: str) -> None:
     previous = list(range(len(predicted) + 1))
     for i, left in enumerate(gold, 1):
         row = [i]
@@ -42,7 +42,7 @@ def test_edit_similarity_is_that_of_the_textbook(gold: str, predicted: str) -> N
     assert edit_similarity(gold, predicted) == pytest.approx(1 - previous[-1] / longest if longest else 1.0)
 
 
-def test_first_line_is_the_first_with_anything_on_it() -> None:
+def test_first_line_is_the_first_non_blank_line() -> None:
     assert first_line_match("a, b\nFROM t", "a, b  \nFROM other")
     assert first_line_match("\n  WHERE x\nAND y", "WHERE x")
     assert not first_line_match("a, b", "a")
@@ -67,7 +67,7 @@ def test_suffix_repetition_by_hand() -> None:
     assert repeats_suffix("total", "total", "") is None
 
 
-def test_only_white_space_is_no_completion() -> None:
+def test_a_blank_completion_is_empty() -> None:
     assert is_empty("")
     assert is_empty(" \n\t")
     assert not is_empty("NULL")

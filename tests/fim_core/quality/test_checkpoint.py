@@ -1,4 +1,4 @@
-"""Checks of checkpoints, reports and decisions, on real files that are then spoilt."""
+"""Checks of checkpoints, reports and decisions, on real files that are then damaged."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_a_missing_tensor(checkpoint: Path) -> None:
     assert (result.passed, result.row_ids) == (False, ["model.norm.weight"])
 
 
-def test_a_damaged_file_is_a_finding_and_no_crash(checkpoint: Path) -> None:
+def test_a_damaged_file_is_a_finding(checkpoint: Path) -> None:
     (checkpoint / "model.safetensors").write_bytes(b"\0" * 100)
     assert {"finite_weights", "loads"} <= failed(checkpoint)
 
@@ -128,7 +128,7 @@ def report_result(folder: Path, text: str) -> CheckResult:
     return report_results(folder, text[:-1] + f', "power": {json.dumps(POWER)}}}')["finite_numbers"]
 
 
-def test_report(tmp_path: Path) -> None:
+def test_non_finite_numbers_of_a_report_are_found(tmp_path: Path) -> None:
     good = report_result(tmp_path, json.dumps({"loss": 1.5, "by_type": [{"rows": 3, "name": "x", "known": True}]}))
     assert (good.passed, good.total) == (True, 2)
     bad = report_result(tmp_path, '{"loss": NaN, "by_type": [{"share": Infinity, "rows": 3}]}')
@@ -148,7 +148,7 @@ def test_a_report_with_too_few_rows_for_a_small_gain_warns(tmp_path: Path) -> No
     assert report_results(tmp_path, json.dumps({"rows": 1, "power": POWER}))["enough_rows"].passed
 
 
-def test_decision(tmp_path: Path) -> None:
+def test_failed_rules_of_a_decision_are_listed(tmp_path: Path) -> None:
     rules = [
         {"metric": "loss", "rule": "finite", "holds": True, "reason": "It is."},
         {"metric": "binds", "rule": "not_worse", "holds": False, "reason": "It is worse."},

@@ -65,7 +65,7 @@ def test_rows_of_one_group_count_once(tmp_path: Path) -> None:
     assert (found.rows, found.total, found.note) == (0, 2, "")
 
 
-def test_work_is_bounded_and_the_result_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sample_is_bounded_and_the_note_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(near_duplicates, "SAMPLE", 20)
     found = find([statement(f"s{number}") for number in range(50)], tmp_path)
     assert (found.total, found.note) == (20, "The first 20 statements by digest were compared.")

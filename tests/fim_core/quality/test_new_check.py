@@ -100,7 +100,7 @@ def test_an_experiment_can_override_it(add: Callable[[str, str], None]) -> None:
     assert Experiment.model_validate(experiment).checks["made_up_limit"].severity == "off"
 
 
-def test_a_parameter_without_its_fact_is_a_clear_mistake(add: Callable[[str, str], None], raw: dict[str, Path]) -> None:
+def test_a_parameter_without_its_fact_is_a_clear_error(add: Callable[[str, str], None], raw: dict[str, Path]) -> None:
     add("made_up_limit.sql", SQL)
     with pytest.raises(ValueError, match=r"no fact config\.data\.made_up_limit"):
         run_checks("raw_completions", raw, {"config": {"data": {}}, "counts": {"ignored_length": 0}}, {})

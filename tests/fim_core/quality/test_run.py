@@ -1,4 +1,4 @@
-"""Thresholds, overrides, and the headers of SQL files."""
+"""Thresholds and overrides of checks, and headers of SQL files."""
 
 from __future__ import annotations
 

@@ -509,7 +509,7 @@ def test_neutralised_rows_may_name_fim_tokens(tmp_path: Path) -> None:
         "where mail = 'ann.lee@mail.example.org'",
     ],
 )
-def test_what_masking_hides_is_no_longer_found(secret: str, tmp_path: Path) -> None:
+def test_masked_secrets_are_not_found(secret: str, tmp_path: Path) -> None:
     name = "email_like_text" if "@" in secret else "secrets"
     for folder, text, rows in (("open", secret, 1), ("masked", mask_secrets(secret)[0], 0)):
         tables = clean_tables()
@@ -522,7 +522,7 @@ def test_what_masking_hides_is_no_longer_found(secret: str, tmp_path: Path) -> N
     ("is_completion", "around", "passes"),
     [(False, "", True), (False, None, True), (True, "a", False)],
 )
-def test_rows_that_do_not_tell_the_cursor_need_no_fim_tokens(
+def test_rows_without_a_cursor_need_no_fim_tokens(
     tmp_path: Path, is_completion: bool, around: str | None, passes: bool
 ) -> None:
     tables = clean_tables()

@@ -1,4 +1,4 @@
-"""A checkpoint as training leaves it: a small random model, its tokenizer and its recipe for prompts."""
+"""A checkpoint in the format of training: a small random model, its tokenizer and its recipe for prompts."""
 
 from __future__ import annotations
 

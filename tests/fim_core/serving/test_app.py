@@ -1,4 +1,4 @@
-"""The completions API as a client sees it."""
+"""The completions API from the view of a client."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_context_fields_reach_the_prompt(client: TestClient, completer: Complete
     assert body["choices"][0]["text"] == text_of(completer, completion)
 
 
-def test_table_definitions_of_the_server_are_for_requests_without_any(completer: Completer) -> None:
+def test_table_definitions_of_the_server_are_the_default(completer: Completer) -> None:
     own, given = "create table t (a int);", "create table other (b int, c int);"
     client = TestClient(build(completer, ddl_context=own), base_url="http://127.0.0.1")
     for context, expected in (({}, own), ({"ddl_context": given}, given)):
@@ -143,7 +143,7 @@ def test_control_tokens_in_user_text_are_plain_text(client: TestClient, complete
         {"stop": "zzz"},
     ],
 )
-def test_options_that_mean_greedy_change_nothing(
+def test_options_compatible_with_greedy_decoding_change_nothing(
     client: TestClient, completer: Completer, accepted: dict[str, Any]
 ) -> None:
     body = client.post("/v1/completions", json={"prompt": "SELECT ", **accepted}).json()
@@ -170,7 +170,7 @@ def test_options_that_mean_greedy_change_nothing(
         ({"stream_options": {"x": 1}}, "stream_options.x"),
     ],
 )
-def test_what_is_not_supported_is_refused_by_name(client: TestClient, refused: dict[str, Any], param: str) -> None:
+def test_unsupported_options_are_refused_and_named(client: TestClient, refused: dict[str, Any], param: str) -> None:
     response = client.post("/v1/completions", json={"prompt": "SELECT secret_column", **refused})
     assert response.status_code == 400
     error = response.json()["error"]
@@ -191,7 +191,7 @@ def test_what_is_not_supported_is_refused_by_name(client: TestClient, refused: d
         (b'{"suffix": "a"}', 400),
     ],
 )
-def test_bodies_that_are_no_request(client: TestClient, content: bytes, status: int) -> None:
+def test_invalid_bodies(client: TestClient, content: bytes, status: int) -> None:
     response = client.post("/v1/completions", content=content, headers={"content-type": "application/json"})
     assert response.status_code == status
     assert response.json()["error"]["message"]
@@ -242,7 +242,7 @@ class CountingCompleter(Completer):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_generation_ends_when_the_client_leaves(checkpoint: Path, stream: bool) -> None:
+def test_generation_ends_when_the_client_disconnects(checkpoint: Path, stream: bool) -> None:
     counting = CountingCompleter.load(checkpoint)
     counting._stop_ids = set()
     app = build(counting)

@@ -80,7 +80,7 @@ def test_complete_names_files_that_cannot_be_read(app: typer.Typer, tmp_path: Pa
     assert "UTF-8" in str(other.exception)
 
 
-def test_complete_says_what_a_checkpoint_lacks(app: typer.Typer, tmp_path: Path) -> None:
+def test_complete_names_what_a_checkpoint_lacks(app: typer.Typer, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["--checkpoint", str(tmp_path)], input="<fillMe>")
     assert isinstance(result.exception, FimError)
     assert "config.json" in str(result.exception)

@@ -1,4 +1,4 @@
-"""Completions of one model, and where it is found."""
+"""Completions of one model, and the choice of the default checkpoint."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_longer_prompt_computes_only_what_is_new(checkpoint: Path) -> None:
 
 
 def test_refuses_a_prompt_that_fills_the_context(completer: Completer) -> None:
-    with pytest.raises(FimError, match="1000 at most"):
+    with pytest.raises(FimError, match="context of 1000 tokens"):
         completer.complete(Completion("x," * 1000, ""), max_tokens=5)
 
 

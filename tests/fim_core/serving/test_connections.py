@@ -1,4 +1,4 @@
-"""Connections that idle, drip or do not read, against a real server with short limits."""
+"""Slow, idle and non-reading connections against a real server with short limits."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def answers(port: int) -> bool:
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET / HT", GET[:-2]])
-def test_headers_that_do_not_come_in_time(sent: bytes) -> None:
+def test_slow_headers_close_the_connection(sent: bytes) -> None:
     with serving(SHORT) as (_, port), connections(port, 2) as (waiting, dripping):
         waiting.sendall(sent)
         begun = time.monotonic()
@@ -90,7 +90,7 @@ def test_headers_that_do_not_come_in_time(sent: bytes) -> None:
         assert answers(port)
 
 
-def test_further_requests_of_a_connection_have_the_same_time() -> None:
+def test_further_requests_of_a_connection_have_the_same_limit() -> None:
     with serving(SHORT) as (_, port), connections(port, 1) as (connection,):
         for requests in (GET, GET + GET):
             connection.sendall(requests)
@@ -103,13 +103,13 @@ def test_further_requests_of_a_connection_have_the_same_time() -> None:
         assert time.monotonic() - begun < 40
 
 
-def test_a_request_that_takes_its_time_to_be_answered_is_not_ended() -> None:
+def test_a_slow_response_does_not_close_the_connection() -> None:
     with serving(SHORT) as (_, port), connections(port, 1) as (connection,):
         connection.sendall(b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n")
         assert connection.recv(65536).startswith(b"HTTP/1.1 200")
 
 
-def test_an_answer_that_lies_unread() -> None:
+def test_an_unread_response_closes_the_connection() -> None:
     with serving(SHORT) as (server, port), connections(port, 1) as (connection,):
         connection.sendall(b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n")
         deadline = time.monotonic() + 60
@@ -120,7 +120,7 @@ def test_an_answer_that_lies_unread() -> None:
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET / HT", POST], ids=["idle", "headers", "body"])
-def test_connections_without_a_whole_request_make_room(sent: bytes) -> None:
+def test_connections_without_a_complete_request_are_closed_first(sent: bytes) -> None:
     with serving(LONG) as (server, port), connections(port, 70) as opened:
         for each in opened:
             with suppress(ConnectionError):
@@ -133,7 +133,7 @@ def test_connections_without_a_whole_request_make_room(sent: bytes) -> None:
             opened[-1].recv(1)
 
 
-def test_connections_at_work_are_kept_and_further_ones_refused() -> None:
+def test_active_connections_are_kept_and_further_ones_refused() -> None:
     with serving(LONG) as (_, port), connections(port, LONG.per_client) as working:
         for each in working:
             each.sendall(b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n")

@@ -1,4 +1,4 @@
-"""Damaged files of a model that came without a manifest: a sentence, or a model that works; never a traceback."""
+"""Damaged files of a model without a manifest give a clear error or a working model, never a traceback."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def sentence_of(read: Callable[[Path], None], folder: Path) -> str | None:
 
 
 @pytest.mark.parametrize("read", [serve, begin_training])
-def test_damaged_models_are_told_in_a_sentence(read: Callable[[Path], None], checkpoint: Path, tmp_path: Path) -> None:
+def test_damaged_models_give_a_clear_error(read: Callable[[Path], None], checkpoint: Path, tmp_path: Path) -> None:
     """7 files in 8 states, to be served and to be trained on: 112 cases."""
     folder = tmp_path / "model"
     shutil.copytree(checkpoint, folder)

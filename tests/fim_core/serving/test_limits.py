@@ -1,4 +1,4 @@
-"""Requests that ask for too much, and clients that keep others waiting."""
+"""Requests that exceed limits, and clients that could block others."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_stop_strings_are_bounded(client: TestClient, stop: Any) -> None:
     assert str(MAX_STOPS) in response.json()["error"]["message"]
 
 
-def test_the_most_stop_strings(client: TestClient) -> None:
+def test_the_maximum_number_of_stop_strings(client: TestClient) -> None:
     stop = [chr(1) * (MAX_STOP_CHARACTERS - 1) + chr(65 + i) for i in range(MAX_STOPS)]
     response = client.post("/v1/completions", json={"prompt": "SELECT ", "stop": stop})
     assert response.status_code == 200
@@ -139,7 +139,7 @@ def test_short_prompts_do_not_wait_for_long_ones(checkpoint: Path) -> None:
     assert asyncio.run(both())[0]["status"] == 200
 
 
-def test_a_stream_that_is_not_read_keeps_nobody_waiting(completer: Completer) -> None:
+def test_an_unread_stream_does_not_block_others(completer: Completer) -> None:
     app = build(completer)
 
     async def both() -> tuple[list[Message], list[Message]]:
@@ -166,13 +166,13 @@ def test_a_stream_that_is_not_read_keeps_nobody_waiting(completer: Completer) ->
     assert slow[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
 
 
-def test_a_body_that_does_not_come_in_time(completer: Completer) -> None:
+def test_a_slow_body_is_refused(completer: Completer) -> None:
     sent = asyncio.run(call(build(completer, body_seconds=0.1), b'{"prompt": ', ends=False))
     assert sent[0]["status"] == 408
     assert (b"connection", b"close") in sent[0]["headers"]
 
 
-def test_bodies_that_do_not_come_take_no_place_from_others(completer: Completer) -> None:
+def test_slow_bodies_do_not_block_others(completer: Completer) -> None:
     app = build(completer, requests=2)
 
     async def many() -> list[Message]:
@@ -186,7 +186,7 @@ def test_bodies_that_do_not_come_take_no_place_from_others(completer: Completer)
     assert asyncio.run(many())[0]["status"] == 200
 
 
-def test_more_requests_than_may_wait_are_refused(checkpoint: Path) -> None:
+def test_requests_beyond_the_limit_are_refused(checkpoint: Path) -> None:
     counting = CountingTokenizer.load(checkpoint)
     counting.slow = 0
     app = build(counting, requests=3)

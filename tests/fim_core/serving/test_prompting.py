@@ -1,4 +1,4 @@
-"""Prompts of a server against the prompts of the training data."""
+"""Prompts in inference against the prompts of the training data."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def both(folder: Path, build: str, completions: list[Completion]) -> tuple[dict[
     return trained, {row_id: builder.encode(completions[int(row_id[1:])]) for row_id in trained}
 
 
-def test_a_control_token_in_user_text_is_text(checkpoint: Path) -> None:
+def test_a_control_token_in_user_text_is_ordinary_text(checkpoint: Path) -> None:
     tokenizer = load_tokenizer(checkpoint)
     builder = load_prompt_builder(checkpoint, tokenizer)
     assert builder.data.control_tokens == "reject", "the case is about models whose training rejected such rows"
@@ -175,7 +175,7 @@ def test_a_control_token_in_user_text_is_text(checkpoint: Path) -> None:
     assert tokenizer.decode(ids).count(text) == 2
 
 
-def test_a_template_of_its_own_travels_with_the_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_custom_template_is_part_of_the_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
     block = "<|fim_prefix|>{{.PREFIX}}<|fim_suffix|>{{.SUFFIX}}<|fim_middle|>"
     template = tmp_path / "gone_since_training.tmpl"
     template.write_text('{{define "assistant"}}' + block + "{{end}}", encoding="utf-8")

@@ -47,14 +47,14 @@ def test_stops_before_the_first_stop_string(encoder: TextEncoder, text: str, sto
     assert stopped == (read is not None) or text.endswith("\ufffd")
 
 
-def test_never_sends_half_a_character(encoder: TextEncoder) -> None:
+def test_never_sends_incomplete_characters(encoder: TextEncoder) -> None:
     text = "é漢🙂" * 3
     assert len(encoder.join([text])) > len(text), "the case must split characters over tokens"
     pieces, _ = stream(encoder, text, [])
     assert all("\ufffd" not in piece for piece in pieces)
 
 
-def test_sends_what_is_certain_at_once(encoder: TextEncoder) -> None:
+def test_sends_certain_text_immediately(encoder: TextEncoder) -> None:
     text = "SELECT a FROM t"
     pieces, _ = stream(encoder, text, [";"])
     assert len([piece for piece in pieces if piece]) == len(encoder.join([text]))
