@@ -54,7 +54,7 @@ def test_a_checkpoint_leads_back_to_exports_config_and_commit(
     assert checkpoint["exports"] == [{"file": "demo", "rows": 300, "sha256": digest}]
 
     store = Store(load_experiment(finished).storage)
-    lines = {line["what"]: line for line in checkpoint["made_from"]}
+    lines = {line["name"]: line for line in checkpoint["made_from"]}
     assert list(lines) == [
         "exports",
         "raw_completions",
@@ -141,5 +141,5 @@ def test_what_is_missing_is_not_shown(tmp_path: Path) -> None:
     shown = metadata_of(results["tokenized_dataset"], experiment)
     assert shown["dagster/row_count"] == results["tokenized_dataset"].artifact.counts["train"]
     assert "samples" not in shown
-    assert [record.data["what"] for record in shown["made_from"].records] == ["fim_prompts", "tokenized_dataset"]
+    assert [record.data["name"] for record in shown["made_from"].records] == ["fim_prompts", "tokenized_dataset"]
     assert list(shown["exports"].records) == []

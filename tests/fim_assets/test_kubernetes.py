@@ -83,7 +83,7 @@ def test_storage_outside_the_volume(tmp_path: Path) -> None:
         job_manifest(job_in(tmp_path, mount_path="/mnt/shared"), COMMAND, {})
 
 
-def test_a_pod_that_kubernetes_does_not_know(tmp_path: Path) -> None:
+def test_an_invalid_pod_specification(tmp_path: Path) -> None:
     with pytest.raises(FimError, match=r"(?s)launcher\.pod_spec.*node_sellector"):
         job_manifest(job_in(tmp_path, pod_spec={"node_sellector": {}}), COMMAND, {})
 
@@ -216,11 +216,11 @@ def test_success_and_failure(tmp_path: Path, cluster: ApiServer) -> None:
     assert str(ranks.failure()) == "The rows r-1 are to blame."
 
 
-def test_a_job_that_someone_deleted(tmp_path: Path, cluster: ApiServer) -> None:
+def test_a_deleted_job(tmp_path: Path, cluster: ApiServer) -> None:
     ranks = start_kubernetes(job_in(tmp_path), -1, {})
     cluster.job, cluster.pods = None, []
     assert not ranks.running
-    assert "someone deleted it" in str(ranks.failure())
+    assert "it was deleted, or its node is gone" in str(ranks.failure())
 
 
 def test_no_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

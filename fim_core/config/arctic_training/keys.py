@@ -1,4 +1,4 @@
-"""The keys of ArcticTraining's SFT files, and how each is treated."""
+"""Keys of ArcticTraining's SFT files and their treatment."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class Key:
 
     treatment:
         same: an option of ours with this name and meaning.
-        translated: an option of ours by another name, or with other spellings of its values; `note` says which.
-        no_effect: results are equal whatever it says, and there is nothing here for it to act on; named at loading.
-        refused: it cannot be done here; `note` is the reason and the cure.
+        translated: an option of ours with another name or other spellings of its values; `note` says which.
+        no_effect: nothing here depends on it, and results are the same for any value; reported at loading.
+        refused: not supported; `note` gives the reason and what to do.
     passing: values of a refused key, or of one without effect, that ask for what is done here anyway.
     """
 

@@ -130,7 +130,7 @@ def test_a_file_of_any_name_gives_a_name(tmp_path: Path, file: str, name: str) -
 def test_a_file_whose_name_holds_no_letter_needs_a_name(tmp_path: Path) -> None:
     path = tmp_path / "(_).yaml"
     path.write_text(SMALL)
-    with pytest.raises(FimError, match="the file's name cannot be used as the experiment's. Set `name`"):
+    with pytest.raises(FimError, match=r"the file's name cannot be used as the experiment's\. Set `name`"):
         load_experiment(path)
     path.write_text(SMALL + "name: mine")
     assert load_experiment(path).name == "mine"
@@ -181,7 +181,7 @@ def test_a_file_whose_name_holds_no_letter_needs_a_name(tmp_path: Path) -> None:
         ("deepspeed: {zero_optimization: {stage: 0, offload_optimizer: {device: cpu}}}", "needs stage 1, 2 or 3"),
         ("optimizer: {type: cpu_adam}", "offload_optimizer"),
         ("checkpoint: {type: deepspeed, save_end_of_training: false}", "saves nothing"),
-        ("checkpoint: {save_every_n_steps: 5, save_end_of_training: false}", "always kept"),
+        ("checkpoint: {save_every_n_steps: 5, save_end_of_training: false}", "the final model is always saved"),
         ("launcher: {type: hostfile}", "launcher.hostfile.hostfile: missing"),
         ("launcher: {hostfile: hosts}", "launcher.local.hostfile: no such option here"),
         ("launcher: {type: ray, image: fim}", "launcher.ray.image: no such option here"),

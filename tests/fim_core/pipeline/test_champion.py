@@ -152,7 +152,7 @@ def test_a_champion_survives_a_worse_candidate_and_a_rollback_stays(tmp_path: Pa
 
     again = run(load_experiment(careless))["champion_model"].artifact
     assert champion(store, "tiny") == first, "the next run must not undo what someone did on purpose"
-    assert "rolled back by hand" in reasons(again, holds=False)[0]
+    assert "rolled back manually" in reasons(again, holds=False)[0]
     assert roll_back(store, "tiny", second.version) == second
     assert run(load_experiment(careless))["champion_model"].artifact == second == champion(store, "tiny")
     assert f"rolled back {first.version}" in fim("champion", "show", careless)[1], "whoever goes on takes it back"

@@ -101,10 +101,10 @@ def test_a_card_holds_what_hubs_and_people_look_for(tmp_path: Path) -> None:
     assert "Trained from scratch." in card
     assert "| rows | 1,000 |\n| kept | 979 |\n| rejected | 13 (invalid_json 7, control_token 4, too_long 2) |" in card
     assert "| in neither split | 8 |\n| for training | 800 |\n| held out | 179 |" in card
-    assert "| optimizer steps | 50 |\n| rows of a step | 32 |" in card
+    assert "| optimizer steps | 50 |\n| rows per step | 32 |" in card
     assert "| learning rate, peak | 0.0002 |" in card
     assert "| schedule | cosine, 9 steps of warm-up |" in card
-    assert "| gradients clipped to a norm of | 1.0 |" in card
+    assert "| gradient clipping (norm) | 1.0 |" in card
     assert "| held-out loss before, after (nats) | 2.5000, 1.2500 |" in card
     assert "<|fim_prefix|>{text before the cursor}<|fim_suffix|>{text after it}<|fim_middle|>" in card
     assert "then `<|endoftext|>`" in card

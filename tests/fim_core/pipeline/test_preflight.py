@@ -38,7 +38,7 @@ TRAINED = {"vocab_size": 700}
         ({"model": {"config": {"model_type": "nosuch"}, "tokenizer": TRAINED}}, "'nosuch' is unknown"),
         (
             {"model": {"config": {**SCRATCH, "max_position_embeddings": 1024}, "tokenizer": TRAINED}},
-            "data.max_length is 2048, but the model reads 1024",
+            "data.max_length is 2048, but the model supports at most 1024",
         ),
     ],
 )

@@ -39,7 +39,7 @@ def test_an_export_that_grows_while_it_is_read_is_not_published(
         return counts
 
     monkeypatch.setattr(sources, "write_raw_completions", read_while_it_grows)
-    with pytest.raises(FimError, match=r"changed while it was made \(exports\)"):
+    with pytest.raises(FimError, match=r"changed while it was being made \(exports\)"):
         run_stage(raw_completions, experiment, store, upstream_of=stage_of)
     assert store.versions("raw_completions") == []
     assert store.drafts() == []
@@ -149,7 +149,9 @@ def test_two_files_of_one_name_are_not_one_experiment(tmp_path: Path) -> None:
         return run_stage(raw_completions, experiment, store, upstream_of=stage_of)
 
     materialize(first)
-    with pytest.raises(FimError, match=r"b/tiny\.yaml and a file of the same name in another folder share the storage"):
+    with pytest.raises(
+        FimError, match=r"b/tiny\.yaml and a file of the same name in another folder use the same storage"
+    ):
         materialize(second)
     named = write_experiment(tmp_path / "b", storage=str(tmp_path / "store"), name="tiny")
     assert materialize(load_experiment(named)).reused, "a name that is given is meant"
