@@ -1,4 +1,4 @@
-"""Damaged artifacts: a sentence with the place and the cure, never a traceback, and the way back to whole ones."""
+"""Damaged artifacts: reported with file and remedy, without a traceback, and made again on request."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def files_of(store: Store) -> list[Path]:
 
 
 def sentence_of(experiment: Experiment) -> str:
-    """What a run says of damage."""
+    """What a run reports about damage."""
     with pytest.raises(FimError) as told:
         run(experiment)
     assert len(str(told.value).splitlines()) == 1
     return str(told.value)
 
 
-def test_each_damage_of_each_file_of_an_artifact_is_a_sentence(experiment: Experiment) -> None:
+def test_damage_of_any_kind_to_any_file_is_reported_in_one_sentence(experiment: Experiment) -> None:
     """37 files in 8 states each: 296 cases."""
     files = files_of(Store(experiment.storage))
     assert len(files) >= 35
@@ -80,7 +80,7 @@ def test_a_damaged_version_is_made_again_on_request(experiment: Experiment) -> N
     assert tell().exit_code == 0
 
 
-def test_a_version_whose_manifest_is_damaged_is_named_and_left_alone(experiment: Experiment) -> None:
+def test_a_version_with_a_damaged_manifest_is_reported_and_left_alone(experiment: Experiment) -> None:
     store = Store(experiment.storage)
     folder = store.current("fim_prompts").path
     (folder / "manifest.json").write_text("{}")

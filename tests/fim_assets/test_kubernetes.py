@@ -1,4 +1,4 @@
-"""The Kubernetes launcher as far as it goes without a cluster: the Job that would be submitted, and the calls.
+"""The Kubernetes launcher without a cluster: the submitted Job and the API calls.
 
 The API server is a small HTTP server that stores one Job and its pod; everything on our side of it is real.
 """
@@ -89,7 +89,7 @@ def test_an_invalid_pod_specification(tmp_path: Path) -> None:
 
 
 class ApiServer(ThreadingHTTPServer):
-    """Holds one Job with its pod, and what was asked for."""
+    """Stores one Job with its pod, and records the requests."""
 
     daemon_threads = True
 

@@ -17,7 +17,7 @@ from random import Random
 import dagster as dg
 import pyarrow.parquet as pq
 import pytest
-from bad_night import BadNight, small_disk
+from fault_injection import FaultInjection, small_disk
 from dagster_home import wait_for
 
 from fim_core.config import load_experiment
@@ -50,7 +50,7 @@ def test_a_bad_night_ends_as_a_good_one(tmp_path: Path) -> None:
     with small_disk(tmp_path / "store") as mounted:
         if not mounted:
             warnings.warn("The part with the full disk is left out: no file system can be mounted here.", stacklevel=1)
-        with BadNight(tmp_path, SEED, small_disk=mounted) as night:
+        with FaultInjection(tmp_path, SEED, small_disk=mounted) as night:
             pauses = Random(SEED)
             deadline = time.monotonic() + SECONDS
             while time.monotonic() < deadline:
@@ -62,7 +62,7 @@ def test_a_bad_night_ends_as_a_good_one(tmp_path: Path) -> None:
             verify(night, tmp_path)
 
 
-def wait_for_good_run(night: BadNight, since: float) -> None:
+def wait_for_good_run(night: FaultInjection, since: float) -> None:
     """The schedule's next run that begins after a moment ends well."""
 
     def good() -> bool:
@@ -74,14 +74,14 @@ def wait_for_good_run(night: BadNight, since: float) -> None:
     wait_for(good, LAST_RUN_SECONDS, lambda: f"a good run\n{night.journal.read_text()}\n{night.tail()}")
 
 
-def report(night: BadNight) -> None:
+def report(night: FaultInjection) -> None:
     """Print what was done and how the runs ended (`pytest -s`, or when the test fails)."""
     print(night.journal.read_text())
     runs = night.instance.get_runs()
     print(Counter((run.job_name, run.status.value) for run in runs))
 
 
-def verify(night: BadNight, folder: Path) -> None:
+def verify(night: FaultInjection, folder: Path) -> None:
     """What has to hold after a night."""
     assert night.processes() == []
     assert night.on_gpu() == set()

@@ -1,4 +1,4 @@
-"""A new export costs only its own preparation, and the result is that of preparing everything from nothing."""
+"""A new export: only its rows are prepared, and the result equals that of preparing everything from scratch."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_only_the_new_rows_are_prepared(exports: Path) -> None:
         assert counts_of(second, asset) == counts_of(anew, asset)
 
 
-def test_an_export_without_any_usable_row_stops_with_a_sentence_and_spoils_nothing(exports: Path) -> None:
+def test_an_export_without_usable_rows_is_reported_and_changes_nothing(exports: Path) -> None:
     good = prepare(exports, "store")
     (exports / "july.csv").write_text("INPUT,OUTPUT\n{},x\n,y\n")
     with pytest.raises(FimError, match=r"did not pass its checks: .*prompts_not_empty"):
@@ -112,7 +112,7 @@ def test_an_export_without_any_usable_row_stops_with_a_sentence_and_spoils_nothi
     assert all(store.find(asset, good[asset].artifact.version) for asset in ASSETS)
 
 
-def test_what_decides_the_rows_prepares_them_again(exports: Path) -> None:
+def test_a_change_of_options_prepares_the_rows_again(exports: Path) -> None:
     prepare(exports, "store")
     template = exports.parent / "own.tmpl"
     template.write_text(
