@@ -17,8 +17,8 @@ from random import Random
 import dagster as dg
 import pyarrow.parquet as pq
 import pytest
-from fault_injection import FaultInjection, small_disk
 from dagster_home import wait_for
+from fault_injection import FaultInjection, small_disk
 
 from fim_core.config import load_experiment
 from fim_core.pipeline import STAGES, run, stage_of
