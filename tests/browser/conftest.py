@@ -28,7 +28,7 @@ def browser() -> Iterator[Browser]:
     """Debian's Chromium, headless."""
     program = shutil.which("chromium")
     if program is None:
-        pytest.skip("there is no browser here: `apt-get install chromium` brings the one that these tests drive")
+        pytest.skip("no browser found; install Debian's with `apt-get install chromium`")
     with sync_playwright() as playwright:
         expect.set_options(timeout=_PATIENCE_MILLISECONDS)
         browser = playwright.chromium.launch(executable_path=program, args=OPTIONS)

@@ -162,7 +162,7 @@ def test_a_damaged_set_is_reported_in_one_sentence(folder: Path, name: str, tmp_
                     digest_sources(data)
                     write_raw_completions(data, tmp_path / "raw.parquet")
                 except FimError as error:
-                    told = str(error)
+                    message = str(error)
                 else:
-                    told = ""
-            assert len(told.splitlines()) == 1 or damage in ("one bit", "missing", "{}"), (file.name, damage)
+                    message = ""
+            assert len(message.splitlines()) == 1 or damage in ("one bit", "missing", "{}"), (file.name, damage)

@@ -46,9 +46,9 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def undisturbed(experiment: Path) -> Artifact:
     """The checkpoint of an undisturbed run, in a separate store."""
     options = load_experiment(experiment)
-    beside = options.storage.with_name("undisturbed")
-    shutil.copytree(options.storage, beside, symlinks=True)
-    results = run(options.model_copy(update={"storage": beside}), until="trained_checkpoint")
+    copy = options.storage.with_name("undisturbed")
+    shutil.copytree(options.storage, copy, symlinks=True)
+    results = run(options.model_copy(update={"storage": copy}), until="trained_checkpoint")
     return results["trained_checkpoint"].artifact
 
 

@@ -79,7 +79,7 @@ class FaultInjection(DagsterHome):
         disturbances: list[tuple[int, Callable[[], object]]] = [
             (2, self.export_arrives),
             (1, self.export_is_written_slowly),
-            (2, self.export_is_truncated) if self._truncated is None else (20, self.mend_truncated),
+            (2, self.export_is_truncated) if self._truncated is None else (20, self.repair_truncated),
             (1, self.export_changes),
             (1, self.export_goes),
             (1, self.garbage_is_collected),
@@ -96,9 +96,9 @@ class FaultInjection(DagsterHome):
         """Add a file atomically."""
         self._arrivals += 1
         path = self.exports / f"export-{self._arrivals:03}.{self._random.choice(['csv', 'parquet'])}"
-        beside = path.with_name(f".{path.name}")
-        write_export(beside, rows=rows, seed=self._random.randrange(10**6))
-        os.replace(beside, path)
+        hidden = path.with_name(f".{path.name}")
+        write_export(hidden, rows=rows, seed=self._random.randrange(10**6))
+        os.replace(hidden, path)
         self.note(f"{path.name} arrives")
         return path
 
@@ -123,7 +123,7 @@ class FaultInjection(DagsterHome):
         self._truncated = path
         self.note(f"{path.name} is truncated")
 
-    def mend_truncated(self) -> None:
+    def repair_truncated(self) -> None:
         """Replace the truncated file by the complete one."""
         if self._truncated is not None:
             os.replace(self._truncated.with_name(f".{self._truncated.name}"), self._truncated)
@@ -209,7 +209,7 @@ class FaultInjection(DagsterHome):
 
     def calm(self) -> float:
         """Stop all disturbances; returns the time in seconds since the epoch."""
-        self.mend_truncated()
+        self.repair_truncated()
         if self._daemon is None or self._daemon.poll() is not None:
             self.start()
         self.note("calm")

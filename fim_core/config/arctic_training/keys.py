@@ -98,7 +98,7 @@ KEYS: dict[str, Key] = {
     "data.filter_samples": _translated("true; `false` keeps longer rows there, and is refused"),
     "data.pack_samples": _same("packs share common prefixes, with equal loss"),
     "data.drop_last": _refused("no pack is dropped; leave it out", False),
-    "data.fuse_positions_prob": _refused("every row has positions of its own; leave it out", 0),
+    "data.fuse_positions_prob": _refused("every row has its own positions; leave it out", 0),
     "data.repeat_to_pack_max_length": _refused("rows are not repeated within a pack; use `epochs`", False),
     "data.ignore_empty_think": _same(),
     "data.sample_weighted_loss": _same(),

@@ -1,7 +1,7 @@
 """Files of ArcticTraining: every key is accepted or refused by name, and differing defaults are reported.
 
 The keys below are written down from its configuration classes (config/*.py and data/*.py, version of 2025), those of its
-SFT trainer only. Keys that its guide for completion models has beside them stand in GUIDE_KEYS.
+SFT trainer only. GUIDE_KEYS are further keys from its guide for completion models.
 """
 
 from __future__ import annotations

@@ -132,8 +132,8 @@ def test_an_experiment_can_be_forgotten_when_its_links_are_gone(store: Store) ->
     made = champions(store, 2)
     for link in store.links_by_experiment():
         link.unlink()
-    told = CliRunner().invoke(app, ["gc", "--storage", str(store.root), "--forget", "demo", "--delete"])
-    assert told.exit_code == 0, told.output
+    result = CliRunner().invoke(app, ["gc", "--storage", str(store.root), "--forget", "demo", "--delete"])
+    assert result.exit_code == 0, result.output
     assert left(store) == set()
     assert made
 
@@ -153,9 +153,9 @@ def test_check_results_are_removed_with_their_version(store: Store) -> None:
 
 def test_the_command_reports_an_unknown_experiment(store: Store) -> None:
     champions(store, 1)
-    told = CliRunner().invoke(app, ["gc", "--storage", str(store.root), "--forget", "dmeo"])
-    assert told.exit_code != 0
-    assert "dmeo" in str(told.exception)
+    result = CliRunner().invoke(app, ["gc", "--storage", str(store.root), "--forget", "dmeo"])
+    assert result.exit_code != 0
+    assert "dmeo" in str(result.exception)
 
 
 def test_inputs_of_an_active_run_are_kept(store: Store) -> None:
