@@ -31,7 +31,7 @@ def exports_sensor(config: ExportsConfig | None) -> dg.SensorDefinition:
         if not folder.is_dir():
             return dg.SkipReason(f"There is no folder {folder} yet.")
         known = json.loads(context.cursor or '{"files": {}, "content": "", "changes": 0}')
-        files, unsettled = look(folder, known["files"], config.settle_seconds, now=time.time())
+        files, unsettled = list_exports(folder, known["files"], config.settle_seconds, now=time.time())
         if unsettled:
             return dg.SkipReason(f"Still being written: {', '.join(unsettled)}.")
         content, changes = content_of(files), known["changes"]
@@ -45,7 +45,9 @@ def exports_sensor(config: ExportsConfig | None) -> dg.SensorDefinition:
     return exports
 
 
-def look(folder: Path, known: dict[str, list], settle_seconds: float, now: float) -> tuple[dict[str, list], list[str]]:
+def list_exports(
+    folder: Path, known: dict[str, list], settle_seconds: float, now: float
+) -> tuple[dict[str, list], list[str]]:
     """List the exports in a folder as name → [size, mtime_ns, SHA-256], and the names of those still being written.
 
     Files are selected as when a source is read: by suffix, recursively, following links, without names that begin with

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import AliasChoices, Field, field_validator, model_validator
 
-from fim_core.config.base import FolderName, Place, Section, closest
+from fim_core.config.base import FolderName, PathOrId, Section, closest
 
 DEFAULT_WARMUP_RATIO = 0.05
 
@@ -134,7 +134,7 @@ class CheckpointConfig(Section):
     save_every_n_steps: int | None = Field(None, ge=1, description="Optimizer steps between saves.")
     save_every_n_epochs: int | None = Field(None, ge=1, description="Epochs between saves.")
     save_end_of_training: bool = Field(True, description="Save after the last step.")
-    output_dir: Place | None = Field(
+    output_dir: PathOrId | None = Field(
         None, description="For huggingface: folder for the weights, saved as `<experiment>-<version>/step-N`."
     )
     keep: int = Field(2, ge=1, description="Number of the run's newest saves to keep.")
@@ -185,7 +185,7 @@ class LoggerConfig(Section):
     """`logger`: log output of the training processes."""
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("WARNING", description="Lowest level that is written.")
-    output_dir: Place | None = Field(
+    output_dir: PathOrId | None = Field(
         None, description="Folder for the logs, `<experiment>-<version>/rank-N.log`. Default: the run's work folder."
     )
     print_output_ranks: list[int] | Literal["all"] = Field(
