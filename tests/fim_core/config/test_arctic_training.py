@@ -274,7 +274,7 @@ def test_the_documentation_lists_every_key() -> None:
         ({"tokenizer": {"nam": "x"}}, "tokenizer.nam: no such option"),
         ({"checkpoint": [{"enabled": False}, {"save_every_n_steps": "x"}]}, "checkpoint.1.save_every_n_steps: 'x'"),
         ({"checkpoint": {"enabled": "maybe"}}, "checkpoint.0.enabled: maybe is neither"),
-        ({"optimizer": {"type": "fused_adam_moe"}}, "optimizer.type: fused_adam_moe: experts are never spread"),
+        ({"optimizer": {"type": "fused_adam_moe"}}, "optimizer.type: fused_adam_moe: experts are not distributed"),
         ({"optimizer": {"type": "sgd"}}, "optimizer.type: "),
         ({"scheduler": {"name": "greedy"}}, "scheduler.name: greedy depends on a metric"),
         ({"scheduler": {"name": "cosin"}}, "did you mean cosine?"),
