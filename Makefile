@@ -1,10 +1,10 @@
-# One command each. The virtual environment is made when it is missing or older than the pinned versions.
+# The virtual environment is created when it is missing or older than the pinned versions.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 EXPERIMENT ?= configs/demo.yaml
-# Quoted as .env wants it, then as the shell does.
+# Quoted for .env, then for the shell.
 DOTENV := DAGSTER_HOME="$${DAGSTER_HOME:-$(subst ",\",$(CURDIR))/.dagster_home}"
 QUOTED_DOTENV := '$(subst ','\'',$(DOTENV))'
 
@@ -45,7 +45,7 @@ bench-attention: $(READY)
 bench-data: $(READY)
 	$(BIN)/python -m benchmarks.data
 
-# The project ships neither a pretrained model nor real rows: make bench-finetune MODEL=FOLDER DATA=FILE
+# The project includes neither a pretrained model nor real rows: make bench-finetune MODEL=FOLDER DATA=FILE
 bench-finetune: $(READY)  ## at most an hour on 2 cores; ARGS='--cases lora full --train-rows 100' for less
 	$(BIN)/python -m benchmarks.finetune --model "$(MODEL)" --data "$(DATA)" $(ARGS)
 
@@ -75,11 +75,11 @@ clean:
 	if test "$$(readlink .dagster_home/dagster.yaml)" = ../dagster.yaml; then rm -rf .dagster_home; fi
 	if grep -qsxF $(QUOTED_DOTENV) .env && test "$$(wc -l < .env)" = 1; then rm .env; fi
 
-# A .env of this kind that names another folder came with a copy of that folder.
+# A .env written by make that names another folder was copied with that folder, so it is rewritten.
 $(shell if test "$$(wc -l < .env 2>/dev/null)" = 1 && grep -qsxE 'DAGSTER_HOME="?[$$][{]DAGSTER_HOME:-.*/[.]dagster_home[}]"?' .env \
 	&& ! grep -qxF $(QUOTED_DOTENV) .env; then printf '%s\n' $(QUOTED_DOTENV) > .env; fi)
 
-# Dagster reads .env, so that its own commands find the same home as make does; a DAGSTER_HOME that is set wins.
+# Dagster reads .env, so that its own commands use the same DAGSTER_HOME as make; one in the environment takes precedence.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch

@@ -1,10 +1,10 @@
-"""Attention over a pack on a CPU: parts of segments against one dense mask.
+"""Benchmark of pack attention on a CPU: segment-wise attention against one dense mask.
 
     python -m benchmarks.attention [--tokens N …] [--heads H] [--key-heads K] [--width D] [--repeats R]
 
-The pack is a system prompt, a few worksheets below it and rows below those, as rows of an editor's export are. Times
-are processor seconds of one layer's forward and backward pass in float32, the least of some runs; the largest
-difference of outputs and gradients is printed next to them.
+The pack is a tree as from an editor's export: a system prompt, a few worksheets below it, and rows below those. Times are
+processor seconds of one layer's forward and backward pass in float32, the minimum over several runs, printed with the
+largest difference of outputs and gradients.
 """
 
 from __future__ import annotations

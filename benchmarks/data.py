@@ -1,11 +1,11 @@
-"""How fast exports become token ids, in how much memory, against a row-by-row baseline and the bare tokenizer.
+"""Benchmark of data preparation: speed and memory, against a row-by-row baseline and the bare tokenizer.
 
     python -m benchmarks.data [--sizes N …] [--export FILE] [--tokenizer FOLDER] [--baseline-rows N] [--num-proc N]
 
-Each measurement is a process of its own, so that its peak memory is its own. The baseline does what a plain script
-does: pandas, `apply_chat_template` for each row, `datasets.map` with the tokenizer, `save_to_disk`. The bare tokenizer
-encodes the finished prompts whole, and does nothing else. All of them work in one process and one thread, unless
---num-proc says otherwise for ours.
+Each measurement runs in a separate process, so that peak memory is measured separately. The baseline is a straightforward
+script: pandas, `apply_chat_template` for each row, `datasets.map` with the tokenizer, `save_to_disk`. The bare tokenizer
+only encodes the finished prompts, each as one text. All of them use one process and one thread; --num-proc changes that
+for ours.
 
 Without --export the rows are those of `fim demo-data`; without --tokenizer one is trained on the first of them.
 """
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--export", type=Path, help="measure on this export instead of generated ones")
     parser.add_argument("--tokenizer", help="folder or hub id")
     parser.add_argument("--baseline-rows", type=int, default=20_000, help="largest export that the baseline runs on")
-    parser.add_argument("--num-proc", type=int, default=1, help="worker processes of ours")
+    parser.add_argument("--num-proc", type=int, default=1, help="worker processes for our code")
     parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -113,7 +113,7 @@ def _print_row(rows: int, what: str, result: dict[str, Any]) -> None:
 
 
 def _seconds(result: dict[str, Any], clock: str = "") -> float:
-    """Seconds of rendering and tokenization together; of CPU with `clock="_cpu"`, which a busy machine blurs less."""
+    """Seconds of rendering plus tokenization; CPU seconds with `clock="_cpu"`, which a busy machine affects less."""
     return float(result.get(f"rendering{clock}", 0) + result[f"tokenization{clock}"])
 
 
@@ -215,7 +215,7 @@ def _bare(options: argparse.Namespace) -> dict[str, Any]:
 
 
 class _Timer:
-    """Puts the seconds that its block took into a dictionary, on the clock and of CPU."""
+    """Stores wall-clock and CPU seconds of its block in a dictionary."""
 
     def __init__(self, times: dict[str, Any], name: str) -> None:
         self._times, self._name = times, name

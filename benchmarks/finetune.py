@@ -1,14 +1,14 @@
-"""Fine-tune a real pretrained model on real rows: how good it gets, what helps, and what the gate says.
+"""Benchmark of fine-tuning a pretrained model on real rows: gain over the base, effect of options, gate decisions.
 
     python -m benchmarks.finetune --model FOLDER --data FILE [--train-rows N] [--eval-rows N] [--cases NAME …]
                                   [--storage FOLDER] [--list]
 
-FILE is an export with columns INPUT, OUTPUT and, if there is one, TYPE. Rows are held out as `fim train` holds them
-out, whole statements together, and the cases train and evaluate on files of these rows through the stages of
-`fim train`, `fim evaluate` and the gate. `--list` shows the cases; some run only if `--cases` names them. Each is one
-override of the first; the base model is scored once for each form of prompt.
+FILE is an export with the columns INPUT, OUTPUT and optionally TYPE. Rows are held out as in `fim train`, by whole
+statements, and the cases train and evaluate on files of these rows through the stages of `fim train`, `fim evaluate` and
+the gate. `--list` shows the cases; some run only if named in `--cases`. Each case changes one thing in the first; the base
+model is scored once per prompt format.
 
-Results are kept as JSON lines in the storage folder: a run that was stopped goes on with the cases that are missing.
+Results are kept as JSON lines in the storage folder, so that an interrupted run continues with the missing cases.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from fim_core.errors import FimError
 METRICS = ("exact_match_sql", "edit_similarity", "parses", "loss", "loss_end")
 OTHERS = ("base", "empty", "most_frequent")
 TRAINING_FILES: dict[Rows, float] = {"half": 0.5, "all": 1.0, "double": 2.0, "shuffled": 1.0}
-"""Files of training rows, and how many times `--train-rows` each holds."""
+"""Files of training rows, and the size of each as a multiple of `--train-rows`."""
 
 
 def main() -> None:
-    """Run what is missing, and print the table."""
+    """Run the missing cases and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="folder or hub id of a pretrained model")
     parser.add_argument("--data", type=Path, help="CSV or Parquet export")
@@ -44,7 +44,7 @@ def main() -> None:
     by_default = [name for name, case in CASES.items() if case.by_default]
     parser.add_argument("--cases", nargs="+", default=by_default, choices=list(CASES), metavar="NAME")
     parser.add_argument("--storage", type=Path, help="keep artifacts and results here. Default: a temporary folder")
-    parser.add_argument("--list", action="store_true", help="show the cases and end")
+    parser.add_argument("--list", action="store_true", help="list the cases and exit")
     options = parser.parse_args()
     if options.list:
         print(
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def compare(options: argparse.Namespace, folder: Path) -> None:
-    """Run the cases that have no result yet, and print the table of those that were asked for."""
+    """Run the requested cases that have no result yet, and print the table of all requested ones."""
     folder.mkdir(parents=True, exist_ok=True)
     template = folder / "native.tmpl"
     template.write_text(NATIVE, encoding="utf-8")
@@ -73,7 +73,7 @@ def compare(options: argparse.Namespace, folder: Path) -> None:
         results = {}
         for name in options.cases:
             if name == "end-of-turn" and end_of_turn is None:
-                print(f"{name}: left out, as this tokenizer has no token for it.", flush=True)
+                print(f"{name}: skipped, because this tokenizer has no such token.", flush=True)
                 continue
             experiment = experiment_of(
                 name,
@@ -136,7 +136,7 @@ def split(options: argparse.Namespace, folder: Path, template: Path) -> dict[str
 
 
 def write_rows(file: Path, rows: Iterable[Mapping[str, str]]) -> Path:
-    """Write an export, if it is not there yet: an export that is written again counts as changed."""
+    """Write an export if it does not exist yet; a rewritten export would count as changed."""
     if not file.exists():
         with file.open("w", newline="", encoding="utf-8") as out:
             writer = csv.writer(out)
@@ -146,7 +146,7 @@ def write_rows(file: Path, rows: Iterable[Mapping[str, str]]) -> Path:
 
 
 def end_of_turn_of(model: str) -> str | None:
-    """The token that ends a turn of the model's chat markup, by the names of known families."""
+    """The end-of-turn token of the model's chat markup, looked up by the names that known families use."""
     from fim_core.prompt_format.tokens import load_tokenizer
 
     vocabulary = load_tokenizer(model).get_vocab()
@@ -178,7 +178,7 @@ def result_of(name: str, experiment: Experiment, files: Mapping[str, Path], resu
 
 
 def run_case(experiment: Experiment) -> dict[str, Any]:
-    """Train, evaluate and decide: figures by predictor, paired differences, steps, and what the gate says."""
+    """Train, evaluate and decide. Returns figures by predictor, paired differences, steps, and the gate's decision."""
     from fim_core.cli.pipeline import run_pipeline
     from fim_core.folders.decision import DecisionFolder
     from fim_core.folders.report import ReportFolder
@@ -186,7 +186,7 @@ def run_case(experiment: Experiment) -> dict[str, Any]:
     try:
         made = run_pipeline(experiment, until="champion_model")
     except FimError as error:
-        # A rate that ruins a model may end in a loss that is no number, which stops the training.
+        # A destructive learning rate may lead to a loss that is not finite, which stops training.
         if "not finite" not in str(error):
             raise
         return {"promote": False, "reasons": [str(error)], "figures": {}, "differences": {}, "steps": None}
@@ -203,7 +203,7 @@ def run_case(experiment: Experiment) -> dict[str, Any]:
 
 
 def table(results: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """Markdown: the constants, the base model for each form of prompt, and the cases."""
+    """Markdown table of the constants, the base model for each prompt format, and the cases."""
     yield (
         "| | exact match (SQL) | minus base | minus empty | minus most frequent | edit similarity | parses | "
         "loss, nats/token | loss at the end | steps | gate | s |"
@@ -244,7 +244,7 @@ def difference_cell(difference: Mapping[str, float] | None) -> str:
 
 
 def verdicts(results: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """What the gate says of each case, and whether those that it must refuse were refused."""
+    """The gate's decision on each case, and whether the cases that it must refuse were refused."""
     for name, result in results.items():
         yield f"{name}: {'promoted' if result['promote'] else 'refused'}"
         yield from (f"    {reason}" for reason in result["reasons"])

@@ -1,4 +1,4 @@
-"""The experiments of `make bench-finetune`: one that the others differ from, and what each changes in it."""
+"""Cases of the fine-tuning benchmark: a reference experiment, and the changes of each case."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Case:
     """One experiment.
 
     Attributes:
-        shows: what it is there to show.
-        changes: options that differ from the first case, by dotted key; None leaves the option out.
-        rows: its training rows: half of them, all, twice as many, or all with their completions shuffled.
+        shows: purpose of the case.
+        changes: options that differ from the first case, by dotted key; None removes the option.
+        rows: training rows: half of them, all, twice as many, or all with their completions shuffled.
         refuse: whether the gate must refuse its model.
-        by_default: whether it is run where no cases are named.
+        by_default: whether it runs if no cases are named.
     """
 
     shows: str
@@ -40,7 +40,7 @@ class Case:
 
 FULL = {"model.peft_config": None}
 END_OF_TURN = "the end of a turn"
-"""Replaced by the token that ends a turn of the model's chat markup."""
+"""Placeholder for the end-of-turn token of the model's chat markup."""
 
 CASES = {
     "lora": Case("LoRA with the defaults, native FIM without context"),
@@ -61,7 +61,7 @@ CASES = {
     "row-loss": Case("each row counts once in the loss, whatever its length", {"data.sample_weighted_loss": True}),
     "shuffled": Case("completions of other rows", rows="shuffled", refuse=True),
     "wrecked": Case("a learning rate that ruins the base", {**FULL, "optimizer.lr": 3e-2, "max_steps": 4}, refuse=True),
-    "untrained": Case("adapters that have learnt nothing", {"optimizer.lr": 1e-12, "max_steps": 1}, refuse=True),
+    "untrained": Case("adapters that have learned nothing", {"optimizer.lr": 1e-12, "max_steps": 1}, refuse=True),
 }
 
 
@@ -92,7 +92,7 @@ def experiment_of(
             "max_length": 2048,
         },
         "evaluation": {"max_rows": None, "max_new_tokens": 48},
-        # Otherwise this check stops a model whose loss has not fallen before the gate says anything.
+        # As an error this check would stop a model whose loss has not fallen before it reaches the gate.
         "checks": {"loss_fell": {"severity": "warn"}},
     }
     for key, value in CASES[name].changes.items():

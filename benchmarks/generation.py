@@ -1,10 +1,10 @@
-"""How fast held-out rows of the demo are completed, and what sharing their prompts' prefixes brings.
+"""Benchmark of generation: shared-prefix decoding of held-out rows against decoding one row at a time.
 
     python -m benchmarks.generation [--checkpoint FOLDER] [--rows N] [--batch-size N]
 
-Completes the same rows twice: together with shared prefixes, and one by one with transformers' own `generate`. Without
-a checkpoint the weights are random, which takes as long but would seldom end a completion; there one token in twenty
-stops, so that completions have some 20 tokens.
+Completes the same rows twice: together with shared prefixes, and one by one with transformers' `generate`. Without a
+checkpoint the weights are random, which takes as long but would rarely end a completion; there, one token in twenty is a
+stop token, so that completions have about 20 tokens.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def main() -> None:
 
 
 class _Clock:
-    """Measures a block. Processor time (all threads) tells more than seconds on a machine that does other work."""
+    """Measures wall-clock and processor time (all threads) of a block; the latter is more reliable on a busy machine."""
 
     def __enter__(self) -> Self:
         self.seconds, self.cpu = -time.perf_counter(), -time.process_time()

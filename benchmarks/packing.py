@@ -1,9 +1,9 @@
-"""How full packs get, how much they share, and how long planning an epoch takes.
+"""Benchmark of packing: fill of packs, tokens saved by sharing, and time to plan an epoch.
 
     python -m benchmarks.packing [--rows N] [--context-rows N] [--batch-rows N]
 
-First the fill of flat packs over all rows: lengths are log-normal, as real prompts' lengths nearly are, cut off at the
-longest that a pack takes. Then whole epochs in batches, of rows that share parts of their contexts.
+First, the fill of flat packs over all rows, with log-normal lengths (close to those of real prompts) capped at the length
+of a pack. Then, whole epochs in batches, with rows that share parts of their contexts.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def draw_lengths(rows: int, median: int, sigma: float, limit: int) -> np.ndarray
 
 
 def rows_of_contexts(rows: int, context_rows: int) -> Rows:
-    """Rows of 400 tokens: a system prompt of 100, up to 250 of a context shared with others, the rest their own."""
+    """Rows of 400 tokens: a system prompt of 100, up to 250 of a context shared with other rows, the rest unshared."""
     rng = np.random.default_rng(0)
     context = rng.permutation(np.arange(rows) // context_rows)
     tokens = np.empty((rows, 400), np.int32)

@@ -2,7 +2,7 @@
 
     python -m benchmarks.table FOLDER
 
-FOLDER is that of a report, such as `.fim/evaluation_report/current`.
+FOLDER is the folder of a report, such as `.fim/evaluation_report/current`.
 """
 
 from __future__ import annotations

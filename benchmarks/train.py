@@ -1,24 +1,24 @@
-"""How fast a model trains on rows with long common prompts, against the trainers that people use.
+"""Benchmark of training on rows with long shared prompts, against transformers' Trainer and TRL's SFTTrainer.
 
     python -m benchmarks.train [--case a b] [--rows N] [--steps N] [--max-length N] [--threads N]
                                [--export FILE] [--tokenizer FOLDER] [--methods NAME …]
     python -m benchmarks.train --model FOLDER [--lora] --export FILE [--rows N] [--steps N] …
 
-The same rows, weights, precision (float32), optimizer and clipping for all: our three packings through the engine that
-`fim train` runs, transformers' Trainer with padding, and TRL's SFTTrainer in each setting that runs on a CPU. Every
-optimizer step takes all rows, so that each method's losses must agree from step to step; they are printed. Each
-measurement is a process of its own, so that its peak memory is its own. Case (a) is a small body with a vocabulary of
-151,936, case (b) one of 12 layers of width 512 with 8,192.
+All methods use the same rows, weights, precision (float32), optimizer and clipping: our three packings through the training
+loop of `fim train`, transformers' Trainer with padding, and TRL's SFTTrainer in each setting that runs on a CPU. Every
+optimizer step takes all rows, so the losses of all methods must agree at every step; they are printed. Each measurement
+runs in a separate process, so that peak memory is measured separately. Case (a) is a small body with a vocabulary of
+151,936; case (b) has 12 layers of width 512 and a vocabulary of 8,192.
 
-The share of the machine's rate counts what the rows need (each shared prefix once with prefix_tree, the output layer
-where something is predicted) against the best matrix product of the same run; padding and logits that are thrown away
-do not count.
+The share of the machine's rate relates the operations that the rows need (each shared prefix once with prefix_tree, the
+output layer only at predicted positions) to the best matrix product of the same run; padding and discarded logits do not
+count.
 
-Where activations are recomputed memory is what counts, so such a process also has glibc give freed blocks of 4 MiB and
-more back at once (MALLOC_MMAP_THRESHOLD_), which `fim train` takes from its environment as well.
+The method that recomputes activations is about memory, so its process also makes glibc return freed blocks of 4 MiB and
+more at once (MALLOC_MMAP_THRESHOLD_). `fim train` takes this variable from its environment as well.
 
---model trains a pretrained model, all of its weights or with --lora adapters, in place of the cases. Page faults are those
-of the whole process, loading included.
+With --model a pretrained model is trained instead of the cases: all weights, or adapters with --lora. Page faults are those
+of the whole process, including loading.
 
 Without --export the rows are the demo's; without --tokenizer one is trained on them.
 """
@@ -48,11 +48,9 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", nargs="+", default=["a", "b"], choices=["a", "b"])
-    parser.add_argument("--rows", type=int, default=48, help="least number of rows; whole packs are drawn")
+    parser.add_argument("--rows", type=int, default=48, help="minimum number of rows; whole packs are drawn")
     parser.add_argument("--steps", type=int, default=3, help="optimizer steps; the fastest counts")
-    parser.add_argument(
-        "--max-length", type=int, default=2048, help="tokens of the longest row and of the largest pack"
-    )
+    parser.add_argument("--max-length", type=int, default=2048, help="maximum tokens of a row and of a pack")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--export", type=Path, help="train on this export instead of the demo's rows")
     parser.add_argument("--tokenizer", help="folder or hub id, for case (a)")
@@ -127,7 +125,7 @@ def _compare(case: str, options: argparse.Namespace, folder: Path) -> None:
 
 
 def _conclude(results: dict[str, dict[str, Any]]) -> None:
-    """prefix_tree against the fastest and the leanest of the others, on the clock and by processor time."""
+    """Compare prefix_tree with the fastest and the most memory-efficient other method, by wall-clock and CPU time."""
     trees = {name: result for name, result in results.items() if name.startswith(TREE)}
     others = {name: result for name, result in results.items() if not name.startswith(OURS)}
     if not others:

@@ -1,4 +1,4 @@
-"""What the training benchmark trains: two models, and rows that every method trains on alike."""
+"""Models and rows of the training benchmark."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class Case:
     """One model of the benchmark.
 
     Attributes:
-        title: for the table.
-        options: of `model.config`, without the vocabulary's size; for a pretrained model what the table shows of it.
+        title: title in the table.
+        options: options of `model.config` without the vocabulary size; for a pretrained model, what the table shows of it.
         vocabulary: entries of the output layer; the tokenizer may have fewer.
-        own_tokenizer: whether a tokenizer that is given takes the place of the trained one.
+        own_tokenizer: whether --tokenizer replaces the trained tokenizer.
         pretrained: folder of a pretrained model; None for random weights.
         lora: train adapters instead of all weights.
     """
@@ -47,7 +47,7 @@ class Case:
 
     @property
     def lr(self) -> float:
-        """A rate that these weights bear."""
+        """Learning rate for these weights."""
         if self.pretrained is None:
             return 1e-3
         return 2e-4 if self.lora else 2e-5
@@ -123,7 +123,7 @@ class Sample:
 def experiment_of(
     case: Case, folder: Path, *, packing: Strategy, rows: int, steps: int, max_length: int, recompute: bool = False
 ) -> Experiment:
-    """An experiment that takes all rows of the sample in each optimizer step."""
+    """An experiment whose optimizer steps each take all rows of the sample."""
     return Experiment.model_validate(
         {
             "seed": SEED,
@@ -184,7 +184,7 @@ def tokenize_export(
 
 
 def draw_sample(folder: Path, *, rows: int, max_length: int) -> Sample:
-    """Choose at least so many rows of `folder/tokens`, and store them in `folder/sample`, described."""
+    """Draw at least `--rows` rows from `folder/tokens` and store them with a description in `folder/sample`."""
     everything = load_rows(folder / "tokens", "train")
     plan = plan_packs(everything, strategy="prefix_tree", pack_length=max_length)
     members: list[int] = []

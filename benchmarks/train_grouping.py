@@ -1,13 +1,13 @@
-"""What it costs, and what it saves, to have rows with similar prompts in one optimizer step.
+"""Benchmark of grouping rows with similar prompts into one optimizer step: speed and held-out loss.
 
     python -m benchmarks.train_grouping [--blocks 1 4 8 0] [--seeds 42 43] [--rows N] [--epochs N] [--batch-rows N]
                                         [--model FOLDER --export FILE] [--lr X] [--eval-rows N] [--threads N]
 
-Trains on the same rows, in as many steps of as many rows, with batches filled by blocks of so many rows with similar
-prompts: 1 draws rows at random, 0 takes blocks of a whole batch (grouped over the epoch). Prints the held-out loss at
-equal rows, the spread of step losses and gradient norms, and the rate. Without --model the demo's small model is trained
-from scratch on the demo's rows; with --model adapters (LoRA) are trained on the rows of --export, prompts without
-markup. Each run is a process of its own.
+Trains on the same rows with the same number and size of steps, filling batches with blocks of rows with similar prompts.
+A block size of 1 draws rows at random; 0 makes a whole batch one block. Prints the held-out loss after equal numbers of
+rows, the spread of step losses and gradient norms, and the speed. Without --model, the demo's small model is trained from
+scratch on the demo's rows; with --model, LoRA adapters are trained on the rows of --export, with prompts without chat
+markup. Each run is a separate process.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def compare(options: argparse.Namespace) -> None:
-    """Train in every way and print what came of it."""
+    """Train with every block size and seed, and print the results."""
     with tempfile.TemporaryDirectory() as name:
         prepare(options, Path(name))
         print(
@@ -90,7 +90,7 @@ def line(block: int, seed: int, work: Work) -> str:
     total = {key: sum(step[key] for step in steps) for key in ("rows", "tokens", "distinct_tokens", "seconds")}
     spread = []
     for key in ("loss", "grad_norm"):
-        # The first half of a run is learning; how far steps differ by their rows shows in the second.
+        # Losses still fall in the first half of a run; the spread due to the rows of a step shows in the second half.
         values = [step[key] for step in steps[len(steps) // 2 :]]
         spread.append(f"{np.percentile(values, 5):.2f} to {np.percentile(values, 95):.2f}")
     cells = [
@@ -106,7 +106,7 @@ def line(block: int, seed: int, work: Work) -> str:
 
 
 def prepare(options: argparse.Namespace, folder: Path) -> None:
-    """Put the rows into `folder/prompts` and `folder/tokens`: the first so many that are trained on and held out."""
+    """Prepare the rows in `folder/prompts` and `folder/tokens`, limited to the first training and held-out rows."""
     import datasets
 
     from benchmarks.train_cases import tokenize_export
@@ -128,7 +128,7 @@ def prepare(options: argparse.Namespace, folder: Path) -> None:
 
 
 def train(options: argparse.Namespace, block: int, seed: int) -> None:
-    """Train one way, on one rank, in this process."""
+    """Train with one block size and seed, on one rank, in this process."""
     import fim_core.packing.plan
     from fim_core.packing.batches import epoch_order
     from fim_core.tokenization import load_rows
@@ -163,7 +163,7 @@ def train(options: argparse.Namespace, block: int, seed: int) -> None:
         }
     )
     size = block or options.batch_rows
-    # Training has no option for it, as one size was found to be best for all.
+    # Training itself has no option for the block size.
     fim_core.packing.plan.epoch_order = partial(epoch_order, block_rows=size)
     fit(prepare_run(Job(experiment, options.work / "tokens", tokenizer, work, "one"), join_ranks()))
 

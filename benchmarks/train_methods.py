@@ -1,4 +1,4 @@
-"""One measurement of the training benchmark each: what a trainer does with the sample in a process of its own."""
+"""Training methods of the benchmark, each measured in a separate process."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Clock:
 
 
 def measure(case: Case, method: str, folder: Path, *, steps: int, max_length: int) -> Result:
-    """Train on the sample in `folder` and say what it took.
+    """Train on the sample in `folder` and return the measurements.
 
     Returns:
         seconds, cpu_seconds, losses: of each optimizer step; computed: positions that went through the body in a step;
@@ -67,7 +67,7 @@ def measure(case: Case, method: str, folder: Path, *, steps: int, max_length: in
 def _ours(
     packing: Strategy, case: Case, folder: Path, steps: int, max_length: int, *, recompute: bool = False
 ) -> Result:
-    """The engine as `fim train` runs it, on one rank; with `recompute`, under `activation_checkpointing`."""
+    """The training loop of `fim train` on one rank; with `recompute`, with `activation_checkpointing`."""
     from fim_core.training.distributed import join_ranks
     from fim_core.training.loop import next_steps, train_step
     from fim_core.training.run import prepare_run
@@ -161,7 +161,7 @@ def _shared_options(
 
 
 def _model(case: Case, folder: Path, rows: int, max_length: int) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """The weights that ours begins with, with transformers' own attention."""
+    """The same initial weights as ours, with transformers' own attention."""
     job = job_of(case, folder, work="work-others", packing="none", rows=rows, steps=1, max_length=max_length)
     tokenizer = load_tokenizer(job.tokenizer)
     model = causal_model(build_for(job, tokenizer, torch.device("cpu")))
@@ -240,4 +240,4 @@ METHODS: dict[str, Callable[[Case, Path, int, int], Result]] = {
     "TRL, 4 rows padding-free": partial(_trl, {"batch_size": 4, "padding_free": True, "max_length": None}),
     "TRL, packed (bfd)": partial(_trl, {"batch_size": 1, "packing": True}),
 }
-"""By name; ours come first. TRL's tile of logits, its default loss, is on in all of its settings."""
+"""Methods by name, ours first. TRL's chunked loss, its default, is on in all of its settings."""

@@ -1,3 +1,3 @@
-"""Names of training methods that the front end and the measurement share."""
+"""Names of the training methods, shared by the command line and the measurements."""
 
 RECOMPUTED = ", activations recomputed"

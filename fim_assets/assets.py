@@ -1,4 +1,4 @@
-"""The six assets of the pipeline, each a stage of `fim_core.pipeline`."""
+"""The six assets of the pipeline, one per stage of `fim_core.pipeline`."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -19,7 +19,7 @@ from fim_core.store import Store
 
 
 def asset_options(stage: Stage) -> dict[str, Any]:
-    """The arguments of `@dg.asset` that follow from the stage."""
+    """Arguments of `@dg.asset` that are derived from the stage."""
     return {
         "deps": list(stage.upstream),
         "check_specs": check_specs(stage.asset),
@@ -35,11 +35,10 @@ def materialize(
     on_event: OnEvent = lambda event: None,
     start: StartRanks | None = None,
 ) -> Iterator[dg.MaterializeResult]:
-    """Make, or reuse, the asset of a stage, and report it: content version, metadata, checks.
+    """Make or reuse the asset of a stage; report its data version, metadata and check results.
 
     Raises:
-        dagster.Failure: a mistake that the user can correct, in one sentence, or a failed check that the experiment
-            has raised to an error.
+        dagster.Failure: a user's mistake, in one sentence; or a failed check whose severity the experiment raised to error.
     """
     bind_to_worker(context)
     options = experiment.load()
@@ -66,7 +65,7 @@ def materialize(
     if raised := not_blocked_by_dagster(artifact.asset, result.checks):
         sentences = " ".join(check.sentence for check in raised)
         raise dg.Failure(
-            description=f"Failed by the severity that the experiment sets: {sentences}", allow_retries=False
+            description=f"Failed a check that the experiment sets to severity error: {sentences}", allow_retries=False
         )
 
 
@@ -74,13 +73,13 @@ def materialize(
 def raw_completions(
     context: dg.AssetExecutionContext, experiment: ExperimentResource
 ) -> Iterator[dg.MaterializeResult]:
-    """Every row of the exports as text, exactly as written, with a row_id that leads back to its file and line."""
+    """All rows of the exports, as verbatim text. The row_id identifies the export and the row in it."""
     yield from materialize(context, experiment, stage_of("raw_completions"))
 
 
 @dg.asset(**asset_options(stage_of("fim_prompts")), kinds={"parquet", "duckdb"})
 def fim_prompts(context: dg.AssetExecutionContext, experiment: ExperimentResource) -> Iterator[dg.MaterializeResult]:
-    """Rows parsed and rendered: prompt, response and split; and every rejected row with its reason."""
+    """Prompt, response and split of every usable row, and every rejected row with its reason."""
     yield from materialize(context, experiment, stage_of("fim_prompts"))
 
 
@@ -88,7 +87,7 @@ def fim_prompts(context: dg.AssetExecutionContext, experiment: ExperimentResourc
 def tokenized_dataset(
     context: dg.AssetExecutionContext, experiment: ExperimentResource
 ) -> Iterator[dg.MaterializeResult]:
-    """Token ids and labels as a Hugging Face data set, and the packs that training reads them in."""
+    """Token ids and labels as a Hugging Face data set with the splits train and eval."""
     yield from materialize(context, experiment, stage_of("tokenized_dataset"))
 
 
@@ -101,7 +100,7 @@ def tokenized_dataset(
 def trained_checkpoint(
     context: dg.AssetExecutionContext, experiment: ExperimentResource, launcher: dg.ResourceParam[Launcher]
 ) -> Iterator[dg.MaterializeResult]:
-    """A checkpoint that loads with transformers, trained by DeepSpeed; a retry resumes at the exact step."""
+    """Checkpoint in Hugging Face format, trained with DeepSpeed. A retry resumes at the last saved step."""
     if (notice := experiment.notice()) is not None:
         context.log.info(notice)
     yield from materialize(
@@ -117,13 +116,13 @@ def trained_checkpoint(
 def evaluation_report(
     context: dg.AssetExecutionContext, experiment: ExperimentResource
 ) -> Iterator[dg.MaterializeResult]:
-    """Metrics with confidence intervals, compared with the base model, constants and the champion; every prediction."""
+    """Metrics on held-out rows with confidence intervals, compared with the base model, constants and the champion."""
     yield from materialize(context, experiment, stage_of("evaluation_report"), on_event=LiveProgress(context))
 
 
 @dg.asset(**asset_options(stage_of("champion_model")), kinds={"huggingface"})
 def champion_model(context: dg.AssetExecutionContext, experiment: ExperimentResource) -> Iterator[dg.MaterializeResult]:
-    """The candidate replaces the champion only if every rule of the gate holds; otherwise the champion stays."""
+    """The model to serve. A new checkpoint replaces it only if every rule of the gate holds."""
     yield from materialize(context, experiment, stage_of("champion_model"))
 
 

@@ -1,4 +1,4 @@
-"""Data-quality checks as Dagster asset checks: one for each SQL file, and those that SQL cannot express."""
+"""Data-quality checks as Dagster asset checks."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _SEVERITY = {"error": dg.AssetCheckSeverity.ERROR, "warn": dg.AssetCheckSeverity
 
 
 def check_specs(asset: str) -> list[dg.AssetCheckSpec]:
-    """The checks of an asset, as its definition declares them.
+    """Specifications of an asset's checks, for its definition.
 
-    Those of severity error block what comes after; Dagster shows them as blocking. For a warning that an experiment
-    raises to an error see `not_blocked_by_dagster`.
+    Checks of severity error block downstream assets, and Dagster shows them as blocking. For a warning that an experiment
+    raises to an error, see `not_blocked_by_dagster`.
     """
     return [
         dg.AssetCheckSpec(
@@ -27,13 +27,13 @@ def check_specs(asset: str) -> list[dg.AssetCheckSpec]:
 
 
 def not_blocked_by_dagster(asset: str, results: Sequence[CheckResult]) -> list[CheckResult]:
-    """Failed checks that should block what comes after although their definition does not say so."""
+    """Failed checks that must block downstream assets although their specification does not declare them as blocking."""
     declared = {spec.name for spec in check_specs(asset) if spec.blocking}
     return [result for result in blocking_failures(results) if result.name not in declared]
 
 
 def check_results(asset: str, results: Sequence[CheckResult]) -> list[dg.AssetCheckResult]:
-    """What the checks found, with counts, shares, thresholds and a few row_ids."""
+    """Check results for Dagster, with counts, shares, thresholds and a few row_ids."""
     return [
         dg.AssetCheckResult(
             asset_key=asset,

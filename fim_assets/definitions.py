@@ -1,4 +1,4 @@
-"""Everything that Dagster loads. Heavy libraries are imported by the stages, when they run."""
+"""Dagster definitions. Heavy libraries are imported by the stages when they run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fim_assets.resources.launcher import Launcher
 
 @dg.definitions
 def defs() -> dg.Definitions:
-    """The pipeline for the experiment that FIM_EXPERIMENT names; a run may choose another in the launchpad."""
+    """The pipeline for the experiment in $FIM_EXPERIMENT; a run can choose another one in the launchpad."""
     settings = workflow_settings()
     return dg.Definitions(
         assets=dg.map_asset_specs(partial(with_automation, retraining=settings.retraining), ASSETS),

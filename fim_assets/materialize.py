@@ -1,6 +1,6 @@
-"""`python -m fim_assets.materialize`: every asset by Dagster's own command, and if that fails, why, as the last line.
+"""`python -m fim_assets.materialize`: materialize all assets with Dagster's command, with the reason of a failure last.
 
-Dagster writes what a failure says into the middle of a long stack trace, and more lines after it.
+Dagster itself prints the message of a failure in the middle of a long stack trace.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
-# Dagster warns of what its own command uses, and of the command that came after it.
+# Deprecation warnings that Dagster's own command causes.
 QUIET = ("-W", "ignore:Function `asset_materialize_command`", "-W", "ignore:Parameter `include_sources`")
 COMMAND = (*QUIET, "-m", "dagster", "asset", "materialize", "-m", "fim_assets.definitions", "--select", "*")
 
@@ -24,7 +24,7 @@ def main() -> int:
         try:
             code = process.wait()
             break
-        except KeyboardInterrupt:  # Dagster got it too, and ends the run in order
+        except KeyboardInterrupt:  # Dagster gets the signal too and ends the run
             continue
     if code:
         with dg.DagsterInstance.get() as instance:
@@ -34,21 +34,21 @@ def main() -> int:
 
 
 def failures(instance: dg.DagsterInstance, *, since: datetime) -> list[str]:
-    """What the failed steps of the newest failed run say; of failed checks that block, each with its counts."""
+    """Messages of the failed steps of the newest failed run; for blocking checks, one per check with its counts."""
     failed = dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], created_after=since)
-    said = []
+    messages = []
     for run in instance.get_runs(failed, limit=1):
         for entry in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE):
             data = entry.get_dagster_event().step_failure_data
             if data.user_failure_data is not None and data.user_failure_data.description:
-                said.append(data.user_failure_data.description)
+                messages.append(data.user_failure_data.description)
             elif data.error is not None:
-                said += _failed_checks(instance, run.run_id, entry.step_key) or [data.error.message.strip()]
-    return said
+                messages += _failed_checks(instance, run.run_id, entry.step_key) or [data.error.message.strip()]
+    return messages
 
 
 def _failed_checks(instance: dg.DagsterInstance, run_id: str, step_key: str | None) -> list[str]:
-    """The descriptions of the checks that made a step fail: Dagster's own error only names them."""
+    """Descriptions of the checks that made a step fail; Dagster's error lists only their names."""
     entries = instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION)
     evaluations = [
         entry.get_dagster_event().asset_check_evaluation_data for entry in entries if entry.step_key == step_key

@@ -1,4 +1,4 @@
-"""What `make` writes."""
+"""The .env file that `make` writes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.mark.parametrize("name", ["plain", 'it\'s #2 "q" & Söhne', "a [b] + 100% @c"])
 def test_dagster_reads_the_home_of_a_copied_project(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A .env that names another folder came with a copy; `make` writes it again."""
+    """A .env that names another folder was copied with it; `make` rewrites it."""
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
     folder = tmp_path / name
     folder.mkdir()

@@ -1,1 +1,1 @@
-"""What starts runs without a person: schedule, sensors, conditions; and the jobs that they start."""
+"""Jobs, and the schedule, sensors and automation conditions that start them."""

@@ -1,4 +1,4 @@
-"""When assets are refreshed on their own, and when they count as too old."""
+"""Automation conditions and freshness policies of the assets."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import dagster as dg
 
 from fim_core.config.workflow import RetrainingConfig
 
-# Training costs hours, so it waits for its schedule; what is cheap follows its inputs.
+# Training takes hours, so it runs on a schedule only. The other assets follow their inputs.
 FOLLOWERS = {"fim_prompts", "tokenized_dataset", "evaluation_report", "champion_model"}
 
 
 def when_inputs_really_change() -> dg.AutomationCondition:
-    """True when the data version of an input is another one than at the last refresh.
+    """True when the data version of an input has changed since the last refresh.
 
-    Dagster's `eager` would also follow inputs that were materialized again with the same content.
+    Dagster's `eager` would also fire for inputs that were materialized again with the same content.
     """
     changed = dg.AutomationCondition.any_deps_match(dg.AutomationCondition.data_version_changed())
     wanted = (changed | dg.AutomationCondition.newly_missing()).since_last_handled()
@@ -25,7 +25,7 @@ def when_inputs_really_change() -> dg.AutomationCondition:
 
 
 def with_automation(spec: dg.AssetSpec, retraining: RetrainingConfig) -> dg.AssetSpec:
-    """Add what keeps an asset fresh: followers get the condition, the checkpoint a limit to its age."""
+    """Add the automation condition to assets that follow their inputs, and the freshness policy to the checkpoint."""
     name = spec.key.path[-1]
     if name in FOLLOWERS:
         return spec.replace_attributes(automation_condition=when_inputs_really_change())
@@ -35,6 +35,6 @@ def with_automation(spec: dg.AssetSpec, retraining: RetrainingConfig) -> dg.Asse
 
 
 def freshness(retraining: RetrainingConfig) -> dg.FreshnessPolicy:
-    """A checkpoint fails when it is older than the experiment allows, and warns a day before."""
+    """Fail from the maximum age of a checkpoint on; warn a day earlier, or from half the age if that is later."""
     limit = timedelta(days=retraining.max_age_days)
     return dg.FreshnessPolicy.time_window(fail_window=limit, warn_window=max(limit - timedelta(days=1), limit / 2))

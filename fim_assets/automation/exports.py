@@ -1,4 +1,4 @@
-"""A sensor on the folder of exports: starts data preparation when a file has arrived or changed, and is whole."""
+"""Sensor for new exports: starts data preparation when files have arrived or changed and are completely written."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fim_core.config.workflow import ExportsConfig
 
 
 def exports_sensor(config: ExportsConfig | None) -> dg.SensorDefinition:
-    """The sensor for an experiment's `exports` section; without one it watches nothing and says so."""
+    """Build the sensor for the section `exports`. Without the section, every tick is skipped with that reason."""
     enabled = config is not None and config.enabled
 
     @dg.sensor(
@@ -31,7 +31,7 @@ def exports_sensor(config: ExportsConfig | None) -> dg.SensorDefinition:
         if not folder.is_dir():
             return dg.SkipReason(f"There is no folder {folder} yet.")
         known = json.loads(context.cursor or '{"files": {}, "content": "", "changes": 0}')
-        files, unsettled = look(folder, known["files"], config.settle_seconds, now=time.time())
+        files, unsettled = list_exports(folder, known["files"], config.settle_seconds, now=time.time())
         if unsettled:
             return dg.SkipReason(f"Still being written: {', '.join(unsettled)}.")
         content, changes = content_of(files), known["changes"]
@@ -39,18 +39,20 @@ def exports_sensor(config: ExportsConfig | None) -> dg.SensorDefinition:
             context.update_cursor(json.dumps(known | {"files": files}))
             return dg.SkipReason(f"No new content in {folder}.")
         cursor = json.dumps({"files": files, "content": content, "changes": changes + 1})
-        # Counted, so that content that was there before starts a run when it comes back.
+        # The count makes the key unique, so that content that returns after a change starts a run again.
         return dg.SensorResult(run_requests=[dg.RunRequest(run_key=f"{content}-{changes}")], cursor=cursor)
 
     return exports
 
 
-def look(folder: Path, known: dict[str, list], settle_seconds: float, now: float) -> tuple[dict[str, list], list[str]]:
-    """The exports in a folder as name → [size, mtime_ns, SHA-256], and the names of those still being written.
+def list_exports(
+    folder: Path, known: dict[str, list], settle_seconds: float, now: float
+) -> tuple[dict[str, list], list[str]]:
+    """List the exports in a folder as name → [size, mtime_ns, SHA-256], and the names of those still being written.
 
-    Files count as they do when a folder is read: by suffix, also in folders below and in linked ones, without names that begin with `.` or
-    `_`. A file counts as written when its modification time is not within `settle_seconds` of now and nothing changed
-    while it was read. Only files whose size or time differ from what is `known` are read again.
+    Files are selected as when a source is read: by suffix, recursively, following links, without names that begin with
+    `.` or `_`. A file counts as written when its modification time is more than `settle_seconds` away from `now` and the
+    file did not change while it was hashed. Only files whose size or time differ from `known` are hashed again.
     """
     from fim_core.records.locate import files_below, is_export
 
@@ -80,5 +82,5 @@ def _size_and_time(path: Path) -> list[int]:
 
 
 def content_of(files: dict[str, list]) -> str:
-    """One hash over names and contents; time stamps do not count."""
+    """Hash of names and contents, without time stamps."""
     return hashlib.sha256(json.dumps({name: entry[2] for name, entry in files.items()}).encode()).hexdigest()

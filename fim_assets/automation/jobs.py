@@ -1,4 +1,4 @@
-"""Selections of assets that are run together."""
+"""Jobs: selections of assets that run together."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ _DAY_SECONDS = 24 * 60 * 60
 prepare_data = dg.define_asset_job(
     "prepare_data",
     selection=["raw_completions", "fim_prompts", "tokenized_dataset"],
-    description="Read the exports, render prompts, tokenize. What has not changed is reused.",
+    description="Read the exports, build prompts and tokenize them. Unchanged assets are reused.",
     tags={"dagster/max_runtime": str(_DAY_SECONDS)},
 )
 train = dg.define_asset_job(
     "train",
     selection=["trained_checkpoint"],
-    description="Train on the tokenized dataset that is there; resumes a run that was interrupted.",
+    description="Train on the current tokenized dataset. An interrupted run resumes.",
     tags={"dagster/max_runtime": str(7 * _DAY_SECONDS)},
 )
 evaluate_only = dg.define_asset_job(
     "evaluate_only",
     selection=["evaluation_report", "champion_model"],
-    description="Evaluate the checkpoint that is there, and let the gate decide about the champion.",
+    description="Evaluate the current checkpoint and let the gate decide whether it becomes champion.",
     tags={"dagster/max_runtime": str(_DAY_SECONDS)},
 )
 retrain = dg.define_asset_job(
     "retrain",
     selection=[stage.asset for stage in STAGES],
-    description="Everything, from the exports to the champion. What has not changed is reused.",
+    description="Run the whole pipeline, from the exports to the champion. Unchanged assets are reused.",
     tags={"dagster/max_runtime": str(7 * _DAY_SECONDS)},
 )
 

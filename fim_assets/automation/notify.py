@@ -13,11 +13,11 @@ _TIMEOUT_SECONDS = 10
 
 
 def failure_sensor(config: NotifyConfig) -> dg.SensorDefinition:
-    """A sensor that reports every failed run in the log and, by POST, to the experiment's webhook."""
+    """Build a sensor that logs every failed run and posts it to the experiment's webhook."""
 
     @dg.run_failure_sensor(
         name="run_failures",
-        description="Logs every failed run, and posts it to notify.webhook of the experiment.",
+        description="Logs every failed run and posts it to the experiment's notify.webhook.",
         default_status=dg.DefaultSensorStatus.RUNNING,
     )
     def run_failures(context: dg.RunFailureSensorContext) -> None:
@@ -30,7 +30,7 @@ def failure_sensor(config: NotifyConfig) -> dg.SensorDefinition:
 
 
 def describe_failure(run: dg.DagsterRun, reason: str) -> dict[str, str]:
-    """The message about a failed run; `text` is what Slack and its like show."""
+    """Build the message about a failed run; `text` is the field that Slack and similar tools show."""
     return {
         "text": f"Run {run.run_id} of {run.job_name} failed: {reason}",
         "run_id": run.run_id,
@@ -42,7 +42,7 @@ def post(url: str, message: dict[str, str]) -> None:
     """Send a message as JSON.
 
     Raises:
-        OSError: the receiver cannot be reached or refuses; Dagster shows it and tries at the next failure.
+        OSError: the receiver cannot be reached or refuses. Dagster shows the error; the next failure is posted as usual.
     """
     request = urllib.request.Request(
         url, data=json.dumps(message).encode(), headers={"Content-Type": "application/json"}, method="POST"

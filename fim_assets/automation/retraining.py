@@ -1,4 +1,4 @@
-"""Retraining on schedule."""
+"""The retraining schedule."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _UNDER_WAY = [
 
 
 def retraining_schedule(config: RetrainingConfig) -> dg.ScheduleDefinition:
-    """The schedule of the `retrain` job, with cron and time zone of the experiment."""
+    """Build the schedule of the `retrain` job from the experiment's cron expression and time zone."""
     status = dg.DefaultScheduleStatus.RUNNING if config.enabled else dg.DefaultScheduleStatus.STOPPED
 
     @dg.schedule(
@@ -25,8 +25,8 @@ def retraining_schedule(config: RetrainingConfig) -> dg.ScheduleDefinition:
         cron_schedule=config.cron,
         execution_timezone=config.timezone,
         default_status=status,
-        description="Retrains on all exports and replaces the champion only by a better model. "
-        "Passes over a time at which the retraining before has not ended.",
+        description="Retrains on all exports; a new model replaces the champion only if the gate promotes it. "
+        "A tick is skipped while the previous retraining is running.",
     )
     def retraining(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         runs = context.instance.get_runs(dg.RunsFilter(job_name=retrain.name, statuses=_UNDER_WAY), limit=1)

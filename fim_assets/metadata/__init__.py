@@ -1,4 +1,4 @@
-"""What the UI shows of a finished asset."""
+"""Metadata of materialized assets."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ Metadata = dict[str, Any]
 
 
 def metadata_of(result: StageResult, experiment: Experiment) -> Metadata:
-    """Everything that is known about a finished stage, for people.
+    """Metadata of a finished stage for Dagster's UI.
 
-    Text of customers appears only with the experiment's `metadata.show_samples`.
+    Customer text is included only with the experiment's `metadata.show_samples`.
     """
     artifact, manifest = result.artifact, result.artifact.manifest
     store = Store(experiment.storage)
@@ -40,20 +40,20 @@ def metadata_of(result: StageResult, experiment: Experiment) -> Metadata:
         "commit": manifest["commit"] or "not in a git checkout",
         "config": dg.MetadataValue.json(manifest["config"]),
     }
-    return made | _OF_ASSET[artifact.asset](artifact, experiment, store) | origin
+    return made | _DESCRIBE[artifact.asset](artifact, experiment, store) | origin
 
 
 def outcome(result: StageResult) -> str:
-    """Whether there was anything to do."""
+    """Whether the version was made or reused, in words."""
     version = result.artifact.version
     return f"reused version {version}" if result.reused else f"made version {version} in {result.seconds:.1f} s"
 
 
-_OF_ASSET: Mapping[str, Callable[[Artifact, Experiment, Store], Metadata]] = {
-    "raw_completions": raw_completions.shown,
-    "fim_prompts": fim_prompts.shown,
-    "tokenized_dataset": tokenized_dataset.shown,
-    "trained_checkpoint": trained_checkpoint.shown,
-    "evaluation_report": evaluation_report.shown,
-    "champion_model": champion_model.shown,
+_DESCRIBE: Mapping[str, Callable[[Artifact, Experiment, Store], Metadata]] = {
+    "raw_completions": raw_completions.describe,
+    "fim_prompts": fim_prompts.describe,
+    "tokenized_dataset": tokenized_dataset.describe,
+    "trained_checkpoint": trained_checkpoint.describe,
+    "evaluation_report": evaluation_report.describe,
+    "champion_model": champion_model.describe,
 }

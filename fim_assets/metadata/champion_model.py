@@ -1,4 +1,4 @@
-"""What the UI shows of `champion_model`."""
+"""Metadata of `champion_model`."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from fim_core.store import Artifact, Store
 _HOLDS = {True: "passed", False: "failed", None: "not applicable"}
 
 
-def shown(artifact: Artifact, experiment: Experiment, store: Store) -> dict[str, Any]:
-    """What the gate decided, and why."""
+def describe(artifact: Artifact, experiment: Experiment, store: Store) -> dict[str, Any]:
+    """The gate's decision and its reasons."""
     decision = read_json(DecisionFolder(artifact.path).decision)
     rules = [
         {"result": _HOLDS[rule["holds"]], "reason": rule["reason"], "rule": rule["rule"], "metric": rule["metric"]}
@@ -27,8 +27,8 @@ def shown(artifact: Artifact, experiment: Experiment, store: Store) -> dict[str,
     return {
         "promoted": decision["promote"],
         "candidate": decision["candidate"],
-        "champion_before": decision["champion_before"] or "none",
+        "previous_champion": decision["champion_before"] or "none",
         "gate": table(dict.fromkeys(("result", "reason", "rule", "metric"), "string"), rules),
-        "smallest_visible_gain": decision["power"]["sentence"],
+        "smallest_detectable_gain": decision["power"]["sentence"],
         **({"load": dg.MetadataValue.md(how_to_load(champion_weights(artifact)))} if decision["promote"] else {}),
     }

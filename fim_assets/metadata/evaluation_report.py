@@ -1,4 +1,4 @@
-"""What the UI shows of `evaluation_report`."""
+"""Metadata of `evaluation_report`."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _COLUMNS = {
     "row_id": "As in raw_completions.",
     "type": "The export's TYPE.",
     "group": "As in fim_prompts.",
-    "split": "eval: only held-out rows are judged.",
-    "completion": "What the user accepted.",
-    "prediction": "What the model wrote.",
-    "base_prediction": "What the model before training wrote.",
-    "champion_prediction": "What the champion wrote; null where its prompts cannot hold the row.",
+    "split": "Always eval: only held-out rows are evaluated.",
+    "completion": "Completion that the user accepted.",
+    "prediction": "Completion by the model.",
+    "base_prediction": "Completion by the model before training.",
+    "champion_prediction": "Completion by the champion; null where its prompts cannot represent the row.",
 }
 _LINEAGE: dict[str, list[Source]] = {
     "row_id": [("fim_prompts", "row_id")],
@@ -38,8 +38,8 @@ _LINEAGE: dict[str, list[Source]] = {
 _MEASURED: list[Source] = [*_LINEAGE["completion"], *_LINEAGE["prediction"]]
 
 
-def shown(artifact: Artifact, experiment: Experiment, store: Store) -> dict[str, Any]:
-    """Every figure with its interval, next to those of the others, and in words whether the model is better."""
+def describe(artifact: Artifact, experiment: Experiment, store: Store) -> dict[str, Any]:
+    """Metrics with intervals, those of the other predictors, and the comparisons in words."""
     from fim_core.evaluation.verdicts import sentences
     from fim_core.metrics.registry import METRICS
 
@@ -59,8 +59,8 @@ def shown(artifact: Artifact, experiment: Experiment, store: Store) -> dict[str,
         "rows": artifact.counts["rows"],
         "groups": artifact.counts["groups"],
         **{metric.name: round(figures[metric.name]["value"], 4) for metric in measured if metric.headline},
-        "is_it_better": dg.MetadataValue.md("\n".join(f"- {sentence}" for sentence in sentences(report))),
-        "smallest_visible_gain": report["power"]["sentence"],
+        "comparison": dg.MetadataValue.md("\n".join(f"- {sentence}" for sentence in sentences(report))),
+        "smallest_detectable_gain": report["power"]["sentence"],
         "figures": _figures_table(measured, report),
         "differences": _differences_table(measured, report),
         "intervals": plots.intervals(shares, title="share of held-out rows, with confidence intervals"),
@@ -69,7 +69,7 @@ def shown(artifact: Artifact, experiment: Experiment, store: Store) -> dict[str,
 
 
 def _figures_table(measured: Sequence[Metric], report: Mapping[str, Any]) -> dg.MetadataValue:
-    """Of the model with its interval, and of the others, which are named as in the report."""
+    """Metrics of the model with their intervals, and of the other predictors, named as in the report."""
     from fim_core.evaluation.formatting import show_figure
 
     bounds = ("value", "low", "high")
@@ -86,7 +86,7 @@ def _figures_table(measured: Sequence[Metric], report: Mapping[str, Any]) -> dg.
 
 
 def _differences_table(measured: Sequence[Metric], report: Mapping[str, Any]) -> dg.MetadataValue:
-    """The model minus each of the others, with intervals; better or worse where that is not chance."""
+    """Differences to the other predictors with intervals, marked better or worse where significant."""
     rows = [
         {"metric": metric.title}
         | {

@@ -1,4 +1,4 @@
-"""What the UI shows of `fim_prompts`."""
+"""Metadata of `fim_prompts`."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _COLUMNS = {
     "row_id": "As in raw_completions.",
     "type": "The export's TYPE.",
     "is_completion": "Prefix and suffix are the text around a cursor.",
-    "is_finished": "The prompt was read as it is: control tokens in it are meant.",
-    "prompt": "What the model reads; control tokens are written out.",
-    "response": "What the model learns to write.",
+    "is_finished": "The prompt was read as it is; control tokens in it are intended.",
+    "prompt": "Input of the model, with control tokens written out.",
+    "response": "Text that the model is trained to write.",
     "prefix": "Text before the cursor.",
     "suffix": "Text after the cursor.",
     "source_type": "Shape of the row in the export.",
-    "control_spans": "Where the control tokens of `prompt` are, in rows whose user text looks like some too.",
-    "trained_spans": "Earlier assistant turns in `prompt`, which are trained on as well.",
-    "split": "train, eval, or left_out: neither, since the group is held out and the statement is trained on in others.",
-    "group": "Rows of one group are never both trained on and held out.",
+    "control_spans": "Positions of the control tokens in `prompt`, for rows whose user text also spells control tokens.",
+    "trained_spans": "Positions of earlier assistant turns in `prompt`, which are also trained on.",
+    "split": "train, eval, or left_out (the group is held out, but the statement is trained on in another group).",
+    "group": "Rows of one group are never split between train and eval.",
 }
 _LINEAGE = {
     "row_id": ["row_id"],
@@ -50,8 +50,8 @@ _LINEAGE = {
 }
 
 
-def shown(artifact: Artifact, experiment: Experiment, store: Store) -> dict[str, Any]:
-    """What became of the rows, and why some are not used."""
+def describe(artifact: Artifact, experiment: Experiment, store: Store) -> dict[str, Any]:
+    """Row counts by split, and rejected rows by reason."""
     counts = artifact.counts
     lineage = {name: [("raw_completions", source) for source in sources] for name, sources in _LINEAGE.items()}
     return {

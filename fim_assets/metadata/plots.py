@@ -1,4 +1,4 @@
-"""Small plots that Dagster's UI shows: a picture inside Markdown, under 100 kB each."""
+"""Plots for Dagster's UI, as images embedded in Markdown, under 100 kB each."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BLUE, _ORANGE, _GREY = "#2563eb", "#ea580c", "#64748b"
 Points = Sequence[tuple[float, float]]
 
 _FEW_POINTS = 60
-"""A line of more points than this is noisy: it is drawn pale, with its running median over it."""
+"""Lines with more points than this are noisy: they are drawn pale, with their running median on top."""
 _DRAWN_POINTS = 1500
 
 
@@ -38,7 +38,7 @@ def curves(panels: Mapping[str, Mapping[str, Points]]) -> dg.MetadataValue:
             _draw_line(axis, points, label, color)
         axis.set_title(title, fontsize=9, loc="left")
         axis.set_xlabel("optimizer step", fontsize=8)
-        # From 0, with as much room above as the whole height deserves.
+        # From 0, with a margin of 5% at the top.
         axis.set_ylim(0, axis.dataLim.ymax * 1.05 or 1)
         axis.yaxis.set_major_formatter("{x:,g}")
         if len(lines) > 1:
@@ -48,7 +48,7 @@ def curves(panels: Mapping[str, Mapping[str, Points]]) -> dg.MetadataValue:
 
 @dataclass(frozen=True)
 class Histogram:
-    """Counts over bins: `edges` has one entry more than `counts`; `unit` is theirs, `counted` is what was counted."""
+    """Counts per bin. `edges` has one entry more than `counts`; `unit` labels the edges, `counted` the counts."""
 
     title: str
     counts: Sequence[int]
@@ -71,7 +71,7 @@ def histograms(panels: Sequence[Histogram]) -> dg.MetadataValue:
 
 
 def intervals(values: Mapping[str, Sequence[float]], *, title: str) -> dg.MetadataValue:
-    """Shares with their confidence intervals, one line each; `values` maps a label to (value, low, high)."""
+    """Plot shares with confidence intervals, one line each; `values` maps a label to (value, low, high)."""
     from matplotlib.ticker import PercentFormatter
 
     figure, (axis,) = _figure(1, width=6.4, height=0.9 + 0.28 * len(values))
@@ -96,7 +96,7 @@ def _draw_line(axis: Axes, points: Points, label: str, color: str) -> None:
 
 
 def _running_median(points: Points) -> Points:
-    """Each value as the median of its neighbourhood, about a fortieth of the line; narrower at the ends."""
+    """Running median over about a fortieth of the line, with a narrower window at the ends."""
     from statistics import median
 
     reach = max(1, len(points) // 80)

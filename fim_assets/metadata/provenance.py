@@ -1,4 +1,4 @@
-"""Where an artifact comes from: every version, config and commit back to the bytes of the exports."""
+"""Provenance of an artifact: versions, configuration and commits back to the exports."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _HASH_DIGITS = 16
 
 
 def made_from(artifact: Artifact, store: Store) -> dg.MetadataValue:
-    """One line for each version that the artifact was made from, and for itself; the way of the data downwards.
+    """List the artifact and all versions that it was made from, upstream first.
 
-    Exports, templates and pretrained weights are not assets: they have a content hash and nothing else.
+    Exports, templates and pretrained weights are not assets and have only a content hash.
     """
-    columns = dict.fromkeys(("what", "version", "config", "commit", "code", "made (UTC)"), "string")
+    columns = dict.fromkeys(("name", "version", "config", "commit", "code", "made (UTC)"), "string")
     return table(columns, list(_lines(artifact, store, set())))
 
 
 def exports(artifact: Artifact, store: Store) -> dg.MetadataValue:
-    """The files that an artifact comes from, with the SHA-256 of their bytes."""
+    """List the export files that an artifact was made from, with their SHA-256."""
     found = [export for raw in _ancestors(artifact, store, "raw_completions") for export in raw.counts["exports"]]
     rows = [{"file": export["name"], "rows": export["rows"], "sha256": export["digest"]} for export in found]
     if len(rows) > _MOST_EXPORTS:
@@ -55,14 +55,14 @@ def _lines(artifact: Artifact, store: Store, seen: set[str]) -> Iterator[dict[st
 
 
 def _line(
-    what: str, version: str, config: str = "", commit: str = "", code: str = "", made: str = ""
+    name: str, version: str, config: str = "", commit: str = "", code: str = "", made: str = ""
 ) -> dict[str, str]:
     version = version[:_HASH_DIGITS]
-    return {"what": what, "version": version, "config": config, "commit": commit, "code": code, "made (UTC)": made}
+    return {"name": name, "version": version, "config": config, "commit": commit, "code": code, "made (UTC)": made}
 
 
 def _ancestors(artifact: Artifact, store: Store, asset: str) -> list[Artifact]:
-    """The artifact itself and what it was made from, as far as it is an `asset`, each version once."""
+    """Versions of `asset` among the artifact and its inputs, each once."""
     if artifact.asset == asset:
         return [artifact]
     upstream = [store.find(name, version) for name, version in artifact.manifest["inputs"].items()]

@@ -1,4 +1,4 @@
-"""What the UI shows of `raw_completions`."""
+"""Metadata of `raw_completions`."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from fim_core.folders.raw import RawFolder
 from fim_core.store import Artifact, Store
 
 _COLUMNS = {
-    "row_id": "Content hash of the export (12 digits), and the number of the row in it, from 0.",
-    "source": "The export's name.",
+    "row_id": "Content hash of the export (12 digits) and index of the row in it.",
+    "source": "Name of the export.",
     "source_type": "Shape of the rows: fim_completions, prompt_response or messages.",
     "type": "The export's TYPE.",
     "input": "INPUT, exactly as written.",
     "output": "OUTPUT, exactly as written.",
-    "held_out": "The row comes from eval_sources.",
+    "held_out": "Whether the row comes from eval_sources.",
 }
 
 
-def shown(artifact: Artifact, experiment: Experiment, store: Store) -> dict[str, Any]:
-    """Rows, columns, types, and what the reader of the exports had to say."""
+def describe(artifact: Artifact, experiment: Experiment, store: Store) -> dict[str, Any]:
+    """Row counts, columns, types, and warnings from reading the exports."""
     counts = artifact.counts
     notes = {"warnings": dg.MetadataValue.md(_list(counts["warnings"]))} if counts["warnings"] else {}
     left_out = {"rows_left_out_by_sampling": counts["left_out"]} if counts["left_out"] else {}

@@ -1,4 +1,4 @@
-"""Some rows as the model meets them: which tokens it only reads, and which it learns to write."""
+"""Sample rows, decoded from their token ids, with the spans that are trained on."""
 
 from __future__ import annotations
 
@@ -18,14 +18,13 @@ if TYPE_CHECKING:
 
 _SAMPLES = 3
 _SHOWN_CHARACTERS = 1600
-"""Of a stretch of text; a longer one is cut in its middle."""
+"""Maximum length of a shown span; longer ones are cut in the middle."""
 
 
 def samples(rows: pa.Table, tokenizer_file: Path) -> dg.MetadataValue:
-    """Rows from the beginning, the middle and the end of a split, as Markdown.
+    """Show rows from the beginning, the middle and the end of a split, as Markdown.
 
-    A row is decoded from its ids, so that one sees what is trained on, control tokens included, rather than what was
-    meant.
+    Rows are decoded from their ids, so they show exactly what is trained on, control tokens included.
 
     Args:
         rows: at least one; columns row_id, input_ids and labels.
@@ -35,7 +34,7 @@ def samples(rows: pa.Table, tokenizer_file: Path) -> dg.MetadataValue:
 
     tokenizer = Tokenizer.from_file(str(tokenizer_file))
     chosen = sorted({round(place) for place in np.linspace(0, rows.num_rows - 1, _SAMPLES)})
-    # Slices: `take` would copy the whole table together first.
+    # Slices, because `take` would concatenate the chunks of the whole table first.
     rows = rows.select(["row_id", "input_ids", "labels"])
     shown = [row for place in chosen for row in rows.slice(place, 1).to_pylist()]
     return dg.MetadataValue.md("\n\n---\n\n".join(_sample(tokenizer=tokenizer, **row) for row in shown))
@@ -62,7 +61,7 @@ def _cut(text: str) -> str:
 
 
 def _fenced(text: str) -> str:
-    """Text as a code block that it cannot end: the fence is longer than any run of backticks in it."""
+    """Format text as a code block whose fence is longer than any run of backticks in the text."""
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}text\n{text}\n{fence}"

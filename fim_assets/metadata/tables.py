@@ -1,4 +1,4 @@
-"""Tables, columns and column lineage as Dagster shows them."""
+"""Tables, column schemas and column lineage as Dagster metadata."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ def table(columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> dg.M
 
 
 def count_table(counts: Mapping[str, int], name: str) -> dg.MetadataValue:
-    """Rows by `name`."""
+    """Table of row counts by `name`."""
     rows = [{name: key or "(none)", "rows": count} for key, count in counts.items()]
     return table({name: "string", "rows": "int"}, rows)
 
 
 def column_schema(schema: pa.Schema, descriptions: Mapping[str, str]) -> dg.TableSchema:
-    """The columns of a table, with a sentence for those that are described."""
+    """Columns of a table, with descriptions where given."""
     return dg.TableSchema(
         columns=[dg.TableColumn(field.name, str(field.type), descriptions.get(field.name)) for field in schema]
     )
 
 
 def column_lineage(columns: Mapping[str, Sequence[Source]]) -> dg.TableColumnLineage:
-    """Which upstream columns each column is made from."""
+    """Upstream columns that each column is made from."""
     return dg.TableColumnLineage(
         {
             name: [dg.TableColumnDep(asset_key=dg.AssetKey(asset), column_name=column) for asset, column in sources]

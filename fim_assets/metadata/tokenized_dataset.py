@@ -1,4 +1,4 @@
-"""What the UI shows of `tokenized_dataset`."""
+"""Metadata of `tokenized_dataset`."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ _COLUMNS = {
     "row_id": "As in raw_completions.",
     "type": "The export's TYPE.",
     "input_ids": "Prompt, response and end token.",
-    "labels": "The token itself where it is trained on, -100 where it is masked.",
-    "prompt_length": "Tokens before the response, earlier assistant turns included; evaluation completes from there.",
+    "labels": "Token ids that are trained on; -100 where masked.",
+    "prompt_length": "Tokens before the response, earlier assistant turns included. Evaluation generates from here.",
 }
 _LINEAGE = {
     "row_id": ["row_id"],
@@ -42,8 +42,8 @@ _LINEAGE = {
 _BINS = 40
 
 
-def shown(artifact: Artifact, experiment: Experiment, store: Store) -> dict[str, Any]:
-    """Tokens, lengths, and some rows if they may be shown."""
+def describe(artifact: Artifact, experiment: Experiment, store: Store) -> dict[str, Any]:
+    """Token counts, lengths, and sample rows if the experiment shows samples."""
     counts, files = artifact.counts, TokenizedFolder(artifact.path)
     train, held_out = (saved_dataset(files.split(name)) for name in ("train", "eval"))
     lineage = {name: [("fim_prompts", source) for source in sources] for name, sources in _LINEAGE.items()}
@@ -85,7 +85,7 @@ def _histograms(rows: pa.Table) -> list[plots.Histogram]:
 
 
 def _histogram(title: str, lengths: np.ndarray) -> plots.Histogram:
-    """Bins of whole tokens, all of the same width."""
+    """Histogram with bins of equal width, in whole tokens."""
     low, high = (int(lengths.min()), int(lengths.max())) if len(lengths) else (0, 0)
     width = max(1, -(-(high - low + 1) // _BINS))
     counts, edges = np.histogram(lengths, bins=np.arange(low, high + width + 1, width))

@@ -1,4 +1,4 @@
-"""What the UI shows of `trained_checkpoint`."""
+"""Metadata of `trained_checkpoint`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from fim_core.store import Artifact, Store
 from fim_core.training.log_tail import event_of
 
 
-def shown(artifact: Artifact, experiment: Experiment, store: Store) -> dict[str, Any]:
-    """What was learned, how fast, and how to use it."""
+def describe(artifact: Artifact, experiment: Experiment, store: Store) -> dict[str, Any]:
+    """Training figures, speed, curves, and how to load the checkpoint."""
     counts = artifact.counts
     events = list(_events(CheckpointFolder(artifact.path).events))
     steps = [event for event in events if event["event"] == "step"]
@@ -44,7 +44,7 @@ def shown(artifact: Artifact, experiment: Experiment, store: Store) -> dict[str,
             {
                 "loss": {"training": _points(steps, "loss"), "held-out": _points(evals, "loss")},
                 "learning rate": {"learning rate": _points(steps, "lr")},
-                "tokens a second": {"tokens": _points(steps, "tokens_per_second")},
+                "tokens per second": {"tokens": _points(steps, "tokens_per_second")},
             }
         ),
         "load": dg.MetadataValue.md(how_to_load(artifact.path)),
@@ -52,7 +52,7 @@ def shown(artifact: Artifact, experiment: Experiment, store: Store) -> dict[str,
 
 
 def how_to_load(folder: Path) -> str:
-    """Markdown: the checkpoint in Python, and from the command line."""
+    """Markdown that shows how to load the checkpoint in Python and from the command line."""
     return (
         "```python\nfrom transformers import (\n    AutoModelForCausalLM,\n    AutoTokenizer,\n)\n\n"
         f'path = "{folder}"\n'

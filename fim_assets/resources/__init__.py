@@ -1,1 +1,1 @@
-"""What assets need at run time."""
+"""Resources and run-time support of the assets."""

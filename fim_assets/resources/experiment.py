@@ -1,4 +1,4 @@
-"""The experiment that a run works on, chosen in the launchpad, by environment, or by default."""
+"""The experiment of a run, chosen in the launchpad, by environment variable, or by default."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def default_experiment_path() -> str:
 
 @dataclass(frozen=True)
 class WorkflowSettings:
-    """The parts of the default experiment that shape the definitions themselves."""
+    """Sections of the default experiment that the definitions depend on."""
 
     retraining: RetrainingConfig
     exports: ExportsConfig | None
@@ -40,11 +40,11 @@ class WorkflowSettings:
 
 
 def workflow_settings() -> WorkflowSettings:
-    """Schedule, sensor folder and notifier of the default experiment.
+    """Sections `retraining`, `exports` and `notify` of the default experiment.
 
-    An experiment file that cannot be used must neither take the code location down nor end the retraining silently:
-    sections that are valid by themselves count, an invalid `retraining` is on at its default time, and each run fails
-    with what is wrong with the file.
+    An invalid experiment file must neither break the code location nor stop retraining silently. Sections that are valid
+    by themselves apply, an invalid `retraining` section is enabled at its default time, and each run fails with the
+    reason why the file is invalid.
     """
     path = default_experiment_path()
     try:
@@ -72,27 +72,25 @@ def _valid_section(kind: type[S], options: Any, otherwise: D) -> S | D:
 
 
 class ExperimentResource(dg.ConfigurableResource):
-    """Which experiment a run works on, and whether it may reuse what is there."""
+    """The experiment of a run, and whether existing versions may be reused."""
 
     path: str = Field(
         default_factory=default_experiment_path,
         description="Experiment file (YAML). Default: $FIM_EXPERIMENT, or configs/demo.yaml.",
     )
-    force: bool = Field(
-        False, description="Make assets again even when nothing that decides their content has changed."
-    )
+    force: bool = Field(False, description="Make assets again even if nothing that affects their content has changed.")
 
     def load(self) -> Experiment:
-        """The validated experiment.
+        """Load and validate the experiment.
 
         Raises:
-            dagster.Failure: the file is missing or has options that cannot be used.
+            dagster.Failure: the file is missing or has invalid options.
         """
         with user_errors():
             return load_experiment(self.path)
 
     def notice(self) -> str | None:
-        """What to know when the file is one of ArcticTraining.
+        """The notice for a file of ArcticTraining, or None.
 
         Raises:
             dagster.Failure: as `load` does.
@@ -103,9 +101,9 @@ class ExperimentResource(dg.ConfigurableResource):
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """Show a mistake as one clear failure of the step, without a traceback of ours.
+    """Turn errors that users can correct into a failure of the step, without a traceback.
 
-    Only training that broke down is tried again, since it resumes; a mistake of the user would just be repeated.
+    Only failed training is retried, since it resumes; a user's mistake would only be repeated.
     """
     try:
         yield

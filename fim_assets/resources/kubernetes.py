@@ -1,4 +1,4 @@
-"""Train in a Kubernetes Job, through Dagster's own Kubernetes integration."""
+"""Kubernetes launcher: training in a Job, through dagster-k8s."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ CONTAINER = "train"
 
 @register("kubernetes")
 def start_kubernetes(job: Job, lock: int, labels: Mapping[str, str]) -> RemoteRanks:
-    """Create the Job.
+    """Create the Kubernetes Job.
 
     Args:
-        labels: of the Job and its pod.
+        labels: labels of the Job and its pod.
 
     Raises:
-        FimError: dagster-k8s is not installed, the storage lies outside the volume, no cluster can be reached, or it
-            refuses the Job.
+        FimError: dagster-k8s is not installed, the storage folder is outside the volume, no cluster can be reached, or the
+            cluster refuses the Job.
     """
     options = job.experiment.launcher
     assert isinstance(options, KubernetesLauncher)
@@ -43,7 +43,7 @@ def start_kubernetes(job: Job, lock: int, labels: Mapping[str, str]) -> RemoteRa
             client.create_namespaced_job_with_retries(body=manifest, namespace=options.namespace)
         except (DagsterK8sAPIRetryLimitExceeded, DagsterK8sUnrecoverableAPIError) as error:
             raise FimError(
-                f"Kubernetes does not take the Job as `launcher` describes it: {error.k8s_api_exception}"
+                f"Kubernetes refuses the Job that `launcher` describes: {error.k8s_api_exception}"
             ) from error
         return KubernetesJob(client, manifest.metadata.name, options.namespace)
 
@@ -51,10 +51,10 @@ def start_kubernetes(job: Job, lock: int, labels: Mapping[str, str]) -> RemoteRa
 
 
 def job_manifest(job: Job, command: list[str], labels: Mapping[str, str]) -> V1Job:
-    """The Job that runs a command line in one pod, once.
+    """Build the Job that runs a command line in one pod, without retries.
 
     Raises:
-        FimError: dagster-k8s is not installed, or the experiment describes no valid pod.
+        FimError: dagster-k8s is not installed, or the pod that the experiment describes is invalid.
     """
     try:
         from dagster_k8s.job import DagsterK8sJobConfig, UserDefinedDagsterK8sConfig, construct_dagster_k8s_job
@@ -66,8 +66,8 @@ def job_manifest(job: Job, command: list[str], labels: Mapping[str, str]) -> V1J
     assert isinstance(options, KubernetesLauncher)
     if not job.work.root.is_relative_to(options.mount_path):
         raise FimError(
-            f"launcher.mount_path: the storage folder must lie in the volume, below {options.mount_path}, but training "
-            f"works in {job.work.root}. Set `storage` to a folder there."
+            f"launcher.mount_path: the storage folder must be in the volume, below {options.mount_path}, but training "
+            f"works in {job.work.root}. Set `storage` to a folder in the volume."
         )
     name = f"fim-{job.attempt}"
     mounts = [
@@ -76,7 +76,7 @@ def job_manifest(job: Job, command: list[str], labels: Mapping[str, str]) -> V1J
     ]
     volumes = [
         {"name": "storage", "persistent_volume_claim": {"claim_name": options.volume_claim}},
-        # NCCL's ranks talk through shared memory, of which a container has 64 MB otherwise.
+        # NCCL communicates through shared memory; the default of a container is 64 MB.
         {"name": "shared-memory", "empty_dir": {"medium": "Memory"}},
     ]
     pod = {"node_selector": options.node_selector, "termination_grace_period_seconds": GRACE_SECONDS}
@@ -96,12 +96,12 @@ def job_manifest(job: Job, command: list[str], labels: Mapping[str, str]) -> V1J
                     "volume_mounts": mounts,
                 },
                 pod_spec_config=pod | options.pod_spec | {"volumes": [*volumes, *options.pod_spec.get("volumes", [])]},
-                # Dagster retries, and resumes; Kubernetes would start again while nobody follows.
+                # Dagster retries and resumes. A retry by Kubernetes would run without a follower.
                 job_spec_config={"backoff_limit": 0, "ttl_seconds_after_finished": KEPT_SECONDS},
             ),
         )
     except Exception as error:
-        raise FimError(f"launcher.pod_spec: Kubernetes knows no such pod: {error}") from error
+        raise FimError(f"launcher.pod_spec: the pod specification is invalid: {error}") from error
 
 
 def _resources(options: KubernetesLauncher) -> dict[str, dict[str, str]]:
@@ -141,7 +141,7 @@ class KubernetesJob:
         self._stopped = False
 
     def status(self) -> Status:
-        """How the cluster sees it; after a stop, `running` until its pods are gone."""
+        """Status according to the cluster; after a stop, `running` until all pods are gone."""
         if self._stopped:
             pods: list[Any] = self._client.get_pods_in_job(self._job_name, self._namespace)
             return "running" if pods else "failed"
@@ -151,10 +151,10 @@ class KubernetesJob:
         return "succeeded" if status.succeeded else "running"
 
     def output(self) -> str:
-        """State, warnings and last log lines of its pods."""
+        """State, warnings and last log lines of the pods."""
         pods = self._client.get_pod_names_in_job(self._job_name, self._namespace)
         if not pods:
-            return "It has no pod any more: someone deleted it, or its node is gone."
+            return "The pod no longer exists: it was deleted, or its node is gone."
         return "\n\n".join(self._client.get_pod_debug_info(pod, self._namespace) for pod in pods)
 
     def stop(self) -> None:

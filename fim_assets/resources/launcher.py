@@ -1,4 +1,4 @@
-"""Where the ranks of a training run are started: `launcher` in the experiment chooses, the asset does not care."""
+"""Launcher resource: starts the ranks of a training run as the experiment's `launcher` section says."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from fim_core.training.job import Job
 
 
 class Launcher:
-    """Starts the ranks of a job for a Dagster run; jobs of a cluster carry the run's id.
+    """Starts the ranks of a job for a Dagster run; cluster jobs are labelled with the run's id.
 
-    Replace it to train somewhere else: `run` is all that the asset needs. Whoever calls it follows the ranks through
-    the job's folder, and ends them when the run is cancelled, fails or succeeds.
+    Replace this resource to train elsewhere: the asset calls only `run`. The caller follows the ranks through the job's
+    folder and ends them when the run is cancelled, fails or succeeds.
     """
 
     def run(self, context: dg.AssetExecutionContext, job: Job, lock: int) -> RunningRanks:
         """Start the ranks.
 
         Args:
-            context: of the step that trains.
-            job: what to train; its experiment says where.
-            lock: descriptor of the lock of the job's folder, for processes of this machine to inherit.
+            context: context of the training step.
+            job: the job; its experiment selects the launcher.
+            lock: descriptor of the job folder's lock, to be inherited by local processes.
 
         Raises:
             FimError: the launcher's package is missing, or its cluster cannot be reached or refuses the job.

@@ -1,4 +1,4 @@
-"""The progress of training and evaluation, live in the Dagster run."""
+"""Live progress of training and evaluation in the Dagster run."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ LIVE_METRICS = ("loss", "lr", "grad_norm", "rows_per_second", "tokens_per_second
 
 
 class LiveProgress:
-    """Writes events of training and evaluation to the run's log, and as observations that the UI plots while it runs.
+    """Writes events of training and evaluation to the run's log and as asset observations, which the UI plots live.
 
-    Steps and rows are thinned to one observation every `seconds_between`, and one line of the log every
-    `seconds_between_lines`; other events always show, and so does the last row of a task.
+    Events `step` and `rows` are limited to one observation per `seconds_between` and one log line per
+    `seconds_between_lines`, except the last `rows` event of a task. All other events are written.
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class LiveProgress:
         self._lines = _Interval(seconds_between_lines)
 
     def __call__(self, event: dict[str, Any]) -> None:
-        """Log an event, and observe its numbers."""
+        """Log an event and record its numbers as an observation."""
         kind = event["event"]
         always = kind not in {"step", "rows"} or (kind == "rows" and event["done"] == event["total"])
         if always or self._lines.has_passed():
@@ -53,7 +53,7 @@ class LiveProgress:
 
 
 class _Interval:
-    """Says once in so many seconds that they have passed, and at the first question."""
+    """Rate limit: `has_passed` is true at the first call and then at most once per `seconds`."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds

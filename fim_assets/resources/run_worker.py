@@ -1,4 +1,4 @@
-"""The process that carries out a run: recorded with the run, so that a run whose process is gone is found."""
+"""The worker process of a run, recorded in the run's tags so that dead runs can be detected."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from dagster._core.storage.tags import GRPC_INFO_TAG, HIDDEN_TAG_PREFIX
 
 from fim_core.parallel import end_with_parent
 
-# Dagster's UI hides tags of this prefix.
+# Dagster's UI hides tags with this prefix.
 WORKER_TAG = f"{HIDDEN_TAG_PREFIX}fim_worker"
 HOST_TAG = f"{HIDDEN_TAG_PREFIX}fim_launched_on"
-# Start times come from the wall clock, which may be set; a process id is hardly given twice within this time.
+# Start times come from the wall clock, which may be adjusted; a process id is unlikely to be reused within this time.
 CLOCK_SECONDS = 300.0
 
 
@@ -26,8 +26,8 @@ class RunWorker:
     """One process of one run.
 
     Attributes:
-        run_id: the run; a retry inherits the tags of the run before it, but not its process.
-        started: when the process started, seconds since the epoch: its number may be another's after a restart.
+        run_id: id of the run. A retry inherits the tags of the previous run, but not its process.
+        started: start time of the process in seconds since the epoch; it distinguishes processes that reuse an id.
     """
 
     run_id: str
@@ -37,14 +37,14 @@ class RunWorker:
 
     @classmethod
     def recorded(cls, run: dg.DagsterRun) -> RunWorker | None:
-        """What a run's tag says; None before its first asset, and where the tag is that of an earlier run."""
+        """The worker in a run's tags; None before its first asset, or if the tag is inherited from an earlier run."""
         tag = run.tags.get(WORKER_TAG)
         worker = cls(**json.loads(tag)) if tag else None
         return worker if worker and worker.run_id == run.run_id else None
 
     @property
     def is_gone(self) -> bool:
-        """Whether the process has certainly ended; False for one on another machine, which cannot be seen from here."""
+        """Whether the process has certainly ended. False for a process on another machine, which cannot be checked."""
         if self.host != socket.gethostname():
             return False
         try:
@@ -56,10 +56,10 @@ class RunWorker:
 
 
 def worker_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> RunWorker | None:
-    """The process that carries out a run: as its first asset recorded it; before that, as Dagster's log names it.
+    """The worker process of a run: the one recorded by its first asset, else the one in Dagster's event log.
 
-    None where neither says, or the process may be on another machine than the launcher was: its code server is reached
-    over a network.
+    None if neither is known, or if the code server is reached over a network, so that the process may be on another
+    machine than the launcher.
     """
     recorded, host = RunWorker.recorded(run), run.tags.get(HOST_TAG)
     server_is_here = "socket" in json.loads(run.tags.get(GRPC_INFO_TAG, "{}"))
@@ -74,10 +74,10 @@ def worker_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> RunWorker | N
 
 
 def bind_to_worker(context: dg.AssetExecutionContext) -> None:
-    """Record the process that carries out the run, and end this one with it.
+    """Record the run's worker process, and end this process when it ends.
 
-    Dagster's executor starts a process for each step. If the run's own process were killed, that of the step would
-    train on, unseen, next to the next run.
+    Dagster's executor starts a process per step. If the run's process were killed, the step's process would go on
+    training, unnoticed, in parallel with the next run.
     """
     end_with_parent()
     parent = multiprocessing.parent_process()
@@ -91,7 +91,7 @@ def bind_to_worker(context: dg.AssetExecutionContext) -> None:
 
 
 def end_dead_runs(instance: dg.DagsterInstance) -> list[str]:
-    """Mark runs of this machine as failed whose process is gone, and free their slots; returns their ids.
+    """Mark runs of this machine whose process is gone as failed and free their slots. Returns their ids.
 
     The daemon does the same while it runs (see `LocalRunLauncher`).
     """
@@ -110,7 +110,7 @@ def main() -> None:
     """`python -m fim_assets.resources.run_worker`: end dead runs of the instance in $DAGSTER_HOME."""
     with dg.DagsterInstance.get() as instance:
         for run_id in end_dead_runs(instance):
-            print(f"Run {run_id} had died; it is marked as failed and its slot is free.")
+            print(f"Run {run_id} was dead; it is now marked as failed, and its slot is free.")
 
 
 if __name__ == "__main__":

@@ -52,22 +52,22 @@ def show(config: OptionalConfig = None) -> None:
 
 
 def _show(store: Store, experiment: str) -> None:
-    reigning, decided = champion(store, experiment), decisions(store, experiment)
-    if reigning is None:
+    current, decided = champion(store, experiment), decisions(store, experiment)
+    if current is None:
         typer.echo("There is no champion.")
     else:
         typer.echo(
-            f"champion    {reigning.version}: checkpoint {reigning.counts['candidate']}, {champion_weights(reigning)}"
+            f"champion    {current.version}: checkpoint {current.counts['candidate']}, {champion_weights(current)}"
         )
-        _print_reasons(reigning)
+        _print_reasons(current)
     last = decided[-1]
-    if not last.counts["promote"] and (reigning is None or last.counts["candidate"] != reigning.counts["candidate"]):
+    if not last.counts["promote"] and (current is None or last.counts["candidate"] != current.counts["candidate"]):
         typer.echo(f"refused     {last.version}: checkpoint {last.counts['candidate']}, the last candidate")
         _print_reasons(last)
-    taken_back = withdrawn(store, experiment)
+    rolled_back = withdrawn(store, experiment)
     for other in promoted(store, experiment):
-        if other != reigning:
-            what = "rolled back" if other.counts["candidate"] in taken_back else "earlier"
+        if other != current:
+            what = "rolled back" if other.counts["candidate"] in rolled_back else "earlier"
             typer.echo(f"{what:<11} {other.version}: checkpoint {other.counts['candidate']}")
 
 
@@ -85,8 +85,8 @@ def promote(config: Config) -> None:
     if decided.counts["promote"]:
         typer.echo(f"champion {decided.version}: checkpoint {candidate}, {champion_weights(decided)}")
     else:
-        reigning = champion(store, experiment.name)
-        stays = f"champion {reigning.version} stays" if reigning else "there is no champion"
+        current = champion(store, experiment.name)
+        stays = f"champion {current.version} stays" if current else "there is no champion"
         typer.echo(f"refused: checkpoint {candidate}; {stays}")
     _print_reasons(decided)
     if not decided.counts["promote"]:

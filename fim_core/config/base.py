@@ -23,14 +23,14 @@ class Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _numbers_as_people_write_them(cls, value: Any, info: ValidationInfo) -> Any:
+    def _parse_numbers(cls, value: Any, info: ValidationInfo) -> Any:
         annotation: Any = cls.model_fields[str(info.field_name)].annotation
         if not isinstance(value, str | list) or not takes_numbers(annotation):
             return value
         return parse_number(value) if isinstance(value, str) else parse_numbers_in(value)
 
 
-Place = Annotated[str, AfterValidator(os.path.expanduser)]
+PathOrId = Annotated[str, AfterValidator(os.path.expanduser)]
 """A path or a hub id; `~` is expanded to the home folder."""
 
 
@@ -41,7 +41,7 @@ FolderName = Annotated[str, Field(pattern=r"^[^./\\][^/\\]*$", max_length=NAME_L
 """A name that is also used as a folder name, so it may not contain path separators or begin with a dot."""
 
 
-_PLACES = {"name_or_path", "tokenizer", "template", "cache_dir"}
+_PATH_OPTIONS = {"name_or_path", "tokenizer", "template", "cache_dir"}
 
 
 def portable(options: Any) -> Any:
@@ -53,7 +53,7 @@ def portable(options: Any) -> Any:
     if isinstance(options, Mapping):
         return {
             key: os.path.basename(value.rstrip("/"))
-            if key in _PLACES and isinstance(value, str) and os.path.isabs(value)
+            if key in _PATH_OPTIONS and isinstance(value, str) and os.path.isabs(value)
             else portable(value)
             for key, value in options.items()
         }

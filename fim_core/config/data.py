@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from fim_core.config.base import DialectName, Place, Section
+from fim_core.config.base import DialectName, PathOrId, Section
 from fim_core.config.split import parse_split
 
 SourceType = Literal[
@@ -36,7 +36,7 @@ class Source(Section):
     type: SourceType = Field(
         "auto", description="Shape of the rows. auto: inferred from the columns, or from *.sql files."
     )
-    name_or_path: Place | None = Field(None, description="CSV, Parquet or JSON-lines file, folder, glob, or hub id.")
+    name_or_path: PathOrId | None = Field(None, description="CSV, Parquet or JSON-lines file, folder, glob, or hub id.")
     split: str = Field(
         "train",
         description="Split to read from a hub id or a saved DatasetDict. For any source it may select a slice of the rows: "
@@ -79,13 +79,13 @@ class Source(Section):
 
     @field_validator("split")
     @classmethod
-    def _names_one_slice(cls, value: str) -> str:
+    def _valid_split(cls, value: str) -> str:
         parse_split(value)
         return value
 
     @field_validator("kwargs")
     @classmethod
-    def _reaches_the_library(cls, value: dict[str, Any]) -> dict[str, Any]:
+    def _known_arguments(cls, value: dict[str, Any]) -> dict[str, Any]:
         if unknown := [key for key in value if key not in HUB_ARGUMENTS]:
             raise ValueError(
                 f"{', '.join(unknown)} is not allowed; the allowed arguments are {', '.join(HUB_ARGUMENTS)}"
@@ -93,7 +93,7 @@ class Source(Section):
         return value
 
     @model_validator(mode="after")
-    def _samples_one_way(self) -> Source:
+    def _one_sample_size(self) -> Source:
         if self.sample_ratio is not None and self.sample_count is not None:
             raise ValueError("set either sample_ratio or sample_count, not both")
         if self.content_key is not None and not self.role_mapping:
@@ -101,7 +101,7 @@ class Source(Section):
         return self
 
     @model_validator(mode="after")
-    def _has_a_place(self) -> Source:
+    def _has_name_or_path(self) -> Source:
         if self.type != "demo" and not self.name_or_path:
             raise ValueError("`name_or_path` is missing")
         if self.type == "huggingface" and self.columns is None:
@@ -133,7 +133,7 @@ class DataConfig(Section):
         min_length=1,
         description="Marker of the cursor in INPUT; matched in any letter case where that is unambiguous.",
     )
-    template: Place = Field("chat", description="`chat`, `plain`, or the path of a template file.")
+    template: PathOrId = Field("chat", description="`chat`, `plain`, or the path of a template file.")
     fim_order: Literal["psm", "spm"] = Field("psm", description="Prefix-suffix-middle or suffix-prefix-middle prompts.")
     control_tokens: Literal["reject", "neutralise"] = Field(
         "reject",
@@ -173,20 +173,20 @@ class DataConfig(Section):
     num_proc: int = Field(
         1, ge=1, description="Worker processes for cutting SQL files, parsing, rendering and tokenizing."
     )
-    cache_dir: Place | None = Field(
+    cache_dir: PathOrId | None = Field(
         None, description="Cache folder for data sets from a hub. Default: that of the datasets library."
     )
 
     @field_validator("null_marks", mode="before")
     @classmethod
-    def _marks_are_quoted(cls, value: Any) -> Any:
+    def _quoted_marks(cls, value: Any) -> Any:
         if isinstance(value, list) and not all(isinstance(mark, str) for mark in value):
             raise ValueError("quote each mark: YAML does not read a bare NULL or NaN as text")
         return value
 
     @field_validator("sources", "eval_sources", mode="before")
     @classmethod
-    def _one_or_many(cls, value: Any) -> Any:
+    def _as_list(cls, value: Any) -> Any:
         listed = [value] if isinstance(value, str | dict) else value
         if not isinstance(listed, list):
             return listed

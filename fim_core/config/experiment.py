@@ -124,19 +124,19 @@ class Experiment(Section):
 
     @field_validator("storage", mode="before")
     @classmethod
-    def _at_home(cls, value: Any) -> Any:
+    def _expand_home(cls, value: Any) -> Any:
         if isinstance(value, str) and not value.strip():
             raise ValueError("the path is empty; leave storage out to use $FIM_STORAGE or .fim")
         return os.path.expanduser(value) if isinstance(value, str) else value
 
     @field_validator("checkpoint", mode="before")
     @classmethod
-    def _one_or_many(cls, value: Any) -> Any:
+    def _as_list(cls, value: Any) -> Any:
         return [value] if isinstance(value, dict) else value
 
     @field_validator("checkpoint")
     @classmethod
-    def _places_of_their_own(cls, value: list[CheckpointConfig]) -> list[CheckpointConfig]:
+    def _distinct_output_dirs(cls, value: list[CheckpointConfig]) -> list[CheckpointConfig]:
         places = [os.path.realpath(entry.output_dir) for entry in value if entry.output_dir]
         if len(set(places)) < len(places):
             raise ValueError("two entries have the same output_dir, so each would delete checkpoints of the other")
@@ -144,7 +144,7 @@ class Experiment(Section):
 
     @field_validator("optimizer")
     @classmethod
-    def _rate_by_what_is_trained(cls, value: OptimizerConfig, info: ValidationInfo) -> OptimizerConfig:
+    def _default_learning_rate(cls, value: OptimizerConfig, info: ValidationInfo) -> OptimizerConfig:
         model: ModelConfig | None = info.data.get("model")  # None: the section itself is invalid
         if value.lr is not None or model is None:
             return value
@@ -152,7 +152,7 @@ class Experiment(Section):
 
     @field_validator("deepspeed")
     @classmethod
-    def _passed_to_deepspeed(cls, value: dict[str, Any]) -> dict[str, Any]:
+    def _check_deepspeed(cls, value: dict[str, Any]) -> dict[str, Any]:
         return checked_section(value)
 
     @field_validator("checks")
@@ -167,7 +167,7 @@ class Experiment(Section):
         return value
 
     @model_validator(mode="after")
-    def _one_batch(self) -> Experiment:
+    def _one_batch_size(self) -> Experiment:
         given = [key for key in ("micro_batch_size", "gradient_accumulation_steps") if getattr(self, key) is not None]
         if given and self.batch_rows is not None:
             raise ValueError(
@@ -196,7 +196,7 @@ class Experiment(Section):
         return self
 
     @model_validator(mode="after")
-    def _rate_falls_to_its_floor(self) -> Experiment:
+    def _floor_below_peak(self) -> Experiment:
         floors = self.scheduler.scheduler_specific_kwargs.model_dump(include={"min_lr", "lr_end"}, exclude_none=True)
         if self.scheduler.name == "polynomial":
             floors.setdefault("lr_end", 1e-7)  # transformers' default

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, GetCoreSchemaHandler, model_validator
 from pydantic_core import CoreSchema, core_schema
 
-from fim_core.config.base import Place, Section
+from fim_core.config.base import PathOrId, Section
 
 
 class LauncherSection(Section):
@@ -35,7 +35,7 @@ class HostfileLauncher(LauncherSection):
     """`type: hostfile`: DeepSpeed's multi-node launchers; the machines share the storage folder."""
 
     type: Literal["hostfile"]
-    hostfile: Place = Field(description="File with lines `host slots=N`, as DeepSpeed reads them.")
+    hostfile: PathOrId = Field(description="File with lines `host slots=N`, as DeepSpeed reads them.")
     backend: Literal["pdsh", "slurm", "openmpi"] = Field("pdsh", description="Program that starts the ranks.")
     launcher_args: str = Field("", description="Further arguments for pdsh, srun or mpirun, in one string.")
 

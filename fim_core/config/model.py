@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from fim_core.config.base import Place, Section
+from fim_core.config.base import PathOrId, Section
 
 _SET_ELSEWHERE = {
     "dtype": "`model.dtype`",
@@ -53,14 +53,14 @@ class ModelConfig(Section):
         "huggingface",
         description="`liger` uses the Liger kernels on a GPU. On a CPU it is the plain model, with a notice.",
     )
-    name_or_path: Place | None = Field(None, description="Local folder or hub id of a pretrained model.")
+    name_or_path: PathOrId | None = Field(None, description="Local folder or hub id of a pretrained model.")
     config: dict[str, Any] | None = Field(
         None, description="transformers configuration (`model_type`, `hidden_size`, …) of a model with random weights."
     )
     hf_config_kwargs: dict[str, Any] = Field(
         {}, description="Overrides of the pretrained model's transformers configuration."
     )
-    tokenizer: Place | TrainedTokenizer | None = Field(
+    tokenizer: PathOrId | TrainedTokenizer | None = Field(
         None, description="Local folder or hub id, or `{vocab_size: …}` to train one. Default: the model's own."
     )
     fim_tokens: FimTokenNames | None = Field(
@@ -83,7 +83,7 @@ class ModelConfig(Section):
 
     @field_validator("tokenizer", mode="before")
     @classmethod
-    def _place_or_section(cls, value: Any) -> Any:
+    def _path_or_section(cls, value: Any) -> Any:
         if value is None or isinstance(value, str | TrainedTokenizer):
             return value
         if isinstance(value, dict) and set(value) == {"name_or_path"} and isinstance(value["name_or_path"], str):
@@ -99,7 +99,7 @@ class ModelConfig(Section):
 
     @field_validator("hf_config_kwargs")
     @classmethod
-    def _set_nowhere_else(cls, value: dict[str, Any]) -> dict[str, Any]:
+    def _not_set_elsewhere(cls, value: dict[str, Any]) -> dict[str, Any]:
         for option in value.keys() & _SET_ELSEWHERE.keys():
             raise ValueError(f"`{option}` cannot be set here; it is determined by {_SET_ELSEWHERE[option]}")
         return value

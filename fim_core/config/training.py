@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import AliasChoices, Field, field_validator, model_validator
 
-from fim_core.config.base import FolderName, Place, Section, closest
+from fim_core.config.base import FolderName, PathOrId, Section, closest
 
 DEFAULT_WARMUP_RATIO = 0.05
 
@@ -128,27 +128,28 @@ class CheckpointConfig(Section):
 
     type: Literal["huggingface", "deepspeed"] = Field(
         "huggingface",
-        description="huggingface: weights and tokenizer, to load and serve. deepspeed: everything a resume needs.",
+        description="huggingface: weights and tokenizer, for loading and serving. deepspeed: full training state, for "
+        "resuming.",
     )
-    save_every_n_steps: int | None = Field(None, ge=1, description="Optimizer steps between two saves.")
-    save_every_n_epochs: int | None = Field(None, ge=1, description="Passes over the rows between two saves.")
+    save_every_n_steps: int | None = Field(None, ge=1, description="Optimizer steps between saves.")
+    save_every_n_epochs: int | None = Field(None, ge=1, description="Epochs between saves.")
     save_end_of_training: bool = Field(True, description="Save after the last step.")
-    output_dir: Place | None = Field(
-        None, description="For huggingface: also put the weights here, into `<experiment>-<version>/step-N`."
+    output_dir: PathOrId | None = Field(
+        None, description="For huggingface: folder for the weights, saved as `<experiment>-<version>/step-N`."
     )
-    keep: int = Field(2, ge=1, description="How many of the newest that the run has saved are kept.")
+    keep: int = Field(2, ge=1, description="Number of the run's newest saves to keep.")
 
     @model_validator(mode="after")
     def _saves_something(self) -> CheckpointConfig:
         if self.type == "deepspeed" and self.output_dir:
-            raise ValueError("`type: deepspeed` keeps its states in the run's own folder; leave output_dir out")
+            raise ValueError("`type: deepspeed` saves into the run's own folder; leave output_dir out")
         if not (self.save_end_of_training or self.save_every_n_steps or self.save_every_n_epochs):
             raise ValueError(
                 "an entry with none of save_every_n_steps, save_every_n_epochs and save_end_of_training saves nothing"
             )
         if self.type == "huggingface" and not self.save_end_of_training and not self.output_dir:
             raise ValueError(
-                "the trained model is always kept: give output_dir for weights of steps in between, or leave "
+                "the final model is always saved: set output_dir to save intermediate weights as well, or leave "
                 "save_end_of_training on"
             )
         return self
@@ -184,7 +185,7 @@ class LoggerConfig(Section):
     """`logger`: log output of the training processes."""
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("WARNING", description="Lowest level that is written.")
-    output_dir: Place | None = Field(
+    output_dir: PathOrId | None = Field(
         None, description="Folder for the logs, `<experiment>-<version>/rank-N.log`. Default: the run's work folder."
     )
     print_output_ranks: list[int] | Literal["all"] = Field(

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from fim_core.config.base import Place, Section, closest
+from fim_core.config.base import PathOrId, Section, closest
 
 
 class RetrainingConfig(Section):
@@ -47,7 +47,7 @@ class RetrainingConfig(Section):
 class ExportsConfig(Section):
     """`exports`: the folder that the exports sensor watches."""
 
-    folder: Place = Field("exports", description="Folder to watch for new exports, as read by `data.sources`.")
+    folder: PathOrId = Field("exports", description="Folder to watch for new exports, as read by `data.sources`.")
     settle_seconds: float = Field(
         30.0, ge=0, description="Seconds without a change after which a file counts as completely written."
     )
@@ -81,6 +81,6 @@ class CheckOverride(Section):
 
     @field_validator("severity", mode="before")
     @classmethod
-    def _off_is_a_word(cls, value: Any) -> Any:
+    def _off_as_text(cls, value: Any) -> Any:
         # YAML reads a bare `off` as false.
         return "off" if value is False else value

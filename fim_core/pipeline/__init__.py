@@ -1,4 +1,4 @@
-"""The stages of the pipeline in order, for every front door."""
+"""The pipeline: its stages in order, and running them without Dagster."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STAGES = (raw_completions, fim_prompts, tokenized_dataset, trained_checkpoint, e
 
 
 def stage_of(asset: str) -> Stage:
-    """The stage that makes an asset."""
+    """Return the stage that makes an asset."""
     return next(stage for stage in STAGES if stage.asset == asset)
 
 
@@ -32,20 +32,20 @@ def run(
     force: bool = False,
     on_event: Callable[[dict[str, Any]], None] = lambda event: None,
 ) -> dict[str, StageResult]:
-    """Make every asset up to `until`, reusing what exists.
+    """Make every asset up to `until`, reusing existing versions.
 
     Args:
         experiment: the options.
         until: the last asset to make.
-        force: make all of them again.
-        on_event: hears of progress: training's events, and `{"event": "stage", "asset": …, "version": …,
-            "reused": …, "seconds": …, "failed_checks": […]}`.
+        force: make all assets again.
+        on_event: called with progress events: those of training and evaluation, and per stage `{"event": "stage",
+            "asset": …, "version": …, "reused": …, "seconds": …, "failed_checks": […]}`.
 
     Returns:
         The result of each stage by asset name.
 
     Raises:
-        FimError: a stage could not be made, or a blocking check failed.
+        FimError: a stage failed, or one of its blocking checks did.
     """
     store = Store(experiment.storage)
     results: dict[str, StageResult] = {}

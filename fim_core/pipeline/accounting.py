@@ -1,4 +1,4 @@
-"""Account of all rows of data preparation, in one place, so that every account adds up."""
+"""Row counts of data preparation, combined over its stages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class RowAccount:
     """Rows of the exports: rows_in = kept + left_out + the sum of `rejected`; kept = train + eval.
 
     Attributes:
-        rejected: rows by reason, by the prompts' and by their tokens'.
+        rejected: rows by reason, over fim_prompts and tokenized_dataset.
         left_out: usable rows that are neither trained on nor held out (see `fim_core.prompts.split`).
     """
 
@@ -25,7 +25,7 @@ class RowAccount:
 
     @classmethod
     def of(cls, prompts: Mapping[str, Any], tokens: Mapping[str, Any]) -> RowAccount:
-        """The account of a prompts table and of the data set that was made from it, by their counts."""
+        """Combine the counts of fim_prompts and of the tokenized_dataset that was made from it."""
         rejected = Counter(prompts["rejected"]) + Counter(
             {name: tokens[name] for name in ("too_long", "control_token")}
         )
@@ -33,10 +33,10 @@ class RowAccount:
 
     @property
     def kept(self) -> int:
-        """Rows that are trained on or held out."""
+        """Rows in train or eval."""
         return self.train + self.eval
 
     @property
     def reasons(self) -> str:
-        """Rejected rows by reason, in words."""
+        """Rejected rows by reason, as text."""
         return ", ".join(f"{reason} {rows:,}" for reason, rows in self.rejected.items())

@@ -1,4 +1,4 @@
-"""Quality checks of artifacts, run once for each version and remembered beside the store."""
+"""Quality checks of artifacts, with results cached in the store."""
 
 from __future__ import annotations
 
@@ -23,57 +23,56 @@ _log = logging.getLogger(__name__)
 def run_artifact_checks(
     stage: Stage, artifact: Artifact, experiment: Experiment, store: Store, upstream_of: Callable[[str], Stage]
 ) -> list[CheckResult]:
-    """The results of an artifact's checks under an experiment's thresholds.
+    """Run an artifact's checks with an experiment's thresholds, or return their cached results.
 
-    An artifact never changes, so what its checks found is kept in `checks/` of the store, and found again when the
-    artifact is an input later.
+    Artifacts never change, so results are cached in `checks/` of the store.
 
     Args:
-        upstream_of: finds a stage by asset name.
+        upstream_of: returns a stage by asset name.
 
     Raises:
-        FimError: what it was made from is gone.
-        DamagedFile: a file of that is not what was published.
+        FimError: an input of the artifact no longer exists.
+        DamagedFile: a file of an input is damaged.
     """
     overrides = {name: override.model_dump(mode="json") for name, override in sorted(experiment.checks.items())}
     key = digest({"overrides": overrides, "code": code_version(*check_modules())})
-    remembered = store.root / "checks" / artifact.asset / f"{artifact.version}-{key}.json"
-    if (results := _remembered(remembered)) is not None:
+    cache_file = store.root / "checks" / artifact.asset / f"{artifact.version}-{key}.json"
+    if (results := _read_cached(cache_file)) is not None:
         return results
     inputs = _inputs(stage, artifact, store)
     tables = tables_of(stage, artifact, inputs, store, upstream_of)
     facts = _facts(artifact) | {asset: _facts(given) for asset, given in inputs.items()}
     results = run_checks(artifact.asset, tables, facts, overrides)
-    _remember(results, remembered, artifact, store)
+    _write_cached(results, cache_file, artifact, store)
     return results
 
 
-def _remembered(place: Path) -> list[CheckResult] | None:
-    """What was kept in a file; None where there is none, or where it is damaged and the checks have to run again."""
+def _read_cached(file: Path) -> list[CheckResult] | None:
+    """Cached results; None if there are none, or if the file is damaged."""
     try:
-        return [CheckResult(**entry) for entry in read_sealed(place)["results"]]
+        return [CheckResult(**entry) for entry in read_sealed(file)["results"]]
     except FileNotFoundError:
         return None
     except DamagedFile as error:
-        _log.warning("%s is damaged, so the checks run again: %s", place, error)
+        _log.warning("%s is damaged, so the checks run again: %s", file, error)
         return None
 
 
-def _remember(results: Sequence[CheckResult], place: Path, artifact: Artifact, store: Store) -> None:
+def _write_cached(results: Sequence[CheckResult], file: Path, artifact: Artifact, store: Store) -> None:
     with store.reporting_full_disk(artifact.asset):
         store.folder("checks", artifact.asset)
-        write_sealed(place, {"results": [asdict(result) for result in results]})
+        write_sealed(file, {"results": [asdict(result) for result in results]})
 
 
 def blocking_failures(results: Sequence[CheckResult]) -> list[CheckResult]:
-    """The checks that keep what comes after from running."""
+    """Failed checks of severity error, which block downstream stages."""
     return [result for result in results if not result.passed and result.severity == "error"]
 
 
 def tables_of(
     stage: Stage, artifact: Artifact, inputs: Mapping[str, Artifact], store: Store, upstream_of: Callable[[str], Stage]
 ) -> dict[str, Path]:
-    """What the checks of an artifact look at, by the names that they use."""
+    """Files and folders that an artifact's checks read, by table name."""
     tables: dict[str, Path] = {}
     for asset in stage.checks_with:
         tables |= upstream_of(asset).tables(inputs[asset].path)
@@ -84,7 +83,7 @@ def tables_of(
 
 
 def _previous(artifact: Artifact, store: Store) -> Artifact | None:
-    """The version made before this one for the same experiment, to measure drift against."""
+    """The previous version of the same experiment, to measure drift against; None if there is none, or it is damaged."""
     older = [
         other
         for other in store.versions(artifact.asset)
@@ -94,7 +93,7 @@ def _previous(artifact: Artifact, store: Store) -> Artifact | None:
     if not older:
         return None
     if (damage := older[-1].find_damage()) is not None:
-        _log.warning("Nothing is compared with %s, which is damaged: %s", older[-1].path, damage)
+        _log.warning("The previous version %s is damaged, so drift is not checked: %s", older[-1].path, damage)
         return None
     return older[-1]
 
@@ -109,13 +108,13 @@ def _facts(artifact: Artifact) -> dict[str, Any]:
 
 
 def _inputs(stage: Stage, artifact: Artifact, store: Store) -> dict[str, Artifact]:
-    """The inputs of an artifact that its checks need."""
+    """Input artifacts that the checks need."""
     found: dict[str, Artifact] = {}
     for asset in stage.checks_with:
         version = artifact.manifest["inputs"][asset]
         if (given := store.find(asset, version)) is None:
             raise FimError(
-                f"{artifact.asset} {artifact.version} was made from {asset} {version}, which is gone from {store.root}. "
+                f"{artifact.asset} {artifact.version} was made from {asset} {version}, which is no longer in {store.root}. "
                 f"Materialize {asset} again."
             )
         found[asset] = given.require_whole()

@@ -1,7 +1,7 @@
-"""Versions of code, from the code itself: nobody has to remember to raise a number.
+"""Code versions, derived from the source code, so that no version number has to be maintained by hand.
 
-The version of a stage covers the modules that its build function imports, directly or through others, less those of
-`CANNOT_CHANGE_CONTENT`. So an artifact is made again when any function on the way of its bytes changes, and kept when a
+The version of a stage covers the modules that its build function imports, directly or indirectly, except those in
+`CANNOT_CHANGE_CONTENT`. An artifact is made again if code that determines its bytes changes, but not if, for example, a
 progress bar does.
 """
 
@@ -18,40 +18,40 @@ import fim_core
 _ROOT = Path(fim_core.__file__).parent
 
 CANNOT_CHANGE_CONTENT = {
-    "fim_core.config": "the options that decide the content are part of the version by value",
+    "fim_core.config": "the values of options that determine the content are part of the version",
     "fim_core.errors": "messages",
     "fim_core.atomic": "how files are written, not what is in them",
-    "fim_core.integrity": "how damage is found",
-    "fim_core.provenance": "what a manifest records for people",
-    "fim_core.store": "where artifacts lie",
-    "fim_core.hub": "whether a model is there",
+    "fim_core.integrity": "detection of damage",
+    "fim_core.provenance": "information for people in a manifest",
+    "fim_core.store": "where artifacts are stored",
+    "fim_core.hub": "whether a model exists",
     "fim_core.process_group": "how processes end",
-    "fim_core.cli": "the front door",
+    "fim_core.cli": "the command line",
     "fim_core.pipeline.stage": "when a stage runs",
     "fim_core.pipeline.code_version": "when a stage runs",
     "fim_core.pipeline.accounting": "a summary for people",
-    "fim_core.pipeline.model_card": "the card, which is no part of the model",
+    "fim_core.pipeline.model_card": "the model card, which does not affect the model",
     "fim_core.launchers": "where ranks run, and how they are followed",
-    "fim_core.training.events": "what is logged",
-    "fim_core.training.trackers": "what is logged",
-    "fim_core.training.log_tail": "what is logged",
-    "fim_core.training.utilization": "what is logged",
-    "fim_core.training.failures": "how a run ends that fails",
-    "fim_core.training.lease": "how a run ends that nobody follows",
+    "fim_core.training.events": "logging",
+    "fim_core.training.trackers": "logging",
+    "fim_core.training.log_tail": "logging",
+    "fim_core.training.utilization": "logging",
+    "fim_core.training.failures": "how a failed run ends",
+    "fim_core.training.lease": "how a run without a follower ends",
     "fim_core.inference.row_progress": "progress",
-    "fim_core.evaluation.page": "the page, which is written again without evaluating again",
+    "fim_core.evaluation.page": "the HTML page, which is rewritten without evaluating again",
 }
-"""Modules and packages that are no part of any version, and why not. What they import counts only if others import it."""
+"""Modules and packages that are excluded from all versions, with the reason. Their imports count only through others."""
 
 _DATA_SUFFIXES = {".sql", ".tmpl"}
 
 
 @cache
 def code_version(*modules: str) -> str:
-    """Hash (12 hex digits) of the source of modules of fim_core and of all that they import from it.
+    """Hash (12 hex digits) of the source of modules of fim_core and of everything that they import from it.
 
-    Comments, docstrings and layout do not count in Python files, so that only a change in behaviour makes old artifacts
-    stale. SQL files and templates count as they are, with the modules of the package that they lie in.
+    Comments, docstrings and formatting of Python files are ignored, so that only changes in behaviour make artifacts
+    stale. SQL files and templates are hashed unchanged, with the modules of the package that contains them.
     """
     hasher = hashlib.sha256()
     for file in source_files(*modules):
@@ -60,10 +60,10 @@ def code_version(*modules: str) -> str:
 
 
 def source_files(*modules: str) -> list[Path]:
-    """The files that `code_version` hashes, sorted.
+    """List the files that `code_version` hashes, sorted.
 
     Raises:
-        ModuleNotFoundError: there is no such module.
+        ModuleNotFoundError: a module does not exist.
     """
     found: set[str] = set()
     pending = list(modules)
@@ -83,7 +83,7 @@ def _cannot_change_content(module: str) -> bool:
 
 @cache
 def _imports_of(module: str) -> frozenset[str]:
-    """The modules of fim_core that one imports anywhere in its code, except for type checkers only."""
+    """Modules of fim_core that a module imports anywhere in its code, except under TYPE_CHECKING."""
     found = set()
     for node in _running_code(_tree(_file_of(module))):
         if isinstance(node, ast.Import):
@@ -94,7 +94,7 @@ def _imports_of(module: str) -> frozenset[str]:
 
 
 def _origin(module: str, name: str) -> str:
-    """The module that `from module import name` is about: a submodule, or the one that a package has the name from."""
+    """The module that `from module import name` refers to: a submodule, or the one that a package re-exports it from."""
     if _exists(f"{module}.{name}"):
         return f"{module}.{name}"
     if module.split(".")[0] == "fim_core" and (file := _file_of(module)).name == "__init__.py":
@@ -128,7 +128,7 @@ def _file_of(module: str) -> Path:
 
 
 def _data_files(folder: Path) -> Iterator[Path]:
-    """SQL files and templates in a package's folder and in its folders that are no packages."""
+    """SQL files and templates in a package's folder and in subfolders that are not packages."""
     for path in folder.iterdir():
         if path.suffix in _DATA_SUFFIXES:
             yield path

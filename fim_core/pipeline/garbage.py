@@ -1,4 +1,4 @@
-"""Which versions nobody needs any more, and their removal."""
+"""Garbage collection of unreferenced versions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _DAY_SECONDS = 24 * _HOUR_SECONDS
 
 @dataclass(frozen=True)
 class Garbage:
-    """One folder that can go, and why; or only some files of it."""
+    """One folder to remove, or only `files` in it, with the reason."""
 
     path: Path
     reason: str
@@ -37,17 +37,17 @@ def find_garbage(
     work_days: float = 14.0,
     fresh_minutes: float = 60.0,
 ) -> list[Garbage]:
-    """What nothing refers to: no link, no champion or checkpoint of the newest, no run that is under way.
+    """Find versions that no link, kept champion, kept checkpoint or active run refers to.
 
     Args:
-        store: where to look.
-        keep_checkpoints: newest checkpoints of each experiment that stay, with all that they were made from.
-        keep_champions: newest champions of each experiment that stay, with all that they were made from. So does the
-            one that serves, and the one that it replaced.
-        forget: names of experiments that are no longer run; nothing stays for their sake, however new it is.
-        work_days: days after which the work folder of an attempt that was never finished can go, and what was kept of
-            batches of rows that no build has used since.
-        fresh_minutes: versions made so recently stay, as the run that made them may be about to use them.
+        store: the store to search.
+        keep_checkpoints: number of newest checkpoints to keep per experiment, with everything that they were made from.
+        keep_champions: number of newest champions to keep per experiment, with everything that they were made from. The
+            current champion and the one that it replaced are always kept.
+        forget: names of experiments to keep nothing for, however new it is.
+        work_days: age in days from which work folders of unfinished attempts, and cached batches that no build has used,
+            are removed.
+        fresh_minutes: versions younger than this are kept, because the run that made them may be about to use them.
 
     Raises:
         FimError: the folder is not marked as a store.
@@ -101,7 +101,7 @@ def remove(store: Store, garbage: list[Garbage]) -> None:
 
 
 def experiments_in(store: Store) -> set[str]:
-    """Names of the experiments that a store holds anything of."""
+    """Names of the experiments with artifacts or links in a store."""
     made = {artifact.manifest["experiment"] for asset in ASSETS for artifact in store.versions(asset)}
     return made | {link.name for link in store.links_by_experiment()}
 
@@ -109,7 +109,7 @@ def experiments_in(store: Store) -> set[str]:
 def _referenced(
     store: Store, keep_checkpoints: int, keep_champions: int, forget: Sequence[str]
 ) -> set[tuple[str, str]]:
-    """(asset, version) of everything reachable from what has to stay."""
+    """(asset, version) of everything reachable from links, kept champions and checkpoints, and active runs."""
     pending = store.links(forget)
     pending += [
         before
@@ -135,7 +135,7 @@ def _referenced(
 
 
 def _newest(artifacts: Sequence[Artifact], keep: int, forget: Sequence[str]) -> list[Artifact]:
-    """The last `keep` of each experiment; `artifacts` are in the order in which they were made."""
+    """The last `keep` artifacts of each experiment; `artifacts` are in order of creation."""
     by_experiment: dict[str, list[Artifact]] = {}
     for artifact in artifacts:
         by_experiment.setdefault(artifact.manifest["experiment"], []).append(artifact)
@@ -147,16 +147,16 @@ def _age_seconds(artifact: Artifact) -> float:
 
 
 def _last_touched(folder: Path) -> float:
-    """When something last happened in a folder of work: training that runs touches a file in it again and again."""
+    """Time of the last change in a work folder; running training touches its heartbeat file regularly."""
     try:
         return max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
     except FileNotFoundError:
-        # Its run is just removing it.
+        # Its run is removing it right now.
         return time.time()
 
 
 def _alive(owner: DraftOwner) -> bool:
-    """Whether the process that writes a draft may still run; one on another machine is assumed to."""
+    """Whether the process that writes a draft may still be running; a process on another machine counts as running."""
     if owner.host != socket.gethostname():
         return True
     try:

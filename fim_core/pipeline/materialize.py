@@ -1,4 +1,4 @@
-"""The making of assets: each version once and only once, from inputs that fit and have passed their checks."""
+"""Materialization of stages: verify the inputs, make a version once or reuse it, run its checks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fim_core.store import Artifact, Store, digest, version_of
 
 @dataclass(frozen=True)
 class StageResult:
-    """A finished stage: its artifact, what the checks found, and whether anything had to be done."""
+    """A finished stage: its artifact, check results, and whether the version was reused."""
 
     artifact: Artifact
     checks: list[CheckResult]
@@ -30,7 +30,7 @@ class StageResult:
 
     @property
     def blocked_by(self) -> list[CheckResult]:
-        """Failed checks that keep downstream stages from running."""
+        """Failed checks that block downstream stages."""
         return blocking_failures(self.checks)
 
 
@@ -47,16 +47,16 @@ def run_stage(
     """Make an asset from the current versions of its inputs, or reuse the version that already exists.
 
     Args:
-        stage: what to make.
-        upstream_of: finds a stage by asset name; to verify that inputs fit the experiment.
-        force: make it again even when this version exists.
-        on_event: hears of progress.
-        start: starts the ranks of a training run; None for the launcher's own way.
+        stage: the stage to make.
+        upstream_of: returns a stage by asset name, to verify that inputs match the experiment.
+        force: make the version again even if it exists.
+        on_event: called with progress events.
+        start: starts the ranks of a training run; None: start them with the experiment's launcher.
 
     Raises:
         FimError: an input is missing, was made with other options, or failed a blocking check; or this machine lacks
-            what the experiment needs, now or in a later stage.
-        DamagedFile: a file of an input, or of the version that exists, is not what was published.
+            something that this stage or a later one needs.
+        DamagedFile: a file of an input, or of the existing version, is damaged.
     """
     started = time.monotonic()
     _require_one_file(stage, experiment, store)
@@ -96,7 +96,7 @@ def run_stage(
             if changed := stage.outside(experiment, store, inputs).items() - outside.items():
                 what = ", ".join(sorted(name for name, _ in changed))
                 raise FimError(
-                    f"What {stage.asset} is made of changed while it was made ({what}). Materialize {stage.asset} again."
+                    f"Inputs of {stage.asset} changed while it was being made ({what}). Materialize {stage.asset} again."
                 )
         store.clear_work(stage.asset, version)
 
@@ -117,7 +117,11 @@ def run_stage(
 
 
 def _require_one_file(stage: Stage, experiment: Experiment, store: Store) -> None:
-    """Refuse a second experiment that has its name from a file of the same name in another folder."""
+    """Check that no experiment file of the same name in another folder uses the same storage.
+
+    Raises:
+        FimError: one does, and neither file sets `name`.
+    """
     try:
         before = store.current(stage.asset, experiment.name)
     except FimError:
@@ -125,17 +129,17 @@ def _require_one_file(stage: Stage, experiment: Experiment, store: Store) -> Non
     other, this = before.manifest.get("experiment_file"), _file_id(experiment, store)
     if other and this and other != this:
         raise FimError(
-            f"{experiment.named_by} and a file of the same name in another folder share the storage {store.root}, so each "
-            "would replace what the other made. Give one of them a `name` or a `storage` of its own. If the file was only "
-            f"moved, write `name: {experiment.name}` into it."
+            f"{experiment.named_by} and a file of the same name in another folder use the same storage {store.root}, so "
+            "each would replace the other's artifacts. Set `name` or `storage` in one of them. If the file was only moved, "
+            f"set `name: {experiment.name}` in it."
         )
 
 
 def _file_id(experiment: Experiment, store: Store) -> str | None:
-    """Tells apart the files that experiments are named after; None for an experiment that was given its name.
+    """Identify the file that an experiment is named after; None for an experiment with an explicit name.
 
-    It is of the file's place as seen from the storage, so that a project can be moved or copied with both, and a hash,
-    since manifests are shared with others.
+    The id is a hash of the file's path relative to the storage. Relative, so that a project can be moved or copied with
+    its storage; a hash, because manifests may be shared with others.
     """
     if experiment.named_by is None:
         return None
@@ -143,7 +147,7 @@ def _file_id(experiment: Experiment, store: Store) -> str | None:
 
 
 def _up_to_date(artifact: Artifact | None, inputs: Mapping[str, Artifact]) -> Artifact | None:
-    """The artifact, unless an input was made again since, by force: the same work need not give the same bytes."""
+    """Return the artifact unless an input was made again by force since: the same work need not give the same bytes."""
     builds = {asset: given.manifest["build"] for asset, given in inputs.items()}
     return artifact if artifact is not None and artifact.manifest["builds"] == builds else None
 
@@ -156,7 +160,7 @@ def _verified_input(
     if artifact.manifest["config"] != wanted:
         changed = ", ".join(_differences(artifact.manifest["config"], wanted))
         raise FimError(
-            f"The {stage.asset} in {store.root} was made with other options than {experiment.name} has now "
+            f"The {stage.asset} in {store.root} was made with other options than {experiment.name} now has "
             f"({changed}). Materialize {stage.asset} again first."
         )
     failed = blocking_failures(run_artifact_checks(stage, artifact, experiment, store, upstream_of))

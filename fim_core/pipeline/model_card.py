@@ -1,7 +1,7 @@
-"""Model cards: README.md of a checkpoint, with the front matter that model hubs read.
+"""Model cards: the README.md of a checkpoint, with front matter for model hubs.
 
-The format is that of huggingface_hub (https://huggingface.co/docs/hub/model-cards). A card names no path of the machine
-that trained the model: it travels with the weights.
+The format is that of huggingface_hub (https://huggingface.co/docs/hub/model-cards). A card is shared with the weights, so
+it contains no path of the machine that trained the model.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _CACHED = re.compile(r"models--([^/]+?)--([^/]+)/snapshots/")
 
 @dataclass(frozen=True)
 class BaseModel:
-    """What a card says of the model that training started from.
+    """The model that training started from, as named in a card.
 
     Attributes:
-        name: for people.
-        hub_id: its id on the hub, if that is known.
-        license: fields of its card that are about the licence: `license`, `license_name`, `license_link`.
+        name: display name.
+        hub_id: id on the hub, if known.
+        license: licence fields of its card: `license`, `license_name`, `license_link`.
     """
 
     name: str
@@ -49,8 +49,8 @@ class BaseModel:
 def base_model(place: str) -> BaseModel:
     """The base model at `model.name_or_path`.
 
-    A folder's hub id is where it lies in the hub's cache, else the `_name_or_path` of its config.json, else the base of
-    its own model card; any of them only if it has the form of a hub id.
+    The hub id of a folder is derived from its path in the hub's cache, else `_name_or_path` of its config.json, else
+    `base_model` of its model card; each only if it has the form of a hub id.
     """
     folder = Path(place).expanduser()
     if not folder.is_dir():
@@ -79,10 +79,10 @@ def model_card(
     """The card of a trained checkpoint.
 
     Args:
-        experiment: what was trained.
-        result: of training.
-        recipe: of its prompts.
-        rows: what became of the exports' rows.
+        experiment: the trained experiment.
+        result: result of training.
+        recipe: recipe of the prompts.
+        rows: row counts of the exports.
         provenance: version of each input, by asset.
     """
     place = experiment.model.name_or_path
@@ -97,8 +97,8 @@ def model_card(
         **(base.license if base else {}),
     )
     sections = {
-        "": f"Completes SQL at the cursor, from the text before and after it and from what the editor knows: history, "
-        f"table definitions, the open file. {_origin(base)}",
+        "": f"Completes SQL at the cursor, given the text before and after it and the editor's context: history, table "
+        f"definitions, the open file. {_origin(base)}",
         "Data": _table(_data(rows)),
         "Training": _table(_training(experiment, result)),
         "Load": _LOAD,
@@ -114,10 +114,10 @@ def model_card(
 
 
 def with_metrics(card: str, report: Mapping[str, Any]) -> str:
-    """A card with the figures of an evaluation: in the front matter (`model-index`), and as a table with intervals.
+    """Add the metrics of an evaluation to a card: to the front matter (`model-index`), and as a table with intervals.
 
     Args:
-        card: of `model_card`.
+        card: text that `model_card` returned.
         report: content of report.json.
     """
     content = ModelCard(card)
@@ -148,8 +148,8 @@ def with_metrics(card: str, report: Mapping[str, Any]) -> str:
     ]
     counts = report["counts"]
     about = (
-        f"Greedy completions of {counts['evaluated']:,} held-out rows in {counts['groups']:,} groups that training did "
-        f"not see. Intervals: {percent}, bootstrap over groups."
+        f"Greedy completions of {counts['evaluated']:,} held-out rows in {counts['groups']:,} groups, which were not "
+        f"trained on. Intervals: {percent}, bootstrap over groups."
     )
     head = [f"| Metric | Unit | Value | {percent} interval | Before training | Rows |", "|---|---|---|---|---|---|"]
     table = "\n".join([*head, *lines])
@@ -164,9 +164,9 @@ tokenizer = AutoTokenizer.from_pretrained("path/of/this/folder")
 model = AutoModelForCausalLM.from_pretrained("path/of/this/folder")
 ```"""
 
-_LIMITS = """- It learnt from completions that people accepted in one place: other dialects, schemas and styles may suit it badly.
+_LIMITS = """- Trained on completions accepted in one organization; it may do worse on other dialects, schemas and styles.
 - It completes at a cursor. It was not trained to follow instructions or to hold a conversation.
-- A completion may name tables or columns that do not exist, or be wrong in ways that parse. Read it before it runs.
+- A completion may name tables or columns that do not exist, or parse and still be wrong. Review it before running it.
 - It may repeat text of its training rows."""
 
 
@@ -191,13 +191,13 @@ def _training(experiment: Experiment, result: TrainResult) -> dict[str, Any]:
     return {
         "trained": _TRAINED[experiment.model.trains],
         "optimizer steps": f"{result.steps:,}",
-        "rows of a step": result.batch_rows,
+        "rows per step": result.batch_rows,
         "rows, counted once an epoch": f"{result.rows:,}",
         "tokens": f"{result.tokens:,}",
         "epochs": result.epochs,
         "learning rate, peak": f"{experiment.optimizer.lr:g}",
         "schedule": f"{experiment.scheduler.name}, {result.warmup_steps} steps of warm-up",
-        "gradients clipped to a norm of": experiment.deepspeed["gradient_clipping"] or "-",
+        "gradient clipping (norm)": experiment.deepspeed["gradient_clipping"] or "-",
         "loss": "each row counts once" if experiment.data.sample_weighted_loss else "each token counts once",
         "held-out loss before, after (nats)": f"{_number(result.loss_before)}, {_number(result.loss_after)}",
         "packing": result.packing,
@@ -217,25 +217,25 @@ echo 'SELECT order_id, <fillMe> FROM orders' | fim complete --checkpoint path/of
 vllm serve path/of/this/folder --served-model-name {experiment.name} --generation-config vllm
 ```
 
-{template} Each prompt ends in
+{template} Each prompt ends with
 
 ```
 {markers}
 ```
 
-and the model writes the missing text, then `{tokens.end}`. Generation stops there and at the other tokens of
-`eos_token_id` in generation_config.json. `{RECIPE}` says how prompts were built; `fim complete` and `fim serve` read it
-and build the same token ids."""
+and the model generates the missing text, then `{tokens.end}`. Generation stops there and at the other tokens of
+`eos_token_id` in generation_config.json. `{RECIPE}` describes how prompts were built; `fim complete` and `fim serve` read
+it and build the same token ids."""
 
 
 def _hub_datasets(data: DataConfig) -> list[str]:
-    """Ids of the data sets that come from the hub: not files, folders or globs."""
+    """Ids of the data sets from the hub, without files, folders and globs."""
     places = [source.name_or_path or "" for source in data.sources if source.type.startswith("huggingface")]
     return sorted({place for place in places if _HUB_ID.fullmatch(place) and not Path(place).exists()})
 
 
 def _front_matter(card: Path) -> dict[str, Any]:
-    """The front matter of a card; nothing where there is no card or none that can be read."""
+    """The front matter of a card; empty if the card is missing or unreadable."""
     try:
         return metadata_load(card) or {}
     except (OSError, ValueError, yaml.YAMLError):

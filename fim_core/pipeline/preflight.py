@@ -1,7 +1,7 @@
-"""What an experiment needs of this machine, looked for before any work is done for it.
+"""Preflight checks: packages, templates, tokenizers and models that an experiment needs on this machine.
 
-What an option may be is the experiment's own matter, checked when its file is read. Here belongs what depends on files,
-installed packages and the hub, and would otherwise show only when the stage that needs it runs, hours later.
+The values of options are validated when the experiment file is read. These checks depend on files, installed packages
+and the hub, and would otherwise fail hours later, in the stage that needs them.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from fim_core.errors import FimError
 
 
 def preflight(experiment: Experiment, *, trains: bool = True) -> None:
-    """Go on if this machine has what the experiment names.
+    """Check that this machine has everything that the experiment needs.
 
     Args:
         experiment: the options.
-        trains: whether training is still to come; if not, the model that it begins with may be gone.
+        trains: whether training is still to come. If not, the pretrained model is not required.
 
     Raises:
         FimError: a package, template, tokenizer or model that it names is missing or cannot be used.
@@ -47,8 +47,8 @@ def _require_packages(experiment: Experiment) -> None:
     for option, package in needed.items():
         if find_spec(package) is None:
             raise FimError(
-                f"`{option}` needs the package {package}, which is not installed. Install it (pip install {package}), "
-                "or leave the option out."
+                f"`{option}` needs the package {package}, which is not installed. Install it (pip install {package}) "
+                "or remove the option."
             )
 
 
@@ -70,7 +70,7 @@ def _require_tokenizer_and_model(model: ModelConfig) -> None:
 def _require_zero_options(section: Mapping[str, Any]) -> None:
     if not section.keys() - {"stage"}:
         return
-    # Otherwise DeepSpeed warns where it finds no GPU.
+    # Without it DeepSpeed warns if there is no GPU.
     os.environ.setdefault("DS_ACCELERATOR", device_type())
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 
@@ -98,6 +98,6 @@ def _require_network(experiment: Experiment) -> None:
     limit, longest = getattr(config, "max_position_embeddings", None), experiment.data.max_length
     if limit is not None and longest > limit:
         raise FimError(
-            f"data.max_length is {longest}, but the model reads {limit} tokens at most. Lower it, or raise "
+            f"data.max_length is {longest}, but the model supports at most {limit} tokens. Lower data.max_length or raise "
             "model.config.max_position_embeddings."
         )

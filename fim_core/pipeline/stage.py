@@ -1,4 +1,4 @@
-"""Stages of the pipeline: what each needs, what decides its content, how it is made, and what its checks look at."""
+"""Definition of a pipeline stage: inputs, options, code, build function and tables for its checks."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ def _no_tables(folder: Path) -> Mapping[str, Path]:
 
 @dataclass(frozen=True)
 class Build:
-    """What a stage gets to work with.
+    """Arguments of a stage's build function.
 
     Attributes:
         experiment: the options.
         inputs: upstream artifacts by asset name.
         output: folder to write the artifact into.
-        work: folder that outlives a failed attempt at the same version; a retry resumes from it.
-        on_event: hears of progress, one dict an event.
-        cache: batches computed by earlier builds under the same options and code, whatever their inputs were.
-        start: starts the ranks of a training run; None for the launcher's own way.
+        work: returns a folder that survives a failed attempt at the same version; a retry resumes from it.
+        on_event: called with progress events.
+        cache: results of earlier builds, per batch of rows, with the same options and code, whatever their inputs.
+        start: starts the ranks of a training run; None: start them with the experiment's launcher.
     """
 
     experiment: Experiment
@@ -49,21 +49,21 @@ class Stage:
     """One asset and how it is made.
 
     Attributes:
-        asset: its name.
-        upstream: assets that it reads.
-        code: modules whose code decides the content, with all that they import (see `code_version`): the stage's own, and
-            those that the build starts as programs.
-        options: the part of the experiment that decides the content, JSON-serialisable.
-        build: writes the artifact and returns its counts, JSON-serialisable.
-        outside: content hashes of what it reads beside artifacts (exports, pretrained weights, the champion).
+        asset: name of the asset.
+        upstream: names of the assets that it reads.
+        code: modules that determine the content, together with their imports (see `code_version`): the stage's module, and
+            those that the build runs as programs.
+        options: returns the options that determine the content, JSON-serializable.
+        build: writes the artifact and returns its counts, JSON-serializable.
+        outside: returns content hashes of inputs that are not artifacts (exports, pretrained weights, the champion).
         adopt: whether a finished artifact becomes the current one; a refused champion does not.
-        trains: whether it, or a stage after it, trains: then the pretrained model must be there.
-        tables: files and folders that the checks look at, by the names that they use; the main one has the asset's name.
-        checks_with: upstream assets whose tables and facts the checks use, too; of two tables of one name, the asset's
-            own counts.
-        present: writes what people look at into a published version, again when its code has changed. It is no part of the
-            artifact: neither the version nor the manifest covers it.
-        compares_with_previous: whether the checks see the main table of the version before, as `previous`.
+        trains: whether this stage or a later one trains, so that the pretrained model is needed.
+        tables: returns the files and folders that the checks read, by table name; the main one has the asset's name.
+        checks_with: upstream assets whose tables and facts the checks also use. If two tables have the same name, that of
+            the asset itself is used.
+        present: writes files for people into a published version, again if its code has changed. They are not part of the
+            artifact: neither version nor manifest covers them.
+        compares_with_previous: whether the checks can read the main table of the previous version, as `previous`.
     """
 
     asset: str
@@ -83,5 +83,5 @@ class Stage:
 
     @property
     def code_version(self) -> str:
-        """Version of the code that decides the content."""
+        """Version of the code that determines the content."""
         return code_version(*self.code)

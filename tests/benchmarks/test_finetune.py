@@ -1,4 +1,4 @@
-"""The fine-tuning benchmark on a tiny model that was pretrained on nothing."""
+"""The fine-tuning benchmark on a tiny, untrained model."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_table_of_results() -> None:
 
 @pytest.mark.slow
 def test_whole_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Two cases end in a table; a second run computes nothing, and a longer list only what is missing."""
+    """Two cases give a table; a second run computes nothing, and a longer list of cases only the missing ones."""
     tokenizer = train_tokenizer(["select a, b from t where x = 1\n"] * 9, 700)
     network = build_model(ModelConfig(config=BASE, tokenizer="unused"), tokenizer, seed=0)
     save_model(network, tokenizer, [tokenizer.eos_token_id], tmp_path / "model")

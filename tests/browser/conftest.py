@@ -1,4 +1,4 @@
-"""Dagster's UI in a real browser: one service and one page for all tests of a worker, and screenshots to keep."""
+"""Fixtures for Dagster's UI in a real browser: one service and one page per pytest worker, and screenshots."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ Shot = Callable[[str], None]
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    """Debian's Chromium, without a window."""
+    """Debian's Chromium, headless."""
     program = shutil.which("chromium")
     if program is None:
-        pytest.skip("there is no browser here: `apt-get install chromium` brings the one that these tests drive")
+        pytest.skip("no browser found; install Debian's with `apt-get install chromium`")
     with sync_playwright() as playwright:
         expect.set_options(timeout=_PATIENCE_MILLISECONDS)
         browser = playwright.chromium.launch(executable_path=program, args=OPTIONS)
@@ -46,7 +46,7 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def service(browser: Browser, export: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DagsterService]:
-    """`dagster dev` over the tiny experiment; started only where there is a browser to look at it."""
+    """`dagster dev` with the tiny experiment; started only if there is a browser."""
     data = {**TINY["data"], "sources": [{"name_or_path": str(export)}]}
     # The gate refuses a model of seconds, so the champion's check warns. So few rows have too few groups to hold out.
     experiment = write_experiment(
@@ -62,7 +62,7 @@ def service(browser: Browser, export: Path, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture
 def page(browser: Browser, service: DagsterService) -> Iterator[Page]:
-    """An empty page whose relative addresses are those of the service."""
+    """An empty page whose relative URLs refer to the service."""
     context = browser.new_context(
         base_url=service.url, viewport={"width": 1500, "height": 1300}, reduced_motion="reduce"
     )
@@ -73,7 +73,7 @@ def page(browser: Browser, service: DagsterService) -> Iterator[Page]:
 
 @pytest.fixture
 def shot(page: Page) -> Shot:
-    """Keeps a picture of the page under a name."""
+    """Saves a screenshot of the page under a name."""
     ARTIFACTS.mkdir(parents=True, exist_ok=True)
 
     def take(name: str) -> None:

@@ -1,4 +1,4 @@
-"""What a user does and sees in Dagster's UI, by clicking."""
+"""User actions in Dagster's UI, performed by clicking."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Shot = Callable[[str], None]
 pytestmark = pytest.mark.browser
 
 RUN_MILLISECONDS = 600_000
-"""A run of the tiny experiment takes some 40 s on two quiet cores."""
+"""A run of the tiny experiment takes about 40 s on two idle cores."""
 
 
 def materialize_all(page: Page) -> None:
-    """Start everything from the asset graph, go to the run, and wait for its end."""
+    """Materialize everything from the asset graph, open the run, and wait for its end."""
     page.goto("/asset-groups")
     page.get_by_role("button", name="Materialize all").click()
     page.get_by_role("link", name="View", exact=True).click()
@@ -31,14 +31,14 @@ def materialize_all(page: Page) -> None:
 
 
 def expect_check(page: Page, asset: str, check: str, result: str) -> None:
-    """Choose a check in the asset's list, and read what came of it."""
+    """Select a check in the asset's list and read its result."""
     page.goto(f"/assets/{asset}?view=checks")
     page.get_by_text(check, exact=True).first.click()
     expect(page.locator(f'[data-tooltip="{result}"]')).to_be_visible()
 
 
 def poison(export: Path) -> None:
-    """Cut the JSON of every third INPUT, as an export does that ends its cells at a limit."""
+    """Truncate the JSON of every third INPUT, like an export with a limit on cell length."""
     with export.open(newline="", encoding="utf-8") as file:
         header, *rows = csv.reader(file)
     place = header.index("INPUT")
@@ -48,7 +48,7 @@ def poison(export: Path) -> None:
         csv.writer(file).writerows([header, *rows])
 
 
-def test_everything_is_made_from_the_graph(page: Page, shot: Shot) -> None:
+def test_all_assets_are_materialized_from_the_graph(page: Page, shot: Shot) -> None:
     materialize_all(page)
     expect(page.get_by_text("Success", exact=True).first).to_be_visible()
     shot("1_run")
@@ -69,7 +69,7 @@ def test_everything_is_made_from_the_graph(page: Page, shot: Shot) -> None:
     shot("4_loss")
 
 
-def test_a_poisoned_export_is_stopped(page: Page, shot: Shot, export: Path, service: DagsterService) -> None:
+def test_a_truncated_export_is_stopped(page: Page, shot: Shot, export: Path, service: DagsterService) -> None:
     poison(export)
     materialize_all(page)
     expect(page.get_by_text("Failure", exact=True).first).to_be_visible()

@@ -1,4 +1,4 @@
-"""One finished run of the tiny experiment, which the tests of a worker share."""
+"""A finished run of the tiny experiment, shared by the tests of a pytest worker."""
 
 from __future__ import annotations
 

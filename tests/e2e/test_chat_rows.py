@@ -1,4 +1,4 @@
-"""Conversations from export to report, with a chat template that thinks before the last answer."""
+"""Conversations from export to report, with a chat template that adds a think block before the last answer."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_gold_completion_is_the_last_answer(path: Path) -> None:
-    """Evaluation's prompt and target make up the row, so a model that writes the target matches exactly."""
+    """Prompt and target of the evaluation add up to the row, so a model that writes the target matches exactly."""
     results = run(load_experiment(path))
     made = {name: result.artifact for name, result in results.items()}
     [labels] = [check for check in results["tokenized_dataset"].checks if check.name == "label_mask"]

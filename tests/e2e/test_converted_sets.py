@@ -1,4 +1,4 @@
-"""The guide's three steps: convert an export, name the result as a source, train; and sets that others converted."""
+"""Converted data sets: convert an export, use the result as a source, train; and data sets of other converters."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def train(folder: Path, source: Path, **changes: Any) -> dict[str, StageResult]:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_the_guides_three_steps(folder: Path, tmp_path: Path, name: str) -> None:
+def test_converting_naming_and_training(folder: Path, tmp_path: Path, name: str) -> None:
     rows = converted(folder, name)
     summary = json.loads((folder / f"{name}.summary.json").read_text())
     results = train(tmp_path / "run", folder / name)
@@ -110,7 +110,7 @@ def test_both_formats_and_the_export_itself_hold_out_the_same_rows(folder: Path,
 
 
 def test_a_set_without_a_recipe(folder: Path, tmp_path: Path) -> None:
-    """Another converter's: two columns, nothing else, and the suffix first."""
+    """A data set of another converter: two columns only, suffix first."""
     rows = converted(folder, "disk")
     pairs = [{"prompt": suffix_first(row["prompt"]), "response": row["response"]} for row in rows]
     (tmp_path / "tokenizer").symlink_to(folder / "tokenizer")
@@ -141,15 +141,15 @@ def suffix_first(prompt: str) -> str:
 
 
 def original_states(export: Path) -> dict[int, Completion]:
-    """The editor's states of an export by row number; the demo's damaged rows are left out."""
+    """The INPUT of an export by row number, without the damaged rows of the demo."""
     texts = [text for batch in read_file(export, "export").batches(print) for text in batch.column("INPUT").to_pylist()]
     parsed = {number: parse_input(text) for number, text in enumerate(texts)}
     return {number: state for number, state in parsed.items() if isinstance(state, Completion)}
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_damaged_set_is_a_sentence(folder: Path, name: str, tmp_path: Path) -> None:
-    """1 and 4 files in 8 states each: 40 cases. What cannot be seen in the file is at least no traceback."""
+def test_a_damaged_set_is_reported_in_one_sentence(folder: Path, name: str, tmp_path: Path) -> None:
+    """1 and 4 files in 8 states each: 40 cases. Damage that cannot be detected must at least cause no traceback."""
     original = folder / name
     copy = Path(
         shutil.copytree(original, tmp_path / name) if name == "disk" else shutil.copy(original, tmp_path / name)
@@ -162,7 +162,7 @@ def test_a_damaged_set_is_a_sentence(folder: Path, name: str, tmp_path: Path) ->
                     digest_sources(data)
                     write_raw_completions(data, tmp_path / "raw.parquet")
                 except FimError as error:
-                    told = str(error)
+                    message = str(error)
                 else:
-                    told = ""
-            assert len(told.splitlines()) == 1 or damage in ("one bit", "missing", "{}"), (file.name, damage)
+                    message = ""
+            assert len(message.splitlines()) == 1 or damage in ("one bit", "missing", "{}"), (file.name, damage)

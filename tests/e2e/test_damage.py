@@ -1,4 +1,4 @@
-"""Damaged artifacts: a sentence with the place and the cure, never a traceback, and the way back to whole ones."""
+"""Damaged artifacts: reported with file and remedy, without a traceback, and made again on request."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def files_of(store: Store) -> list[Path]:
 
 
 def sentence_of(experiment: Experiment) -> str:
-    """What a run says of damage."""
-    with pytest.raises(FimError) as told:
+    """What a run reports about damage."""
+    with pytest.raises(FimError) as error:
         run(experiment)
-    assert len(str(told.value).splitlines()) == 1
-    return str(told.value)
+    assert len(str(error.value).splitlines()) == 1
+    return str(error.value)
 
 
-def test_each_damage_of_each_file_of_an_artifact_is_a_sentence(experiment: Experiment) -> None:
+def test_damage_of_any_kind_to_any_file_is_reported_in_one_sentence(experiment: Experiment) -> None:
     """35 files in 8 states each: 280 cases."""
     files = files_of(Store(experiment.storage))
     assert len(files) >= 35
@@ -53,11 +53,11 @@ def test_each_damage_of_each_file_of_an_artifact_is_a_sentence(experiment: Exper
         asset, version = path.relative_to(experiment.storage).parts[:2]
         for damage in (*DAMAGES, "missing"):
             with damaged(path, damage):
-                told = sentence_of(experiment)
-            assert asset in told, (path, damage)
-            assert version in told, (path, damage)
-            assert path.name in told, (path, damage)
-            assert "fim verify --delete" in told or "Move it away" in told or "Move /" in told, (path, damage)
+                message = sentence_of(experiment)
+            assert asset in message, (path, damage)
+            assert version in message, (path, damage)
+            assert path.name in message, (path, damage)
+            assert "fim verify --delete" in message or "Move it away" in message or "Move /" in message, (path, damage)
     assert all(result.reused for result in run(experiment).values())
 
 
@@ -99,13 +99,13 @@ def test_a_damaged_version_is_made_again_on_request(experiment: Experiment) -> N
     assert tell().exit_code == 0
 
 
-def test_a_version_whose_manifest_is_damaged_is_named_and_left_alone(experiment: Experiment) -> None:
+def test_a_version_with_a_damaged_manifest_is_reported_and_left_alone(experiment: Experiment) -> None:
     store = Store(experiment.storage)
     folder = store.current("fim_prompts").path
     (folder / "manifest.json").write_text("{}")
-    told = CliRunner().invoke(app, ["verify", "--delete", "--storage", str(store.root)])
-    assert told.exit_code == 1
-    assert f"damaged  {folder}: its manifest.json is missing or damaged. Move the folder away." in told.output
+    result = CliRunner().invoke(app, ["verify", "--delete", "--storage", str(store.root)])
+    assert result.exit_code == 1
+    assert f"damaged  {folder}: its manifest.json is missing or damaged. Move the folder away." in result.output
     assert (folder / "prompts.parquet").exists()
 
 

@@ -1,4 +1,4 @@
-"""Every way to start the pipeline makes the same versions from the same input."""
+"""All entry points make the same versions from the same input."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ENDED = {dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRun
 
 
 def command(*arguments: str, home: Path, experiment: Path) -> str:
-    """Run a command of Dagster's in the checkout; its output."""
+    """Run a Dagster command in the checkout and return its output."""
     home.mkdir(parents=True, exist_ok=True)
     (home / "dagster.yaml").write_bytes((ROOT / "dagster.yaml").read_bytes())
     places = {"DAGSTER_HOME": str(home), "FIM_EXPERIMENT": str(experiment), "PYTHONPATH": str(ROOT)}
@@ -60,7 +60,7 @@ def made(folder: Path) -> dict[str, Any]:
 
 
 def test_commands_web_server_and_schedule_make_the_same_versions(tmp_path: Path) -> None:
-    """Each command and the web server begin with a store of their own; the schedule goes on where the server was."""
+    """Each command and the web server start with an empty store; the schedule continues in that of the server."""
     folders = {door: tmp_path / door for door in ("dagster", "dg", "dev")}
     experiments = {}
     for door, folder in folders.items():

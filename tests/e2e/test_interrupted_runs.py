@@ -1,4 +1,4 @@
-"""Runs that are cancelled or killed while they train on two ranks: nothing stays behind, and the next run goes on."""
+"""Runs that are cancelled or killed while training on two ranks: no process is left, and the next run resumes."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from fim_core.store import Artifact, Store
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("interrupted")]
 
 SECONDS = 15.0
-"""A run has to be gone after so long."""
+"""Time limit for a run to end."""
 
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An experiment on two ranks with its data prepared, and nothing trained."""
+    """An experiment on two ranks with prepared data, not yet trained."""
     folder = tmp_path_factory.mktemp("night")
     path = write_experiment(
         folder,
@@ -44,11 +44,11 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def undisturbed(experiment: Path) -> Artifact:
-    """The checkpoint of a run that nothing happened to, in a store of its own."""
+    """The checkpoint of an undisturbed run, in a separate store."""
     options = load_experiment(experiment)
-    beside = options.storage.with_name("undisturbed")
-    shutil.copytree(options.storage, beside, symlinks=True)
-    results = run(options.model_copy(update={"storage": beside}), until="trained_checkpoint")
+    copy = options.storage.with_name("undisturbed")
+    shutil.copytree(options.storage, copy, symlinks=True)
+    results = run(options.model_copy(update={"storage": copy}), until="trained_checkpoint")
     return results["trained_checkpoint"].artifact
 
 
@@ -59,14 +59,14 @@ def service(experiment: Path) -> Iterator[DagsterService]:
 
 
 def begin_training(service: DagsterService, store: Store) -> tuple[str, int | None]:
-    """Launch the job `train`; returns its run when it is some steps past its beginning, and where it began."""
+    """Launch the job `train`, wait until it has taken some steps, and return the run and the step that it started from."""
     before = len(attempts(store))
     run_id = service.web.submit_job_execution("train")
     return run_id, wait_for_steps(service, store, before)
 
 
 def wait_for_steps(service: DagsterService, store: Store, before: int) -> int | None:
-    """Return when one more attempt than `before` has trained some steps: where it began."""
+    """Wait until one more attempt than `before` has taken some steps; return the step that it started from."""
 
     def trains() -> bool:
         begun = attempts(store)
@@ -77,7 +77,7 @@ def wait_for_steps(service: DagsterService, store: Store, before: int) -> int | 
 
 
 def attempts(store: Store) -> list[list[dict]]:
-    """The events of each attempt at the one checkpoint that is being trained."""
+    """Events of each attempt at the checkpoint in training."""
     found: list[list[dict]] = []
     for file in (store.root / "work" / "trained_checkpoint").glob("*/metrics.jsonl"):
         for line in file.read_text().splitlines(keepends=True):
@@ -107,7 +107,9 @@ def end_of(service: DagsterService, run_id: str, end: Callable[[], None], expect
     wait_for(lambda: stand() == (expected, [], False), SECONDS, lambda: f"the end of the run; it stands at {stand()}")
 
 
-def test_cancelled_then_killed_then_whole(experiment: Path, service: DagsterService, undisturbed: Artifact) -> None:
+def test_a_run_that_is_cancelled_and_killed_ends_like_an_undisturbed_one(
+    experiment: Path, service: DagsterService, undisturbed: Artifact
+) -> None:
     store = Store(load_experiment(experiment).storage)
 
     cancelled, began = begin_training(service, store)
@@ -142,7 +144,7 @@ def test_cancelled_then_killed_then_whole(experiment: Path, service: DagsterServ
 
 
 def worker_of(service: DagsterService, run_id: str) -> int:
-    """The process that Dagster started for a run, as its own log has it."""
+    """The process that Dagster started for a run, according to Dagster's event log."""
     entries = service.instance.all_logs(run_id, of_type=dg.DagsterEventType.ENGINE_EVENT)
     [pid] = [
         entry.get_dagster_event().engine_event_data.metadata["pid"].value

@@ -1,4 +1,4 @@
-"""`make demo`, when the experiment holds a mistake."""
+"""`make demo` with a mistake in the experiment."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tiny_pipeline import TINY, write_experiment
 
 
 @pytest.mark.slow
-def test_why_it_failed_is_the_last_line(tmp_path: Path) -> None:
+def test_the_reason_of_the_failure_is_the_last_line(tmp_path: Path) -> None:
     path = write_experiment(tmp_path, data={**TINY["data"], "template": "nosuch"})
     home = tmp_path / "home"
     home.mkdir()

@@ -1,4 +1,4 @@
-"""What the UI shows of a finished run: enough to trust a checkpoint, and no customer's text unless it is allowed."""
+"""Metadata of a finished run: provenance, lineage and plots, and customer text only if allowed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fim_core.store import Store
 pytestmark = pytest.mark.xdist_group("e2e")
 
 SHORTEST_TEXT = 24
-"""Characters from which on a text of a row cannot appear somewhere by chance."""
+"""Minimum length of a text that cannot appear elsewhere by chance."""
 
 
 def shown_of(result: dg.ExecuteInProcessResult) -> dict[str, dict[str, Any]]:
@@ -54,7 +54,7 @@ def test_a_checkpoint_leads_back_to_exports_config_and_commit(
     assert checkpoint["exports"] == [{"file": "demo", "rows": 300, "sha256": digest}]
 
     store = Store(load_experiment(finished).storage)
-    lines = {line["what"]: line for line in checkpoint["made_from"]}
+    lines = {line["name"]: line for line in checkpoint["made_from"]}
     assert list(lines) == [
         "exports",
         "raw_completions",
@@ -85,7 +85,7 @@ def test_column_lineage_names_columns_that_exist(shown: dict[str, dict[str, Any]
             assert all(source.column_name in columns[source.asset_key.path[-1]] for source in sources)
 
 
-def test_plots_are_there_and_small(shown: dict[str, dict[str, Any]]) -> None:
+def test_plots_exist_and_are_small(shown: dict[str, dict[str, Any]]) -> None:
     plots = [shown[asset][key] for asset, key in
              (("tokenized_dataset", "lengths"), ("trained_checkpoint", "curves"), ("evaluation_report", "intervals"))]  # fmt: skip
     assert all(plot.startswith("![") and len(plot) < 100_000 for plot in plots)
@@ -97,19 +97,19 @@ def observed(instance: dg.DagsterInstance, asset: str) -> list[dict[str, Any]]:
     return [{key: entry.value for key, entry in point.metadata.items()} for point in points if point]
 
 
-def test_training_leaves_points_to_plot_while_it_runs(finished: Path, instance: dg.DagsterInstance) -> None:
+def test_training_records_observations_while_it_runs(finished: Path, instance: dg.DagsterInstance) -> None:
     metrics = observed(instance, "trained_checkpoint")
     assert {"step", "loss", "lr", "tokens_per_second"} <= set().union(*metrics)
     assert any("held_out_loss" in measured for measured in metrics)
 
 
-def test_evaluation_leaves_points_to_plot_while_it_runs(finished: Path, instance: dg.DagsterInstance) -> None:
+def test_evaluation_records_observations_while_it_runs(finished: Path, instance: dg.DagsterInstance) -> None:
     metrics = observed(instance, "evaluation_report")
     assert max(measured["rows_done"] for measured in metrics) == TINY["evaluation"]["max_rows"]
     assert all("rows_per_second" in measured for measured in metrics)
 
 
-def test_text_of_rows_is_shown_only_where_that_is_allowed(
+def test_text_of_rows_is_shown_only_if_allowed(
     finished: Path, shown: dict[str, dict[str, Any]], instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:
     storage = load_experiment(finished).storage
@@ -133,13 +133,13 @@ def test_text_of_rows_is_shown_only_where_that_is_allowed(
     assert not found_in([shown_of(private), checks, messages])
 
 
-def test_what_is_missing_is_not_shown(tmp_path: Path) -> None:
-    """No held-out rows, and the prompts have been collected as garbage since."""
+def test_missing_data_is_left_out(tmp_path: Path) -> None:
+    """There are no held-out rows, and the prompts have been garbage-collected since."""
     experiment = load_experiment(write_experiment(tmp_path, data={**TINY["data"], "eval_fraction": 0}))
     results = run(experiment, until="tokenized_dataset")
     shutil.rmtree(results["fim_prompts"].artifact.path)
     shown = metadata_of(results["tokenized_dataset"], experiment)
     assert shown["dagster/row_count"] == results["tokenized_dataset"].artifact.counts["train"]
     assert "samples" not in shown
-    assert [record.data["what"] for record in shown["made_from"].records] == ["fim_prompts", "tokenized_dataset"]
+    assert [record.data["name"] for record in shown["made_from"].records] == ["fim_prompts", "tokenized_dataset"]
     assert list(shown["exports"].records) == []

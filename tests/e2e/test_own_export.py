@@ -1,4 +1,4 @@
-"""A realistic export through configs/own_data.yaml with its path changed: the held-out rows mean something."""
+"""configs/own_data.yaml on a realistic export: the held-out rows are not seen in training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROWS = 2000
 
 
 def write_export(path: Path) -> None:
-    """50 worksheets; each statement is completed a few times while it is typed, and some are those of everybody."""
+    """50 worksheets; each statement is completed a few times while it is typed, and some statements are common to all."""
     rng = Random(5)
     rows = []
     for sheet in range(50):

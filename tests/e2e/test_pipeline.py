@@ -1,4 +1,4 @@
-"""The whole pipeline through Dagster, small."""
+"""The whole pipeline in Dagster, on the tiny experiment."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def store_of(path: Path) -> Store:
     return Store(load_experiment(path).storage)
 
 
-def test_every_asset_is_there_and_nothing_is_made_twice(finished: Path, instance: dg.DagsterInstance) -> None:
+def test_every_asset_is_made_once_and_then_reused(finished: Path, instance: dg.DagsterInstance) -> None:
     result = materialize(finished, instance)
     assert outcomes(result) == {stage.asset: "reused" for stage in STAGES}
 
 
-def test_only_what_follows_a_change_is_made_anew(finished: Path, instance: dg.DagsterInstance) -> None:
+def test_only_assets_downstream_of_a_change_are_made_again(finished: Path, instance: dg.DagsterInstance) -> None:
     changed = finished.with_name("changed")
     changed.mkdir()
     path = write_experiment(changed, storage=str(finished.parent / "store"), optimizer={"lr": 2e-2})
@@ -79,7 +79,7 @@ def test_the_checkpoint_loads_and_leads_back_to_the_rows(finished: Path) -> None
     assert store.find("raw_completions", prompts.manifest["inputs"]["raw_completions"]) is not None
 
 
-def test_a_checkpoint_tells_nothing_of_this_machine_and_others_can_read_it(finished: Path) -> None:
+def test_a_checkpoint_names_no_path_of_this_machine_and_is_readable_by_others(finished: Path) -> None:
     checkpoint = store_of(finished).current("trained_checkpoint").path.resolve()
     files = [path for path in checkpoint.rglob("*") if path.is_file()]
     folder = str(finished.parent).encode()
@@ -145,7 +145,7 @@ def _without(section: str, **content: object) -> dict:
     ],
     ids=["no file", "empty file", "missing column", "typo", "unknown tokenizer"],
 )
-def test_a_mistake_is_one_clear_sentence_and_costs_nothing(
+def test_a_mistake_is_reported_in_one_sentence_before_any_work(
     tmp_path: Path, export: str | None, changes: dict, said: str
 ) -> None:
     file = tmp_path / "export.csv"
@@ -160,7 +160,7 @@ def test_a_mistake_is_one_clear_sentence_and_costs_nothing(
     assert store.versions("fim_prompts") == []
 
 
-def test_a_template_of_ones_own_goes_with_the_checkpoint(tmp_path: Path) -> None:
+def test_a_custom_template_is_stored_with_the_checkpoint(tmp_path: Path) -> None:
     template = tmp_path / "mine.tmpl"
     text = '{{define "assistant"}}<|fim_prefix|>{{.PREFIX}}<|fim_suffix|>{{.SUFFIX}}<|fim_middle|>{{end}}'
     template.write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Automation follows content: an input materialized again with the same content starts nothing."""
+"""Automation conditions: only changed content of an input triggers a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The code location: complete, light, and without a warning."""
+"""The code location: complete, fast to load, and free of warnings."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
 """
 
 
-def test_loading_warns_of_nothing_and_imports_nothing_heavy() -> None:
-    """Python turns every warning into an error here: deprecation, beta and preview warnings of Dagster among them."""
+def test_loading_gives_no_warning_and_imports_no_heavy_library() -> None:
+    """Runs with warnings as errors, including deprecation, beta and preview warnings of Dagster."""
     probe = subprocess.run([sys.executable, "-W", "error", "-c", PROBE], capture_output=True, text=True, check=False)
     assert probe.returncode == 0, probe.stderr
     assert not {"torch", "transformers", "deepspeed", "datasets", "sqlglot", "matplotlib"} & set(
@@ -40,7 +40,7 @@ def test_every_stage_is_an_asset_with_its_checks() -> None:
         assert node.code_version == stage.code_version
 
 
-def test_jobs_schedules_and_sensors_are_there() -> None:
+def test_jobs_schedules_and_sensors_are_defined() -> None:
     repository = defs().get_repository_def()
     assert {"prepare_data", "train", "evaluate_only", "retrain"} <= set(repository.job_names)
     assert [schedule.name for schedule in repository.schedule_defs] == ["retraining"]

@@ -1,4 +1,4 @@
-"""The sensor on the folder of exports: content counts, time stamps do not, half-written files wait."""
+"""The exports sensor: it reacts to content, ignores time stamps, and waits for files that are still being written."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def put(folder: Path, name: str, text: str, age_seconds: float = 3600) -> None:
 
 
 def tick(folder: Path, cursor: str | None) -> tuple[list[str], str | None, str]:
-    """One evaluation: run keys, new cursor, reason for skipping."""
+    """Evaluate the sensor once: run keys, new cursor, skip reason."""
     sensor = exports_sensor(ExportsConfig(folder=str(folder), settle_seconds=30))
     with dg.instance_for_test() as instance:
         context = dg.build_sensor_context(cursor=cursor, instance=instance)
@@ -55,7 +55,7 @@ def test_changed_content_starts_a_run_and_a_touched_file_does_not(tmp_path: Path
     assert changed != first
 
 
-def test_a_file_that_is_still_written_is_waited_for(tmp_path: Path) -> None:
+def test_a_file_that_is_still_being_written_starts_nothing(tmp_path: Path) -> None:
     put(tmp_path, "a.csv", "one")
     put(tmp_path, "b.csv", "half", age_seconds=0)
     started, cursor, reason = tick(tmp_path, None)
@@ -75,7 +75,7 @@ def test_several_files_at_once_start_one_run(tmp_path: Path) -> None:
     assert tick(tmp_path, cursor)[0] == []
 
 
-def test_content_that_comes_back_starts_a_run_of_its_own(tmp_path: Path) -> None:
+def test_content_that_returns_after_a_change_starts_a_run(tmp_path: Path) -> None:
     started, cursor = [], None
     for content in ("one", "two", "one"):
         put(tmp_path, "a.csv", content)
@@ -99,7 +99,7 @@ def test_a_clock_that_differs_does_not_hide_a_file(tmp_path: Path) -> None:
     assert len(tick(tmp_path, None)[0]) == 1
 
 
-def test_a_file_that_changes_while_it_is_read_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_changes_while_it_is_hashed_starts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(tmp_path, "a.csv", "one")
     read = hashlib.file_digest
 

@@ -1,4 +1,4 @@
-"""The Kubernetes launcher as far as it goes without a cluster: the Job that would be submitted, and the calls.
+"""The Kubernetes launcher without a cluster: the submitted Job and the API calls.
 
 The API server is a small HTTP server that stores one Job and its pod; everything on our side of it is real.
 """
@@ -83,13 +83,13 @@ def test_storage_outside_the_volume(tmp_path: Path) -> None:
         job_manifest(job_in(tmp_path, mount_path="/mnt/shared"), COMMAND, {})
 
 
-def test_a_pod_that_kubernetes_does_not_know(tmp_path: Path) -> None:
+def test_an_invalid_pod_specification(tmp_path: Path) -> None:
     with pytest.raises(FimError, match=r"(?s)launcher\.pod_spec.*node_sellector"):
         job_manifest(job_in(tmp_path, pod_spec={"node_sellector": {}}), COMMAND, {})
 
 
 class ApiServer(ThreadingHTTPServer):
-    """Holds one Job with its pod, and what was asked for."""
+    """Stores one Job with its pod, and records the requests."""
 
     daemon_threads = True
 
@@ -216,11 +216,11 @@ def test_success_and_failure(tmp_path: Path, cluster: ApiServer) -> None:
     assert str(ranks.failure()) == "The rows r-1 are to blame."
 
 
-def test_a_job_that_someone_deleted(tmp_path: Path, cluster: ApiServer) -> None:
+def test_a_deleted_job(tmp_path: Path, cluster: ApiServer) -> None:
     ranks = start_kubernetes(job_in(tmp_path), -1, {})
     cluster.job, cluster.pods = None, []
     assert not ranks.running
-    assert "someone deleted it" in str(ranks.failure())
+    assert "it was deleted, or its node is gone" in str(ranks.failure())
 
 
 def test_no_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

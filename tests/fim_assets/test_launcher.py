@@ -1,4 +1,4 @@
-"""The launcher resource in a Dagster run: what ranks write and why they fail is kept with the run."""
+"""The launcher resource in a Dagster run: output and errors of ranks in the run's log."""
 
 import sys
 from functools import partial

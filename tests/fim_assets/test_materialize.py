@@ -1,4 +1,4 @@
-"""What the command says of a run that failed."""
+"""Messages of `fim_assets.materialize` about a failed run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fim_core.quality.run import CheckResult, load_checks
 
 @dg.asset(check_specs=check_specs("fim_prompts"))
 def fim_prompts() -> Iterator[dg.MaterializeResult]:
-    """Every check passes but one that blocks."""
+    """Every check passes except one blocking check."""
     results = [
         CheckResult(
             name=check.name,
@@ -37,7 +37,7 @@ def broken() -> None:
     raise ValueError("of another kind")
 
 
-def test_a_check_that_blocks_is_told_with_its_counts() -> None:
+def test_a_blocking_check_is_reported_with_its_counts() -> None:
     began = datetime.now(UTC)
     with dg.instance_for_test() as instance:
         assert not dg.materialize([fim_prompts], instance=instance, raise_on_error=False).success
@@ -45,7 +45,7 @@ def test_a_check_that_blocks_is_told_with_its_counts() -> None:
         assert said.startswith("fim_prompts did not pass its checks: rejected_share: 600 of 700 (85.71%)")
 
 
-def test_another_failure_is_told_in_its_own_words() -> None:
+def test_another_failure_is_reported_with_its_own_message() -> None:
     began = datetime.now(UTC)
     with dg.instance_for_test() as instance:
         assert not dg.materialize([broken], instance=instance, raise_on_error=False).success

@@ -1,4 +1,4 @@
-"""The notifier, against a real receiver on this machine."""
+"""The failure sensor, with a real HTTP receiver."""
 
 from __future__ import annotations
 

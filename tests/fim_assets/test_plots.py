@@ -1,4 +1,4 @@
-"""Plots: small, whatever their data, and smooth where a line is noisy."""
+"""Plots: bounded in size, and smoothed where a line is noisy."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def noise(points: int) -> list[tuple[float, float]]:
     ],
     ids=["long curves", "short curve", "no curve", "histograms", "intervals"],
 )
-def test_a_plot_is_a_picture_under_100_kb(value: dg.MarkdownMetadataValue) -> None:
+def test_a_plot_is_an_image_under_100_kb(value: dg.MarkdownMetadataValue) -> None:
     assert len(value.md_str) < MOST_BYTES
     picture = base64.b64decode(value.md_str.partition("base64,")[2].removesuffix(")"))
     Image.open(io.BytesIO(picture)).verify()
 
 
-def test_the_running_median_follows_a_line_and_passes_over_spikes() -> None:
+def test_the_running_median_follows_a_line_and_ignores_spikes() -> None:
     line = [(step, float(step)) for step in range(400)]
     assert _running_median(line) == line
     spiked = [(step, 1000.0 if step == 200 else value) for step, value in line]

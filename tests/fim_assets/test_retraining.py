@@ -1,4 +1,4 @@
-"""The retraining schedule: its settings, and ticks while a retraining runs."""
+"""The retraining schedule: settings, and ticks during a running retraining."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from fim_core.config.workflow import RetrainingConfig
         ("prepare_data", dg.DagsterRunStatus.STARTED, False),
     ],
 )
-def test_a_tick_is_passed_over_while_a_retraining_runs(job: str, status: dg.DagsterRunStatus, skipped: bool) -> None:
+def test_a_tick_is_skipped_while_a_retraining_runs(job: str, status: dg.DagsterRunStatus, skipped: bool) -> None:
     schedule = retraining_schedule(RetrainingConfig(cron="0 3 * * 1", timezone="Europe/Berlin", enabled=True))
     assert (schedule.cron_schedule, schedule.execution_timezone) == ("0 3 * * 1", "Europe/Berlin")
     assert schedule.default_status == dg.DefaultScheduleStatus.RUNNING
@@ -88,10 +88,10 @@ OURS = "retraining: {cron: '0 5 * * *', enabled: true}\nnotify: {webhook: 'https
     ],
     ids=["valid", "typo", "typo, no retraining", "bad cron", "not YAML", "empty", "missing"],
 )
-def test_a_broken_experiment_file_keeps_what_is_valid_in_it(
+def test_valid_sections_of_a_broken_experiment_file_apply(
     content: str | None, cron: str, enabled: bool, webhook: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So that scheduled runs fail with the reason and notify people, instead of never starting."""
+    """Scheduled runs then fail with the reason and send a notification, instead of never starting."""
     file = tmp_path / "experiment.yaml"
     if content is not None:
         file.write_text(content)

@@ -1,4 +1,4 @@
-"""A run whose process is gone is found; one that lives, or lives elsewhere, is left alone."""
+"""Detection of dead runs: runs whose process is alive or on another machine are left alone."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def tagged(worker: RunWorker, run_id: str = RUN) -> dict[str, str]:
     return {WORKER_TAG: json.dumps(asdict(replace(worker, run_id=run_id)))}
 
 
-def test_only_a_process_that_certainly_ended_is_gone(dead: RunWorker) -> None:
+def test_only_a_process_that_has_certainly_ended_is_gone(dead: RunWorker) -> None:
     assert dead.is_gone
     assert replace(HERE, started=HERE.started - 3600).is_gone, "its number is another's now"
     assert not HERE.is_gone
@@ -54,7 +54,7 @@ def launcher() -> Iterator[LocalRunLauncher]:
         yield instance.run_launcher
 
 
-def test_the_launcher_finds_dead_workers(dead: RunWorker, launcher: LocalRunLauncher) -> None:
+def test_the_launcher_detects_dead_workers(dead: RunWorker, launcher: LocalRunLauncher) -> None:
     def status(tags: dict[str, str]) -> WorkerStatus:
         return launcher.check_run_worker_health(dg.DagsterRun("train", run_id=RUN, tags=tags)).status
 
@@ -64,7 +64,7 @@ def test_the_launcher_finds_dead_workers(dead: RunWorker, launcher: LocalRunLaun
     assert status(tagged(dead, run_id="the run that this one repeats")) == WorkerStatus.RUNNING
 
 
-def test_a_worker_that_died_before_its_first_asset_is_found(dead: RunWorker, launcher: LocalRunLauncher) -> None:
+def test_a_worker_that_died_before_its_first_asset_is_detected(dead: RunWorker, launcher: LocalRunLauncher) -> None:
     instance = launcher._instance
 
     def status(number: int, pid: int, host: str | None, server: str = "socket") -> WorkerStatus:
@@ -101,7 +101,7 @@ def test_dead_runs_end_and_free_their_slots(dead: RunWorker, tmp_path: Path) -> 
     assert statuses == {"1": dg.DagsterRunStatus.STARTED, "2": dg.DagsterRunStatus.FAILURE}
 
 
-def test_the_shipped_settings_name_the_launcher(tmp_path: Path) -> None:
+def test_dagster_yaml_configures_the_launcher(tmp_path: Path) -> None:
     (tmp_path / "dagster.yaml").write_text(Path("dagster.yaml").read_text())
     with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
         assert isinstance(instance.run_launcher, LocalRunLauncher)

@@ -1,4 +1,4 @@
-"""Samples: what is masked and what is trained on, as the ids say, in a block that no text can leave."""
+"""Sample rows: masked and trained spans, in code blocks that no text can close."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def tokenizer_file(tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.
 
 
 def row(tokenizer: PreTrainedTokenizerFast, *stretches: tuple[str, bool]) -> dict:
-    """A row of stretches of text, each trained on or not."""
+    """A row of text spans, each trained on or masked."""
     encoded = [(tokenizer.encode(text), trained) for text, trained in stretches]
     return {
         "row_id": "abc-0",
@@ -36,7 +36,7 @@ def blocks(rows: list[dict], tokenizer_file: Path) -> list[tuple[str, int, str]]
     return [(kind, int(tokens.replace(",", "")), text) for kind, tokens, _, text in BLOCK.findall(shown)]
 
 
-def test_stretches_are_told_apart_and_control_tokens_show(
+def test_spans_are_separated_and_control_tokens_are_shown(
     tokenizer: PreTrainedTokenizerFast, tokenizer_file: Path
 ) -> None:
     stretches = [
@@ -51,11 +51,11 @@ def test_stretches_are_told_apart_and_control_tokens_show(
 
 
 @pytest.mark.parametrize("text", ["```\n# heading\n```", "````` x", "a ``` b"])
-def test_text_cannot_end_its_block(text: str, tokenizer: PreTrainedTokenizerFast, tokenizer_file: Path) -> None:
+def test_text_cannot_close_its_code_block(text: str, tokenizer: PreTrainedTokenizerFast, tokenizer_file: Path) -> None:
     assert [shown for _, _, shown in blocks([row(tokenizer, (text, False))], tokenizer_file)] == [text]
 
 
-def test_a_long_prompt_is_cut_in_its_middle(tokenizer: PreTrainedTokenizerFast, tokenizer_file: Path) -> None:
+def test_a_long_prompt_is_cut_in_the_middle(tokenizer: PreTrainedTokenizerFast, tokenizer_file: Path) -> None:
     text = "select first, " + "x, " * 2000 + "last from t"
     [(_, _, shown)] = blocks([row(tokenizer, (text, False))], tokenizer_file)
     head, _, tail = re.split(r"\n(⋯ .* ⋯)\n", shown)

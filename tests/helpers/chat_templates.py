@@ -1,4 +1,4 @@
-"""Chat templates of the kinds that the code has to tell apart, in the marks of the small tokenizer."""
+"""Chat templates of every kind that the code distinguishes, with the control tokens of the small tokenizer."""
 
 from __future__ import annotations
 

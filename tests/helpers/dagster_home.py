@@ -1,4 +1,4 @@
-"""Dagster as people run it: its own commands, with the shipped settings, in a home of their own."""
+"""Dagster's own commands with the project's dagster.yaml, each in a separate DAGSTER_HOME."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from dagster_graphql import DagsterGraphQLClient
 
 ROOT = Path(__file__).parents[2]
 MARK = "FIM_TEST_SERVICE"
-"""Environment variable that every process of a home carries, whoever started it."""
+"""Environment variable that marks every process of a home."""
 
 
 class DagsterHome:
-    """A DAGSTER_HOME with the shipped settings, and every process that works in it; a context manager."""
+    """A DAGSTER_HOME with the project's settings and all processes that use it; a context manager."""
 
     def __init__(self, folder: Path, experiment: Path) -> None:
         """Prepare it.
@@ -46,7 +46,7 @@ class DagsterHome:
         }
 
     def spawn(self, *module_and_arguments: str) -> subprocess.Popen[bytes]:
-        """Start a Python module in this home; what it writes goes to the log."""
+        """Start a Python module in this home; its output goes to the log."""
         with self.log.open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", *module_and_arguments],
@@ -58,11 +58,11 @@ class DagsterHome:
             )
 
     def tail(self) -> str:
-        """The last lines that its processes wrote."""
+        """The last lines of output."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-40:])
 
     def processes(self) -> list[psutil.Process]:
-        """Every process on this machine that carries the home's mark, without zombies."""
+        """All processes with the home's mark, without zombies."""
         found = []
         for process in psutil.process_iter():
             try:
@@ -77,7 +77,7 @@ class DagsterHome:
         return set(self.instance.event_log_storage.get_concurrency_info("gpu").active_run_ids)
 
     def stop(self) -> None:
-        """End everything that carries the mark."""
+        """End all processes with the mark."""
         while running := self.processes():
             for process in running:
                 process.kill()
@@ -88,7 +88,7 @@ class DagsterHome:
         return self
 
     def start(self) -> None:
-        """Start what this home is for."""
+        """Start the main process of this home."""
         raise NotImplementedError
 
     def __exit__(
@@ -99,10 +99,10 @@ class DagsterHome:
 
 
 class DagsterService(DagsterHome):
-    """`dagster dev`: a web server, a daemon and a code server, used through the web API."""
+    """`dagster dev`: web server, daemon and code server, used through the web API."""
 
     def start(self) -> None:
-        """Start, and return when jobs can be launched."""
+        """Start, and wait until jobs can be launched."""
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self.web = DagsterGraphQLClient("127.0.0.1", port_number=port)
@@ -126,14 +126,14 @@ class DagsterService(DagsterHome):
         return [process for process in self.processes() if process not in self._own | helpers]
 
     def status(self, run_id: str) -> dg.DagsterRunStatus:
-        """Where a run stands."""
+        """Status of a run."""
         run = self.instance.get_run_by_id(run_id)
         assert run is not None
         return run.status
 
 
 def children(process: psutil.Process) -> list[psutil.Process]:
-    """The children of a process; none of one that has ended."""
+    """Children of a process; empty if it has ended."""
     try:
         return process.children()
     except psutil.NoSuchProcess:
@@ -141,7 +141,7 @@ def children(process: psutil.Process) -> list[psutil.Process]:
 
 
 def cmdline(process: psutil.Process) -> str:
-    """The command of a process; empty for one that has ended."""
+    """Command line of a process; empty if it has ended."""
     try:
         return " ".join(process.cmdline())
     except psutil.NoSuchProcess:
@@ -149,14 +149,14 @@ def cmdline(process: psutil.Process) -> str:
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
+    """A free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 def wait_for(happened: Callable[[], object], seconds: float, what: Callable[[], str]) -> None:
-    """Return when something has happened; fail, with words for it, when it has not in time."""
+    """Wait for a condition; fail with a description if it does not hold in time."""
     deadline = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < deadline, f"waited {seconds:g} s in vain for {what()}"

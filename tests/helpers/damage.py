@@ -1,4 +1,4 @@
-"""Ways in which a file gets damaged."""
+"""Kinds of file damage."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "a number": lambda content: b"7",
     "not text": lambda content: b"\xff\xfe\x00",
 }
-"""Ways to damage a file's content, by name."""
+"""Functions that damage a file's content, by name."""
 
 
 @contextmanager
 def damaged(path: Path, damage: str) -> Iterator[None]:
-    """Within it, a file is damaged (a key of DAMAGES) or `missing`."""
+    """Context manager in which a file is damaged (a key of DAMAGES) or `missing`."""
     content = path.read_bytes()
     path.unlink()
     if damage != "missing":

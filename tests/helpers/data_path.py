@@ -1,4 +1,4 @@
-"""Runs of the data path from rows in memory: raw table, prompts, tokens."""
+"""Data preparation from rows in memory: raw table, prompts, tokens."""
 
 from __future__ import annotations
 

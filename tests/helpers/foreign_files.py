@@ -1,4 +1,4 @@
-"""Somebody else's files, under every name that this package might take for its own, and a look whether they changed."""
+"""Foreign files under every name that this package uses, and a comparison that detects changes to them."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def fill(folder: Path, outside: Path) -> None:
 
 
 def _write_links(folder: Path, outside: Path) -> None:
-    """Links under names of the store, the last of them to folders that look as if the store had made them."""
+    """Links under names of the store, the last ones to folders that look like the store's."""
     outside.mkdir(parents=True)
     _write(outside / "elsewhere" / "photo.jpg", "a photo")
     _write(outside / "file.json", "[]")
@@ -136,6 +136,6 @@ def snapshot(*folders: Path) -> dict[str, str | bytes]:
 
 
 def changed(before: dict[str, str | bytes], *folders: Path) -> list[str]:
-    """The paths of a snapshot that are gone or other than they were; what has come since does not count."""
+    """Paths of a snapshot that are missing or changed; new paths are ignored."""
     now = snapshot(*folders)
     return sorted(path for path, content in before.items() if now.get(path) != content)

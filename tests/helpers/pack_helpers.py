@@ -1,4 +1,4 @@
-"""Rows for packing tests, and the slow, obvious count of what they share."""
+"""Rows for packing tests, and a slow reference count of shared tokens."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TokensAndLabels = tuple[list[int], list[int]]
 
 @st.composite
 def row(draw: st.DrawFn) -> TokensAndLabels:
-    """A prompt of few different tokens, so that prefixes are common, with targets anywhere or nowhere behind it."""
+    """A prompt with few different tokens, so that shared prefixes are frequent, followed by any number of targets."""
     prompt = draw(st.lists(st.integers(0, 2), min_size=0, max_size=8))
     answer = draw(st.lists(st.integers(0, 2), min_size=0 if prompt else 1, max_size=4))
     mask = draw(st.sampled_from(["answer", "everything", "nothing", "gaps"]))
@@ -34,13 +34,13 @@ def to_rows(pairs: Sequence[TokensAndLabels]) -> Rows:
 
 
 def shared_part(tokens: Sequence[int], labels: Sequence[int]) -> list[int]:
-    """What other rows may share: all before the token that makes the first prediction."""
+    """The part that other rows may share: everything before the token that makes the first prediction."""
     first = next((i for i, label in enumerate(labels) if i > 0 and label != IGNORE_INDEX), len(tokens))
     return list(tokens[: max(first - 1, 0)])
 
 
 def distinct_tokens(pairs: Iterable[TokensAndLabels]) -> int:
-    """Tokens of a pack by the book: nodes of a trie of dictionaries, plus what each row has of its own."""
+    """Reference count of the tokens in a pack: nodes of a trie of dictionaries, plus the unshared tokens of each row."""
     trie: dict[int, dict] = {}
     nodes = own = 0
     for tokens, labels in pairs:
@@ -56,7 +56,7 @@ def distinct_tokens(pairs: Iterable[TokensAndLabels]) -> int:
 
 
 def path_tokens(layout: Layout, segment: int, sequence: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Tokens of a segment's path, and where they stand in the packed sequence."""
+    """Tokens on a segment's path, and their positions in the packed sequence."""
     if segment < 0:
         return [], []
     start, length, parent = layout.segments[segment].tolist()
@@ -66,5 +66,5 @@ def path_tokens(layout: Layout, segment: int, sequence: Sequence[int]) -> tuple[
 
 
 def leaf_paths(pack: Pack, sequence: Sequence[int]) -> list[tuple[list[int], list[int]]]:
-    """For each row of a pack the tokens of its path and their places."""
+    """For each row of a pack, the tokens on its path and their positions."""
     return [path_tokens(pack.layout, int(leaf), sequence) for leaf in pack.leaves]

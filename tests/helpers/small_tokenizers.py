@@ -1,4 +1,4 @@
-"""Small tokenizers of every build that the code has to tell apart, and the length of property tests."""
+"""Small tokenizers of every kind that the code distinguishes, and settings of property tests."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def byte_level(
 
 
 class ModelTokens(NamedTuple):
-    """Control tokens of a published model, its end-of-sequence token, and what ends a turn if it has chat markup."""
+    """Control tokens of a published model, its end-of-sequence token, and its end-of-turn token if it has chat markup."""
 
     tokens: tuple[str, ...]
     eos: str
@@ -119,7 +119,7 @@ def like_model(name: str, *, chat: bool) -> PreTrainedTokenizerFast:
 
 
 def sentencepiece_like(*, scheme: str = "first") -> PreTrainedTokenizerFast:
-    """Llama 2's: a mark for spaces, put before the first word too; begins every text with <s>."""
+    """Llama 2's: marks spaces, also before the first word, and begins every text with <s>."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)

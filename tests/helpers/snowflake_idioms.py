@@ -1,4 +1,4 @@
-"""Idioms of Snowflake, each with a name that resolves and one that does not, in the place marked by `@`."""
+"""Snowflake idioms, each with a name that resolves and one that does not; `@` marks its position."""
 
 from __future__ import annotations
 

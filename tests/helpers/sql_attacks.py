@@ -1,4 +1,4 @@
-"""SQL that takes more time or memory than anybody waits for, by what it attacks."""
+"""SQL that needs excessive time or memory, by the component that it attacks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RUNNING = {
     "recursion": "WITH RECURSIVE r AS (SELECT 1 AS a UNION ALL SELECT a + 1 FROM r) SELECT COUNT(*) FROM r",
     "sleep": "SELECT sleep_ms(1000000) FROM t",
 }
-"""Queries that bind on `DDL` and do not end in DuckDB."""
+"""Queries that bind on `DDL` and do not terminate in DuckDB."""
 
 _STARS = 100
 PARSING = {
@@ -31,13 +31,13 @@ PARSING = {
     + ", ".join(f"c{i} AS (SELECT {', '.join(['*'] * 10)} FROM c{i - 1})" for i in range(1, 8))
     + f" SELECT {', '.join(['*'] * _STARS)} FROM c7",
 }
-"""Queries that do not end in the parser or in the resolution of names."""
+"""Queries that do not terminate in the parser or in name resolution."""
 
 DEFINITIONS = {
     "wide_check": "CREATE TABLE t (a NUMBER CHECK (" + " OR ".join(["a = 1"] * 20000) + "));",
     "many_tables": "".join(f"CREATE TABLE t{i} (a NUMBER, b NUMBER, s VARCHAR);" for i in range(20000)) + DDL,
 }
-"""Definitions of tables that take too long to read."""
+"""Table definitions that take too long to parse."""
 
 DEEP = {
     "brackets": "SELECT " + "(" * 5000 + "a" + ")" * 5000 + " FROM t",
@@ -45,4 +45,4 @@ DEEP = {
     "subqueries": "SELECT a FROM " + "(SELECT a FROM " * 500 + "t" + ")" * 500,
     "cases": "SELECT " + "CASE WHEN a = 1 THEN " * 500 + "1" + " END" * 500 + " FROM t",
 }
-"""Queries deeper than a stack. Any verdict will do."""
+"""Queries that are nested deeper than the stack. Any result is acceptable."""

@@ -1,4 +1,4 @@
-"""Small random models of every type that can attend over packs, and plain training loss to compare them with."""
+"""Small random models of every type that supports packs, and a plain training loss as reference."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def tiny_model(model_type: str, dtype: torch.dtype = torch.float32, **options: Any) -> PreTrainedModel:
-    """A random model with its own attention; weights are large enough that mistakes show."""
+    """A random model with its own attention; its weights are large enough to expose errors."""
     config = AutoConfig.for_model(model_type, **{**COMMON, **OPTIONS[model_type], **options})
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="eager")
@@ -57,7 +57,7 @@ def plain_loss(
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
 ) -> torch.Tensor:
-    """Each row by itself through the model's own forward, `cross_entropy` over all logits: the loss by the book."""
+    """Reference loss: each row separately through the model's own forward, `cross_entropy` over all logits."""
     total, weight = torch.zeros((), dtype=model.dtype), 0.0
     for row in range(len(rows)):
         tokens = torch.tensor(rows.tokens_of(row).tolist())[None]
@@ -80,12 +80,12 @@ def gradient(model: nn.Module) -> torch.Tensor:
 
 
 def relative_difference(found: torch.Tensor, wanted: torch.Tensor) -> float:
-    """Euclidean norm of the difference, as a share of what is wanted."""
+    """Euclidean norm of the difference, relative to the expected value."""
     return float((found - wanted).norm() / wanted.norm())
 
 
 def family_rows(seed: int = 0, count: int = 14) -> Rows:
-    """Rows of a few worksheets: nested common prompts, answers of various lengths, one row with no target."""
+    """Rows of a few worksheets: nested shared prompts, answers of various lengths, one row without targets."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(length: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""A tiny experiment, and how Dagster runs it in a test."""
+"""A tiny experiment, and helpers to run it in Dagster."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def materialize(path: Path, instance: dg.DagsterInstance, select: list[str] | No
 
 
 def outcomes(result: dg.ExecuteInProcessResult) -> Mapping[str, str]:
-    """What happened to each asset: `made` or `reused`."""
+    """Outcome of each asset: `made` or `reused`."""
     return {
         event.asset_key.path[-1]: event.materialization.metadata["outcome"].value.split()[0]
         for event in result.get_asset_materialization_events()

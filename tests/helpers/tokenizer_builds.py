@@ -1,4 +1,4 @@
-"""Tokenizers of every build: model, normaliser, pre-tokenizer, and flags of the added tokens."""
+"""Tokenizers of every combination of model, normalizer, pre-tokenizer and flags of the added tokens."""
 
 from __future__ import annotations
 

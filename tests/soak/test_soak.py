@@ -17,8 +17,8 @@ from random import Random
 import dagster as dg
 import pyarrow.parquet as pq
 import pytest
-from bad_night import BadNight, small_disk
 from dagster_home import wait_for
+from fault_injection import FaultInjection, small_disk
 
 from fim_core.config import load_experiment
 from fim_core.pipeline import STAGES, run, stage_of
@@ -50,7 +50,7 @@ def test_disturbed_runs_end_like_undisturbed_ones(tmp_path: Path) -> None:
     with small_disk(tmp_path / "store") as mounted:
         if not mounted:
             warnings.warn("The full disk is not tested: no file system can be mounted here.", stacklevel=1)
-        with BadNight(tmp_path, SEED, small_disk=mounted) as night:
+        with FaultInjection(tmp_path, SEED, small_disk=mounted) as night:
             pauses = Random(SEED)
             deadline = time.monotonic() + SECONDS
             while time.monotonic() < deadline:
@@ -62,7 +62,7 @@ def test_disturbed_runs_end_like_undisturbed_ones(tmp_path: Path) -> None:
             verify(night, tmp_path)
 
 
-def wait_for_good_run(night: BadNight, since: float) -> None:
+def wait_for_good_run(night: FaultInjection, since: float) -> None:
     """Wait for a scheduled run that starts after `since` and succeeds."""
 
     def good() -> bool:
@@ -74,14 +74,14 @@ def wait_for_good_run(night: BadNight, since: float) -> None:
     wait_for(good, LAST_RUN_SECONDS, lambda: f"a good run\n{night.journal.read_text()}\n{night.tail()}")
 
 
-def report(night: BadNight) -> None:
+def report(night: FaultInjection) -> None:
     """Print the disturbances and how the runs ended (`pytest -s`, or when the test fails)."""
     print(night.journal.read_text())
     runs = night.instance.get_runs()
     print(Counter((run.job_name, run.status.value) for run in runs))
 
 
-def verify(night: BadNight, folder: Path) -> None:
+def verify(night: FaultInjection, folder: Path) -> None:
     """Check everything that must hold after the disturbances."""
     assert night.processes() == []
     assert night.on_gpu() == set()

@@ -1,6 +1,6 @@
-"""Experiment files of ArcticTraining: how each of their keys is treated, and where its defaults differ from ours.
+"""Support for experiment files of ArcticTraining.
 
-ArcticTraining (github.com/snowflakedb/ArcticTraining) is the trainer whose file format this project follows. `keys.KEYS`
-lists every key of its SFT files. `translate.translate` turns such a file into one of ours; a file of ours passes through
-unchanged. `defaults.report` says what to know of it.
+This project follows the file format of ArcticTraining (github.com/snowflakedb/ArcticTraining). `keys.KEYS` lists every
+key of its SFT files. `translate.translate` converts such a file to our format; our own files pass through unchanged.
+`defaults.report` describes what was translated and which defaults differ.
 """

@@ -1,4 +1,4 @@
-"""Defaults of ArcticTraining that are not ours, and what a user has to know of a file of it."""
+"""Differences between ArcticTraining's defaults and ours, and the report for its files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fim_core.config.experiment import Experiment
 
 @dataclass(frozen=True)
 class Difference:
-    """A default of ArcticTraining that is not ours: the option, its value there, and the one that is used here."""
+    """A default that differs: the option, ArcticTraining's value, and ours."""
 
     option: str
     there: str
@@ -24,7 +24,13 @@ class Difference:
 
 @dataclass(frozen=True)
 class _Default:
-    """keys: any of them in the file settles it. there, here: its value there, and in an experiment, as text."""
+    """A default to compare.
+
+    Attributes:
+        keys: the default is not used if the file has any of them.
+        there, here: ArcticTraining's value, and that of an experiment, as text.
+        option: name to show. Default: the first key.
+    """
 
     keys: tuple[str, ...]
     there: str
@@ -67,7 +73,7 @@ _DEFAULTS = (
 
 
 def differences(done: Translation, experiment: Experiment) -> list[Difference]:
-    """Where the file does not say, and ArcticTraining would use another value than the one that is used here."""
+    """Options that the file does not set and for which ArcticTraining's default differs from ours."""
     rows = [
         (default.option or default.keys[0], default.there, default.here(experiment))
         for default in _DEFAULTS
@@ -90,10 +96,10 @@ def differences(done: Translation, experiment: Experiment) -> list[Difference]:
 
 
 def _deepspeed_rows(experiment: Experiment) -> Iterator[tuple[str, str, str]]:
-    # The default of gradient_clipping is 1.0 there, and DeepSpeed's own, so here as well.
+    # gradient_clipping is not listed: its default is 1.0 in DeepSpeed, in ArcticTraining and here.
     zero = experiment.deepspeed.get("zero_optimization")
     if zero is None or "stage" not in zero:
-        # Without the section ArcticTraining asks for stage 2; in a section without a stage DeepSpeed takes 0.
+        # Without the section ArcticTraining uses stage 2; in a section without a stage DeepSpeed uses 0.
         there = "2" if zero is None else "0"
         here = "1" if offloads_optimizer(experiment.deepspeed) else "1; 0 for one rank in fp32"
         yield "deepspeed.zero_optimization.stage", there, here
@@ -114,7 +120,7 @@ def _dtype(dtype: str) -> str:
 
 
 def _context_of(experiment: Experiment) -> str:
-    """The length that ArcticTraining takes where the file has none: what the model was made for."""
+    """ArcticTraining's default of max_length: the context length of the model."""
     place = experiment.model.name_or_path
     try:
         config = json.loads((Path(place or "") / "config.json").read_text(encoding="utf-8"))
@@ -132,13 +138,13 @@ def _text(value: Any) -> str:
 
 
 def report(done: Translation, experiment: Experiment) -> str | None:
-    """What to know when a file of ArcticTraining is loaded, as lines of plain text; None for a file of our own."""
+    """Describe a loaded file of ArcticTraining in lines of plain text; None for a file of our own."""
     if not done.is_reference:
         return None
     rows = differences(done, experiment)
     lines = [f"{experiment.name}: read as a file of ArcticTraining."]
     if rows:
-        lines.append("Defaults that differ, for options that the file does not give:")
+        lines.append("Defaults that differ, for options that the file does not set:")
         lines += _table([("option", "ArcticTraining", "here"), *((row.option, row.there, row.here) for row in rows)])
     for title, notes in (("Translated:", done.changes), ("Without effect here:", done.no_effect)):
         if notes:

@@ -1,4 +1,4 @@
-"""The keys of ArcticTraining's SFT files, and how each is treated."""
+"""Keys of ArcticTraining's SFT files and their treatment."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class Key:
 
     treatment:
         same: an option of ours with this name and meaning.
-        translated: an option of ours by another name, or with other spellings of its values; `note` says which.
-        no_effect: results are equal whatever it says, and there is nothing here for it to act on; named at loading.
-        refused: it cannot be done here; `note` is the reason and the cure.
+        translated: an option of ours with another name or other spellings of its values; `note` says which.
+        no_effect: nothing here depends on it, and results are the same for any value; reported at loading.
+        refused: not supported; `note` gives the reason and what to do.
     passing: values of a refused key, or of one without effect, that ask for what is done here anyway.
     """
 
@@ -55,15 +55,15 @@ _SOURCE = {
 }
 
 NO_EXPERT_PARALLELISM = (
-    "experts are never spread over ranks here; leave it out to train the model as transformers has it"
+    "experts are not distributed over ranks here; leave it out to train the transformers implementation"
 )
 _LAUNCHER_SETS = "the launcher sets it; leave it out"
-_REUSED = "what was made of the same rows and options is always used again"
+_REUSED = "results for the same rows and options are always reused"
 _NO_PROFILER = "there is no memory profiler here; each step's peak memory is in metrics.jsonl"
 
 KEYS: dict[str, Key] = {
     "type": _same("`sft`; other trainers are refused"),
-    "code": _refused("no code but this package's own is run; leave it out"),
+    "code": _refused("only code of this package is run; leave it out"),
     "skip_validation": _refused("options are always checked; leave it out", False),
     "local_rank": _refused(_LAUNCHER_SETS),
     "global_rank": _refused(_LAUNCHER_SETS),
@@ -72,13 +72,13 @@ KEYS: dict[str, Key] = {
     "model.name_or_path": _same(),
     "model.dtype": _translated("`bfloat16`, `torch.float16`, `half`, … become `bf16`, `fp16`, `fp32`"),
     "model.save_name": _refused("the model is saved under the experiment's name; use the key `name`", None),
-    "model.attn_implementation": _same("what the machine lacks is replaced, with a message"),
+    "model.attn_implementation": _same("an unavailable kernel is replaced, with a message"),
     "model.disable_activation_checkpoint": _translated("`activation_checkpointing`, negated"),
     "model.peft_config": _translated("LoRA; `peft_type` in any case"),
     "model.hf_config_kwargs": _same("`num_hidden_layers` may not change the model"),
     "tokenizer.type": _refused("tokenizers are those of transformers (`huggingface`)", "", "huggingface"),
     "tokenizer.name_or_path": _translated("`model.tokenizer`"),
-    "tokenizer.tokenize_kwargs": _refused("how rows are tokenized is fixed, so that training and serving agree", {}),
+    "tokenizer.tokenize_kwargs": _refused("tokenization is fixed, so that training and serving agree", {}),
     "data.type": _same(),
     **{f"data.{part}[].{name}": key for part in ("sources", "eval_sources") for name, key in _SOURCE.items()},
     "data.train_eval_split": _translated("its second number is `data.eval_fraction`; groups of rows stay together"),
@@ -90,7 +90,7 @@ KEYS: dict[str, Key] = {
     "data.cache_processed_data": _no_effect(_REUSED, True, None),
     "data.cache_dir": _same("of data sets from a hub; everything else is in `storage`"),
     "data.cache_fs_type": _no_effect("one process prepares the data, whatever the file system", "auto"),
-    "data.fail_on_missing_cache": _refused("what is missing is made; leave it out", False),
+    "data.fail_on_missing_cache": _refused("missing data is always prepared; leave it out", False),
     "data.div_length": _no_effect("rows are not padded"),
     "data.pad_to": _no_effect("rows are not padded"),
     "data.mask_inputs": _same(),
@@ -98,7 +98,7 @@ KEYS: dict[str, Key] = {
     "data.filter_samples": _translated("true; `false` keeps longer rows there, and is refused"),
     "data.pack_samples": _same("packs share common prefixes, with equal loss"),
     "data.drop_last": _refused("no pack is dropped; leave it out", False),
-    "data.fuse_positions_prob": _refused("every row has positions of its own; leave it out", 0),
+    "data.fuse_positions_prob": _refused("every row has its own positions; leave it out", 0),
     "data.repeat_to_pack_max_length": _refused("rows are not repeated within a pack; use `epochs`", False),
     "data.ignore_empty_think": _same(),
     "data.sample_weighted_loss": _same(),
@@ -121,7 +121,7 @@ KEYS: dict[str, Key] = {
     "optimizer.lr": _same(),
     "optimizer.weight_decay": _same(),
     "optimizer.betas": _same(),
-    "deepspeed": _same("what DeepSpeed and this trainer can heed; numbers in any spelling"),
+    "deepspeed": _same("options that DeepSpeed and this trainer support; numbers in any notation"),
     "epochs": _same(),
     "micro_batch_size": _same(),
     "gradient_accumulation_steps": _same(),
@@ -152,7 +152,7 @@ KEYS: dict[str, Key] = {
     "eval_frequency": _translated("`eval_interval`"),
     "eval_log_iter_interval": _refused("every evaluation is logged; leave it out", 1),
     "exit_iteration": _translated("0 is off"),
-    "exit_iteration_this_run": _refused("a run goes to its end; stop it with Ctrl-C, and it resumes", 0),
+    "exit_iteration_this_run": _refused("stop a run with Ctrl-C; it resumes when it is started again", 0),
     "min_iterations": _translated("`min_steps`, times `epochs`; 0 is off"),
     "overfit_first_batch": _refused("use a source with `sample_count`", False),
     "mem_profiler": _refused(_NO_PROFILER, None),
@@ -165,9 +165,9 @@ KEYS: dict[str, Key] = {
 
 def markdown_table() -> str:
     """`KEYS` as the table of the documentation."""
-    words = {"same": "as there", "translated": "translated", "no_effect": "no effect, named", "refused": "refused"}
-    lines = ["| key | here | |", "| --- | --- | --- |"]
+    words = {"same": "same", "translated": "translated", "no_effect": "no effect", "refused": "refused"}
+    lines = ["| key | treatment | note |", "| --- | --- | --- |"]
     for path, key in KEYS.items():
-        passing = f" (passes: {', '.join(f'`{json.dumps(value)}`' for value in key.passing)})" if key.passing else ""
+        passing = f" (accepted: {', '.join(f'`{json.dumps(value)}`' for value in key.passing)})" if key.passing else ""
         lines.append(f"| `{path}` | {words[key.treatment]} | {key.note}{passing} |")
     return "\n".join(lines)

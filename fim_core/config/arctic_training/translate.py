@@ -1,4 +1,4 @@
-"""Translation of ArcticTraining's experiment files: names, spellings and switches."""
+"""Translation of ArcticTraining's experiment files to our format."""
 
 from __future__ import annotations
 
@@ -47,14 +47,15 @@ _ROLES_OF_HUB_SETS = {
 
 @dataclass
 class Translation:
-    """An experiment file in our terms.
+    """An experiment file in our format.
 
-    content: what is validated.
-    given: paths of all keys of the file.
-    written: where a value of `content` comes from, by location: the key that the file has for it.
-    changes, no_effect: sentences on what was translated, and on keys that have nothing to act on.
-    refused: sentences on what cannot be used.
-    is_reference: whether the file is, or may be, one of ArcticTraining.
+    Attributes:
+        content: the options to validate.
+        given: paths of all keys of the file.
+        written: the key in the file that a value of `content` comes from, by location.
+        changes, no_effect: sentences about translated keys, and about keys without effect.
+        refused: sentences about refused keys.
+        is_reference: whether the file is, or may be, one of ArcticTraining.
     """
 
     content: dict[str, Any]
@@ -66,30 +67,30 @@ class Translation:
     is_reference: bool = False
 
     def name_of(self, location: Location) -> str:
-        """The key at a location of `content`, as the file has it."""
+        """The key at a location of `content`, as spelled in the file."""
         for length in range(len(location), 0, -1):
             if (name := self.written.get(location[:length])) is not None:
                 return ".".join([name, *map(str, location[length:])])
         return ".".join(map(str, location))
 
     def refuse(self, location: Location, reason: str) -> None:
-        """Note that the value at a location cannot be used."""
+        """Record that the value at a location is refused."""
         self.refused.append(f"{self.name_of(location)}: {reason}")
 
     def changed(self, location: Location, value: Any, becomes: str) -> None:
-        """Note what became of a key."""
+        """Record how a key was translated."""
         self.changes.append(f"{self.name_of(location)}: {_short(value)} -> {becomes}")
 
 
 def translate(raw: Mapping[str, Any]) -> Translation:
-    """Read a file's mapping: names, spellings and switches of ArcticTraining become ours.
+    """Translate a file's names, values and switches to ours.
 
-    Values of a shape that no file of either kind has are left for validation to refuse.
+    Values of an unexpected type are left unchanged for validation to refuse.
     """
     paths = frozenset(_paths(raw))
     if raw.get("type", "sft") != "sft":
         done = Translation(dict(raw), paths)
-        done.refuse(("type",), f"the trainer {_short(raw['type'])} is not done here; only `sft` is")
+        done.refuse(("type",), f"the trainer {_short(raw['type'])} is not supported; only `sft` is")
         return done
     done = Translation(copy.deepcopy(dict(raw)), paths)
     _list_entries(done.content)
@@ -104,7 +105,7 @@ def translate(raw: Mapping[str, Any]) -> Translation:
 
 
 def _paths(value: Any, path: str = "") -> Iterator[str]:
-    """Paths of all keys, down to those whose values are mappings of free form."""
+    """Paths of all keys, down to those whose values are free-form mappings."""
     if isinstance(value, Mapping) and (not path or any(known.startswith(f"{path}.") for known in KEYS)):
         for name, item in value.items():
             yield from _paths(item, f"{path}.{name}".removeprefix("."))
@@ -118,7 +119,7 @@ def _paths(value: Any, path: str = "") -> Iterator[str]:
 
 
 def _list_entries(content: dict[str, Any]) -> None:
-    """Give every source and checkpoint the form of a list of sections."""
+    """Convert every source and checkpoint to a list of sections."""
     if isinstance(content.get("checkpoint"), dict):
         content["checkpoint"] = [content["checkpoint"]]
     data = section_of(content, "data")
@@ -131,7 +132,7 @@ def _list_entries(content: dict[str, Any]) -> None:
 
 
 def sections_at(content: Any, path: str) -> Iterator[tuple[dict[str, Any], Location]]:
-    """The sections at a path (`data.sources[]`), each with its location; those of another shape are passed over."""
+    """The sections at a path (`data.sources[]`), each with its location; values that are not sections are skipped."""
     found: list[tuple[Any, Location]] = [(content, ())]
     for part in path.split(".") if path else ():
         name, is_list = part.removesuffix("[]"), part.endswith("[]")
@@ -148,13 +149,13 @@ def sections_at(content: Any, path: str) -> Iterator[tuple[dict[str, Any], Locat
 
 
 def section_of(content: dict[str, Any], name: str) -> dict[str, Any]:
-    """A top-level section, or an empty one where the file has none or something else."""
+    """A top-level section; empty if it is missing or not a mapping."""
     section = content.get(name)
     return section if isinstance(section, dict) else {}
 
 
 def _settle_known_keys(done: Translation) -> bool:
-    """Take out what is refused and what has no effect; whether there was any such key, even one that asks for nothing."""
+    """Remove keys that are refused or have no effect. Returns whether there was any, whatever its value."""
     found = False
     for path, key in KEYS.items():
         if key.treatment not in ("refused", "no_effect"):
@@ -175,7 +176,7 @@ def _settle_known_keys(done: Translation) -> bool:
 
 
 def _is_one_of(value: Any, others: tuple[Any, ...]) -> bool:
-    """Whether a value equals one of the others; text may spell a number, and `true` is not 1."""
+    """Whether a value equals one of the others; numbers may be given as text, and `true` does not equal 1."""
     for other in others:
         is_number = isinstance(other, int | float) and not isinstance(other, bool)
         if (_number(value) if is_number else value) == other and (is_number or type(value) is type(other)):
@@ -260,7 +261,7 @@ def _source(done: Translation, source: dict[str, Any], at: Location, default_spl
         place = source["name_or_path"]
     mapping = source.pop("split_mapping", None) or _SPLITS_OF_HUB_SETS.get(str(place), {})
     if not isinstance(mapping, dict):
-        done.refuse((*at, "split_mapping"), "is a section, for example {train: train_sft}")
+        done.refuse((*at, "split_mapping"), "must be a section, for example {train: train_sft}")
         mapping = {}
     if (mapping or default_split != "train") and not source.get("split"):
         source["split"] = default_split
@@ -389,6 +390,6 @@ def _number(value: Any) -> float | int | None:
 
 
 def _short(value: Any) -> str:
-    """A value as YAML has it, on one line, and not too long."""
+    """A value on one line, shortened to 60 characters."""
     text = value if isinstance(value, str) else json.dumps(value, default=str)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,1 +1,1 @@
-"""The stages of the pipeline, one a file."""
+"""The stages of the pipeline, one per module."""

@@ -1,4 +1,4 @@
-"""The stage that decides: checkpoint and report → champion, or a refusal."""
+"""Stage `champion_model`: checkpoint and report → champion, or a refusal."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from fim_core.store import Artifact, Store
 def _outside(experiment: Experiment, store: Store, inputs: Mapping[str, Artifact]) -> dict[str, str]:
     candidate = inputs["trained_checkpoint"].version
     before = champion_before(store, experiment.name, candidate)
-    taken_back = {"withdrawn": "yes"} if candidate in withdrawn(store, experiment.name) else {}
-    return {"champion": before.version if before else "none"} | taken_back
+    rolled_back = {"withdrawn": "yes"} if candidate in withdrawn(store, experiment.name) else {}
+    return {"champion": before.version if before else "none"} | rolled_back
 
 
 def _build(build: Build) -> dict[str, Any]:
@@ -33,15 +33,15 @@ def _build(build: Build) -> dict[str, Any]:
     candidate, report = build.inputs["trained_checkpoint"], build.inputs["evaluation_report"]
     if report.manifest["inputs"]["trained_checkpoint"] != candidate.version:
         raise FimError(
-            f"The evaluation report is about checkpoint {report.manifest['inputs']['trained_checkpoint']}, "
-            f"not about the current one, {candidate.version}. Materialize evaluation_report first."
+            f"The evaluation report belongs to checkpoint {report.manifest['inputs']['trained_checkpoint']}, "
+            f"not to the current one, {candidate.version}. Materialize evaluation_report first."
         )
     previous = champion_before(build.store, build.experiment.name, candidate.version)
     decision = decide(report.path, build.experiment.gate, has_champion=previous is not None)
     if candidate.version in withdrawn(build.store, build.experiment.name):
         decision = refuse(
             decision,
-            "This checkpoint was champion and was rolled back by hand; only rollback --version brings it back.",
+            "This checkpoint was champion and was rolled back manually; only `fim champion rollback --version` restores it.",
         )
     output = DecisionFolder(build.output)
     content = asdict(decision) | {
@@ -57,17 +57,17 @@ def _build(build: Build) -> dict[str, Any]:
 
 
 def _write_metrics(weights: Path, report: Path) -> None:
-    """Add the figures of the report to the champion's model card, which is a file that the checkpoint has as well."""
+    """Add the metrics of the report to the champion's model card."""
     from fim_core.pipeline.model_card import with_metrics
 
     card = CheckpointFolder(weights).card
     text = with_metrics(card.read_text(encoding="utf-8"), ReportFolder(report).read())
-    card.unlink()  # the name alone: written through, the checkpoint's file would change too
+    card.unlink()  # it is a hard link; writing through it would change the checkpoint's card as well
     card.write_text(text, encoding="utf-8")
 
 
 def _link_tree(source: Path, target: Path) -> None:
-    """Copy a folder by hard links, so that the champion stays when old checkpoints are collected."""
+    """Copy a folder with hard links, so that the champion survives when its checkpoint is garbage-collected."""
 
     def link(src: str, dst: str) -> None:
         try:

@@ -1,4 +1,4 @@
-"""Digests of what lies outside the store: pretrained models and tokenizers."""
+"""Digests of pretrained models and tokenizers outside the store."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def folder_digest(place: str, patterns: tuple[str, ...]) -> str:
-    """Content hash of the files of a local folder that match; a hub id stands for itself."""
+    """Content hash of the matching files of a local folder; a hub id is returned unchanged."""
     folder = Path(place)
     if not folder.is_dir():
         return place
@@ -20,5 +20,5 @@ def folder_digest(place: str, patterns: tuple[str, ...]) -> str:
 
 
 def pretrained_digest(place: str) -> str:
-    """Content hash of a pretrained model; a hub id stands for itself."""
+    """Content hash of a pretrained model; a hub id is returned unchanged."""
     return folder_digest(place, ("*.safetensors", "*.json"))

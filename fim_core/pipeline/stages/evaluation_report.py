@@ -1,4 +1,4 @@
-"""The stage that evaluates: checkpoint → report."""
+"""Stage `evaluation_report`: checkpoint → report."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _options(experiment: Experiment) -> dict[str, Any]:
 
 
 def _champion_and_base(experiment: Experiment, store: Store, inputs: Mapping[str, Artifact]) -> dict[str, str]:
-    # A report without the base model must be made again once its weights are back.
+    # A report without the base model must be made again once the base's weights are available.
     trained_from = inputs["trained_checkpoint"].manifest["inputs"].get("pretrained")
     place = experiment.model.name_or_path
     is_gone = place is not None and trained_from != place and not Path(place).is_dir()
@@ -59,7 +59,7 @@ def _build(build: Build) -> dict[str, Any]:
 
 
 def _base(build: Build) -> Base:
-    """The model before training, whose predictions are kept from one training to the next."""
+    """The model before training. Its predictions are cached across trainings."""
     from fim_core.evaluation.base_model import Base, load_base
 
     experiment, checkpoint = build.experiment, build.inputs["trained_checkpoint"]
@@ -70,14 +70,14 @@ def _base(build: Build) -> Base:
             require_place(place, "model")
             if pretrained_digest(place) != trained_from:
                 raise FimError(
-                    f"The weights in {place} have changed since the checkpoint was trained from them. Train again, or put "
-                    "them back and make the report again (with force)."
+                    f"The weights in {place} have changed since the checkpoint was trained from them. Train again, or "
+                    "restore them and make the report again with force."
                 )
         return load_base(experiment.model, checkpoint.path, seed=experiment.seed)
 
     model = experiment.model
     weights = {"config": model.config, "dtype": model.dtype} if model.config is not None else trained_from
-    # A pretrained model draws by the seed as well: the embeddings of tokens that are new to it.
+    # The seed matters for a pretrained model as well: it initializes the embeddings of added tokens.
     options = {"hf_config_kwargs": model.hf_config_kwargs, "seed": experiment.seed}
     identity = digest({"base": weights, "options": options, "code": code_version("fim_core.evaluation.base_model")})
     return Base(load, replace(build.cache, identity=identity))

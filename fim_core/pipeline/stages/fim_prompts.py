@@ -1,4 +1,4 @@
-"""The stage that builds prompts: raw rows → prompts."""
+"""Stage `fim_prompts`: raw rows → prompts."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _template_and_tokenizer(experiment: Experiment, store: Store, inputs: Mappin
             ),
         )
     if experiment.model.tokenizer is not None and (pretrained := experiment.model.name_or_path):
-        # It says which token ends a completion, whatever tokenizer is used.
+        # It determines which token ends a completion, whatever tokenizer is used.
         found["generation_config"] = folder_digest(pretrained, ("generation_config.json",))
     return found
 
@@ -70,9 +70,9 @@ def _outside(experiment: Experiment, store: Store, inputs: Mapping[str, Artifact
 
 
 def _stated_form(experiment: Experiment, inputs: Mapping[str, Artifact]) -> dict[str, str]:
-    """Which options the experiment gives, where a default that is written out differs from one that is not.
+    """Options of the prompt format that the experiment sets explicitly, if there are finished prompts.
 
-    The form of finished prompts is looked for in them, as far as the experiment does not state it.
+    For these, an explicit default differs from an unset option: what is unset is inferred from the prompts.
     """
     from fim_core.records.schema import FinishedPrompt
     from fim_core.records.shapes import names_of
@@ -129,7 +129,7 @@ fim_prompts = Stage(
 
 
 def tokenizer_place(experiment: Experiment) -> str | TrainedTokenizer:
-    """Where the experiment's tokenizer comes from: a path or hub id, or the order to train one."""
+    """The experiment's tokenizer: a path, a hub id, or the options for training one."""
     place = experiment.model.tokenizer or experiment.model.name_or_path
-    assert place is not None, "validated: a model from scratch names a tokenizer"
+    assert place is not None, "validated: a model from scratch has a tokenizer"
     return place

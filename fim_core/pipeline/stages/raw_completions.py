@@ -1,4 +1,4 @@
-"""The stage that reads exports: exports → raw rows."""
+"""Stage `raw_completions`: exports → raw rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The stage that tokenizes: prompts → token ids and labels."""
+"""Stage `tokenized_dataset`: prompts → token ids and labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The stage that trains: token ids → checkpoint."""
+"""Stage `trained_checkpoint`: token ids → checkpoint."""
 
 from __future__ import annotations
 
@@ -66,12 +66,12 @@ def _build(build: Build) -> dict[str, Any]:
     shutil.copytree(result.model, build.output, dirs_exist_ok=True)
     files, output = Work(work), CheckpointFolder(build.output)
     shutil.copy2(files.metrics, output.events)
-    # An attempt that was killed while it wrote a plan leaves a hidden file.
+    # Hidden files are left by an attempt that was killed while writing a plan.
     shutil.copytree(files.packs, output.packs, ignore=shutil.ignore_patterns(".*"))
     if files.trackers.is_dir():
-        # wandb's links to its latest run would lead nowhere.
+        # wandb's symlinks to its latest run would be dangling.
         shutil.copytree(files.trackers, output.trackers, ignore=_links)
-    # What the tokenizer encoded independently is known since tokenization; serving has to cut prompts likewise.
+    # Serving must split prompts for encoding exactly as tokenization did.
     recipe = replace(read_recipe(build.output), granularity=dataset.counts["granularity"])
     write_recipe(build.output, recipe)
     _write_card(build, result, recipe)

@@ -1,7 +1,7 @@
-"""Files of ArcticTraining: every key is accepted or refused by name, and differing defaults are told.
+"""Files of ArcticTraining: every key is accepted or refused by name, and differing defaults are reported.
 
 The keys below are written down from its configuration classes (config/*.py and data/*.py, version of 2025), those of its
-SFT trainer only. Keys that its guide for completion models has beside them stand in GUIDE_KEYS.
+SFT trainer only. GUIDE_KEYS are further keys from its guide for completion models.
 """
 
 from __future__ import annotations
@@ -216,7 +216,7 @@ def test_every_key_of_the_reference_is_known() -> None:
 
 
 @pytest.mark.parametrize("path", ACCEPTED)
-def test_an_accepted_key_decides_its_option(tmp_path: Path, path: str) -> None:
+def test_an_accepted_key_sets_its_option(tmp_path: Path, path: str) -> None:
     value, holds = ACCEPTED[path]
     assert holds(read(tmp_path, with_key(path, value)).experiment)
 
@@ -230,14 +230,14 @@ def test_keys_that_go_together(tmp_path: Path, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", NO_EFFECT)
-def test_a_key_without_effect_is_named(tmp_path: Path, path: str) -> None:
+def test_a_key_without_effect_is_reported(tmp_path: Path, path: str) -> None:
     notice = read(tmp_path, with_key(path, NO_EFFECT[path])).notice
     assert notice is not None
     assert f"  {path.replace('[]', '.0')}: {KEYS[path].note}" in notice.split("Without effect here:\n")[1].splitlines()
 
 
 @pytest.mark.parametrize("path", REFUSED)
-def test_a_refused_key_is_named_with_its_reason(tmp_path: Path, path: str) -> None:
+def test_a_refused_key_is_reported_with_its_reason(tmp_path: Path, path: str) -> None:
     with pytest.raises(FimError) as error:
         read(tmp_path, with_key(path, REFUSED[path]))
     assert str(error.value).splitlines()[1:] == [f"  {path.replace('[]', '.0')}: {KEYS[path].note}"]
@@ -274,7 +274,7 @@ def test_the_documentation_lists_every_key() -> None:
         ({"tokenizer": {"nam": "x"}}, "tokenizer.nam: no such option"),
         ({"checkpoint": [{"enabled": False}, {"save_every_n_steps": "x"}]}, "checkpoint.1.save_every_n_steps: 'x'"),
         ({"checkpoint": {"enabled": "maybe"}}, "checkpoint.0.enabled: maybe is neither"),
-        ({"optimizer": {"type": "fused_adam_moe"}}, "optimizer.type: fused_adam_moe: experts are never spread"),
+        ({"optimizer": {"type": "fused_adam_moe"}}, "optimizer.type: fused_adam_moe: experts are not distributed"),
         ({"optimizer": {"type": "sgd"}}, "optimizer.type: "),
         ({"scheduler": {"name": "greedy"}}, "scheduler.name: greedy depends on a metric"),
         ({"scheduler": {"name": "cosin"}}, "did you mean cosine?"),
@@ -283,7 +283,7 @@ def test_the_documentation_lists_every_key() -> None:
             "its arguments are timescale",
         ),
         ({"scheduler": {"name": "warmup_stable_decay"}}, "needs num_decay_steps"),
-        ({"type": "dpo"}, "type: the trainer dpo is not done here; only `sft` is"),
+        ({"type": "dpo"}, "type: the trainer dpo is not supported; only `sft` is"),
         ({"epochs": None}, "`epochs: null` needs max_steps"),
         ({"deepspeed": {"bfloat16": {"enabled": True}}}, "`bfloat16` is set by `model.dtype`"),
     ],
@@ -422,7 +422,7 @@ checkpoint: [{type: huggingface, save_end_of_training: true, output_dir: ./fine-
 """
 
 
-def test_the_guides_file_loads_as_it_is(tmp_path: Path) -> None:
+def test_the_file_of_the_guide_loads_unchanged(tmp_path: Path) -> None:
     file = read(tmp_path, GUIDE)
     experiment = file.experiment
     assert experiment.deepspeed["zero_optimization"]["reduce_bucket_size"] == 500_000_000
@@ -445,7 +445,7 @@ def test_a_file_of_the_reference_is_recognised_and_survives_a_round_trip(tmp_pat
     assert Experiment.model_validate(written).model_dump(mode="json") == written
 
 
-def test_the_quick_start_is_told_every_default(tmp_path: Path) -> None:
+def test_every_differing_default_of_the_quick_start_is_reported(tmp_path: Path) -> None:
     (tmp_path / "base").mkdir()
     (tmp_path / "base/config.json").write_text('{"max_position_embeddings": 131072}')
     file = read(tmp_path, QUICK_START.replace("base", str(tmp_path / "base")))
@@ -471,7 +471,7 @@ def test_the_quick_start_is_told_every_default(tmp_path: Path) -> None:
     assert here["activation_checkpointing"] == "off"
 
 
-def test_what_the_file_says_is_not_told_again(tmp_path: Path) -> None:
+def test_options_that_the_file_sets_are_not_reported(tmp_path: Path) -> None:
     file = read(
         tmp_path, QUICK_START + "optimizer: {lr: 1e-3}\nscheduler: {warmup_ratio: 0}\nactivation_checkpointing: false"
     )
@@ -480,7 +480,7 @@ def test_what_the_file_says_is_not_told_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("given", [{}, {"micro_batch_size": 1}, {"gradient_accumulation_steps": 4}])
-def test_the_rows_of_a_step_are_told_where_the_file_does_not_say(tmp_path: Path, given: dict[str, int]) -> None:
+def test_rows_per_step_are_reported_if_the_file_does_not_set_them(tmp_path: Path, given: dict[str, int]) -> None:
     file = read(tmp_path, BASE | given)
     rows = [
         (row.there, row.here) for row in differences(file.translation, file.experiment) if row.option == "batch_rows"
@@ -488,7 +488,7 @@ def test_the_rows_of_a_step_are_told_where_the_file_does_not_say(tmp_path: Path,
     assert rows == ([] if given else [("1 a rank", "16")])
 
 
-def test_the_table_reads_as_a_table(tmp_path: Path) -> None:
+def test_differences_are_aligned_as_a_table(tmp_path: Path) -> None:
     notice = read(tmp_path, LONG_ROWS).notice or ""
     assert notice.splitlines()[0] == "theirs: read as a file of ArcticTraining."
     header = next(line for line in notice.splitlines() if "ArcticTraining  " in line)
@@ -499,11 +499,11 @@ def test_the_table_reads_as_a_table(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", sorted(Path("configs").glob("*.yaml")), ids=lambda path: path.name)
-def test_files_of_our_own_are_not_taken_for_the_references(path: Path) -> None:
+def test_our_own_files_are_not_mistaken_for_the_references(path: Path) -> None:
     assert read_experiment_file(path).notice is None
 
 
-def test_translating_leaves_a_file_of_our_own_as_it_is() -> None:
+def test_our_own_files_are_not_translated() -> None:
     for path in Path("configs").glob("*.yaml"):
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         done = translate(content)

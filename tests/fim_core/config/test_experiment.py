@@ -105,7 +105,7 @@ def test_defaults_that_are_filled_in_are_stated_and_read_back(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("norm", ["-1", "true", ".inf", ".nan", "[1]"])
-def test_a_norm_that_cannot_be_clipped_at_is_refused(tmp_path: Path, norm: str) -> None:
+def test_an_invalid_clipping_norm_is_refused(tmp_path: Path, norm: str) -> None:
     with pytest.raises(FimError, match=r"gradient_clipping is|is not a finite number"):
         load_experiment(write(tmp_path, SMALL + f"deepspeed: {{gradient_clipping: {norm}}}"))
 
@@ -116,7 +116,7 @@ def test_a_source_may_be_a_path_alone(tmp_path: Path, sources: str) -> None:
     assert written.model_dump() == load_experiment(write(tmp_path, SMALL)).model_dump()
 
 
-def test_the_files_name_is_the_experiments(tmp_path: Path) -> None:
+def test_the_name_defaults_to_that_of_the_file(tmp_path: Path) -> None:
     assert load_experiment(write(tmp_path, SMALL)).name == "tuned"
 
 
@@ -127,10 +127,10 @@ def test_a_file_of_any_name_gives_a_name(tmp_path: Path, file: str, name: str) -
     assert load_experiment(path).name == name
 
 
-def test_a_file_whose_name_holds_no_letter_needs_a_name(tmp_path: Path) -> None:
+def test_a_file_name_without_letters_needs_an_explicit_name(tmp_path: Path) -> None:
     path = tmp_path / "(_).yaml"
     path.write_text(SMALL)
-    with pytest.raises(FimError, match=r"the file's name cannot be used as the experiment's. Set `name`"):
+    with pytest.raises(FimError, match=r"the file's name cannot be used as the experiment's\. Set `name`"):
         load_experiment(path)
     path.write_text(SMALL + "name: mine")
     assert load_experiment(path).name == "mine"
@@ -181,7 +181,7 @@ def test_a_file_whose_name_holds_no_letter_needs_a_name(tmp_path: Path) -> None:
         ("deepspeed: {zero_optimization: {stage: 0, offload_optimizer: {device: cpu}}}", "needs stage 1, 2 or 3"),
         ("optimizer: {type: cpu_adam}", "offload_optimizer"),
         ("checkpoint: {type: deepspeed, save_end_of_training: false}", "saves nothing"),
-        ("checkpoint: {save_every_n_steps: 5, save_end_of_training: false}", "always kept"),
+        ("checkpoint: {save_every_n_steps: 5, save_end_of_training: false}", "the final model is always saved"),
         ("launcher: {type: hostfile}", "launcher.hostfile.hostfile: missing"),
         ("launcher: {hostfile: hosts}", "launcher.local.hostfile: no such option here"),
         ("launcher: {type: ray, image: fim}", "launcher.ray.image: no such option here"),
@@ -284,7 +284,7 @@ def test_a_check_is_switched_off_with_or_without_quotes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "- a\n- b", "model: [", "model: {}\ndata: {sources: []}"])
-def test_files_that_are_no_experiment(tmp_path: Path, text: str) -> None:
+def test_files_that_are_not_experiments(tmp_path: Path, text: str) -> None:
     with pytest.raises(FimError, match=r"tuned\.yaml"):
         load_experiment(write(tmp_path, text))
 

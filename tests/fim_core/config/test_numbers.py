@@ -1,4 +1,4 @@
-"""Numbers as people write them."""
+"""Human-readable numbers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fim_core.config.training import OptimizerConfig
         ("10%", 0.1), ("12.5%", 0.125), ("100%", 1), (" 7 ", 7), (".5", 0.5), ("0", 0), ("1.1k", 1100),
     ],
 )  # fmt: skip
-def test_a_number_is_what_it_spells(text: str, number: float) -> None:
+def test_numbers_are_parsed(text: str, number: float) -> None:
     parsed = parse_number(text)
     assert parsed == number
     assert isinstance(parsed, int) == (number == int(number))
@@ -29,13 +29,13 @@ def test_a_number_is_what_it_spells(text: str, number: float) -> None:
 @pytest.mark.parametrize(
     "text", ["", "k", "8 k", "8kk", "ten", "1e", "nan", "inf", "0x10", "2^", "1/2", "--1", "1e9999"]
 )
-def test_what_is_no_number_is_refused(text: str) -> None:
+def test_other_text_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not a number"):
         parse_number(text)
 
 
 @pytest.mark.parametrize("text", ["1e400", "10^200", "9" * 40, "9^99k", "0^-1", "0^0"])
-def test_numbers_without_end_are_refused(text: str) -> None:
+def test_numbers_that_are_too_large_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"too large|not a number"):
         parse_number(text)
 

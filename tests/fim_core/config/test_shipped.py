@@ -1,4 +1,4 @@
-"""The experiment files that come with the project."""
+"""The experiment files in configs/."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ SLICES = ["[:]", "[10:20]", "[:10]", "[10:]", "[-5:]", "[:-5]", "[:10%]", "[10%:
 
 @pytest.mark.parametrize("total", [0, 1, 3, 10, 99, 100, 1001])
 @pytest.mark.parametrize("written", SLICES)
-def test_a_slice_holds_the_rows_that_the_library_takes(written: str, total: int) -> None:
+def test_a_slice_has_the_rows_of_the_datasets_library(written: str, total: int) -> None:
     name, within = parse_split(f"train{written}")
     assert name == "train"
     assert within is not None
@@ -29,7 +29,7 @@ def test_a_split_without_a_slice_is_a_name() -> None:
     "split",
     ["train[", "train[5]", "train[a:b]", "[:5]", "train[:5]+test[:5]", "train[%:]", "train[:5%](pct1_dropremainder)"],
 )
-def test_a_slice_that_cannot_be_read_is_refused(split: str) -> None:
+def test_an_invalid_slice_is_refused(split: str) -> None:
     with pytest.raises(ValueError, match=r"train\[10:20\]"):
         parse_split(split)
 

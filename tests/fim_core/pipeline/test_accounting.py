@@ -1,4 +1,4 @@
-"""An account of the rows adds up, whatever was rejected where."""
+"""Row counts add up, wherever rows were rejected."""
 
 from __future__ import annotations
 

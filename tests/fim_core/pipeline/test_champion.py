@@ -1,4 +1,4 @@
-"""The gate at the end of the pipeline, with models that are really trained."""
+"""The gate at the end of the pipeline, with trained models."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ORDERED_BY = {
     "sessions": "duration",
     "payments": "amount",
 }
-"""What the statements on each table are ordered by: all that there is to learn."""
+"""The ORDER BY column of each table: all that there is to learn."""
 
 STEPS = 300
 LOSES = "Failed: the loss is larger than chance"
@@ -42,7 +42,7 @@ LENIENT = {"rules": [{"metric": "loss", "rule": "finite"}]}
 
 
 def write_rows(path: Path, *, shuffled: bool = False) -> None:
-    """Statements whose ORDER BY is missing: a column for seven of ten, else nothing, since it is there already."""
+    """Statements to complete with ORDER BY: in seven of ten it is missing; in the others it is present, and nothing is to add."""
     draw = Random(5)
     rows = []
     for number in range(700):
@@ -98,7 +98,7 @@ def value(path: Path, metric: str, predictor: str | None = None) -> float:
 
 
 def assert_card_has_metrics(champion: Artifact, checkpoint: Artifact, exact_match: float) -> None:
-    """In a card of its own, in a folder that tools can name the model after; the checkpoint's card stays."""
+    """The champion has a separate model card, in a folder named after the experiment; the checkpoint's card is unchanged."""
     weights = champion_weights(champion)
     assert weights.name == "tiny"
     assert (weights / "model.safetensors").samefile(checkpoint.path / "model.safetensors")
@@ -152,7 +152,7 @@ def test_a_champion_survives_a_worse_candidate_and_a_rollback_stays(tmp_path: Pa
 
     again = run(load_experiment(careless))["champion_model"].artifact
     assert champion(store, "tiny") == first, "the next run must not undo what someone did on purpose"
-    assert "rolled back by hand" in reasons(again, holds=False)[0]
+    assert "rolled back manually" in reasons(again, holds=False)[0]
     assert roll_back(store, "tiny", second.version) == second
     assert run(load_experiment(careless))["champion_model"].artifact == second == champion(store, "tiny")
     assert f"rolled back {first.version}" in fim("champion", "show", careless)[1], "whoever goes on takes it back"
@@ -162,7 +162,7 @@ def test_a_champion_survives_a_worse_candidate_and_a_rollback_stays(tmp_path: Pa
 
 @pytest.mark.slow
 def test_a_model_trained_on_shuffled_responses_is_refused(tmp_path: Path) -> None:
-    """As first candidate and against a champion, though it is judged on its own shuffled rows."""
+    """Both as first candidate and against a champion, although it is evaluated on its own shuffled rows."""
     write_rows(tmp_path / "shuffled.csv", shuffled=True)
     shuffled = write(tmp_path / "shuffled", tmp_path / "shuffled.csv")
     store = Store(load_experiment(shuffled).storage)
@@ -195,7 +195,7 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def fine_tuning(tuned: Path, name: str, *, export: str = "export.csv", lora: bool = False, **changes: Any) -> Path:
-    """An experiment that goes on from the good model."""
+    """An experiment that fine-tunes the good model."""
     model = {"name_or_path": str(tuned / "pretrained")} | ({"peft_config": {"r": 4}} if lora else {})
     return write(tuned / name, tuned / export, model=model, **changes)
 
@@ -274,7 +274,7 @@ def test_the_base_is_scored_once_for_all_trainings_and_only_with_its_own_weights
 
 @pytest.mark.slow
 def test_a_base_that_is_gone_or_changed_is_reported_and_comes_back(tuned: Path, tmp_path: Path) -> None:
-    """The report alone is made again, as in Dagster; training does not run, so only the report needs the base."""
+    """Only the report is made again, as in Dagster. Training does not run, so only the report needs the base."""
     place = tmp_path / "pretrained"
     shutil.copytree(tuned / "pretrained", place)
     sections = {"max_steps": 1, "storage": str(tmp_path / "store"), "model": {"name_or_path": str(place)}}
@@ -301,8 +301,8 @@ def test_a_base_that_is_gone_or_changed_is_reported_and_comes_back(tuned: Path, 
     assert "base" in whole["others"]
 
 
-def test_a_rule_that_cannot_be_judged_promotes_nobody(tmp_path: Path) -> None:
-    """Rows that hold nothing of what the only rule measures."""
+def test_a_rule_that_cannot_be_evaluated_promotes_no_candidate(tmp_path: Path) -> None:
+    """Rows that the metric of the only rule does not apply to."""
     from fim_core.champion.gate import decide
 
     other = {"metrics": {}, "differences": {}, "rows": 4}

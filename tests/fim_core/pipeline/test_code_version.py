@@ -1,4 +1,4 @@
-"""Code versions follow what can change the bytes, and nothing else."""
+"""Code versions change with code that can change the bytes, and with nothing else."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def versions() -> dict[str, str]:
 
 
 def changed_by(file: Path, text: str = "\n\ndef added():\n    return 1\n") -> set[str]:
-    """The assets whose version is another once some text stands at the end of a file."""
+    """The assets whose version changes when text is appended to a file."""
     before, content = versions(), file.read_text()
     file.write_text(content + text)
     after = versions()
@@ -61,7 +61,7 @@ def changed_by(file: Path, text: str = "\n\ndef added():\n    return 1\n") -> se
         "errors.py",
     ],
 )
-def test_what_cannot_change_the_bytes_changes_no_version(package: Path, place: str) -> None:
+def test_code_that_cannot_change_the_bytes_changes_no_version(package: Path, place: str) -> None:
     assert changed_by(package / place) == set()
 
 
@@ -90,7 +90,7 @@ def test_what_cannot_change_the_bytes_changes_no_version(package: Path, place: s
         ("champion/gate.py", "champion_model"),
     ],
 )
-def test_what_can_change_the_bytes_changes_the_version(package: Path, place: str, asset: str) -> None:
+def test_code_that_can_change_the_bytes_changes_the_version(package: Path, place: str, asset: str) -> None:
     assert asset in changed_by(package / place)
 
 
@@ -133,7 +133,7 @@ def test_the_exceptions_exist_and_have_a_reason() -> None:
         assert reason
 
 
-def test_a_module_that_is_missing_is_a_mistake() -> None:
+def test_a_missing_module_is_an_error() -> None:
     with pytest.raises(ModuleNotFoundError):
         code_version.code_version("fim_core.no_such_module")
     assert stage_of("fim_prompts").code == ("fim_core.pipeline.stages.fim_prompts",)

@@ -1,4 +1,4 @@
-"""What the versions of prepared data follow."""
+"""What the versions of prepared data depend on."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from fim_core.store import Artifact, Store
 
 
 def outside(folder: Path, **model: Any) -> dict[str, str]:
-    """Content hashes of what prompts are made of beside artifacts."""
+    """Content hashes of the inputs of prompts that are not artifacts."""
     content = {"model": model, "data": {"sources": [{"type": "demo"}]}}
     return fim_prompts.outside(Experiment.model_validate(content), Store(folder), {})
 
 
-def test_prompts_follow_the_models_generation_config_beside_another_tokenizer(tmp_path: Path) -> None:
+def test_prompts_depend_on_the_generation_config_with_another_tokenizer(tmp_path: Path) -> None:
     model, tokenizer = tmp_path / "model", tmp_path / "tokenizer"
     for folder in (model, tokenizer):
         folder.mkdir()
@@ -40,7 +40,7 @@ def test_prompts_follow_the_models_generation_config_beside_another_tokenizer(tm
     assert outside(tmp_path, **places)["tokenizer"] != before["tokenizer"]
 
 
-def test_prompts_follow_what_decides_the_end_token(tmp_path: Path) -> None:
+def test_prompts_depend_on_what_determines_the_end_token(tmp_path: Path) -> None:
     def options(template: str = "chat", **model: Any) -> dict[str, Any]:
         content = {
             "model": {"config": {"model_type": "qwen3"}, "tokenizer": str(tmp_path), **model},
@@ -58,17 +58,17 @@ def test_prompts_follow_what_decides_the_end_token(tmp_path: Path) -> None:
     assert outside(tmp_path, config=config, tokenizer=str(tmp_path)) != before
 
 
-def test_prompts_do_not_follow_weights_of_another_folder(tmp_path: Path) -> None:
+def test_prompts_do_not_depend_on_weights_of_another_folder(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     config = {"model_type": "qwen3"}
     assert set(outside(tmp_path, config=config, tokenizer=str(tmp_path))) == {"template", "tokenizer"}
     assert set(outside(tmp_path, name_or_path=str(tmp_path))) == {"template", "tokenizer"}
 
 
-def test_prompts_without_a_recipe_follow_what_the_experiment_says_of_their_form(
+def test_prompts_without_a_recipe_depend_on_the_form_that_the_experiment_states(
     tmp_path: Path, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    """Even where it says what would be the default."""
+    """Even if it states the default."""
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     rows = [{"prompt": f"<|fim_suffix|>{n}<|fim_prefix|>a<|fim_middle|>", "response": "b"} for n in range(30)]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -86,7 +86,7 @@ def test_prompts_without_a_recipe_follow_what_the_experiment_says_of_their_form(
         prompts(fim_order="psm")
 
 
-def test_prompts_of_completions_do_not_follow_whether_a_default_is_written_out(tmp_path: Path) -> None:
+def test_prompts_of_completions_do_not_depend_on_explicit_defaults(tmp_path: Path) -> None:
     def version(**changes: Any) -> str:
         path = write_experiment(tmp_path, data={**TINY["data"], **changes})
         return run(load_experiment(path), until="fim_prompts")["fim_prompts"].artifact.version

@@ -1,4 +1,4 @@
-"""Collection keeps all that somebody may still need, and nothing else."""
+"""Garbage collection keeps what may still be needed, and removes everything else."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def generation(store: Store, number: int) -> tuple[Artifact, Artifact]:
-    """A data set and the checkpoint trained on it."""
+    """A data set and the checkpoint that was trained on it."""
     data = make(store, "tokenized_dataset", number)
     return data, make(store, "trained_checkpoint", number, {"tokenized_dataset": data.version})
 
@@ -46,7 +46,7 @@ def left(store: Store) -> set[str]:
     }
 
 
-def test_recent_checkpoints_keep_what_they_were_made_from(store: Store) -> None:
+def test_recent_checkpoints_keep_their_inputs(store: Store) -> None:
     generations = [generation(store, number) for number in range(3)]
     store.use(generations[2][1], "demo")
     garbage = find_garbage(store, keep_checkpoints=2, fresh_minutes=0)
@@ -76,7 +76,7 @@ def test_refused_candidates_keep_nothing(store: Store) -> None:
 
 
 def champions(store: Store, count: int) -> list[tuple[Artifact, Artifact, Artifact]]:
-    """Each with the data set and the checkpoint behind it, and the one before as what it had to beat."""
+    """Each with its data set and checkpoint, and with the previous one as the champion to beat."""
     made: list[tuple[Artifact, Artifact, Artifact]] = []
     for number in range(count):
         data, checkpoint = generation(store, number)
@@ -88,13 +88,13 @@ def champions(store: Store, count: int) -> list[tuple[Artifact, Artifact, Artifa
     return made
 
 
-def test_old_champions_go(store: Store) -> None:
+def test_old_champions_are_removed(store: Store) -> None:
     made = champions(store, 4)
     paths = {entry.path for entry in find_garbage(store, keep_checkpoints=1, keep_champions=3, fresh_minutes=0)}
     assert paths == {artifact.path for artifact in made[0]}
 
 
-def test_the_way_back_stays_open_however_few_are_kept(store: Store) -> None:
+def test_the_rollback_target_is_always_kept(store: Store) -> None:
     made = champions(store, 5)
     store.use(made[2][2], "demo")
     paths = {entry.path for entry in find_garbage(store, keep_checkpoints=1, keep_champions=1, fresh_minutes=0)}
@@ -119,8 +119,8 @@ def test_an_experiment_to_forget_keeps_nothing_but_what_another_uses(store: Stor
     assert find_garbage(store, forget=["demo"], fresh_minutes=0) == []
 
 
-def test_what_another_experiment_used_last_stays_current(store: Store) -> None:
-    """Though the one that made it is to be forgotten."""
+def test_the_version_that_another_experiment_used_last_stays_current(store: Store) -> None:
+    """Although the experiment that made it is to be forgotten."""
     shared = make(store, "trained_checkpoint", 0)
     for name in ("demo", "other"):
         store.use(shared, name)
@@ -132,13 +132,13 @@ def test_an_experiment_can_be_forgotten_when_its_links_are_gone(store: Store) ->
     made = champions(store, 2)
     for link in store.links_by_experiment():
         link.unlink()
-    told = CliRunner().invoke(app, ["gc", "--storage", str(store.root), "--forget", "demo", "--delete"])
-    assert told.exit_code == 0, told.output
+    result = CliRunner().invoke(app, ["gc", "--storage", str(store.root), "--forget", "demo", "--delete"])
+    assert result.exit_code == 0, result.output
     assert left(store) == set()
     assert made
 
 
-def test_what_checks_found_in_a_version_goes_with_it(store: Store) -> None:
+def test_check_results_are_removed_with_their_version(store: Store) -> None:
     old, new = generation(store, 0), generation(store, 1)
     store.use(new[1], "demo")
     for artifact in (*old, *new):
@@ -151,14 +151,14 @@ def test_what_checks_found_in_a_version_goes_with_it(store: Store) -> None:
     assert kept == {f"{artifact.version}-{16 * '1'}.json" for artifact in new}
 
 
-def test_the_command_names_an_experiment_that_it_does_not_know(store: Store) -> None:
+def test_the_command_reports_an_unknown_experiment(store: Store) -> None:
     champions(store, 1)
-    told = CliRunner().invoke(app, ["gc", "--storage", str(store.root), "--forget", "dmeo"])
-    assert told.exit_code != 0
-    assert "dmeo" in str(told.exception)
+    result = CliRunner().invoke(app, ["gc", "--storage", str(store.root), "--forget", "dmeo"])
+    assert result.exit_code != 0
+    assert "dmeo" in str(result.exception)
 
 
-def test_inputs_of_a_run_under_way_are_kept(store: Store) -> None:
+def test_inputs_of_an_active_run_are_kept(store: Store) -> None:
     old, new = generation(store, 0), generation(store, 1)
     store.use(new[1], "demo")
     identity = {"inputs": {"tokenized_dataset": old[0].version}, "config": {}, "code": "1"}
@@ -168,7 +168,7 @@ def test_inputs_of_a_run_under_way_are_kept(store: Store) -> None:
     assert old[1].path in paths
 
 
-def test_what_a_dead_run_left_goes_and_a_recent_attempt_stays(store: Store) -> None:
+def test_leftovers_of_a_dead_run_are_removed_and_a_recent_attempt_is_kept(store: Store) -> None:
     publishing = store.publish("raw_completions", experiment="demo", inputs={}, config={}, code="1")
     draft = publishing.__enter__()
     owner = draft.path.with_name(OWNER)
@@ -187,14 +187,14 @@ def test_what_a_dead_run_left_goes_and_a_recent_attempt_stays(store: Store) -> N
     assert recent.is_dir()
 
 
-def test_an_attempt_that_somebody_works_on_stays_however_old(store: Store) -> None:
+def test_an_active_attempt_is_kept_however_old(store: Store) -> None:
     folder = store.work_folder("trained_checkpoint", 16 * "a")
     with store.making("trained_checkpoint", folder.name):
         assert find_garbage(store, work_days=0) == []
     assert [entry.path for entry in find_garbage(store, work_days=0)] == [folder]
 
 
-def test_a_removal_that_is_cut_off_leaves_nothing_that_looks_whole(
+def test_an_interrupted_removal_leaves_no_version_that_looks_intact(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     artifact = make(store, "raw_completions", 0)
@@ -215,8 +215,8 @@ def test_a_removal_that_is_cut_off_leaves_nothing_that_looks_whole(
     assert [entry.path for entry in find_garbage(store)] == [left]
 
 
-def test_what_was_made_just_now_stays(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between its publication and its first use nothing refers to a version."""
+def test_new_versions_are_kept(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing refers to a version between its publication and its first use."""
     long_ago = datetime(2020, 1, 1, tzinfo=UTC)
     with monkeypatch.context() as clock:
         clock.setattr("fim_core.store.publish.datetime", SimpleNamespace(now=lambda zone: long_ago))
@@ -225,7 +225,7 @@ def test_what_was_made_just_now_stays(store: Store, monkeypatch: pytest.MonkeyPa
     assert [entry.path for entry in find_garbage(store)] == [old.path]
 
 
-def test_the_command_removes_only_when_told_to(store: Store) -> None:
+def test_the_command_removes_only_with_delete(store: Store) -> None:
     old, new = generation(store, 0), generation(store, 1)
     store.use(new[1], "demo")
     arguments = ["gc", "--storage", str(store.root), "--keep-checkpoints", "1", "--fresh-minutes", "0"]

@@ -1,4 +1,4 @@
-"""What decides whether kept predictions of a base model are used again."""
+"""Cached predictions of the base model: what their identity depends on."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from fim_core.store import Artifact, Store
 
 
 def identity(folder: Path, weights: str = "abc", seed: int = 42, **model: Any) -> str:
-    """Of the predictions that are kept for an experiment's base."""
+    """Identity of the cached predictions of an experiment's base."""
     content = {"model": {"name_or_path": "base", **model}, "data": {"sources": [{"type": "demo"}]}, "seed": seed}
     checkpoint = Artifact("trained_checkpoint", "v", folder, {"inputs": {"pretrained": weights}})
     build = Build(
         Experiment.model_validate(content), Store(folder), {"trained_checkpoint": checkpoint}, folder, lambda: folder,
         lambda event: None, BatchCache(folder, ""), None,
     )  # fmt: skip
-    kept = _base(build).kept
+    kept = _base(build).cache
     assert kept is not None
     return kept.identity
 
 
-def test_predictions_of_the_base_follow_what_decides_them(tmp_path: Path) -> None:
+def test_predictions_of_the_base_depend_on_what_determines_them(tmp_path: Path) -> None:
     same = identity(tmp_path)
     assert identity(tmp_path, peft_config={"r": 4}) == same, "the adapters are not part of it"
     assert identity(tmp_path, weights="abd") != same

@@ -1,4 +1,4 @@
-"""Model cards: what hubs read of them, and that they name nothing of this machine."""
+"""Model cards: front matter for hubs, and no paths of this machine."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ CARD_OF_BASE = "---\nlicense: apache-2.0\nlicense_link: https://example.org/LICE
         ("models--Org--model/snapshots/0a1b", {"_name_or_path": "Org/older"}, CARD_OF_BASE, "Org/model", "apache-2.0"),
     ],
 )
-def test_the_base_model_by_what_its_folder_says(
+def test_the_base_model_of_a_folder(
     tmp_path: Path, place: str, config: dict[str, Any], card: str, hub_id: str | None, license: str | None
 ) -> None:
     folder = base_folder(tmp_path / place, config, card)
@@ -89,7 +89,7 @@ def test_a_base_on_the_hub() -> None:
     assert base_model("Org/model").hub_id == "Org/model"
 
 
-def test_a_card_holds_what_hubs_and_people_look_for(tmp_path: Path) -> None:
+def test_a_card_has_front_matter_and_tables(tmp_path: Path) -> None:
     card = card_of({"config": {"model_type": "qwen3"}, "tokenizer": str(tmp_path)})
     front = front_of(card, tmp_path)
     assert front == {
@@ -101,10 +101,10 @@ def test_a_card_holds_what_hubs_and_people_look_for(tmp_path: Path) -> None:
     assert "Trained from scratch." in card
     assert "| rows | 1,000 |\n| kept | 979 |\n| rejected | 13 (invalid_json 7, control_token 4, too_long 2) |" in card
     assert "| in neither split | 8 |\n| for training | 800 |\n| held out | 179 |" in card
-    assert "| optimizer steps | 50 |\n| rows of a step | 32 |" in card
+    assert "| optimizer steps | 50 |\n| rows per step | 32 |" in card
     assert "| learning rate, peak | 0.0002 |" in card
     assert "| schedule | cosine, 9 steps of warm-up |" in card
-    assert "| gradients clipped to a norm of | 1.0 |" in card
+    assert "| gradient clipping (norm) | 1.0 |" in card
     assert "| held-out loss before, after (nats) | 2.5000, 1.2500 |" in card
     assert "<|fim_prefix|>{text before the cursor}<|fim_suffix|>{text after it}<|fim_middle|>" in card
     assert "then `<|endoftext|>`" in card

@@ -1,4 +1,4 @@
-"""A new export costs only its own preparation, and the result is that of preparing everything from nothing."""
+"""A new export: only its rows are prepared, and the result equals that of preparing everything from scratch."""
 
 from __future__ import annotations
 
@@ -94,15 +94,15 @@ def test_only_the_new_rows_are_prepared(exports: Path) -> None:
     kept_now = second["fim_prompts"].artifact.counts["rows_kept"]
     assert worked_on(second) == (110, kept_now - kept)
 
-    anew = prepare(exports, "at_once")
-    assert worked_on(anew) == (260, kept_now)
+    from_scratch = prepare(exports, "at_once")
+    assert worked_on(from_scratch) == (260, kept_now)
     for asset in ASSETS:
-        assert second[asset].artifact.version == anew[asset].artifact.version
-        assert content(second[asset].artifact) == content(anew[asset].artifact)
-        assert counts_of(second, asset) == counts_of(anew, asset)
+        assert second[asset].artifact.version == from_scratch[asset].artifact.version
+        assert content(second[asset].artifact) == content(from_scratch[asset].artifact)
+        assert counts_of(second, asset) == counts_of(from_scratch, asset)
 
 
-def test_an_export_without_any_usable_row_stops_with_a_sentence_and_spoils_nothing(exports: Path) -> None:
+def test_an_export_without_usable_rows_is_reported_and_changes_nothing(exports: Path) -> None:
     good = prepare(exports, "store")
     (exports / "july.csv").write_text("INPUT,OUTPUT\n{},x\n,y\n")
     with pytest.raises(FimError, match=r"did not pass its checks: .*prompts_not_empty"):
@@ -112,7 +112,7 @@ def test_an_export_without_any_usable_row_stops_with_a_sentence_and_spoils_nothi
     assert all(store.find(asset, good[asset].artifact.version) for asset in ASSETS)
 
 
-def test_what_decides_the_rows_prepares_them_again(exports: Path) -> None:
+def test_a_change_of_options_prepares_the_rows_again(exports: Path) -> None:
     prepare(exports, "store")
     template = exports.parent / "own.tmpl"
     template.write_text(
@@ -137,8 +137,8 @@ def test_cached_batches_may_be_lost_or_damaged_at_any_time(exports: Path) -> Non
     second = prepare(exports, "store")
     assert worked_on(second)[0] == 260
     assert worked_on(first)[0] == 150
-    anew = prepare(exports, "at_once")
-    assert content(second["tokenized_dataset"].artifact) == content(anew["tokenized_dataset"].artifact)
+    from_scratch = prepare(exports, "at_once")
+    assert content(second["tokenized_dataset"].artifact) == content(from_scratch["tokenized_dataset"].artifact)
 
 
 def test_a_kill_midway_costs_only_what_was_not_finished(exports: Path) -> None:
@@ -152,7 +152,7 @@ def test_a_kill_midway_costs_only_what_was_not_finished(exports: Path) -> None:
         assert died.returncode == -signal.SIGKILL
         assert len(list((experiment.storage / "batch_cache").rglob("[!.]*.arrow"))) == kept
     last = prepare(exports, "killed")
-    anew = prepare(exports, "undisturbed")
-    assert worked_on(last)[1] < worked_on(anew)[1]
+    from_scratch = prepare(exports, "undisturbed")
+    assert worked_on(last)[1] < worked_on(from_scratch)[1]
     for asset in ASSETS:
-        assert content(last[asset].artifact) == content(anew[asset].artifact)
+        assert content(last[asset].artifact) == content(from_scratch[asset].artifact)

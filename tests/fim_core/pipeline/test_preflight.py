@@ -1,4 +1,4 @@
-"""What a machine lacks is said before any work, by every front door."""
+"""Preflight: missing packages, templates, tokenizers and models are reported before any work."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ TRAINED = {"vocab_size": 700}
         ({"model": {"config": {"model_type": "nosuch"}, "tokenizer": TRAINED}}, "'nosuch' is unknown"),
         (
             {"model": {"config": {**SCRATCH, "max_position_embeddings": 1024}, "tokenizer": TRAINED}},
-            "data.max_length is 2048, but the model reads 1024",
+            "data.max_length is 2048, but the model supports at most 1024",
         ),
     ],
 )
-def test_what_is_missing_is_named_before_any_stage_works(
+def test_missing_things_are_reported_before_any_stage_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], named: str
 ) -> None:
     for package in ("vllm", "wandb", "tensorboard"):
@@ -56,7 +56,7 @@ def test_what_is_missing_is_named_before_any_stage_works(
     assert all(store.versions(stage.asset) == [] for stage in STAGES)
 
 
-def test_replaced_options_of_a_pretrained_model_are_looked_at_first(tmp_path: Path) -> None:
+def test_overrides_of_a_pretrained_model_are_checked(tmp_path: Path) -> None:
     tiny_model("llama").save_pretrained(tmp_path / "base")
     model = {"name_or_path": str(tmp_path / "base"), "hf_config_kwargs": {"atention_dropout": 0.1}}
     with pytest.raises(FimError, match=r"model\.hf_config_kwargs\.atention_dropout: .* no such option"):
@@ -93,7 +93,7 @@ def test_trackers_that_are_off_need_no_package(tmp_path: Path, monkeypatch: pyte
         ("nobody/has-this", "not in this machine's cache, and HF_HUB_OFFLINE is set"),
     ],
 )
-def test_a_hub_id_that_cannot_be_had_is_one_sentence(tmp_path: Path, place: str, said: str) -> None:
+def test_an_unavailable_hub_id_is_reported_in_one_sentence(tmp_path: Path, place: str, said: str) -> None:
     with pytest.raises(FimError, match=said) as error:
         require_place(place, "tokenizer")
     assert "\n" not in str(error.value)
@@ -113,5 +113,5 @@ def test_an_unreachable_hub_is_asked_once(monkeypatch: pytest.MonkeyPatch, caplo
     assert "Retry" not in caplog.text
 
 
-def test_a_folder_is_a_place(tmp_path: Path) -> None:
+def test_a_local_folder_is_accepted(tmp_path: Path) -> None:
     require_place(str(tmp_path), "model")

@@ -1,4 +1,4 @@
-"""A version is made of exactly what its name says."""
+"""Versions: identity, reuse, concurrency and changing inputs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_an_export_that_grows_while_it_is_read_is_not_published(
         return counts
 
     monkeypatch.setattr(sources, "write_raw_completions", read_while_it_grows)
-    with pytest.raises(FimError, match=r"changed while it was made \(exports\)"):
+    with pytest.raises(FimError, match=r"changed while it was being made \(exports\)"):
         run_stage(raw_completions, experiment, store, upstream_of=stage_of)
     assert store.versions("raw_completions") == []
     assert store.drafts() == []
@@ -49,7 +49,7 @@ def test_an_export_that_grows_while_it_is_read_is_not_published(
     assert result.artifact.counts["rows"] == 2
 
 
-def test_what_was_made_again_by_force_makes_what_follows_again(tmp_path: Path) -> None:
+def test_an_asset_made_again_by_force_makes_downstream_assets_again(tmp_path: Path) -> None:
     experiment = load_experiment(write_experiment(tmp_path))
     store = Store(experiment.storage)
 
@@ -93,7 +93,7 @@ def test_an_input_that_was_made_while_the_clock_was_ahead_is_used_once(
 def test_an_input_that_is_made_again_while_it_is_used_is_used_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Though what was made of it is newer."""
+    """Although the artifact that was made from it is newer."""
     experiment = load_experiment(write_experiment(tmp_path))
     store = Store(experiment.storage)
 
@@ -137,7 +137,7 @@ def test_threads_that_check_one_artifact_remember_the_same(tmp_path: Path) -> No
         assert found == [expected] * 4
 
 
-def test_two_files_of_one_name_are_not_one_experiment(tmp_path: Path) -> None:
+def test_two_files_with_the_same_name_are_different_experiments(tmp_path: Path) -> None:
     paths = []
     for team in ("a", "b"):
         (tmp_path / team).mkdir()
@@ -149,7 +149,9 @@ def test_two_files_of_one_name_are_not_one_experiment(tmp_path: Path) -> None:
         return run_stage(raw_completions, experiment, store, upstream_of=stage_of)
 
     materialize(first)
-    with pytest.raises(FimError, match=r"b/tiny\.yaml and a file of the same name in another folder share the storage"):
+    with pytest.raises(
+        FimError, match=r"b/tiny\.yaml and a file of the same name in another folder use the same storage"
+    ):
         materialize(second)
     named = write_experiment(tmp_path / "b", storage=str(tmp_path / "store"), name="tiny")
     assert materialize(load_experiment(named)).reused, "a name that is given is meant"

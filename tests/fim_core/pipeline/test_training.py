@@ -1,4 +1,4 @@
-"""What decides the version of a checkpoint, and what lies in it."""
+"""The version and the content of a checkpoint."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def options(**launcher: Any) -> dict[str, Any]:
     return trained_checkpoint.options(Experiment.model_validate({**TINY, "launcher": launcher}))
 
 
-def test_where_ranks_run_does_not_count_but_how_many_does() -> None:
+def test_the_version_depends_on_the_number_of_ranks_and_not_on_the_launcher() -> None:
     ray = {"type": "ray", "address": "http://head:8265", "num_gpus": 2}
     kubernetes = {"type": "kubernetes", "image": "fim", "volume_claim": "c", "mount_path": "/data"}
     hostfile = {"type": "hostfile", "hostfile": "hosts"}
@@ -29,7 +29,7 @@ def test_where_ranks_run_does_not_count_but_how_many_does() -> None:
     assert options(num_processes=1) != local
 
 
-def test_the_batch_counts_and_not_how_it_is_written() -> None:
+def test_the_version_depends_on_the_batch_size_and_not_on_its_notation() -> None:
     def version(**batch: int) -> dict[str, Any]:
         return trained_checkpoint.options(Experiment.model_validate({**TINY, **batch}))
 
@@ -40,7 +40,7 @@ def test_the_batch_counts_and_not_how_it_is_written() -> None:
     assert given != version(micro_batch_size=4)
 
 
-def test_the_curves_of_every_attempt_stay_with_the_checkpoint(tmp_path: Path) -> None:
+def test_metrics_of_every_attempt_are_kept_with_the_checkpoint(tmp_path: Path) -> None:
     path = write_experiment(
         tmp_path,
         epochs=None,

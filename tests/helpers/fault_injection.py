@@ -1,4 +1,4 @@
-"""A folder of exports, a scheduled experiment on a small disk, a daemon; and all that may go wrong in a night."""
+"""Fault injection for the soak test: a scheduled experiment on a small disk, a daemon, and random disturbances."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ DISK_MEGABYTES = 192
 EVERY_TWO_MINUTES = "*/2 * * * *"
 
 
-class BadNight(DagsterHome):
-    """`dagster-daemon run` with the schedule and the sensor switched on, and disturbances drawn from a seed."""
+class FaultInjection(DagsterHome):
+    """`dagster-daemon run` with schedule and sensor switched on, and disturbances chosen by a seeded generator."""
 
     def __init__(self, folder: Path, seed: int, *, small_disk: bool) -> None:
         """Prepare exports, experiment and DAGSTER_HOME in a folder.
 
         Args:
-            small_disk: whether `folder/store` is a file system of its own, to be filled up.
+            small_disk: whether `folder/store` is a separate file system that can be filled up.
         """
         self.exports = folder / "exports"
         self.exports.mkdir()
@@ -67,19 +67,19 @@ class BadNight(DagsterHome):
         self._daemon = self.spawn("dagster._daemon", "run", "-m", "fim_assets.definitions")
 
     def note(self, text: str) -> None:
-        """Write down what happens."""
+        """Write an entry to the journal."""
         with self.journal.open("a") as journal:
             journal.write(f"{time.monotonic() - self._began:7.1f} s  {text}\n")
 
     def disturb(self) -> None:
-        """One thing that happens in a night, of those that can happen now."""
+        """Cause one random disturbance of those that are possible now."""
         ranks = [process for process in self.processes() if "fim_core.training.worker" in cmdline(process)]
         workers = self.workers()
         steps = [child for worker in workers for child in children(worker) if "resource_tracker" not in cmdline(child)]
         disturbances: list[tuple[int, Callable[[], object]]] = [
             (2, self.export_arrives),
             (1, self.export_is_written_slowly),
-            (2, self.export_is_truncated) if self._truncated is None else (20, self.mend_truncated),
+            (2, self.export_is_truncated) if self._truncated is None else (20, self.repair_truncated),
             (1, self.export_changes),
             (1, self.export_goes),
             (1, self.garbage_is_collected),
@@ -93,17 +93,17 @@ class BadNight(DagsterHome):
         disturbance()
 
     def export_arrives(self, rows: int = 60) -> Path:
-        """A new file, put in place at once."""
+        """Add a file atomically."""
         self._arrivals += 1
         path = self.exports / f"export-{self._arrivals:03}.{self._random.choice(['csv', 'parquet'])}"
-        beside = path.with_name(f".{path.name}")
-        write_export(beside, rows=rows, seed=self._random.randrange(10**6))
-        os.replace(beside, path)
+        hidden = path.with_name(f".{path.name}")
+        write_export(hidden, rows=rows, seed=self._random.randrange(10**6))
+        os.replace(hidden, path)
         self.note(f"{path.name} arrives")
         return path
 
     def export_is_written_slowly(self) -> None:
-        """A new file that grows for longer than it takes to settle."""
+        """Add a file that is written for longer than the settle time."""
         path = self.export_arrives()
         content = path.read_bytes()
         pieces = 4
@@ -115,7 +115,7 @@ class BadNight(DagsterHome):
         self.note(f"{path.name} was written slowly")
 
     def export_is_truncated(self) -> None:
-        """A file whose end is missing stays for a while."""
+        """Add a file whose end is missing, for a while."""
         path = self.export_arrives()
         whole = path.with_name(f".{path.name}")
         shutil.copyfile(path, whole)
@@ -123,21 +123,21 @@ class BadNight(DagsterHome):
         self._truncated = path
         self.note(f"{path.name} is truncated")
 
-    def mend_truncated(self) -> None:
-        """Put the whole file in the place of the truncated one."""
+    def repair_truncated(self) -> None:
+        """Replace the truncated file by the complete one."""
         if self._truncated is not None:
             os.replace(self._truncated.with_name(f".{self._truncated.name}"), self._truncated)
             self.note(f"{self._truncated.name} is whole")
             self._truncated = None
 
     def export_changes(self) -> None:
-        """Other rows under a name that was there."""
+        """Replace the rows of an existing file."""
         path = self._random.choice(self._sound())
         write_export(path, rows=80, seed=self._random.randrange(10**6))
         self.note(f"{path.name} changes")
 
     def export_goes(self) -> None:
-        """A file is removed."""
+        """Remove a file."""
         if len(self._sound()) > 2:
             path = self._random.choice(self._sound())
             path.unlink()
@@ -148,13 +148,13 @@ class BadNight(DagsterHome):
         return sorted(path for path in files if path != self._truncated)
 
     def workers(self) -> list[psutil.Process]:
-        """The processes that carry out runs now."""
+        """Worker processes of the current runs."""
         runs = self.instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
         found = (worker for run in runs if (worker := worker_of(self.instance, run)) and not worker.is_gone)
         return [psutil.Process(worker.pid) for worker in found if psutil.pid_exists(worker.pid)]
 
     def kill(self, what: str, candidates: list[psutil.Process]) -> None:
-        """As the kernel does when memory runs out, or whoever shuts the machine down."""
+        """Kill a process, as the kernel does when memory runs out, or as a shutdown does."""
         victim = self._random.choice(sorted(candidates, key=lambda process: process.pid))
         number = self._random.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM])
         try:
@@ -164,7 +164,7 @@ class BadNight(DagsterHome):
         self.note(f"{what} gets {number.name} ({victim.pid})")
 
     def daemon_is_killed(self) -> None:
-        """The daemon, and now and then the code server with it; started again after a pause."""
+        """Kill the daemon, sometimes with the code server, and restart it after a pause."""
         assert self._daemon is not None
         servers = [process for process in self.processes() if "api grpc" in cmdline(process)]
         self._daemon.kill()
@@ -178,13 +178,13 @@ class BadNight(DagsterHome):
         self.start()
 
     def garbage_is_collected(self) -> None:
-        """`fim gc`, while runs are under way."""
+        """Run `fim gc` while runs are active."""
         garbage = find_garbage(self.store, keep_checkpoints=1, fresh_minutes=0.5) if self.store.root.is_dir() else []
         remove(self.store, garbage)
         self.note(f"{len(garbage)} folders are collected")
 
     def disk_is_full(self) -> None:
-        """No byte is left in the store for some seconds."""
+        """Fill the disk of the store for some seconds."""
         assert self._filler is not None
         with self._filler.open("wb") as filler:
             try:
@@ -208,8 +208,8 @@ class BadNight(DagsterHome):
         self.stop()
 
     def calm(self) -> float:
-        """Nothing goes wrong any more; returns since when, in seconds since the epoch."""
-        self.mend_truncated()
+        """Stop all disturbances; returns the time in seconds since the epoch."""
+        self.repair_truncated()
         if self._daemon is None or self._daemon.poll() is not None:
             self.start()
         self.note("calm")
@@ -218,7 +218,7 @@ class BadNight(DagsterHome):
 
 @contextmanager
 def small_disk(place: Path) -> Iterator[bool]:
-    """A file system of DISK_MEGABYTES at a place, where this process may mount one; yields whether it could."""
+    """Mount a file system of DISK_MEGABYTES at a path, if this process may; yields whether it could."""
     place.mkdir(parents=True)
     command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MEGABYTES}m", "tmpfs", str(place)]
     mounted = shutil.which("mount") is not None and subprocess.run(command, capture_output=True).returncode == 0
