@@ -112,7 +112,7 @@ def test_command_runs_a_checkpoint(benchmark: Path, evaluated: Evaluated, tmp_pa
     assert shown.exit_code == 0, shown.output
     assert "most frequent" in shown.output.replace("\n", " ")
     assert "Exact" in shown.output
-    assert "holds them: 0 items" in shown.output
+    assert "because they are in the training set: 0." in shown.output
     assert {f.name for f in (tmp_path / "out").iterdir()} == {"report.json", "report.html", "predictions.parquet"}
 
 
