@@ -1,6 +1,6 @@
 """Benchmark of fine-tuning a pretrained model on real rows: gain over the base, effect of options, gate decisions.
 
-    python -m benchmarks.finetune --model FOLDER --data FILE [--train-rows N] [--eval-rows N] [--cases NAME …]
+    python -m benchmarks.finetune --model FOLDER --data FILE [--train-rows N] [--eval-rows N] [--cases NAME … | all]
                                   [--storage FOLDER] [--list]
 
 FILE is an export with the columns INPUT, OUTPUT and optionally TYPE. Rows are held out as in `fim train`, by whole
@@ -42,10 +42,12 @@ def main() -> None:
     parser.add_argument("--train-rows", type=int, default=200)
     parser.add_argument("--eval-rows", type=int, default=120)
     by_default = [name for name, case in CASES.items() if case.by_default]
-    parser.add_argument("--cases", nargs="+", default=by_default, choices=list(CASES), metavar="NAME")
+    parser.add_argument("--cases", nargs="+", default=by_default, choices=[*CASES, "all"], metavar="NAME")
     parser.add_argument("--storage", type=Path, help="keep artifacts and results here. Default: a temporary folder")
     parser.add_argument("--list", action="store_true", help="list the cases and exit")
     options = parser.parse_args()
+    if "all" in options.cases:
+        options.cases = list(CASES)
     if options.list:
         print(
             "\n".join(

@@ -50,15 +50,17 @@ CASES = {
     "chat": Case(
         "the template `chat`: instructions and context in chat markup", {"data.template": "chat"}, by_default=False
     ),
-    "spm": Case("suffix before prefix", {"data.fim_order": "spm"}),
-    "rows-half": Case("half as many rows", rows="half"),
-    "rows-double": Case("twice as many rows", rows="double"),
-    "epochs-2": Case("two passes over the rows", {"epochs": 2}),
+    "spm": Case("suffix before prefix", {"data.fim_order": "spm"}, by_default=False),
+    "rows-half": Case("half as many rows", rows="half", by_default=False),
+    "rows-double": Case("twice as many rows", rows="double", by_default=False),
+    "epochs-2": Case("two passes over the rows", {"epochs": 2}, by_default=False),
     "lora-1e-4": Case("half the learning rate", {"optimizer.lr": 1e-4}, by_default=False),
     "lora-5e-4": Case("2.5 times the learning rate", {"optimizer.lr": 5e-4}, by_default=False),
     "full-1e-5": Case("all weights at half the learning rate", {**FULL, "optimizer.lr": 1e-5}, by_default=False),
     "full-5e-5": Case("all weights at 2.5 times the learning rate", {**FULL, "optimizer.lr": 5e-5}, by_default=False),
-    "row-loss": Case("each row counts once in the loss, whatever its length", {"data.sample_weighted_loss": True}),
+    "row-loss": Case(
+        "each row counts once in the loss, whatever its length", {"data.sample_weighted_loss": True}, by_default=False
+    ),
     "shuffled": Case("completions of other rows", rows="shuffled", refuse=True),
     "wrecked": Case("a learning rate that ruins the base", {**FULL, "optimizer.lr": 3e-2, "max_steps": 4}, refuse=True),
     "untrained": Case("adapters that have learned nothing", {"optimizer.lr": 1e-12, "max_steps": 1}, refuse=True),
