@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from fim_core.config.base import DialectName, PathOrId, Section
-from fim_core.config.split import parse_split
+from fim_core.config.split_expression import parse_split
 
 SourceType = Literal[
     "auto", "fim_completions", "huggingface_prompt_response", "huggingface_instruct", "huggingface", "sql_files", "demo"

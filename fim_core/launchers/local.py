@@ -12,6 +12,7 @@ from pathlib import Path
 from fim_core.device import cores, device_type, gpus
 from fim_core.errors import FimError
 from fim_core.launchers.base import register
+from fim_core.launchers.heartbeat import Heartbeat
 from fim_core.launchers.stack_dumps import describe_stacks
 from fim_core.process_group import PARENT, Command, ProcessGroup
 from fim_core.training.failures import failure_of
@@ -68,8 +69,7 @@ class LocalRanks:
         self._job = job
         self._commands = commands
         self._also_check = also_check
-        self._began = self._beat_seen = time.monotonic()
-        self._beat: float | None = None
+        self._heartbeat = Heartbeat(job)
         self._group = ProcessGroup(commands, keep_open=[lock])
 
     @property
@@ -84,21 +84,8 @@ class LocalRanks:
             TrainingFailed: training takes too long, or its heartbeat has stopped.
         """
         self._also_check()
-        now = time.monotonic()
-        try:
-            beat = self._job.work.heartbeat.stat().st_mtime
-        except FileNotFoundError:
-            beat = None
-        if beat != self._beat:
-            self._beat, self._beat_seen = beat, now
-        launcher = self._job.experiment.launcher
-        if launcher.timeout_minutes is not None and now - self._began > launcher.timeout_minutes * 60:
-            self._fail(f"Training took longer than launcher.timeout_minutes ({launcher.timeout_minutes:g}).")
-        if now - self._beat_seen > launcher.heartbeat_timeout_minutes * 60:
-            self._fail(
-                "Training has shown no heartbeat for launcher.heartbeat_timeout_minutes "
-                f"({launcher.heartbeat_timeout_minutes:g})."
-            )
+        if (why := self._heartbeat.why_stop()) is not None:
+            self._fail(why)
 
     def _fail(self, why: str) -> None:
         raise TrainingFailed(

@@ -16,8 +16,8 @@ from fim_core.prompt_format.families import SUFFIX_FIRST
 from fim_core.prompt_format.recipe import Recipe
 from fim_core.prompt_format.template import FIELDS, SECTIONS, parse_template, read_template
 from fim_core.prompt_format.tokens import control_tokens, is_spelled_out, resolve_fim_tokens, tokenizer_digest
+from fim_core.prompts.chat_template import ChatMarkup, turn_end
 from fim_core.prompts.guard import ControlTokenGuard
-from fim_core.prompts.markup import ChatMarkup, turn_end
 from fim_core.prompts.secrets import mask_secrets
 from fim_core.records.schema import Completion, Reason, Rejection
 from fim_core.tokenization.encoder import TextEncoder

@@ -17,7 +17,7 @@ from fim_core.prompt_format.families import FAMILIES
 from fim_core.prompt_format.recipe import Recipe
 from fim_core.prompt_format.template import BARE
 from fim_core.prompt_format.tokens import FimTokens, control_pattern, control_tokens, resolve_fim_tokens
-from fim_core.prompts.markup import render_chat, turn_end
+from fim_core.prompts.chat_template import render_chat, turn_end
 
 FIM_TOKENS = tuple(
     FimTokenNames(prefix=prefix, suffix=suffix, middle=middle)

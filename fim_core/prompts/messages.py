@@ -18,7 +18,7 @@ from jinja2 import TemplateError
 
 from fim_core.errors import FimError
 from fim_core.prompts.builder import PromptBuilder, PromptRow
-from fim_core.prompts.markup import assistant_spans, render_chat
+from fim_core.prompts.chat_template import assistant_spans, render_chat
 from fim_core.records.schema import Conversation, Message, Reason, Rejection
 
 _EMPTY_THINK = re.compile(r"\s*<think>\s*</think>\s*")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from fim_core.config.data import Source, SqlFileOptions
-from fim_core.config.split import parse_split
+from fim_core.config.split_expression import parse_split
 from fim_core.errors import FimError
 from fim_core.records.parquet_file import is_parquet
 from fim_core.records.readers import DATA_SUFFIXES, Export, read_file

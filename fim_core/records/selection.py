@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from fim_core.config.data import Source
-from fim_core.config.split import parse_split
+from fim_core.config.split_expression import parse_split
 from fim_core.errors import FimError
 from fim_core.records.readers import Export
 

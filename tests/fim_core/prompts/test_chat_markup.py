@@ -17,8 +17,8 @@ from small_tokenizers import byte_level, long_run
 
 from fim_core.errors import FimError
 from fim_core.prompt_format.tokens import control_tokens
+from fim_core.prompts.chat_template import ChatMarkup, assistant_spans, render_chat
 from fim_core.prompts.guard import ControlTokenGuard
-from fim_core.prompts.markup import ChatMarkup, assistant_spans, render_chat
 
 KINDS = {
     "verbatim": templates.VERBATIM,
@@ -115,7 +115,7 @@ ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in ran
 
 
 def test_a_template_that_loops_without_end_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fim_core.prompts.markup.TIME_LIMIT_S", 0.1)
+    monkeypatch.setattr("fim_core.prompts.chat_template.TIME_LIMIT_S", 0.1)
     tokenizer = byte_level([], chat_template=ENDLESS + "{% generation %}{% endgeneration %}")
     for render in (render_chat, assistant_spans):
         with pytest.raises(FimError, match="seems to loop without end"):
@@ -125,7 +125,7 @@ def test_a_template_that_loops_without_end_is_an_error(monkeypatch: pytest.Monke
 
 
 def test_a_loop_in_another_thread_is_ended_there_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fim_core.prompts.markup.TIME_LIMIT_S", 0.1)
+    monkeypatch.setattr("fim_core.prompts.chat_template.TIME_LIMIT_S", 0.1)
     tokenizer = byte_level([], chat_template=ENDLESS)
     with ThreadPoolExecutor(2) as pool:
         looping = pool.submit(render_chat, tokenizer, [{"role": "user", "content": "x"}])

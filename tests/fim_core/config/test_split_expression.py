@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from datasets import ReadInstruction
 
-from fim_core.config.split import parse_split
+from fim_core.config.split_expression import parse_split
 
 SLICES = ["[:]", "[10:20]", "[:10]", "[10:]", "[-5:]", "[:-5]", "[:10%]", "[10%:20%]", "[-15%:]", "[33%:67%]", "[1_0:2_0]",
           "[90:10]", "[0:0]", "[10:20%]", "[500:]", "[-500:3]"]  # fmt: skip
