@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fim_assets.automation.exports import look
+from fim_assets.automation.exports import list_exports
 from fim_core.config import DataConfig, Source
 from fim_core.errors import FimError
 from fim_core.records.locate import locate
@@ -432,7 +432,7 @@ def test_linked_folders_are_read_and_loops_end(tmp_path: Path) -> None:
     (folder / "gone").symlink_to(tmp_path / "nowhere")
     found = locate(Source(name_or_path=str(folder)), None, lambda message: None)
     assert [export.name for export in found] == ["august/deep/rows.csv", "july/rows.csv"]
-    seen, _ = look(folder, {}, 0, now=0.0)
+    seen, _ = list_exports(folder, {}, 0, now=0.0)
     assert list(seen) == [export.name for export in found]
 
 
