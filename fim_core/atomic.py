@@ -18,13 +18,14 @@ T = TypeVar("T")
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, make_folder: bool = True) -> Iterator[Path]:
     """Yield a temporary path, which is renamed to `path` if the block ends without an error, and removed otherwise.
 
     Each caller gets another one, so that several writers of one file, such as threads of a process, do not collide: the
     last to finish wins.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if make_folder:
+        path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}-{os.getpid()}-{secrets.token_hex(4)}")
     try:
         yield scratch

@@ -48,7 +48,7 @@ def require_place(place: str, what: str) -> None:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise FimError(
             f"The {what} {place} is not in this machine's cache, and the hub does not provide it: {reason}. "
-            "Give a folder, or the id of a {what} that you have access to."
+            f"Give a folder, or the id of a {what} that you have access to."
         ) from error
 
 

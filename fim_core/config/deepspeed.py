@@ -48,7 +48,7 @@ DEFAULT_CLIPPING = 1.0
 
 
 def checked_section(section: dict[str, Any]) -> dict[str, Any]:
-    """Validate the section, parse its numbers (YAML reads `5e8` as text) and fill in `gradient_clipping`.
+    """Validate the section, parse its numbers (`5e8`, `10%` or `2^18` may be given as text) and fill in `gradient_clipping`.
 
     Raises:
         ValueError: a key that belongs to another section, or that DeepSpeed or this trainer would ignore; a ZeRO stage

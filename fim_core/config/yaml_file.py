@@ -1,20 +1,25 @@
-"""Strict YAML 1.2 reader: safe, bounded in size, without duplicate keys or non-finite numbers."""
+"""Strict YAML reader: safe, bounded in size, without duplicate keys or non-finite numbers.
+
+Values are those of YAML 1.1, as most tools read them (`yes` and `off` are booleans), with two differences: `1e-5` is a
+number, and `y` and `n` are texts.
+"""
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.error import MantissaNoDotYAML1_1Warning, MarkedYAMLError, ReusedAnchorWarning, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 DEEPEST = 50
 LARGEST = 100_000
 LARGEST_NUMBER = 2**63
 
-_MERGE = "tag:yaml.org,2002:merge"
+_MERGE, _TEXT = "tag:yaml.org,2002:merge", "tag:yaml.org,2002:str"
 
 
 class InvalidYaml(ValueError):
@@ -28,19 +33,29 @@ def read_yaml(text: str) -> Any:
         InvalidYaml: it is invalid, has a duplicate key or a non-finite number, or is too deep or too large.
     """
     try:
-        parser = YAML(typ="safe", pure=True)
-        if (root := parser.compose(text)) is None:
-            return None
-        _require_sane(root, parser.constructor.construct_object)
-        return YAML(typ="safe", pure=True).load(text)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", MantissaNoDotYAML1_1Warning)
+            warnings.simplefilter("error", ReusedAnchorWarning)
+            return _read(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         raise InvalidYaml(f"{place}{error.problem or error.context}") from error
-    except YAMLError as error:
+    except ReusedAnchorWarning as error:
+        raise InvalidYaml("an anchor is defined twice. Give each anchor a name of its own.") from error
+    except (YAMLError, AssertionError) as error:  # the library asserts that it knows the version of a directive
         raise InvalidYaml(str(error)) from error
     except RecursionError as error:
         raise InvalidYaml(f"nested deeper than {DEEPEST} levels.") from error
+
+
+def _read(text: str) -> Any:
+    parser = YAML(typ="safe", pure=True)
+    parser.version = (1, 1)
+    if (root := parser.compose(text)) is None:
+        return None
+    _require_sane(root, parser.constructor.construct_object)
+    return parser.constructor.construct_document(root)
 
 
 def _require_sane(root: Node, construct: Callable[[Node], Any]) -> None:
@@ -92,6 +107,8 @@ def _require_unique(mapping: MappingNode) -> None:
 
 def _require_usable(node: Node, construct: Callable[[Node], Any]) -> None:
     line = node.start_mark.line + 1
+    if isinstance(node, ScalarNode) and node.value in ("y", "Y", "n", "N") and node.style is None:
+        node.tag = _TEXT
     try:
         value = construct(node)
     except (ValueError, OverflowError) as error:

@@ -64,8 +64,11 @@ def start_ranks(job: Job, lock: int, labels: Mapping[str, str] | None = None) ->
     """
     kind = job.experiment.launcher.type
     if kind not in _LAUNCHERS:
-        raise FimError(
-            f"`launcher.type: {kind}` is available only from Dagster: materialize trained_checkpoint there, or use one of "
-            f"{', '.join(sorted(_LAUNCHERS))}."
-        )
+        known = ", ".join(sorted(_LAUNCHERS))
+        if kind == "kubernetes":
+            raise FimError(
+                "`launcher.type: kubernetes` is available only from Dagster: materialize trained_checkpoint there, or use "
+                f"one of {known}."
+            )
+        raise FimError(f"No function is registered for `launcher.type: {kind}`, only for {known}.")
     return _LAUNCHERS[kind](job, lock, labels or {})

@@ -9,7 +9,6 @@ from typing import Any
 
 from fim_core.config import Experiment
 from fim_core.errors import FimError
-from fim_core.launchers import hostfile, local, ray  # noqa: F401 - each registers its launcher
 from fim_core.launchers.base import StartRanks, start_ranks
 from fim_core.launchers.folder_lock import lock_run_folder
 from fim_core.launchers.monitor import OnEvent, follow

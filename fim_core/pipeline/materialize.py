@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -17,6 +18,8 @@ from fim_core.pipeline.preflight import preflight
 from fim_core.pipeline.stage import Build, OnEvent, Stage
 from fim_core.quality.run import CheckResult
 from fim_core.store import Artifact, Store, digest, version_of
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -108,12 +111,22 @@ def run_stage(
             artifact = store.find(stage.asset, version)
     assert artifact is not None, "publish returned, so the version is there"
     artifact.require_whole()
-    with store.reporting_full_disk(stage.asset):
-        stage.present(artifact)
+    _present(stage, artifact, store, reused=reused)
     if stage.adopt(artifact):
         store.use(artifact, experiment.name)
     checks = run_artifact_checks(stage, artifact, experiment, store, upstream_of)
     return StageResult(artifact, checks, reused, time.monotonic() - started)
+
+
+def _present(stage: Stage, artifact: Artifact, store: Store, *, reused: bool) -> None:
+    """Write what people look at. A version that is reused may belong to somebody else: that it is old is no error."""
+    try:
+        with store.reporting_full_disk(stage.asset):
+            stage.present(artifact)
+    except OSError as error:
+        if not reused:
+            raise
+        _log.warning("%s could not be brought up to date (%s).", artifact.path, error.strerror)
 
 
 def _require_one_file(stage: Stage, experiment: Experiment, store: Store) -> None:

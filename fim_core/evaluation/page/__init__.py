@@ -35,8 +35,9 @@ def write_page(folder: Path, version: str = "") -> None:
     """
     files = ReportFolder(folder)
     if _version_of(files.page) != version:
-        with replacing(files.page) as scratch:
-            scratch.write_text(render_page(files.read(), version), encoding="utf-8")
+        text = render_page(files.read(), version)
+        with replacing(files.page, make_folder=False) as scratch:
+            scratch.write_text(text, encoding="utf-8")
 
 
 def _version_of(page: Path) -> str | None:

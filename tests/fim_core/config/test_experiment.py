@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from fim_core.config import Experiment, load_experiment
 from fim_core.config.model import ModelConfig, TrainedTokenizer
+from fim_core.config.yaml_file import InvalidYaml, read_yaml
 from fim_core.errors import FimError
 
 GUIDE = """
@@ -239,6 +240,30 @@ def test_a_duplicate_key_is_refused_with_both_lines(tmp_path: Path) -> None:
         load_experiment(write(tmp_path, SMALL + "epochs: 2\nseed: 1\nepochs: 3\n"))
     with pytest.raises(FimError, match=r"line 4: duplicate key lr"):
         load_experiment(write(tmp_path, SMALL + "optimizer: {lr: 1e-3, lr: 1e-4}"))
+
+
+def test_values_are_read_as_other_tools_read_them(tmp_path: Path) -> None:
+    text = SMALL + "deepspeed: {zero_optimization: {stage: 1, cpu_offload: no}, comms_logger: {enabled: off}}\n"
+    text += "optimizer: {eps: 1e-7}\nchecks: {empty_outputs: {severity: off}}\n"
+    experiment = load_experiment(write(tmp_path, text))
+    assert experiment.deepspeed["zero_optimization"]["cpu_offload"] is False
+    assert experiment.deepspeed["comms_logger"] == {"enabled": False}
+    assert experiment.optimizer.eps == 1e-7
+    assert experiment.checks["empty_outputs"].severity == "off"
+    assert read_yaml("{a: 1e-5, b: [y, n], y: 'no', c: 010}") == {"a": 1e-5, "b": ["y", "n"], "y": "no", "c": 8}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("%YAML 1.3\n---\na: 1", "version"),
+        ("a: &x 1\nb: &x 2\nc: *x", "an anchor is defined twice"),
+        ("a: 1\n---\nb: 2", "line 2"),
+    ],
+)
+def test_unusual_documents_are_refused(text: str, message: str) -> None:
+    with pytest.raises(InvalidYaml, match=message):
+        read_yaml(text)
 
 
 def test_merged_keys_may_be_overridden(tmp_path: Path) -> None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from collections import Counter
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
 
 from fim_core.config.evaluation import EvaluationConfig
+from fim_core.errors import FimError
 from fim_core.evaluation.eval_set import MostFrequent
 from fim_core.evaluation.formatting import show_difference, show_figure
-from fim_core.evaluation.page import render_page
+from fim_core.evaluation.page import render_page, write_page
 from fim_core.evaluation.report import build_report
 from fim_core.evaluation.run import constant_predictions
 from fim_core.evaluation.scores import score
@@ -102,3 +104,10 @@ def test_figures_for_people() -> None:
     assert show_difference(-0.31, "nats/token") == "-0.31 nats/token"
     assert show_figure(1.2345, "nats/token") == "1.23"
     assert show_figure(None, "share") == "not finite"
+
+
+def test_a_page_is_not_written_into_a_folder_that_is_gone(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    with pytest.raises(FimError):
+        write_page(gone)
+    assert not gone.exists()

@@ -70,6 +70,8 @@ def test_code_that_cannot_change_the_bytes_changes_no_version(package: Path, pla
     [
         ("records/repair.py", "fim_prompts"),
         ("records/parquet_file.py", "raw_completions"),
+        ("config/split_expression.py", "raw_completions"),
+        ("config/deepspeed.py", "trained_checkpoint"),
         ("records/parse.py", "fim_prompts"),
         ("tokenization/encoder.py", "fim_prompts"),
         ("prompt_format/templates/plain.tmpl", "fim_prompts"),

@@ -18,7 +18,7 @@ from fim_core.pipeline.checks import run_artifact_checks
 from fim_core.pipeline.stages.fim_prompts import fim_prompts
 from fim_core.pipeline.stages.raw_completions import raw_completions
 from fim_core.records import sources
-from fim_core.store import Store
+from fim_core.store import Artifact, Store
 
 
 def test_an_export_that_grows_while_it_is_read_is_not_published(
@@ -108,6 +108,23 @@ def test_an_input_that_is_made_again_while_it_is_used_is_used_again(
     assert not materialize(meanwhile).reused
     assert not materialize(fim_prompts).reused
     assert materialize(fim_prompts).reused
+
+
+def test_a_page_that_cannot_be_written_fails_only_a_new_version(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A version that is reused may belong to somebody else."""
+    experiment = load_experiment(write_experiment(tmp_path))
+    store = Store(experiment.storage)
+
+    def refuse(artifact: Artifact) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    presented = replace(raw_completions, present=refuse)
+    with pytest.raises(PermissionError):
+        run_stage(presented, experiment, store, upstream_of=stage_of)
+    assert run_stage(presented, experiment, store, upstream_of=stage_of).reused
+    assert "could not be brought up to date (Permission denied)" in caplog.text
 
 
 def test_two_runs_of_the_same_work_do_it_once(tmp_path: Path) -> None:

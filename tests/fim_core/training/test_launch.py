@@ -21,7 +21,7 @@ import pytest
 from training_helpers import tiny_experiment
 
 from fim_core.errors import FimError
-from fim_core.launchers import folder_lock, hostfile, local
+from fim_core.launchers import folder_lock, heartbeat, hostfile, local
 from fim_core.launchers.launch import launch, prepare_job
 from fim_core.training import worker
 from fim_core.training.failures import DISK_FULL
@@ -248,7 +248,7 @@ def test_a_stopped_rank_is_identified(
         now = time.monotonic()
         return now + 300 * max(0.0, now - stopped)
 
-    monkeypatch.setattr(local, "time", SimpleNamespace(sleep=time.sleep, monotonic=hurried))
+    monkeypatch.setattr(heartbeat, "time", SimpleNamespace(monotonic=hurried))
     experiment = tiny_experiment(epochs=60, **two_ranks())
     with pytest.raises(TrainingFailed, match=r"launcher\.heartbeat_timeout_minutes") as caught:
         launch(experiment, dataset, tokenizer_folder, tmp_path / "work", on_event=stop_one)
