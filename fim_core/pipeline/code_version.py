@@ -89,16 +89,23 @@ def _cannot_change_content(module: str) -> bool:
     return any(".".join(parents[:length]) in CANNOT_CHANGE_CONTENT for length in range(1, len(parents) + 1))
 
 
-@cache
-def _imports_of(module: str) -> frozenset[str]:
+def _imports_of(module: str) -> set[str]:
     """Modules of fim_core that a module imports anywhere in its code, except under TYPE_CHECKING."""
-    found = set()
-    for node in _running_code(_tree(_file_of(module))):
+    names = _import_statements(_file_of(module).read_text(encoding="utf-8"))
+    found = {_origin(origin, name) if name else origin for origin, name in names}
+    return {name for name in found if name.startswith("fim_core.")}
+
+
+@cache
+def _import_statements(source: str) -> frozenset[tuple[str, str | None]]:
+    """What a source imports: (module, None), or (module, name) for `from module import name`."""
+    found: set[tuple[str, str | None]] = set()
+    for node in _running_code(_parsed(source)):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            found |= {(alias.name, None) for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {_origin(node.module, alias.name) for alias in node.names}
-    return frozenset(name for name in found if name.split(".")[0] == "fim_core" and name != "fim_core")
+            found |= {(node.module, alias.name) for alias in node.names}
+    return frozenset(found)
 
 
 def _origin(module: str, name: str) -> str:
@@ -106,7 +113,7 @@ def _origin(module: str, name: str) -> str:
     if _exists(f"{module}.{name}"):
         return f"{module}.{name}"
     if module.split(".")[0] == "fim_core" and (file := _file_of(module)).name == "__init__.py":
-        for node in _tree(file).body:
+        for node in _parsed(file.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.ImportFrom) and node.module and name in {alias.name for alias in node.names}:
                 return _origin(node.module, name)
     return module
@@ -144,19 +151,24 @@ def _data_files(folder: Path) -> Iterator[Path]:
             yield from _data_files(path)
 
 
+# Cached by content: most modules belong to several stages.
 @cache
-def _tree(file: Path) -> ast.Module:
-    return ast.parse(file.read_text(encoding="utf-8"))
+def _parsed(source: str) -> ast.Module:
+    return ast.parse(source)
 
 
 def _meaning(file: Path) -> str:
     text = file.read_text(encoding="utf-8")
-    if file.suffix != ".py":
-        return text
-    tree = ast.parse(text)
+    return _digest_of_code(text) if file.suffix == ".py" else text
+
+
+@cache
+def _digest_of_code(source: str) -> str:
+    """SHA-256 of the syntax tree without docstrings."""
+    tree = ast.parse(source)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         is_block = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
         if is_block and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
             body[0].value.value = ""
-    return ast.dump(tree)
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()

@@ -19,18 +19,13 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     source = Path(fim_core.__file__).parent
     copy = Path(shutil.copytree(source, tmp_path / "fim_core", ignore=shutil.ignore_patterns("__pycache__")))
     monkeypatch.setattr(code_version, "_ROOT", copy)
-    forget()
+    code_version.code_version.cache_clear()
     yield copy
-    forget()
-
-
-def forget() -> None:
-    for function in (code_version.code_version, code_version._imports_of, code_version._tree):
-        function.cache_clear()
+    code_version.code_version.cache_clear()
 
 
 def versions() -> dict[str, str]:
-    forget()
+    code_version.code_version.cache_clear()
     return {stage.asset: stage.code_version for stage in STAGES}
 
 
@@ -112,7 +107,7 @@ def test_only_behaviour_counts(package: Path, after: str, same: bool) -> None:
     found = []
     for text in ('"""Words."""\ndef f(x):\n    """Add one."""\n    return x + 1\n', after):
         (package / "made_up.py").write_text(text)
-        forget()
+        code_version.code_version.cache_clear()
         found.append(code_version.code_version("fim_core.made_up"))
     assert (found[0] == found[1]) is same
 
@@ -122,7 +117,7 @@ def test_imports_are_followed_wherever_they_are(package: Path) -> None:
         "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from fim_core.benchmark import build\n"
         "def f():\n    from fim_core.packing import plan_packs\n"
     )
-    forget()
+    code_version.code_version.cache_clear()
     files = {str(file.relative_to(package)) for file in code_version.source_files("fim_core.made_up")}
     assert {"made_up.py", "packing/plan.py", "packing/prefix.py"} <= files
     assert not any(file.startswith(("benchmark", "modeling", "errors")) for file in files)
