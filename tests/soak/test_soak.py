@@ -21,6 +21,7 @@ from dagster_home import wait_for
 from fault_injection import FaultInjection, small_disk
 
 from fim_core.config import load_experiment
+from fim_core.folders.report import ReportFolder
 from fim_core.pipeline import STAGES, run, stage_of
 from fim_core.pipeline.checks import blocking_failures, run_artifact_checks
 from fim_core.pipeline.garbage import find_garbage, remove
@@ -122,8 +123,12 @@ def verify_whole(store: Store, asset: str) -> None:
         manifest = artifact.manifest
         named = version_of(manifest["inputs"], manifest["config"], manifest["code_version"])
         assert artifact.path.name == artifact.version == named
-        files = [f for f in artifact.path.rglob("*") if f.is_file() and f.name != "manifest.json"]
+        page = ReportFolder(artifact.path).page
+        # The page is written after publishing; a kill may leave a part of it under a hidden name.
+        own = [f for f in artifact.path.rglob("*") if f.name not in ("manifest.json", page.name)]
+        files = [f for f in own if f.is_file() and not f.name.startswith(f".{page.name}-")]
         assert sum(f.stat().st_size for f in files) == manifest["bytes"], artifact.path
+        assert {f.relative_to(artifact.path).as_posix() for f in files} == manifest["files"].keys()
         for table in artifact.path.glob("*.parquet"):
             pq.read_table(table)
 
