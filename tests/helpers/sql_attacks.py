@@ -34,7 +34,7 @@ PARSING = {
 """Queries that do not terminate in the parser or in name resolution."""
 
 DEFINITIONS = {
-    "wide_check": "CREATE TABLE t (a NUMBER CHECK (" + " OR ".join(["a = 1"] * 20000) + "));",
+    "wide_check": "CREATE TABLE t (a NUMBER CHECK (" + " OR ".join(["a = 1"] * 100000) + "));",
     "many_tables": "".join(f"CREATE TABLE t{i} (a NUMBER, b NUMBER, s VARCHAR);" for i in range(20000)) + DDL,
 }
 """Table definitions that take too long to parse."""
