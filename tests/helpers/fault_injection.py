@@ -186,11 +186,11 @@ class FaultInjection(DagsterHome):
     def disk_is_full(self) -> None:
         """Fill the disk of the store for some seconds."""
         assert self._filler is not None
-        with self._filler.open("wb") as filler:
+        # Without a buffer, which closing the file would write once more.
+        with self._filler.open("wb", buffering=0) as filler:
             try:
                 while True:
                     filler.write(bytes(2**16))
-                    filler.flush()
             except OSError as error:
                 if error.errno != errno.ENOSPC:
                     raise
