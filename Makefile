@@ -46,7 +46,7 @@ bench-data: $(READY)
 	$(BIN)/python -m benchmarks.data
 
 # The project includes neither a pretrained model nor real rows: make bench-finetune MODEL=FOLDER DATA=FILE
-bench-finetune: $(READY)  ## at most an hour on 2 cores; ARGS='--cases lora full --train-rows 100' for less
+bench-finetune: $(READY)  ## about an hour on 2 cores; ARGS='--cases lora full --train-rows 100' for less
 	$(BIN)/python -m benchmarks.finetune --model "$(MODEL)" --data "$(DATA)" $(ARGS)
 
 bench-generation: $(READY)

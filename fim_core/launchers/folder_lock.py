@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from fim_core.errors import FimError
-from fim_core.locks import locked
+from fim_core.locks import acquire, open_lock
 
 LOCK_SECONDS = 20.0
 
@@ -26,12 +27,12 @@ def lock_run_folder(file: Path, seconds: float | None = None) -> Iterator[int]:
         FimError: another run trains in this folder.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    held = locked(file, LOCK_SECONDS if seconds is None else seconds)
+    descriptor = open_lock(file)
     try:
-        descriptor = held.__enter__()
-    except TimeoutError as error:
-        raise FimError(f"Another run trains in {file.parent}. Wait for it, or end it.") from error
-    try:
+        try:
+            acquire(descriptor, LOCK_SECONDS if seconds is None else seconds)
+        except TimeoutError as error:
+            raise FimError(f"Another run trains in {file.parent}. Wait for it, or end it.") from error
         yield descriptor
     finally:
-        held.__exit__(None, None, None)
+        os.close(descriptor)

@@ -165,7 +165,7 @@ def _meaning(file: Path) -> str:
 @cache
 def _digest_of_code(source: str) -> str:
     """SHA-256 of the syntax tree without docstrings."""
-    tree = ast.parse(source)
+    tree = _parsed(source)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         is_block = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
