@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass
@@ -53,18 +54,18 @@ class Gold:
     comparison: Comparison
 
 
-class Stage:
+class JudgingStage(ABC):
     """A step of judging a row. It defines its measures for every outcome."""
 
     measures: ClassVar[tuple[str, ...]]
 
+    @abstractmethod
     def of_gold(self, gold: Gold) -> OfGold:
         """Judge the gold completion, before any prediction."""
-        raise NotImplementedError
 
+    @abstractmethod
     def of_prediction(self, gold: Gold, predicted: CompletedSql) -> Measures:
         """Judge a prediction."""
-        raise NotImplementedError
 
     def failed(self, gold: OfGold) -> Measures:
         """The measures of a prediction that was stopped at this stage or before."""
@@ -75,7 +76,7 @@ class Stage:
         return dict.fromkeys(self.measures)
 
 
-class Tokens(Stage):
+class Tokens(JudgingStage):
     """Comparison of SQL tokens and names."""
 
     measures = ("exact_match_sql", "identifiers_matched", "identifiers_predicted", "identifiers_gold")
@@ -96,7 +97,7 @@ class Tokens(Stage):
         return super().not_judged(row, text) | {"exact_match_sql": row.gold.split() == text.split()}
 
 
-class Parses(Stage):
+class Parses(JudgingStage):
     """Parsing of the completed statements."""
 
     measures = ("parses",)
@@ -108,7 +109,7 @@ class Parses(Stage):
         return {"parses": parses(gold.sql, predicted)}
 
 
-class Binds(Stage):
+class Binds(JudgingStage):
     """Resolution of names against the DDL."""
 
     measures = ("binds",)
@@ -120,7 +121,7 @@ class Binds(Stage):
         return {"binds": binds(gold.sql, predicted, gold.ddl)}
 
 
-class Execution(Stage):
+class Execution(JudgingStage):
     """Comparison of query results."""
 
     measures = ("execution_match",)
@@ -133,7 +134,7 @@ class Execution(Stage):
         return {"execution_match": gold.comparison.matches(predicted)}
 
 
-STAGES: dict[str, Stage] = {"tokens": Tokens(), "parses": Parses(), "binds": Binds(), "execution": Execution()}
+STAGES: dict[str, JudgingStage] = {"tokens": Tokens(), "parses": Parses(), "binds": Binds(), "execution": Execution()}
 """By name, in order: each stage uses the results of the stages before it."""
 
 
