@@ -12,6 +12,7 @@ from fim_core.cli import (
     complete,
     convert,
     demo_data,
+    estimate,
     evaluate,
     garbage,
     serve,
@@ -29,7 +30,20 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo_data, convert, train, evaluate, summary, champion, complete, serve, benchmark, garbage, verify):
+for command in (
+    demo_data,
+    convert,
+    estimate,
+    train,
+    evaluate,
+    summary,
+    champion,
+    complete,
+    serve,
+    benchmark,
+    garbage,
+    verify,
+):
     command.register(app)
 
 

@@ -47,13 +47,20 @@ def register() -> None:
         AttentionInterface.register(attention_name(backend), _transformers_function(attend))
 
 
-def select_backend(requested: str, device: torch.device, dtype: torch.dtype, softcap: float | None) -> tuple[str, str]:
+def select_backend(
+    requested: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    softcap: float | None,
+    capability: tuple[int, int] | None = None,
+) -> tuple[str, str]:
     """The best backend for this machine and model.
 
     Args:
         requested: `model.attn_implementation` of the experiment.
         device, dtype: of the training.
         softcap: bound on attention scores (Gemma 2), which flash kernels do not support.
+        capability: compute capability of a GPU that is not in this machine; None: that of `device`.
 
     Returns:
         A name of BACKENDS, and a message if it is not the one requested, else an empty string.
@@ -64,7 +71,7 @@ def select_backend(requested: str, device: torch.device, dtype: torch.dtype, sof
         possible = {best, "mask"}
     else:
         half = dtype in (torch.bfloat16, torch.float16)
-        flash = device.type == "cuda" and half and torch.cuda.get_device_capability(device) >= (8, 0)
+        flash = half and device.type == "cuda" and (capability or torch.cuda.get_device_capability(device)) >= (8, 0)
         best = "varlen" if flash and softcap is None else "flex"
         possible = {best, "flex", "mask"}
     backend = wanted.get(requested, best)

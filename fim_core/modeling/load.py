@@ -101,6 +101,26 @@ def build_model(
     return made
 
 
+def build_without_weights(
+    model: ModelConfig, config: PretrainedConfig, *, device: torch.device, dtype: torch.dtype
+) -> PreTrainedModel | PeftModel:
+    """The network that `build_model` would build on `device`, on the meta device: shapes without memory, for estimates.
+
+    A GPU need not be present; it is assumed to have flash attention. Liger's kernels are not used.
+
+    Args:
+        config: result of `scratch_config` or `pretrained_config`.
+
+    Raises:
+        FimError: transformers cannot build such a model, or it cannot have these adapters.
+    """
+    attention = _attention(model, config, device, dtype, capability=(9, 0))
+    with torch.device("meta"):
+        network = _from_scratch(config, dtype, attention)
+        network.config.use_cache = False
+        return network if model.peft_config is None else _with_adapters(network, model.peft_config)
+
+
 def network_config(model: ModelConfig, tokenizer: PreTrainedTokenizerFast) -> PretrainedConfig:
     """The transformers configuration of `model`, from its folder, the hub, or its `config` section.
 
@@ -184,7 +204,13 @@ def enable_activation_checkpointing(model: PreTrainedModel | PeftModel, *, offlo
     causal.activation_checkpointing_enable({"use_reentrant": False}, offload=offload and causal.device.type != "cpu")
 
 
-def _attention(model: ModelConfig, config: PretrainedConfig, device: torch.device, dtype: torch.dtype) -> str:
+def _attention(
+    model: ModelConfig,
+    config: PretrainedConfig,
+    device: torch.device,
+    dtype: torch.dtype,
+    capability: tuple[int, int] | None = None,
+) -> str:
     """Name of the attention function; logs a warning if it is not the one requested."""
     supported, why = supports_prefix_tree(config)
     if not supported:
@@ -192,7 +218,7 @@ def _attention(model: ModelConfig, config: PretrainedConfig, device: torch.devic
         return "sdpa" if model.attn_implementation == "auto" else model.attn_implementation
     register()
     softcap = getattr(config, "attn_logit_softcapping", None)
-    backend, notice = select_backend(model.attn_implementation, device, dtype, softcap)
+    backend, notice = select_backend(model.attn_implementation, device, dtype, softcap, capability)
     if notice:
         logger.warning("%s", notice)
     return attention_name(backend)

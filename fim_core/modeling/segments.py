@@ -119,8 +119,8 @@ class SegmentAttention(torch.autograd.Function):
     ) -> torch.Tensor:
         heads, group, tokens, width = query.shape
         precise = torch.promote_types(query.dtype, torch.float32)
-        output = torch.empty(tokens, heads, group, width, dtype=precise).permute(1, 2, 0, 3)
-        log_sums = torch.empty(tokens, heads, group, dtype=precise).permute(1, 2, 0)
+        output = query.new_empty(tokens, heads, group, width, dtype=precise).permute(1, 2, 0, 3)
+        log_sums = query.new_empty(tokens, heads, group, dtype=precise).permute(1, 2, 0)
         for call in calls:
             q, k, v = _slices(call, query, key, value)
             out, log_sum = _forward(q, k, v, 0.0, call.causal, attn_mask=_additive(call, query.dtype), scale=scale)

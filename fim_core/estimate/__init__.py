@@ -1,0 +1,1 @@
+"""Estimates of a run's memory and time, before it starts."""
