@@ -71,7 +71,7 @@ def figures(found: Estimate) -> dict[str, Any]:
         "pack": {"tokens": found.workload.pack.tokens, "targets": found.workload.pack.targets},
         "longest_row": found.workload.longest_row,
         "longest_row_that_fits": found.longest_row,
-        "change": None if change is None else list(change.options),
+        "change": None if change is None else change.options,
         "rows": found.workload.rows,
         "tokens": found.workload.tokens,
         "operations": found.workload.operations,
@@ -85,7 +85,6 @@ def _print(found: Estimate, utilization: float) -> None:
 
     from fim_core.estimate.machine import GIB, in_gib
 
-    pack = found.workload.pack
     title = f"Memory of a rank of {found.experiment.name}: {found.ranks} x {found.machine.name}"
     table = Table(title=title, title_justify="left", show_header=False)
     table.add_column(style="bold")
@@ -115,7 +114,7 @@ def _lines(found: Estimate, utilization: float) -> Iterator[str]:
     yield f"Largest pack: {workload.pack.tokens:,} tokens, {workload.pack.targets:,} of them predicted."
     yield f"Longest row that fits: {found.longest_row:,} tokens." if found.longest_row else "No row fits."
     if found.change is not None:
-        options = "; ".join(found.change.options)
+        options = ", ".join(f"{option}: {value}" for option, value in found.change.options.items())
         yield f"Smallest change that makes it fit: {options}."
     elif not found.fits:
         yield "No change of the options that this command tries makes it fit: use more or larger GPUs, or shorter rows."

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from fim_core.config import Experiment
-from fim_core.config.deepspeed import offloads_optimizer
+from fim_core.config.deepspeed import offloads_optimizer, zero_stage
 
-Fits = Callable[[Experiment], bool]
+STAGE = "deepspeed.zero_optimization.stage"
 
 
 @dataclass(frozen=True)
@@ -16,68 +16,88 @@ class Change:
     """Options to set.
 
     Attributes:
-        options: as they are written in the experiment file, one for each option.
+        options: values of options, by their dotted keys in the experiment file.
         experiment: with these options.
     """
 
-    options: tuple[str, ...]
+    options: dict[str, str]
     experiment: Experiment
 
 
-def smallest_change(experiment: Experiment, *, stage: int, on_gpu: bool, fits: Fits) -> Change | None:
-    """The first single change that makes the experiment fit, else the changes that do so together; None if nothing does.
+@dataclass(frozen=True)
+class Choices:
+    """The changes that are possible.
 
-    Changes are tried in the order of `_single_changes`, in which the cheapest in time comes first; then they are added
-    one by one in that order.
-
-    Args:
-        stage: ZeRO stage of the run.
+    Attributes:
+        ranks: number of ranks.
+        heads: attention heads of the model.
         on_gpu: whether there is host memory besides the device's.
-        fits: whether an experiment fits.
+        sharded: whether the run uses ZeRO without being told to.
     """
-    for option, changed in _single_changes(experiment, stage, on_gpu=on_gpu):
-        if fits(changed):
-            return Change((option,), changed)
-    together = Change((), experiment)
-    for option, changed in _added(experiment, stage, on_gpu=on_gpu):
-        kept = tuple(each for each in together.options if each.split(":")[0] != option.split(":")[0])
-        together = Change((*kept, option), changed)
-        if fits(changed):
-            return together
+
+    ranks: int
+    heads: int
+    on_gpu: bool
+    sharded: bool
+
+    @property
+    def steps(self) -> tuple[Callable[[Experiment], Iterator[Change]], ...]:
+        """For each option its changes of an experiment, one for each value; the least costly option and value first."""
+        anywhere = (self._checkpointing, self._stages, self._sequence_parts)
+        return (*anywhere, self._activation_offload, self._optimizer_offload) if self.on_gpu else anywhere
+
+    def _checkpointing(self, experiment: Experiment) -> Iterator[Change]:
+        if not (experiment.activation_checkpointing or experiment.activation_checkpoint_cpu_offload):
+            yield _switched_on(experiment, "activation_checkpointing")
+
+    def _stages(self, experiment: Experiment) -> Iterator[Change]:
+        present = zero_stage(experiment.deepspeed, shards=self.sharded)
+        for stage in range(max(present, 1) + 1, 4):
+            yield Change({STAGE: str(stage)}, _with_zero(experiment, {"stage": stage}))
+
+    def _sequence_parts(self, experiment: Experiment) -> Iterator[Change]:
+        for parts in range(experiment.sequence_parallel_size + 1, self.ranks + 1):
+            if self.ranks % parts == 0 and self.heads % parts == 0:
+                changed = experiment.model_copy(update={"sequence_parallel_size": parts})
+                yield Change({"sequence_parallel_size": str(parts)}, changed)
+
+    def _activation_offload(self, experiment: Experiment) -> Iterator[Change]:
+        if not experiment.activation_checkpoint_cpu_offload:
+            yield _switched_on(experiment, "activation_checkpoint_cpu_offload")
+
+    def _optimizer_offload(self, experiment: Experiment) -> Iterator[Change]:
+        if offloads_optimizer(experiment.deepspeed):
+            return
+        options: dict[str, object] = {"offload_optimizer": {"device": "cpu"}}
+        shown = {"deepspeed.zero_optimization.offload_optimizer": "{device: cpu}"}
+        if experiment.deepspeed.get("zero_optimization", {}).get("stage") == 0:
+            options, shown = {"stage": 1} | options, {STAGE: "1"} | shown
+        yield Change(shown, _with_zero(experiment, options))
+
+
+def smallest_change(experiment: Experiment, choices: Choices, fits: Callable[[Experiment], bool]) -> Change | None:
+    """The first change of one option that makes the experiment fit, else of as many as it takes; None if none does.
+
+    Several options are changed one after the other in the order of `Choices.steps`, each to its last value before the next.
+    """
+    for step in choices.steps:
+        for change in step(experiment):
+            if fits(change.experiment):
+                return change
+    options: dict[str, str] = {}
+    for step in choices.steps:
+        for change in step(experiment):
+            options, experiment = options | change.options, change.experiment
+            if fits(experiment):
+                return Change(options, experiment)
     return None
 
 
-def _single_changes(experiment: Experiment, stage: int, *, on_gpu: bool) -> Iterator[tuple[str, Experiment]]:
-    if not (experiment.activation_checkpointing or experiment.activation_checkpoint_cpu_offload):
-        yield "activation_checkpointing: true", experiment.model_copy(update={"activation_checkpointing": True})
-    for higher in range(max(stage, 1) + 1, 4):
-        yield f"deepspeed.zero_optimization.stage: {higher}", with_zero(experiment, {"stage": higher})
-    if on_gpu and not experiment.activation_checkpoint_cpu_offload:
-        yield (
-            "activation_checkpoint_cpu_offload: true",
-            experiment.model_copy(update={"activation_checkpoint_cpu_offload": True}),
-        )
-    if on_gpu and not offloads_optimizer(experiment.deepspeed):
-        offload = {"offload_optimizer": {"device": "cpu"}} | ({} if stage else {"stage": 1})
-        yield "deepspeed.zero_optimization.offload_optimizer: {device: cpu}", with_zero(experiment, offload)
+def _switched_on(experiment: Experiment, option: str) -> Change:
+    return Change({option: "true"}, experiment.model_copy(update={option: True}))
 
 
-def _added(experiment: Experiment, stage: int, *, on_gpu: bool) -> Iterator[tuple[str, Experiment]]:
-    """The single changes, each added to those before."""
-    done: set[str] = set()
-    while True:
-        for option, changed in _single_changes(experiment, stage, on_gpu=on_gpu):
-            if option not in done:
-                done.add(option)
-                stage = changed.deepspeed.get("zero_optimization", {}).get("stage", stage)
-                experiment = changed
-                yield option, changed
-                break
-        else:
-            return
-
-
-def with_zero(experiment: Experiment, options: dict[str, object]) -> Experiment:
+def _with_zero(experiment: Experiment, options: dict[str, object]) -> Experiment:
     """The experiment with options of `deepspeed.zero_optimization`."""
     section = experiment.deepspeed
     zero = {**section.get("zero_optimization", {}), **options}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from fim_core.config import Experiment
-from fim_core.estimate.changes import Change, smallest_change
+from fim_core.estimate.changes import Change, Choices, smallest_change
 from fim_core.estimate.machine import Machine
 from fim_core.estimate.memory import Memory, Networks, RankMemory
 from fim_core.estimate.workload import Workload, assumed_workload, training_rows, workload_of_rows
@@ -90,12 +90,12 @@ class Estimator:
         strategy = self.experiment.data.packing
         if strategy == "prefix_tree" and not supported:
             strategy = "flat"
-        cost = training_cost(network)
+        cost, data_ranks = training_cost(network), self.ranks // self.experiment.sequence_parallel_size
         rows = training_rows(self.experiment) if self.rows is None and self.tokens is None else None
         if rows is not None and len(rows):
-            return workload_of_rows(self.experiment, rows, strategy=strategy, data_ranks=self.ranks, cost=cost)
+            return workload_of_rows(self.experiment, rows, strategy=strategy, data_ranks=data_ranks, cost=cost)
         return assumed_workload(
-            self.experiment, strategy=strategy, data_ranks=self.ranks, cost=cost, rows=self.rows, tokens=self.tokens
+            self.experiment, strategy=strategy, data_ranks=data_ranks, cost=cost, rows=self.rows, tokens=self.tokens
         )
 
     def longest_row(self, experiment: Experiment) -> int:
@@ -104,22 +104,25 @@ class Estimator:
         return longest_that_fits(lambda tokens: of(self.workload.row(tokens)).total, self.machine.memory)
 
     def _memory(self, experiment: Experiment) -> RankMemory:
-        return RankMemory(
-            experiment, self.networks, ranks=self.ranks, several_packs=self.workload.several_packs
-        )
+        return RankMemory(experiment, self.networks, ranks=self.ranks, several_packs=self.workload.several_packs)
 
     def _change(self, longest: int) -> Change | None:
         """The smallest change; `data.pack_length` first, which costs no accuracy and little time."""
         experiment, row = self.experiment, self.workload.longest_row
         if row <= longest and row < self.workload.pack.tokens:
             data = experiment.data.model_copy(update={"pack_length": longest})
-            return Change((f"data.pack_length: {longest}",), experiment.model_copy(update={"data": data}))
+            return Change({"data.pack_length": str(longest)}, experiment.model_copy(update={"data": data}))
         pack = self.workload.pack
-        return smallest_change(
-            experiment,
-            stage=self._memory(experiment).stage,
+        config = self.networks.network(experiment).config
+        supported, _ = supports_prefix_tree(config)
+        choices = Choices(
+            ranks=self.ranks,
+            heads=config.get_text_config().num_attention_heads if supported else 1,
             on_gpu=self.machine.device.type == "cuda",
-            fits=lambda changed: self._memory(changed).of(pack).total <= self.machine.memory,
+            sharded=self._memory(experiment).stage > 0,
+        )
+        return smallest_change(
+            experiment, choices, lambda changed: self._memory(changed).of(pack).total <= self.machine.memory
         )
 
     def _hours(self, workload: Workload) -> float | None:

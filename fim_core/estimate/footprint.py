@@ -6,10 +6,9 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import AttentionInterface, PretrainedConfig
 
-from fim_core.modeling.attention import attention_name, pack_mask
+from fim_core.modeling.attention import attention_function, attention_name, pack_mask
 from fim_core.packing import Layout
 
 
@@ -36,21 +35,19 @@ class FusedAttention(torch.autograd.Function):
         return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value), None
 
 
-def _attention(
-    module: nn.Module,
+def attend(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    layout: Layout,
     *,
-    pack_layout: Layout,
-    sliding_window: int | None = None,
+    window: int | None = None,
     dense: bool,
     **_: Any,
-) -> tuple[torch.Tensor, None]:
-    """An attention function of transformers, for meta tensors only; `dense` for the backend `mask`."""
-    mask = pack_mask(pack_layout, sliding_window, query.device) if dense else None
-    return FusedAttention.apply(query, key, value, mask).transpose(1, 2), None
+) -> torch.Tensor:
+    """A backend for meta tensors; `dense` in place of `mask`, else of `flex`."""
+    mask = pack_mask(layout, window, query.device) if dense else None
+    return FusedAttention.apply(query, key, value, mask).transpose(1, 2)
 
 
 def replace_gpu_kernels(config: PretrainedConfig, device: torch.device) -> None:
@@ -60,5 +57,6 @@ def replace_gpu_kernels(config: PretrainedConfig, device: torch.device) -> None:
     """
     for backend in ("flex", "mask"):
         if device.type == "cuda" and config._attn_implementation == attention_name(backend):
-            AttentionInterface.register(name := f"{attention_name(backend)}_footprint", partial(_attention, dense=backend == "mask"))
+            name = f"{attention_name(backend)}_footprint"
+            AttentionInterface.register(name, attention_function(partial(attend, dense=backend == "mask")))
             config._attn_implementation = name

@@ -23,10 +23,11 @@ from fim_core.modeling.load import (
     scratch_config,
     training_dtype,
 )
-from fim_core.modeling.loss import PackedCausalLM
+from fim_core.modeling.sequence_parallel import SequenceGroup, require_sequence_parallel
 from fim_core.prompt_format.tokens import load_tokenizer
 from fim_core.training.deepspeed_config import deepspeed_config
 from fim_core.training.model_states import ModelStates, Parameters, model_states, zero_config
+from fim_core.training.run import with_loss
 
 COMPONENTS = (
     "weights",
@@ -90,31 +91,30 @@ class Networks:
         return self._simulations[key]
 
 
-def _computation(experiment: Experiment) -> tuple[bool, ...]:
-    return experiment.activation_checkpointing, experiment.activation_checkpoint_cpu_offload
+def _computation(experiment: Experiment) -> tuple[int, ...]:
+    options = ("activation_checkpointing", "activation_checkpoint_cpu_offload", "sequence_parallel_size")
+    return tuple(getattr(experiment, option) for option in options)
 
 
 def prepare(experiment: Experiment, device: torch.device) -> Simulation:
     """Build an experiment's network without weights, as `fim_core.training.run.prepare_run` does with weights.
 
     Raises:
-        FimError: the model cannot be found, or not be built.
+        FimError: the model cannot be found or built, or its heads cannot be divided among the ranks.
     """
     model = experiment.model
     dtype = training_dtype(model, device)
-    network = build_without_weights(model, network_config(experiment), device=device, dtype=dtype)
+    config = network_config(experiment)
+    require_sequence_parallel(config, experiment.sequence_parallel_size)
+    network = build_without_weights(model, config, device=device, dtype=dtype)
     replace_gpu_kernels(network.config, device)
     offload = experiment.activation_checkpoint_cpu_offload and device.type != "cpu"
     if experiment.activation_checkpointing or experiment.activation_checkpoint_cpu_offload:
         enable_activation_checkpointing(network)
-    module = PackedCausalLM(
-        network,
-        reduction="sample" if experiment.data.sample_weighted_loss else "token",
-        label_smoothing=experiment.loss.label_smoothing,
-        z_loss=experiment.loss.z_loss,
-        accumulate_in_place=True,
-    )
-    return Simulation(module, offload=offload)
+    parts = experiment.sequence_parallel_size
+    # The last rank of a group has the ends of rows, and with them most targets.
+    group = None if parts == 1 else SequenceGroup(parts, parts - 1, None)
+    return Simulation(with_loss(experiment, network, group), offload=offload)
 
 
 def network_config(experiment: Experiment) -> PretrainedConfig:

@@ -60,9 +60,7 @@ class Simulation:
         self._layers: Sequence[nn.Module] = list(self._causal.base_model.layers)
         self._host = 0
         if offload:
-            self._causal._set_gradient_checkpointing(
-                enable=True, gradient_checkpointing_func=self._checkpoint_on_host
-            )
+            self._causal._set_gradient_checkpointing(enable=True, gradient_checkpointing_func=self._checkpoint_on_host)
 
     def run(self, shape: PackShape, gradients: Gradients) -> Footprint:
         """The footprint of a micro-batch.
@@ -94,7 +92,10 @@ class Simulation:
         Raises:
             FimError: as `run`.
         """
-        batch = shape.batch().to("meta")
+        batch = shape.batch()
+        if (group := self._module.sequence_group) is not None:
+            batch = batch.part(group.rank, group.size)
+        batch = batch.to("meta")
         self._host = 0
         with self._only(layers), ExitStack() as hooks:
             parameters = list(self._module.parameters())

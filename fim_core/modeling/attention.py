@@ -1,8 +1,8 @@
 """Attention over packs as attention functions of transformers, one for each backend.
 
 In each layer, transformers calls the function that `config._attn_implementation` names, with the keyword arguments of
-the model's forward, among them `pack_layout` and `sequence_group`. It builds no mask for names that `transformers.masking_utils` does not
-know, so no mask function is registered.
+the model's forward, among them `pack_layout` and `sequence_group`. It builds no mask for names that
+`transformers.masking_utils` does not know, so no mask function is registered.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def register() -> None:
         ("flex", attend_flex),
         ("mask", attend_mask),
     ):
-        AttentionInterface.register(attention_name(backend), _transformers_function(attend))
+        AttentionInterface.register(attention_name(backend), attention_function(attend))
 
 
 def select_backend(
@@ -83,7 +83,7 @@ def select_backend(
     return best, f"{requested} does not support this device, precision and model; {best} is used instead."
 
 
-def _transformers_function(attend: Attend) -> Callable[..., tuple[torch.Tensor, None]]:
+def attention_function(attend: Attend) -> Callable[..., tuple[torch.Tensor, None]]:
     """Wrap `attend` in the signature of transformers' attention functions."""
 
     def attention(

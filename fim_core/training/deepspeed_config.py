@@ -12,6 +12,16 @@ from fim_core.config.deepspeed import zero_stage
 from fim_core.errors import FimError
 
 
+def require_supported(dtype: torch.dtype) -> None:
+    """Require that this device can train in a number format.
+
+    Raises:
+        FimError: it cannot.
+    """
+    if dtype == torch.float16 and not get_accelerator().is_fp16_supported():
+        raise FimError("model.dtype is fp16, which this device cannot train in. Use fp32, or bf16 on a GPU.")
+
+
 def deepspeed_config(
     experiment: Experiment, *, world_size: int, dtype: torch.dtype, saved_stage: int | None = None
 ) -> dict[str, Any]:
@@ -21,9 +31,6 @@ def deepspeed_config(
         world_size: number of ranks on all machines.
         dtype: number format that the model computes in.
         saved_stage: ZeRO stage of the state that is resumed from; None without one.
-
-    Raises:
-        FimError: the device cannot train in that number format.
     """
     section = dict(experiment.deepspeed)
     # DeepSpeed does not know of the sequence-parallel groups, so it would ignore the format of sums over them.
@@ -31,8 +38,6 @@ def deepspeed_config(
     if of_sequences and experiment.sequence_parallel_size > 1:
         section["communication_data_type"] = of_sequences
     stage = zero_stage(section, shards=world_size > 1 or dtype != torch.float32, saved=saved_stage)
-    if dtype == torch.float16 and not get_accelerator().is_fp16_supported():
-        raise FimError("model.dtype is fp16, which this device cannot train in. Use fp32, or bf16 on a GPU.")
     config: dict[str, Any] = {
         "steps_per_print": None,
         **section,

@@ -226,7 +226,8 @@ class _Case:
             gradients=share,
             optimizer=states,
             buffers=0 if whole_bucket else self.staging,
-            step=(self.staging if whole_bucket else 0) + (0 if separate or self.offloads else FULL_GRADIENT * self.share),
+            step=(self.staging if whole_bucket else 0)
+            + (0 if separate or self.offloads else FULL_GRADIENT * self.share),
             host=host,
             parameter_gradients="new" if whole_bucket else "removed",
             whole_gradients=0,

@@ -21,7 +21,7 @@ from fim_core.errors import FimError
 from fim_core.modeling.flops import training_cost
 from fim_core.modeling.load import enable_activation_checkpointing, network_config, training_dtype
 from fim_core.modeling.loss import PackedCausalLM
-from fim_core.modeling.sequence_parallel import require_sequence_parallel
+from fim_core.modeling.sequence_parallel import SequenceGroup, require_sequence_parallel
 from fim_core.modeling.support import supports_prefix_tree
 from fim_core.packing import PackPlan, Rows, plan_packs
 from fim_core.packing.plan import Strategy
@@ -29,7 +29,7 @@ from fim_core.prompt_format.tokens import load_tokenizer
 from fim_core.store import digest
 from fim_core.tokenization import load_rows
 from fim_core.training.checkpoint import SavePlan, State, agreed_state, load_state, must_convert, remove_leftovers
-from fim_core.training.deepspeed_config import deepspeed_config
+from fim_core.training.deepspeed_config import deepspeed_config, require_supported
 from fim_core.training.distributed import Ranks
 from fim_core.training.export import build_for
 from fim_core.training.job import Job
@@ -100,6 +100,7 @@ def prepare_run(job: Job, ranks: Ranks) -> Run:
     ranks = ranks.divide_sequences(experiment.sequence_parallel_size)
     save_plan = SavePlan.of(experiment)
     dtype = training_dtype(experiment.model, ranks.device)
+    require_supported(dtype)
 
     tokenizer = load_tokenizer(job.tokenizer)
     require_sequence_parallel(network_config(experiment.model, tokenizer), ranks.sequence_parallel_size)
@@ -194,14 +195,7 @@ def initialize_engine(
         total_steps: optimizer steps of the learning-rate schedule.
     """
     engine, *_ = deepspeed.initialize(
-        model=PackedCausalLM(
-            model,
-            reduction="sample" if experiment.data.sample_weighted_loss else "token",
-            label_smoothing=experiment.loss.label_smoothing,
-            z_loss=experiment.loss.z_loss,
-            accumulate_in_place=True,
-            sequence_group=ranks.sequence_group,
-        ),
+        model=with_loss(experiment, model, ranks.sequence_group),
         optimizer=build_optimizer(experiment, model),
         lr_scheduler=lambda optimizer: build_scheduler(experiment.scheduler, optimizer, total_steps),
         config=config,
@@ -210,6 +204,20 @@ def initialize_engine(
         # To sum gradients over this one rank, DeepSpeed would copy them all into a buffer and back.
         engine.enable_backward_allreduce = False
     return engine
+
+
+def with_loss(
+    experiment: Experiment, model: PreTrainedModel | PeftModel, sequence_group: SequenceGroup | None
+) -> PackedCausalLM:
+    """The model with the loss of the experiment's training."""
+    return PackedCausalLM(
+        model,
+        reduction="sample" if experiment.data.sample_weighted_loss else "token",
+        label_smoothing=experiment.loss.label_smoothing,
+        z_loss=experiment.loss.z_loss,
+        accumulate_in_place=True,
+        sequence_group=sequence_group,
+    )
 
 
 def context_notices(longest_row: int, config: PretrainedConfig) -> tuple[str, ...]:
