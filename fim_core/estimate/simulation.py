@@ -69,7 +69,7 @@ class Simulation:
         determine it. In the backward pass of the layers between, it changes evenly from the last layers to the first.
 
         Raises:
-            FimError: an operation of the model cannot run without data.
+            FimError: the model cannot run without data.
         """
         period, depth = repetition(self._layers), len(self._layers)
         first = 2 * period + depth % period
@@ -113,8 +113,8 @@ class Simulation:
                     (self._module(batch).total * 1.0).backward()
                 except (NotImplementedError, RuntimeError) as error:
                     raise FimError(
-                        f"The memory of a model of the type {self._causal.config.model_type} cannot be estimated, because "
-                        f"one of its operations depends on data: {first_line(error)}"
+                        f"The memory of a model of the type {self._causal.config.model_type} cannot be estimated: it "
+                        f"does not run without data. {first_line(error)}"
                     ) from error
             for parameter in trained:
                 parameter.grad = None
