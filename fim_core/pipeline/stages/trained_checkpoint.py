@@ -30,6 +30,7 @@ _OPTIONS = (
     "loss",
     "activation_checkpointing",
     "activation_checkpoint_cpu_offload",
+    "tiled_mlp_compute",
     "deepspeed",
 )
 
