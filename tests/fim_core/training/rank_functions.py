@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ import torch
 from deepspeed.utils import safe_get_full_grad
 from safetensors.torch import load_file
 
+import fim_core.training.run as run_module
+from fim_core.modeling.tiling import enable_tiled_compute
 from fim_core.prompt_format.tokens import load_tokenizer
 from fim_core.training.deepspeed_config import deepspeed_config
 from fim_core.training.distributed import Ranks, join_ranks
@@ -44,6 +48,8 @@ def gradient_of(job: Job, ranks: Ranks) -> tuple[float, dict[str, np.ndarray]]:
     total, _ = accumulate(run, step)
     gradients = {}
     for name, parameter in run.engine.module.model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         gradient = safe_get_full_grad(parameter) if run.engine.zero_optimization() else parameter.grad
         gradients[name] = gradient.float().numpy()
     run.engine.destroy()
@@ -126,3 +132,18 @@ def shares_as_loaded(job: Job) -> dict[str, float]:
         name: parameter.ds_tensor.numel() / parameter.ds_numel if hasattr(parameter, "ds_id") else 1.0
         for name, parameter in model.named_parameters()
     }
+
+
+def in_tiles(function: Callable[[Job, Ranks], Any], jobs: list[Job]) -> list[Any]:
+    """Call a function for each job, with tiles of 8 tokens, so that short rows have several."""
+    run_module.enable_tiled_compute = partial(enable_tiled_compute, tile_tokens=8)
+    ranks = join_ranks()
+    return [function(job, ranks) for job in jobs]
+
+
+def losses_of_run(job: Job, ranks: Ranks) -> tuple[float | None, float | None]:
+    """Train to the end; returns the held-out loss before and after."""
+    run = prepare_run(job, ranks)
+    result = fit(run)
+    run.engine.destroy()
+    return result.loss_before, result.loss_after
