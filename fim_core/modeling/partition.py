@@ -57,5 +57,5 @@ def is_partitioned(module: nn.Module, *, recurse: bool = True) -> bool:
     Args:
         recurse: include the weights of submodules.
     """
-    # DeepSpeed does not partition small weights (stage3_param_persistence_threshold).
-    return any(hasattr(weight, "ds_id") and not weight.ds_persist for weight in module.parameters(recurse))
+    # DeepSpeed sets this attribute in stage 3; it is true for small weights (stage3_param_persistence_threshold).
+    return any(not getattr(weight, "ds_persist", True) for weight in module.parameters(recurse))

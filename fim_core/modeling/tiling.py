@@ -96,7 +96,8 @@ def _compute_in_tiles(
     run: Compute = partial(checkpoint, forward, use_reentrant=False) if torch.is_grad_enabled() else forward
     if tiles == 1:
         return run(states)
-    # With `split` the gradients of all tiles are put together once; slices would each be padded to the whole.
+    # Autograd cuts the gradient of `cat` into views and joins those of `split` once. With slices, and with assignments
+    # to parts of one output, it would copy all tokens for each tile.
     return torch.cat([run(tile) for tile in states.split(_sizes(states.shape[dim], tiles), dim)], dim)
 
 

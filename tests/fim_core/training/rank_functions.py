@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -136,9 +135,17 @@ def shares_as_loaded(job: Job) -> dict[str, float]:
 
 def in_tiles(function: Callable[[Job, Ranks], Any], jobs: list[Job]) -> list[Any]:
     """Call a function for each job, with tiles of 8 tokens, so that short rows have several."""
-    run_module.enable_tiled_compute = partial(enable_tiled_compute, tile_tokens=8)
+    tiled: list[Any] = []
+
+    def enable(model: Any) -> None:
+        tiled.append(model)
+        enable_tiled_compute(model, tile_tokens=8)
+
+    run_module.enable_tiled_compute = enable  # type: ignore[assignment]
     ranks = join_ranks()
-    return [function(job, ranks) for job in jobs]
+    results = [function(job, ranks) for job in jobs]
+    assert len(tiled) == sum(job.experiment.tiled_mlp_compute for job in jobs)
+    return results
 
 
 def losses_of_run(job: Job, ranks: Ranks) -> tuple[float | None, float | None]:

@@ -12,6 +12,8 @@ from training_helpers import MODEL, data_options, run_ranks, tiny_experiment
 
 from fim_core.training.job import Job, Work
 
+pytestmark = pytest.mark.slow
+
 LORA = {"r": 4, "lora_dropout": 0.0, "target_modules": ["q_proj", "up_proj", "down_proj"]}
 
 
