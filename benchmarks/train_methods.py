@@ -87,13 +87,14 @@ def _ours(
         recompute=recompute,
     )
     run = prepare_run(job, join_ranks())
-    clock, losses, computed, operations = Clock(), [], 0, 0.0
+    clock, losses, last = Clock(), [], None
     for step in next_steps(run):
         outcome = train_step(run, step)
         clock.lap()
         losses.append(outcome.loss)
-        computed, operations = step.distinct_tokens, outcome.operations
-    return {**laps_of(clock), "losses": losses, "computed": computed, "operations": operations}
+        last = step
+    assert last is not None
+    return {**laps_of(clock), "losses": losses, "computed": last.distinct_tokens, "operations": last.cost}
 
 
 def laps_of(clock: Clock) -> Result:

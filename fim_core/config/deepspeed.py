@@ -52,7 +52,7 @@ def checked_section(section: dict[str, Any]) -> dict[str, Any]:
 
     Raises:
         ValueError: a key that belongs to another section, or that DeepSpeed or this trainer would ignore; a ZeRO stage
-            that does not exist or does not fit the other options; a `gradient_clipping` that is not a number >= 0.
+            that does not exist or does not fit the other options; two formats of sums of gradients; a `gradient_clipping` that is not a number >= 0.
     """
     section = parse_numbers_in(section)
     for key in section:
@@ -68,6 +68,12 @@ def checked_section(section: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"zero_optimization.stage is {stage}; the stages are 0, 1, 2 and 3")
     if offloads_optimizer(section) and stage == 0:
         raise ValueError("zero_optimization.offload_optimizer needs stage 1, 2 or 3")
+    of_sequences = section.get("seq_parallel_communication_data_type")
+    if of_sequences and section.get("communication_data_type", of_sequences) != of_sequences:
+        raise ValueError(
+            "communication_data_type and seq_parallel_communication_data_type differ, but gradients are summed over all "
+            "ranks at once; leave one of them out"
+        )
     clipping = section.get("gradient_clipping", DEFAULT_CLIPPING)
     if isinstance(clipping, bool) or not isinstance(clipping, int | float) or not 0 <= clipping < math.inf:
         raise ValueError(f"gradient_clipping is {clipping!r}; give the maximum gradient norm, or 0 for no clipping")

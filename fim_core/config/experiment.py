@@ -68,7 +68,8 @@ class Experiment(Section):
         None,
         ge=1,
         description=f"Rows per optimizer step, over all ranks, micro-batches and packs. Default: {DEFAULT_BATCH_ROWS}, "
-        "or micro_batch_size x gradient_accumulation_steps x ranks if either is set.",
+        "or micro_batch_size x gradient_accumulation_steps x ranks / sequence_parallel_size if either of the first two is "
+        "set.",
     )
     micro_batch_size: int | None = Field(
         None, ge=1, description="Rows per micro-batch of a rank; used only as a factor of batch_rows."
@@ -95,6 +96,12 @@ class Experiment(Section):
     optimizer: OptimizerConfig = Field(OptimizerConfig(), validate_default=True)
     scheduler: SchedulerConfig = SchedulerConfig()
     loss: LossConfig = LossConfig()
+    sequence_parallel_size: int = Field(
+        1,
+        ge=1,
+        description="Ranks that divide the tokens of each pack among them, for rows that are too long for one. It divides "
+        "the number of ranks and the number of attention heads; loss and gradient do not depend on it.",
+    )
     activation_checkpointing: bool = Field(
         False, description="Recompute activations in the backward pass instead of storing them."
     )
@@ -181,11 +188,20 @@ class Experiment(Section):
         """Whether the batch size is given per rank, by micro_batch_size and gradient_accumulation_steps."""
         return self.micro_batch_size is not None or self.gradient_accumulation_steps is not None
 
-    def rows_per_step(self, ranks: int) -> int:
-        """Rows of one optimizer step on `ranks` ranks."""
+    def rows_per_step(self, data_ranks: int) -> int:
+        """Rows of one optimizer step on so many ranks, counting those that share packs as one."""
         if self.batch_grows_with_ranks:
-            return (self.micro_batch_size or 1) * (self.gradient_accumulation_steps or 1) * ranks
+            return (self.micro_batch_size or 1) * (self.gradient_accumulation_steps or 1) * data_ranks
         return self.batch_rows or DEFAULT_BATCH_ROWS
+
+    @model_validator(mode="after")
+    def _ranks_divide_sequences(self) -> Experiment:
+        ranks, size = self.launcher.num_processes, self.sequence_parallel_size
+        if ranks is not None and self.launcher.type != "hostfile" and ranks % size:
+            raise ValueError(
+                f"sequence_parallel_size is {size}, but launcher.num_processes {ranks} is not a multiple of it"
+            )
+        return self
 
     @model_validator(mode="after")
     def _cpu_adam_needs_offload(self) -> Experiment:

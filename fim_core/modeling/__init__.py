@@ -1,6 +1,6 @@
 """Models: attention over packs, training loss, loading and saving."""
 
-from fim_core.modeling.flops import batch_operations, training_cost
+from fim_core.modeling.flops import training_cost
 from fim_core.modeling.load import build_model, checkpoint_dtype, enable_activation_checkpointing, training_dtype
 from fim_core.modeling.loss import LossSums, PackedCausalLM, batch_loss
 from fim_core.modeling.save import save_model
@@ -10,7 +10,6 @@ __all__ = [
     "LossSums",
     "PackedCausalLM",
     "batch_loss",
-    "batch_operations",
     "build_model",
     "checkpoint_dtype",
     "enable_activation_checkpointing",

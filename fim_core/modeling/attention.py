@@ -1,7 +1,7 @@
 """Attention over packs as attention functions of transformers, one for each backend.
 
 In each layer, transformers calls the function that `config._attn_implementation` names, with the keyword arguments of
-the model's forward, among them `pack_layout`. It builds no mask for names that `transformers.masking_utils` does not
+the model's forward, among them `pack_layout` and `sequence_group`. It builds no mask for names that `transformers.masking_utils` does not
 know, so no mask function is registered.
 """
 
@@ -22,6 +22,7 @@ from transformers import AttentionInterface, PretrainedConfig
 from fim_core.errors import FimError
 from fim_core.modeling.pack_masks import pack_block_mask, pack_mask
 from fim_core.modeling.segments import segment_attention
+from fim_core.modeling.sequence_parallel import SequenceGroup
 from fim_core.packing import Layout
 
 ATTENTION_NAME = "fim_pack"
@@ -104,6 +105,7 @@ def _transformers_function(attend: Attend) -> Callable[..., tuple[torch.Tensor, 
         sliding_window: int | None = None,
         softcap: float | None = None,
         pack_layout: Layout | None = None,
+        sequence_group: SequenceGroup | None = None,
         **_: Any,
     ) -> tuple[torch.Tensor, None]:
         if pack_layout is None or attention_mask is not None:
@@ -114,7 +116,14 @@ def _transformers_function(attend: Attend) -> Callable[..., tuple[torch.Tensor, 
         if dropout:
             raise FimError("Attention over packs does not support dropout. Set attention_dropout: 0 in model.config.")
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        return attend(query, key, value, pack_layout, scale=scale, window=sliding_window, softcap=softcap), None
+        options = {"scale": scale, "window": sliding_window, "softcap": softcap}
+        if sequence_group is None:
+            return attend(query, key, value, pack_layout, **options), None
+        repeats = sequence_group.key_repeats(key.shape[1])
+        if repeats > 1:
+            key, value = (tensor.repeat_interleave(repeats, dim=1) for tensor in (key, value))
+        query, key, value = (sequence_group.gather_tokens(tensor) for tensor in (query, key, value))
+        return sequence_group.scatter_tokens(attend(query, key, value, pack_layout, **options)), None
 
     return attention
 

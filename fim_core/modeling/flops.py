@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from fim_core.modeling.partition import whole_shape
 from fim_core.modeling.support import causal_model
-from fim_core.packing import Layout, PackedBatch
+from fim_core.packing import Layout
 from fim_core.packing.cost import Cost
 
 
@@ -36,12 +36,6 @@ def training_cost(model: PreTrainedModel | PeftModel) -> Cost:
         pair=12.0 * config.num_hidden_layers * config.num_attention_heads * width,
         target=float(_operations(head.weight, head.in_features * head.out_features)),
     )
-
-
-def batch_operations(batch: PackedBatch, cost: Cost) -> float:
-    """Operations of training on one packed batch."""
-    pairs, targets = attended_pairs(batch.layout), len(batch.targets)
-    return cost.token * batch.distinct_tokens + cost.pair * pairs + cost.target * targets
 
 
 def attended_pairs(layout: Layout) -> int:

@@ -19,6 +19,7 @@ from fim_core.modeling.accumulation import (
     make_embedding_gradient_sparse,
 )
 from fim_core.modeling.attention import attends_over_packs
+from fim_core.modeling.sequence_parallel import SequenceGroup
 from fim_core.modeling.support import causal_model
 from fim_core.packing import PackedBatch
 
@@ -32,14 +33,15 @@ class LossSums(NamedTuple):
     """Contribution of a micro-batch to the loss of an optimizer step, which is sum(total) / sum(weight).
 
     Both sums are over micro-batches and ranks, so the same rows give the same loss and gradient however they are packed,
-    accumulated or sharded.
+    accumulated or sharded. The ranks of a sequence-parallel group have different parts of `total`, and the same `weight`.
 
     Attributes:
         total: weighted sum of the losses, float32 scalar; it has a gradient, even without a predicted token.
-        weight: number of predicted tokens (`token`) or of rows that have any (`sample`), float32 scalar.
+        weight: number of predicted tokens (`token`) or of rows that have any (`sample`), in all parts of the batch,
+            float32 scalar.
         row_totals: float32 [rows of the batch], unweighted sum of the cross entropies of each row, detached; for
             metrics and to identify the rows of a loss that is not finite.
-        row_targets: int64 [rows of the batch], number of predicted tokens of each row.
+        row_targets: int64 [rows of the batch], number of predicted tokens of each row, in all parts of the batch.
         losses: float32 [n], the cross entropy of each predicted token, in the order of the batch's targets, detached.
     """
 
@@ -60,6 +62,7 @@ class PackedCausalLM(nn.Module):
         reduction, label_smoothing, z_loss, tile_logits: see `batch_loss`.
         accumulate_in_place: see `batch_loss`; the embeddings then return sparse gradients, which autograd adds to their
             `.grad` in place.
+        sequence_group: see `batch_loss`.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class PackedCausalLM(nn.Module):
         z_loss: float = 0.0,
         tile_logits: int = TILE_LOGITS,
         accumulate_in_place: bool = False,
+        sequence_group: SequenceGroup | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -79,6 +83,7 @@ class PackedCausalLM(nn.Module):
         self.z_loss = z_loss
         self.tile_logits = tile_logits
         self.accumulate_in_place = accumulate_in_place
+        self.sequence_group = sequence_group
         if accumulate_in_place:
             make_embedding_gradient_sparse(causal_model(model).get_input_embeddings())
 
@@ -91,6 +96,7 @@ class PackedCausalLM(nn.Module):
             z_loss=self.z_loss,
             tile_logits=self.tile_logits,
             accumulate_in_place=self.accumulate_in_place,
+            sequence_group=self.sequence_group,
         )
 
 
@@ -103,6 +109,7 @@ def batch_loss(
     z_loss: float = 0.0,
     tile_logits: int = TILE_LOGITS,
     accumulate_in_place: bool = False,
+    sequence_group: SequenceGroup | None = None,
 ) -> LossSums:
     """Cross entropy of a packed batch, for training and evaluation alike.
 
@@ -117,20 +124,19 @@ def batch_loss(
         tile_logits: number of logits to compute at a time.
         accumulate_in_place: the backward pass adds the gradient of the output layer's weight to its `.grad` directly
             (`fim_core.modeling.accumulation`). Works with `backward`, but not with `torch.autograd.grad`.
+        sequence_group: the ranks that compute one part of the batch each (`PackedBatch.part`), all at the same time.
 
     Raises:
         FimError: the batch shares prefixes and the model does not attend over packs.
     """
     causal = causal_model(model)
-    hidden = run_body(causal, batch)
-    rows = len(batch.row_ids)
-    row_targets = torch.bincount(batch.target_rows, minlength=rows)
+    hidden = run_body(causal, batch, sequence_group)
     if reduction == "sample":
-        position_weights = 1.0 / row_targets[batch.target_rows].to(torch.float32)
-        weight = (row_targets > 0).sum().to(torch.float32)
+        position_weights = 1.0 / batch.row_targets[batch.target_rows].to(torch.float32)
+        weight = (batch.row_targets > 0).sum().to(torch.float32)
     else:
         position_weights = torch.ones(len(batch.targets), device=hidden.device)
-        weight = row_targets.sum().to(torch.float32)
+        weight = batch.row_targets.sum().to(torch.float32)
     head = causal.get_output_embeddings()
     assert isinstance(head, nn.Linear)
     operands: tuple[torch.Tensor | None, ...] = (hidden, head.weight, head.bias)
@@ -139,11 +145,12 @@ def batch_loss(
     scale, softcap = logit_scale(causal.config), logit_softcap(causal.config)
     options = LossOptions(scale, softcap, label_smoothing, z_loss, tile_logits, accumulate_in_place)
     total, losses = TiledCrossEntropy.apply(*operands, batch.targets, position_weights, options)
-    row_totals = torch.zeros(rows, device=losses.device, dtype=losses.dtype).index_add_(0, batch.target_rows, losses)
-    return LossSums(total, weight, row_totals, row_targets, losses)
+    row_totals = torch.zeros(len(batch.row_ids), device=losses.device, dtype=losses.dtype)
+    row_totals.index_add_(0, batch.target_rows, losses)
+    return LossSums(total, weight, row_totals, batch.row_targets, losses)
 
 
-def run_body(causal: PreTrainedModel, batch: PackedBatch) -> torch.Tensor:
+def run_body(causal: PreTrainedModel, batch: PackedBatch, sequence_group: SequenceGroup | None = None) -> torch.Tensor:
     """Hidden states after the last layer and its norm, at the positions from which a token is predicted; [n, hidden].
 
     A model whose attention does not support packs is run over one row at a time, which requires that rows share nothing.
@@ -152,7 +159,11 @@ def run_body(causal: PreTrainedModel, batch: PackedBatch) -> torch.Tensor:
     if attends_over_packs(causal.config):
         with last_layer_only_at(causal, batch.predict_positions):
             states = body(
-                input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False, pack_layout=batch.layout
+                input_ids=batch.input_ids,
+                position_ids=batch.position_ids,
+                use_cache=False,
+                pack_layout=batch.layout,
+                sequence_group=sequence_group,
             ).last_hidden_state[0]
         return states[batch.predict_positions]
     layout = batch.layout

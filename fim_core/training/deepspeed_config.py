@@ -25,7 +25,11 @@ def deepspeed_config(
     Raises:
         FimError: the device cannot train in that number format.
     """
-    section = experiment.deepspeed
+    section = dict(experiment.deepspeed)
+    # DeepSpeed does not know of the sequence-parallel groups, so it would ignore the format of sums over them.
+    of_sequences = section.pop("seq_parallel_communication_data_type", None)
+    if of_sequences and experiment.sequence_parallel_size > 1:
+        section["communication_data_type"] = of_sequences
     stage = zero_stage(section, shards=world_size > 1 or dtype != torch.float32, saved=saved_stage)
     if dtype == torch.float16 and not get_accelerator().is_fp16_supported():
         raise FimError("model.dtype is fp16, which this device cannot train in. Use fp32, or bf16 on a GPU.")

@@ -29,6 +29,7 @@ def open_log(run: Run) -> EventLog | None:
         total_steps=run.total_steps,
         epochs=run.experiment.epochs,
         world_size=run.ranks.world_size,
+        sequence_parallel_size=run.ranks.sequence_parallel_size,
         threads=torch.get_num_threads(),
         device=run.ranks.device.type,
         train_rows=len(run.train_rows),
@@ -72,7 +73,7 @@ def log_step(log: EventLog | None, run: Run, step: Step, progress: Progress, out
         rows_per_second=step.rows / seconds,
         tokens_per_second=step.tokens / seconds,
         distinct_tokens_per_second=step.distinct_tokens / seconds,
-        **({"mfu": outcome.operations / seconds / (run.peak.flops * run.ranks.world_size)} if run.peak else {}),
+        **({"mfu": step.cost / seconds / (run.peak.flops * run.ranks.world_size)} if run.peak else {}),
         memory_bytes=peak_memory(run.ranks.device),
         empty_steps=progress.empty_steps,
     )

@@ -13,7 +13,6 @@ from deepspeed import DeepSpeedEngine
 
 from fim_core.config.training import CheckpointConfig
 from fim_core.errors import FimError
-from fim_core.modeling.flops import batch_operations
 from fim_core.modeling.loss import LossSums
 from fim_core.packing import Pack, PackedBatch, Rows, collate
 from fim_core.training.checkpoint import save_state
@@ -73,8 +72,8 @@ def next_steps(run: Run) -> Iterator[Step]:
         run.plan_of,
         run.train_rows,
         weights,
-        ranks=run.ranks.world_size,
-        rank=run.ranks.rank,
+        ranks=run.ranks.data_ranks,
+        rank=run.ranks.data_rank,
         start=run.start.position,
         total_steps=run.total_steps,
     )
@@ -87,7 +86,7 @@ def train_step(run: Run, step: Step) -> Outcome:
         FimError: the loss or its gradient is not finite.
     """
     engine = run.engine
-    total, operations = accumulate(run, step)
+    total = accumulate(run, step)
     grad_norm, lr = plain_gradient_norm(engine), engine.get_lr()[0]
     engine.step()
     if engine.get_global_grad_norm() is not None:
@@ -98,22 +97,23 @@ def train_step(run: Run, step: Step) -> Outcome:
             f"The gradient of optimizer step {step.position.step} is not finite, though its loss is. The rows of the "
             f"step on rank {run.ranks.rank} are {_some(names)}. {CURE}"
         )
-    return Outcome(total / step.denominator if step.denominator else 0.0, lr, grad_norm, operations)
+    return Outcome(total / step.denominator if step.denominator else 0.0, lr, grad_norm)
 
 
-def accumulate(run: Run, step: Step) -> tuple[float, float]:
+def accumulate(run: Run, step: Step) -> float:
     """Run a step's micro-batches and sum their gradients over all ranks, ready for the optimizer.
 
     DeepSpeed averages gradients over ranks. Each micro-batch's summed loss is therefore multiplied by
-    ranks / (denominator of the step), so that the result is the gradient of the global mean.
+    ranks / (denominator of the step), so that the result is the gradient of the global mean. That also holds for ranks
+    that compute parts of the same pack: each part has its own predictions, and their losses are summed.
 
     Returns:
-        Summed loss and floating-point operations of all ranks.
+        Loss, summed over all ranks.
     """
     engine, ranks = run.engine, run.ranks
     engine.train()
     factor = ranks.world_size / step.denominator if step.denominator else 0.0
-    total, weight, operations = 0.0, 0.0, 0.0
+    total, weight, targets = 0.0, 0.0, 0.0
     for index, pack in enumerate(step.micro_batches):
         if index:
             engine.step()
@@ -122,13 +122,16 @@ def accumulate(run: Run, step: Step) -> tuple[float, float]:
         sums: LossSums = engine(batch.to(ranks.device))
         require_finite(sums, batch)
         engine.backward(sums.total * factor, scale_wrt_gas=False)
-        total, weight = total + float(sums.total.detach()), weight + float(sums.weight)
-        operations += batch_operations(batch, run.cost)
+        total, targets = total + float(sums.total.detach()), targets + len(sums.losses)
+        weight += float(sums.weight) * ranks.counts_batch
         run.beat()
-    total, weight, operations = ranks.sum(total, weight, operations)
-    if weight != step.denominator:
-        raise RuntimeError(f"the step's weight is {weight}, its labels say {step.denominator}")
-    return total, operations
+    total, weight, targets = ranks.sum(total, weight, targets)
+    if (weight, targets) != (step.denominator, step.trained_tokens):
+        raise RuntimeError(
+            f"the step predicted {targets} tokens with weight {weight}, its labels say {step.trained_tokens} and "
+            f"{step.denominator}"
+        )
+    return total
 
 
 def evaluate_loss(run: Run) -> float | None:
@@ -143,30 +146,43 @@ def evaluate_loss(run: Run) -> float | None:
         return None
     run.engine.eval()
     total, weight = 0.0, 0.0
-    for pack in distribute(run.pack_plans.read(EVAL_PLAN), run.ranks.world_size)[run.ranks.rank]:
+    for pack in distribute(run.pack_plans.read(EVAL_PLAN), run.ranks.data_ranks)[run.ranks.data_rank]:
         batch = batch_of(run, pack, run.eval_rows)
         with torch.no_grad():
             sums: LossSums = run.engine(batch.to(run.ranks.device))
         require_finite(sums, batch)
-        total, weight = total + float(sums.total), weight + float(sums.weight)
+        total, weight = total + float(sums.total), weight + float(sums.weight) * run.ranks.counts_batch
         run.beat()
     total, weight = run.ranks.sum(total, weight)
     return total / weight
 
 
 def batch_of(run: Run, pack: Pack | None, rows: Rows | None = None) -> PackedBatch:
-    """The batch of a pack; without a pack, a batch of one row without targets, whose loss is 0 and has a gradient.
+    """This rank's part of the batch of a pack.
 
-    All ranks must run the same number of micro-batches, as they wait for each other's gradients and weights.
+    Without a pack, it is a batch of one row without targets, whose loss is 0 and has a gradient: all ranks must run the
+    same number of micro-batches, as they wait for each other's gradients and weights.
     """
-    rows = run.train_rows if rows is None else rows
+    batch = whole_batch(pack, run.train_rows if rows is None else rows)
+    group = run.ranks.sequence_group
+    return batch if group is None else batch.part(group.rank, group.size)
+
+
+def whole_batch(pack: Pack | None, rows: Rows) -> PackedBatch:
+    """The batch of a pack; without one, a batch of the shortest row without targets."""
     if pack is not None:
         return collate([pack], rows)
     shortest = int(np.argmin(rows.lengths))
     length = np.array([rows.lengths[shortest]], np.int32)
     alone = Pack(np.array([shortest]), (rows.row_ids[shortest],), length, np.zeros(1, np.int32))
     nothing = torch.empty(0, dtype=torch.int64)
-    return replace(collate([alone], rows), predict_positions=nothing, targets=nothing, target_rows=nothing)
+    return replace(
+        collate([alone], rows),
+        predict_positions=nothing,
+        targets=nothing,
+        target_rows=nothing,
+        row_targets=torch.zeros(1, dtype=torch.int64),
+    )
 
 
 def require_finite(sums: LossSums, batch: PackedBatch) -> None:

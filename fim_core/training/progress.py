@@ -44,13 +44,11 @@ class Outcome:
         loss: the global mean loss before the step, in nats; 0 without a position to train on.
         lr: learning rate of the step.
         grad_norm: norm of the gradient before clipping.
-        operations: floating-point operations of all ranks.
     """
 
     loss: float
     lr: float
     grad_norm: float
-    operations: float
 
 
 def advance(progress: Progress, step: Step, outcome: Outcome, seconds: float) -> Progress:

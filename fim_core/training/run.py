@@ -19,11 +19,11 @@ from fim_core.config import Experiment
 from fim_core.config.deepspeed import offloads_optimizer
 from fim_core.errors import FimError
 from fim_core.modeling.flops import training_cost
-from fim_core.modeling.load import enable_activation_checkpointing, training_dtype
+from fim_core.modeling.load import enable_activation_checkpointing, network_config, training_dtype
 from fim_core.modeling.loss import PackedCausalLM
+from fim_core.modeling.sequence_parallel import require_sequence_parallel
 from fim_core.modeling.support import supports_prefix_tree
 from fim_core.packing import PackPlan, Rows, plan_packs
-from fim_core.packing.cost import Cost
 from fim_core.packing.plan import Strategy
 from fim_core.prompt_format.tokens import load_tokenizer
 from fim_core.store import digest
@@ -67,7 +67,6 @@ class Run:
     warmup_steps: int
     start: Progress
     resumed_from: int | None
-    cost: Cost
     peak: Peak | None
     packing: Strategy
     notices: tuple[str, ...]
@@ -90,15 +89,20 @@ class Run:
 def prepare_run(job: Job, ranks: Ranks) -> Run:
     """Load data and model, plan all packs, initialize DeepSpeed, and load the newest state.
 
+    Args:
+        ranks: result of `join_ranks`; divided into sequence-parallel groups here.
+
     Raises:
         FimError: there is nothing to train on, an option cannot be satisfied, the newest state belongs to another
             experiment, or an `output_dir` belongs to another run.
     """
     experiment, work = job.experiment, job.work
+    ranks = ranks.divide_sequences(experiment.sequence_parallel_size)
     save_plan = SavePlan.of(experiment)
     dtype = training_dtype(experiment.model, ranks.device)
 
     tokenizer = load_tokenizer(job.tokenizer)
+    require_sequence_parallel(network_config(experiment.model, tokenizer), ranks.sequence_parallel_size)
     train_rows, eval_rows = load_rows(job.dataset, "train"), load_rows(job.dataset, "eval")
     if not train_rows.targets_per_row.any():
         raise FimError(f"The training split of {job.dataset} has no position to train on. Check the rejected rows.")
@@ -120,7 +124,7 @@ def prepare_run(job: Job, ranks: Ranks) -> Run:
         offload = experiment.activation_checkpoint_cpu_offload and ranks.device.type != "cpu"
         enable_activation_checkpointing(model, offload=offload)
 
-    batch_rows = batch_rows_of_run(experiment, state, ranks.world_size)
+    batch_rows = batch_rows_of_run(experiment, state, ranks.data_ranks)
     total_steps = count_steps(
         len(train_rows), batch_rows, experiment.epochs, experiment.max_steps, experiment.min_steps
     )
@@ -137,15 +141,15 @@ def prepare_run(job: Job, ranks: Ranks) -> Run:
             plan_packs, strategy=packing, pack_length=experiment.data.pack_length, seed=experiment.seed, cost=cost
         )
         for epoch in epochs:
-            of_epoch = partial(plan, train_rows, batch_rows=batch_rows, ranks=ranks.world_size, epoch=epoch)
-            pack_plans.make(f"epoch-{epoch}", of_epoch, ranks=ranks.world_size)
+            of_epoch = partial(plan, train_rows, batch_rows=batch_rows, ranks=ranks.data_ranks, epoch=epoch)
+            pack_plans.make(f"epoch-{epoch}", of_epoch, ranks=ranks.data_ranks)
         pack_plans.make(EVAL_PLAN, partial(plan, eval_rows), ranks=1)
         work.heartbeat.touch()
     ranks.barrier()
 
     if state is not None and must_convert(state, ranks.world_size, stage):
         config["checkpoint"] = {"load_universal": True}
-    engine = initialize_engine(experiment, model, config, total_steps, ranks.world_size)
+    engine = initialize_engine(experiment, model, config, total_steps, ranks)
     peak = peak_of(ranks.device, dtype)
     # From here on each rank draws different random numbers (dropout).
     seed_everything(experiment.seed + 1 + ranks.rank)
@@ -170,7 +174,6 @@ def prepare_run(job: Job, ranks: Ranks) -> Run:
         warmup_steps=warmup_steps(experiment.scheduler, total_steps),
         start=start,
         resumed_from=None if state is None else state.position.step,
-        cost=cost,
         peak=peak,
         packing=packing,
         notices=notices,
@@ -182,7 +185,7 @@ def initialize_engine(
     model: PreTrainedModel | PeftModel,
     config: dict[str, Any],
     total_steps: int,
-    world_size: int,
+    ranks: Ranks,
 ) -> DeepSpeedEngine:
     """Initialize DeepSpeed with the model's loss, the optimizer and its schedule.
 
@@ -197,12 +200,13 @@ def initialize_engine(
             label_smoothing=experiment.loss.label_smoothing,
             z_loss=experiment.loss.z_loss,
             accumulate_in_place=True,
+            sequence_group=ranks.sequence_group,
         ),
         optimizer=build_optimizer(experiment, model),
         lr_scheduler=lambda optimizer: build_scheduler(experiment.scheduler, optimizer, total_steps),
         config=config,
     )
-    if world_size == 1 and config["zero_optimization"]["stage"] == 0:
+    if ranks.world_size == 1 and config["zero_optimization"]["stage"] == 0:
         # To sum gradients over this one rank, DeepSpeed would copy them all into a buffer and back.
         engine.enable_backward_allreduce = False
     return engine
@@ -230,13 +234,13 @@ def choose_packing(experiment: Experiment, model: PreTrainedModel | PeftModel) -
     return "flat", (notice,)
 
 
-def batch_rows_of_run(experiment: Experiment, state: State | None, ranks: int) -> int:
+def batch_rows_of_run(experiment: Experiment, state: State | None, data_ranks: int) -> int:
     """Rows of an optimizer step: as in the state that is resumed from, or else as in the experiment.
 
     Raises:
         FimError: the state was saved with another batch_rows than the experiment has.
     """
-    asked = experiment.rows_per_step(ranks)
+    asked = experiment.rows_per_step(data_ranks)
     if state is None or state.batch_rows == asked:
         return asked
     if not experiment.batch_grows_with_ranks:
@@ -246,9 +250,9 @@ def batch_rows_of_run(experiment: Experiment, state: State | None, ranks: int) -
         )
     logger.warning(
         "The run keeps the %d rows per optimizer step that it began with; micro_batch_size and "
-        "gradient_accumulation_steps on %d ranks would give %d.",
+        "gradient_accumulation_steps on %d ranks with packs of their own would give %d.",
         state.batch_rows,
-        ranks,
+        data_ranks,
         asked,
     )
     return state.batch_rows

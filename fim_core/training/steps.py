@@ -52,6 +52,7 @@ class Step:
         denominator: weight of all rows of the step on all ranks, by which the summed loss is divided.
         rows, packs, tokens, distinct_tokens, trained_tokens: counts of the step over all ranks; distinct_tokens counts
             shared prefixes once, trained_tokens counts the positions that are predicted.
+        cost: of its packs, in the unit of the plan's Cost.
         ends_epoch: whether it is the last step of its epoch.
     """
 
@@ -63,6 +64,7 @@ class Step:
     tokens: int
     distinct_tokens: int
     trained_tokens: int
+    cost: float
     ends_epoch: bool
 
 
@@ -123,6 +125,7 @@ def steps(
     Args:
         plan_of: returns the pack plan of an epoch.
         weights: result of `row_weights`.
+        ranks, rank: number of ranks, or of groups of ranks, that compute different packs, and which of them this is.
         total_steps: result of `count_steps`.
     """
     position = start
@@ -144,5 +147,6 @@ def steps(
             tokens=sum(pack.tokens for pack in packs),
             distinct_tokens=sum(pack.distinct_tokens for pack in packs),
             trained_tokens=int(rows.targets_per_row[members].sum()),
+            cost=sum(pack.cost for pack in packs),
             ends_epoch=ends_epoch,
         )

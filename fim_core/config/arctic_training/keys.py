@@ -128,7 +128,7 @@ KEYS: dict[str, Key] = {
     "loss_log_interval": _same(),
     "train_log_iter_interval": _refused("every step is in metrics.jsonl; leave it out", 1),
     "train_log_metrics_path": _refused("metrics.jsonl is kept with the checkpoint; leave it out"),
-    "sequence_parallel_size": _refused("a row is never split over ranks; use 1 and activation checkpointing", 1),
+    "sequence_parallel_size": _same("packed rows stay separate, and shared prefixes are possible"),
     "expert_parallel_size": _refused(NO_EXPERT_PARALLELISM, 1),
     "arctic_moe": _refused(NO_EXPERT_PARALLELISM, False),
     "enable_arctic_moe_custom_optimization": _refused(NO_EXPERT_PARALLELISM, False),

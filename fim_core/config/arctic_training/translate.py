@@ -95,7 +95,7 @@ def translate(raw: Mapping[str, Any]) -> Translation:
     done = Translation(copy.deepcopy(dict(raw)), paths)
     _list_entries(done.content)
     spelled = _settle_known_keys(done)
-    for step in (_model, _tokenizer, _optimizer, _data, _checkpoints, _run_length, _logging):
+    for step in (_model, _tokenizer, _optimizer, _deepspeed, _data, _checkpoints, _run_length, _logging):
         step(done)
     own = paths - KEYS.keys()
     done.is_reference = not own or spelled or bool(done.changes or done.no_effect or done.refused)
@@ -232,6 +232,14 @@ def _optimizer(done: Translation) -> None:
         del optimizer["type"]
     else:
         optimizer["type"] = next((name for name, names in _OPTIMIZERS.items() if spelling in names), kind)
+
+
+def _deepspeed(done: Translation) -> None:
+    name = "seq_parallel_communication_data_type"
+    if _number(done.content.get("sequence_parallel_size", 1)) == 1 and section_of(done.content, "deepspeed").pop(
+        name, None
+    ):
+        done.no_effect.append(f"deepspeed.{name}: sequence_parallel_size is 1")
 
 
 def _data(done: Translation) -> None:

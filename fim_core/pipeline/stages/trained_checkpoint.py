@@ -28,6 +28,7 @@ _OPTIONS = (
     "optimizer",
     "scheduler",
     "loss",
+    "sequence_parallel_size",
     "activation_checkpointing",
     "activation_checkpoint_cpu_offload",
     "deepspeed",
@@ -39,7 +40,7 @@ def _options(experiment: Experiment) -> dict[str, Any]:
         "model": portable(experiment.model.model_dump(mode="json")),
         "data": experiment.data.model_dump(mode="json", include={"sample_weighted_loss", "pack_length"})
         | {"pack_samples": experiment.data.packing},
-        "batch_rows": experiment.rows_per_step(ranks=1),
+        "batch_rows": experiment.rows_per_step(data_ranks=1),
         "batch_grows_with_ranks": experiment.batch_grows_with_ranks,
         "num_processes": experiment.launcher.num_processes,
     }

@@ -56,7 +56,7 @@ def test_a_file_in_the_form_of_the_guide_loads(tmp_path: Path) -> None:
     assert experiment.data.packing == "prefix_tree"
     assert experiment.deepspeed["zero_optimization"]["stage"] == 3
     assert experiment.scheduler.scheduler_specific_kwargs.min_lr_rate == 0.1
-    assert experiment.rows_per_step(ranks=8) == 1 * 6 * 8
+    assert experiment.rows_per_step(data_ranks=8) == 1 * 6 * 8
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ from fim_core.config.model import ModelConfig
 from fim_core.errors import FimError
 from fim_core.modeling import (
     batch_loss,
-    batch_operations,
     build_model,
     save_model,
     supports_prefix_tree,
@@ -263,8 +262,8 @@ def test_operations_are_those_of_the_matrices(tokenizer):
     assert cost.target == 6 * 32 * len(tokenizer)
     assert cost.pair == 2 * 12 * 32
     rows = family_rows()
-    batch = collate(list(plan_packs(rows, strategy="none", pack_length=500)), rows)
+    packs = plan_packs(rows, strategy="none", pack_length=500, cost=cost)
     pairs = sum(length * (length + 1) // 2 for length in rows.lengths.tolist())
-    assert batch_operations(batch, cost) == pytest.approx(
+    assert sum(pack.cost for pack in packs) == pytest.approx(
         cost.token * rows.lengths.sum() + cost.pair * pairs + cost.target * rows.targets_per_row.sum()
     )

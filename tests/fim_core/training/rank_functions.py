@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import torch
 from deepspeed.utils import safe_get_full_grad
 from safetensors.torch import load_file
 
+from fim_core.modeling.loss import batch_loss
+from fim_core.packing import collate
 from fim_core.prompt_format.tokens import load_tokenizer
 from fim_core.training.deepspeed_config import deepspeed_config
 from fim_core.training.distributed import Ranks, join_ranks
@@ -23,6 +26,12 @@ from fim_core.training.run import prepare_run
 def first_gradient(job: Job) -> tuple[float, dict[str, np.ndarray]]:
     """Loss and full gradient of a run's first optimizer step, as a rank has them ready for the optimizer."""
     return gradient_of(job, join_ranks())
+
+
+def first_gradients(jobs: list[Job]) -> list[tuple[float, dict[str, np.ndarray]]]:
+    """As `first_gradient`, for several runs one after the other."""
+    ranks = join_ranks()
+    return [gradient_of(job, ranks) for job in jobs]
 
 
 def logged_lines(job: Job) -> list[str]:
@@ -41,9 +50,11 @@ def gradient_of(job: Job, ranks: Ranks) -> tuple[float, dict[str, np.ndarray]]:
     """As `first_gradient`, on ranks that have joined already."""
     run = prepare_run(job, ranks)
     step = next(next_steps(run))
-    total, _ = accumulate(run, step)
+    total = accumulate(run, step)
     gradients = {}
     for name, parameter in run.engine.module.model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         gradient = safe_get_full_grad(parameter) if run.engine.zero_optimization() else parameter.grad
         gradients[name] = gradient.float().numpy()
     run.engine.destroy()
@@ -126,3 +137,25 @@ def shares_as_loaded(job: Job) -> dict[str, float]:
         name: parameter.ds_tensor.numel() / parameter.ds_numel if hasattr(parameter, "ds_id") else 1.0
         for name, parameter in model.named_parameters()
     }
+
+
+def gradient_of_pack(job: Job, row: int) -> tuple[np.ndarray, np.ndarray]:
+    """Gradient of the loss of one row of a pack at the embeddings of all tokens of this rank's part of the pack.
+
+    Returns:
+        The gradient, [tokens of the part, hidden], and which of these tokens belong to the row.
+    """
+    run = prepare_run(job, join_ranks())
+    model = run.engine.module.model
+    (pack,) = next(next_steps(run)).micro_batches
+    batch, group = collate([pack], run.train_rows), run.ranks.sequence_group
+    chosen = batch.target_rows == row
+    kept = {"predict_positions": batch.predict_positions[chosen], "targets": batch.targets[chosen]}
+    part = replace(batch, target_rows=batch.target_rows[chosen], **kept).part(group.rank, group.size)
+    embedded = []
+    model.get_input_embeddings().register_forward_hook(lambda _, __, output: embedded.append(output.requires_grad_()))
+    total = batch_loss(model, part, sequence_group=group).total
+    (gradient,) = torch.autograd.grad(total, embedded)
+    of_token = np.append(batch.layout.segment_of, np.full(-batch.distinct_tokens % group.size, -1))
+    mine = slice(group.rank * gradient.shape[1], (group.rank + 1) * gradient.shape[1])
+    return gradient[0].numpy(), of_token[mine] == row
