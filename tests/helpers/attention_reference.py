@@ -48,10 +48,10 @@ def operands(layout: Layout, heads: int, key_heads: int, width: int = 4, dtype=t
     return [leaf.requires_grad_() for leaf in leaves]
 
 
-def run(attend, leaves, layout, gradient=None, **options):
+def run(attend, leaves, layout, gradient=None, *, scale=0.37, **options):
     """Output, and gradients for query, key and value."""
     query, key, value = (leaf.transpose(1, 2) for leaf in leaves)
-    output = attend(query, key, value, layout, scale=0.37, **options)
+    output = attend(query, key, value, layout, scale=scale, **options)
     gradient = (
         torch.sin(torch.arange(output.numel()).reshape(output.shape)).to(output) if gradient is None else gradient
     )
