@@ -31,7 +31,7 @@ def one_rank(gpu: torch.device, rows: Path, tmp_path_factory: pytest.TempPathFac
     return train(rows, rows, tmp_path_factory.mktemp("one") / "work", device=gpu.type, **OPTIONS)
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", sized(CASES, CASES[-2:]), ids=str)
 def test_two_ranks(
     case: dict[str, Any], gpu: torch.device, rows: Path, one_rank: Outcome, report: Report, tmp_path: Path
 ) -> None:

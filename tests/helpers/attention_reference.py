@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.attention.varlen import varlen_attn
 
 from fim_core.packing.layout import Layout, forest
 
@@ -58,11 +60,18 @@ def run(attend, leaves, layout, gradient=None, *, scale=0.37, **options):
     return output.detach(), torch.autograd.grad(output, leaves, gradient)
 
 
-def varlen_on_cpu(query, key, value, query_starts, key_starts, max_q, max_k, *, scale, window_size, enable_gqa) -> Any:
-    """What torch's varlen kernel computes: sequences by themselves, causal from the bottom right, a window to the left."""
+def varlen_on_cpu(
+    query, key, value, query_starts, key_starts, max_q, max_k, *, scale, window_size, enable_gqa=None
+) -> Any:
+    """What torch's varlen kernel computes: sequences by themselves, causal from the bottom right, a window to the left.
+
+    Before torch 2.12 the kernel has no `enable_gqa`.
+    """
     left, right = window_size
     assert right == 0
-    assert enable_gqa == (query.shape[1] != key.shape[1])
+    if "enable_gqa" in inspect.signature(varlen_attn).parameters:
+        assert enable_gqa == (query.shape[1] != key.shape[1])
+    assert all(tensor.is_contiguous() for tensor in (query, key, value))
     assert query_starts.dtype == key_starts.dtype == torch.int32
     outputs = []
     for q0, q1, k0, k1 in zip(query_starts, query_starts[1:], key_starts, key_starts[1:], strict=False):

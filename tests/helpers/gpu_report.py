@@ -43,7 +43,9 @@ class Report:
 
 def machine() -> str:
     """Cards and versions, in one line."""
-    cards = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())] or ["no GPU"]
+    cards = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())] or [
+        "CPU, a rehearsal that says nothing of GPUs"
+    ]
     names = ", ".join(f"{cards.count(name)} x {name}" for name in dict.fromkeys(cards))
     cuda = f", CUDA {torch.version.cuda}" if torch.version.cuda else ""
     return f"{names}: torch {torch.__version__}{cuda}, transformers {transformers.__version__}, Python {platform.python_version()}"
