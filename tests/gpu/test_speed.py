@@ -14,7 +14,7 @@ pytestmark = pytest.mark.gpu
 TITLE = "Training 137 million parameters in bf16 on one GPU (benchmarks.train_gpu)"
 CASE = sized("full", "tiny")
 STEPS = sized(4, 2)
-PACK = sized(8192, 1024)
+PACK = sized(8192, 2048)
 
 
 @pytest.fixture(scope="module")
