@@ -45,8 +45,12 @@ END_OF_TURN = "the end of a turn"
 CASES = {
     "lora": Case("LoRA with the defaults, native FIM without context"),
     "full": Case("all weights, with the defaults", FULL),
-    "end-of-turn": Case("the chat's end token instead of the native one", {"model.end_token": END_OF_TURN}),
-    "context": Case("the template `plain`: native FIM after the row's context", {"data.template": "plain"}),
+    "end-of-turn": Case(
+        "the chat's end token instead of the native one", {"model.end_token": END_OF_TURN}, by_default=False
+    ),
+    "context": Case(
+        "the template `plain`: native FIM after the row's context", {"data.template": "plain"}, by_default=False
+    ),
     "chat": Case(
         "the template `chat`: instructions and context in chat markup", {"data.template": "chat"}, by_default=False
     ),

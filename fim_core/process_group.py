@@ -1,10 +1,13 @@
 """Groups of processes that end as a whole: on request, when one fails, and when the process that started them dies.
 
-Four measures together leave no survivor. All processes share one process group, which is killed as a whole. They have
-an environment variable that their descendants inherit, by which descendants that have left the group are found and
-killed: ninja, with which DeepSpeed builds its operators, gives each compiler a separate group. A guard process in the
-group waits for its standard input to close, which the kernel does in whatever way the parent dies, and then kills all of
-them. And each rank asks the kernel to be killed with its parent (see `die_with_parent`).
+Four measures together leave no survivor. Each process is in a session of its own, whose process group is killed as a
+whole. All have an environment variable that their descendants inherit, by which descendants that have left the session
+are found and killed: ninja, with which DeepSpeed builds its operators, gives each compiler a separate group. A guard
+process waits for its standard input to close, which the kernel does in whatever way the parent dies, and then kills all
+of them. And each rank asks the kernel to be killed with its parent (see `die_with_parent`).
+
+Linux divides the CPU equally among sessions (`sched_autogroup_enabled`). In the session of the shell or of the server that
+started them, processes would share one part of it with everything else that runs there.
 """
 
 from __future__ import annotations
@@ -38,7 +41,6 @@ for sweep in $(seq {_SWEEPS}); do
     [ -n "$marked" ] || break
     kill -KILL $marked
 done
-kill -KILL 0
 """
 _PR_SET_PDEATHSIG = 1
 
@@ -67,15 +69,13 @@ class ProcessGroup:
         Args:
             keep_open: file descriptors that every process inherits, for example a lock to hold until the last one ends.
         """
-        # In our session, as a process can only join a group of its own session, but in a new group, so that Ctrl-C
-        # reaches only us and we end the ranks in order.
         self._name = secrets.token_hex(16)
         self._guard = subprocess.Popen(
             ["/bin/sh", "-c", _GUARD, "guard", f"{MARK}={self._name}"],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            process_group=0,
+            start_new_session=True,
         )
         self.processes: list[subprocess.Popen[bytes]] = []
         try:
@@ -94,7 +94,7 @@ class ProcessGroup:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **command.environment, MARK: self._name},
-                process_group=self._guard.pid,
+                start_new_session=True,
                 pass_fds=tuple(keep_open),
             )
 
@@ -115,28 +115,31 @@ class ProcessGroup:
                 process.send_signal(number)
 
     def end(self) -> None:
-        """Terminate the whole group, then kill it; returns when every process is gone."""
-        self._signal_group(signal.SIGTERM)
+        """Terminate all processes, then kill what is left of them; returns when every process is gone."""
+        self._signal_sessions(signal.SIGTERM)
         deadline = time.monotonic() + GRACE_SECONDS
         while self.running and time.monotonic() < deadline:
             time.sleep(0.02)
-        self._signal_group(signal.SIGKILL)
+        self._signal_sessions(signal.SIGKILL)
         for process in self.processes:
             process.wait()
         self._kill_descendants()
-        # Reaped last: until then the kernel reserves its id, which is that of the group, so no other group can get it.
         assert self._guard.stdin is not None
         self._guard.stdin.close()
         self._guard.wait()
 
-    def _signal_group(self, number: signal.Signals) -> None:
-        try:
-            os.killpg(self._guard.pid, number)
-        except ProcessLookupError:
-            return
+    def _signal_sessions(self, number: signal.Signals) -> None:
+        """Send a signal to each process that still runs, and to its children.
+
+        The id of a process that has ended may belong to another one by now; its children are found by their environment.
+        """
+        for process in self.processes:
+            if process.poll() is None:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, number)
 
     def _kill_descendants(self) -> None:
-        """Kill descendants of the group in other groups or sessions."""
+        """Kill descendants that have left their session, or whose parent has ended."""
         for _ in range(_SWEEPS):
             marked = [process for process in psutil.process_iter() if _name_of(process) == self._name]
             for process in marked:

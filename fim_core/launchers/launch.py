@@ -28,7 +28,7 @@ def launch(
 ) -> TrainResult:
     """Train; returns when the model has been written to `work/model`.
 
-    No rank survives an error, Ctrl-C, or a SIGKILL of this process: ranks on this machine are in a process group that
+    No rank survives an error, Ctrl-C, or a SIGKILL of this process: ranks on this machine are in a `ProcessGroup` that
     dies with it, ranks on other machines end when their lease is no longer renewed. A second launch in the same folder
     resumes from the newest undamaged state.
 

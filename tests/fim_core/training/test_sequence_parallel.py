@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,16 @@ import numpy as np
 import pytest
 import torch
 from rank_functions import error_of_run, first_gradients, gradient_of_pack, whole_run
-from test_checkpoint import check_equal_runs, curve, job_in
-from training_helpers import MODEL, data_options, make_rows, run_ranks, save_rows, tiny_experiment
+from test_checkpoint import check_equal_runs, curve, events, job_in
+from training_helpers import MODEL, Ranks, data_options, make_rows, run_ranks, save_rows, tiny_experiment
 from transformers import PreTrainedTokenizerFast
 
 from fim_core.modeling.load import build_model
 from fim_core.training.job import Job, Work
 
 ROWS = 16
+RANKS = [(2, 2), (4, 4), (4, 2)]
+"""Numbers of ranks, and sequence_parallel_size."""
 
 Case = dict[str, Any]
 
@@ -41,19 +44,22 @@ MODELS = {
 }
 CASES: list[Case] = [
     {},
+    {"packing": "flat", "sample": True, "stage": 3, "model": "two key heads", "checkpointing": True},
+    {"packing": "none", "stage": 2, "model": "adapters"},
+    {"pack_length": 64, "model": "sliding", "stage": 2},  # several micro-batches
+]
+MORE_CASES: list[Case] = [
     {"packing": "flat", "sample": True},
     {"packing": "none", "stage": 2},
-    {"pack_length": 64, "stage": 2},  # several micro-batches
+    {"pack_length": 64, "stage": 2},
     {"pack_length": 64, "packing": "flat", "sample": True, "stage": 3},
-    {"pack_length": 16, "sample": True},  # more micro-batches, and parts without a token to predict
-    {"model": "two key heads", "stage": 3, "checkpointing": True},
+    {"pack_length": 16, "sample": True},  # parts without a token to predict
+    {"model": "two key heads", "stage": 3},
     {"model": "sliding", "pack_length": 200},
     {"model": "sliding", "packing": "flat", "sample": True, "checkpointing": True},
-    {"model": "adapters", "stage": 2},
     {"model": "adapters", "checkpointing": True, "stage": 3},
     {"stage": 0},
 ]
-"""Each with the reductions, accumulations, stages and models of one row; P is added by the tests."""
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +186,7 @@ def test_killed_run_ends_equal(tmp_path: Path, dataset: Path, tokenizer_folder: 
     )
 
 
+@pytest.mark.slow
 def test_resume_with_another_size(tmp_path: Path, dataset: Path, tokenizer_folder: Path) -> None:
     """A state of two ranks that divide packs is resumed by one rank, and by two that do not."""
     whole = job_in(tmp_path / "whole", dataset, tokenizer_folder, epochs=2)
@@ -187,7 +194,7 @@ def test_resume_with_another_size(tmp_path: Path, dataset: Path, tokenizer_folde
     for ranks, stage in ((1, 1), (2, 3)):
         folder = tmp_path / f"{ranks}-{stage}"
         options = {"epochs": 2, "deepspeed": {"zero_optimization": {"stage": stage}}}
-        begun = job_in(folder, dataset, tokenizer_folder, sequence_parallel_size=2, exit_iteration=None, **options)
+        begun = job_in(folder, dataset, tokenizer_folder, sequence_parallel_size=2, **options)
         run_with_stop(begun, at=4)
         rest = job_in(folder, dataset, tokenizer_folder, **options)
         result = run_ranks(ranks, whole_run, rest, folder=folder)[0]
@@ -198,16 +205,20 @@ def test_resume_with_another_size(tmp_path: Path, dataset: Path, tokenizer_folde
 
 def run_with_stop(job: Job, at: int) -> None:
     """Train on two ranks, and kill them after the step `at`."""
-    import time
-
-    from test_checkpoint import events
-    from training_helpers import Ranks
-
     group = Ranks(2, whole_run, job, folder=job.work.root)
     while not any(event["step"] >= at for event in events(job, "checkpoint")):
         assert group.running
         time.sleep(0.005)
     group.kill()
+
+
+def test_loss_that_is_not_finite_names_its_rows(tmp_path: Path, dataset: Path, tokenizer_folder: Path) -> None:
+    job = job_in(tmp_path, dataset, tokenizer_folder, sequence_parallel_size=2, loss={"z_loss": 1e38})
+    words = [text for kind, text in run_ranks(2, error_of_run, job, folder=tmp_path) if kind == "FimError"]
+    assert words
+    for text in words:
+        assert "not finite" in text
+        assert "row-" in text
 
 
 @pytest.mark.parametrize(
