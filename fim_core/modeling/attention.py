@@ -186,10 +186,6 @@ def attend_flex(
         kernel: a function with the signature of `torch.nn.attention.flex_attention.flex_attention`. Default: that
             function, compiled on a GPU; on a CPU it is not compiled, which is slow and only for tests.
     """
-
-    def cap(score: torch.Tensor, _batch: Any, _head: Any, _query: Any, _key: Any) -> torch.Tensor:
-        return softcap * torch.tanh(score / softcap)
-
     on_cpu = query.device.type == "cpu"
     if kernel is None:
         kernel = flex_attention if on_cpu else compiled_flex_attention()
@@ -197,7 +193,7 @@ def attend_flex(
         query,
         key,
         value,
-        score_mod=None if softcap is None else cap,
+        score_mod=None if softcap is None else _cap(softcap),
         block_mask=pack_block_mask(layout, window, query.device),
         scale=scale,
         enable_gqa=query.shape[1] != key.shape[1],
@@ -205,6 +201,15 @@ def attend_flex(
         kernel_options=None if on_cpu else {"BACKEND": "TRITON"},
     )
     return output.transpose(1, 2)
+
+
+def _cap(softcap: float) -> Callable[..., torch.Tensor]:
+    """The bound on scores, as FlexAttention applies it."""
+
+    def cap(score: torch.Tensor, _batch: Any, _head: Any, _query: Any, _key: Any) -> torch.Tensor:
+        return softcap * torch.tanh(score / softcap)
+
+    return cap
 
 
 @cache
@@ -218,6 +223,9 @@ def compiled_flex_attention(backend: str | Callable[..., Any] = "inductor") -> C
 
     # Lengths, windows, and passes with and without gradients are compiled one by one; torch stops after 8.
     config.recompile_limit = max(config.recompile_limit, 64)
+    # The kernels take `scale` and softcap as constants. torch would make a number that has changed a variable, which
+    # FlexAttention cannot be compiled with (pytorch/pytorch#147756).
+    config.specialize_float = True
     return torch.compile(flex_attention, fullgraph=True, backend=backend)
 
 

@@ -209,6 +209,23 @@ def test_flex_attention_over_several_blocks_equals_the_dense_mask(window, softca
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("window", "softcap"), [(None, None), (150, None), (None, 20.0)])
+def test_compiled_flex_attention_equals_the_dense_mask(window, softcap):
+    """Compiled kernels skip blocks by the block mask, which the uncompiled function does not look at.
+
+    Compiled for each length: torch 2.13 writes wrong C++ where the length of a tensor in the mask's rule is a variable.
+    """
+    for lengths, shared in (([300, 420, 700, 129], [0, 128, 290, 0]), ([900], [0]), ([50, 900, 300], [0, 40, 257])):
+        torch._dynamo.reset()
+        layout = forest(np.array(lengths), np.array(shared))[0]
+        leaves = operands(layout, 4, 2, width=16, dtype=torch.float32)
+        tensors = [leaf.detach().transpose(1, 2) for leaf in leaves]
+        options = {"scale": 0.25, "window": window, "softcap": softcap}
+        found = attend_flex(*tensors, layout, kernel=compiled_flex_attention(), **options)
+        torch.testing.assert_close(found, attend_mask(*tensors, layout, **options), rtol=1e-4, atol=1e-5)
+
+
 def test_flex_attention_is_compiled_once_for_all_lengths_but_the_first():
     """Neither the scale nor the softcap becomes a variable of the kernel."""
     graphs = []
@@ -217,12 +234,14 @@ def test_flex_attention_is_compiled_once_for_all_lengths_but_the_first():
         graphs.append(graph.code)
         return graph.forward
 
+    torch._dynamo.reset()
     kernel = compiled_flex_attention(count)
-    for lengths in ([200, 300], [200, 500], [400, 500, 600], [300, 1500]):
-        layout = forest(np.array(lengths), np.array([0, *[100] * (len(lengths) - 1)]))[0]
-        tensors = [leaf.detach().transpose(1, 2) for leaf in operands(layout, 4, 2, width=16)]
-        attend_flex(*tensors, layout, scale=0.37, window=50, softcap=0.8, kernel=kernel)
-    assert len(graphs) == 2
+    for scale, softcap in ((0.37, 0.8), (0.25, 20.0)):
+        for lengths in ([200, 300], [200, 500], [400, 500, 600], [300, 1500]):
+            layout = forest(np.array(lengths), np.array([0, *[100] * (len(lengths) - 1)]))[0]
+            tensors = [leaf.detach().transpose(1, 2) for leaf in operands(layout, 4, 2, width=16)]
+            attend_flex(*tensors, layout, scale=scale, window=50, softcap=softcap, kernel=kernel)
+    assert len(graphs) == 3
     assert not any("item()" in code for code in graphs)
 
 
