@@ -293,3 +293,24 @@ def test_backends_that_a_cpu_lacks_are_replaced(requested, softcap, backend, rep
     assert chosen == backend
     assert (requested in notice) == replaced
     assert math.isclose(len(notice), 0) != replaced
+
+
+@pytest.mark.parametrize(
+    ("requested", "softcap", "width", "capability", "backend"),
+    [
+        ("auto", None, 128, (8, 0), "varlen"),
+        ("auto", None, 256, (9, 0), "varlen"),
+        ("auto", 50.0, 128, (9, 0), "flex"),
+        ("auto", None, 128, (7, 5), "flex"),
+        ("auto", None, 512, (9, 0), "flex"),
+        ("auto", None, 20, (9, 0), "flex"),
+        ("auto", None, 12, (9, 0), "mask"),
+        ("flex_attention", None, 128, (9, 0), "flex"),
+        ("sdpa", None, 128, (9, 0), "mask"),
+    ],
+)
+def test_backends_of_a_gpu(monkeypatch, requested, softcap, width, capability, backend):
+    """Flash kernels take multiples of 8 up to 256, on Ampere and later; Triton's take 16 and more."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: capability)
+    chosen, notice = select_backend(requested, torch.device("cuda", 0), torch.bfloat16, softcap, width)
+    assert (chosen, notice) == (backend, "")
