@@ -18,7 +18,7 @@ from fim_core.evaluation.eval_set import TokenIds
 from fim_core.inference.generation import generate, load_for_inference, stop_ids_of
 from fim_core.inference.row_progress import Advance, RowProgress
 from fim_core.metrics.rows import Prediction
-from fim_core.modeling.attention import attention_name, register, select_backend
+from fim_core.modeling.attention import attention_name, head_size, register, select_backend
 from fim_core.modeling.load import supports_prefix_tree
 from fim_core.modeling.loss import batch_loss
 from fim_core.packing import IGNORE_INDEX, Rows, collate, plan_packs
@@ -163,8 +163,9 @@ def _pack_attention(model: PreTrainedModel, shares: bool) -> Iterator[None]:
     before = model.config._attn_implementation
     if shares:
         register()
-        softcap = getattr(model.config.get_text_config(), "attn_logit_softcapping", None)
-        backend, _ = select_backend("auto", model.device, model.dtype, softcap)
+        config = model.config.get_text_config()
+        softcap = getattr(config, "attn_logit_softcapping", None)
+        backend, _ = select_backend("auto", model.device, model.dtype, softcap, head_size(config))
         model.set_attn_implementation(attention_name(backend))
     try:
         yield

@@ -25,7 +25,7 @@ from fim_core.atomic import read_json
 from fim_core.config.model import ModelConfig, PeftConfig
 from fim_core.errors import FimError, first_line
 from fim_core.hub import require_place
-from fim_core.modeling.attention import attention_name, register, select_backend
+from fim_core.modeling.attention import attention_name, head_size, register, select_backend
 from fim_core.modeling.partition import partitioned_loading, whole_shape, whole_weights
 from fim_core.modeling.support import causal_model, supports_prefix_tree
 from fim_core.modeling.weights import LOADING_ERRORS, load_weights
@@ -192,7 +192,7 @@ def _attention(model: ModelConfig, config: PretrainedConfig, device: torch.devic
         return "sdpa" if model.attn_implementation == "auto" else model.attn_implementation
     register()
     softcap = getattr(config, "attn_logit_softcapping", None)
-    backend, notice = select_backend(model.attn_implementation, device, dtype, softcap)
+    backend, notice = select_backend(model.attn_implementation, device, dtype, softcap, head_size(config))
     if notice:
         logger.warning("%s", notice)
     return attention_name(backend)
