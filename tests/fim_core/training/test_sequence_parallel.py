@@ -120,13 +120,19 @@ def job_of(case: Case, size: int, dataset: Path, tokenizer: Path, work: Path) ->
     return Job(experiment, dataset, tokenizer, Work(work), "test")
 
 
-@pytest.mark.parametrize(("ranks", "size"), [(2, 2), (4, 4), (4, 2)])
+@pytest.mark.parametrize(
+    ("ranks", "size", "cases"),
+    [
+        *((ranks, size, CASES) for ranks, size in RANKS),
+        *(pytest.param(ranks, size, MORE_CASES, marks=pytest.mark.slow) for ranks, size in RANKS),
+    ],
+)
 def test_parts_of_packs_give_the_gradient_of_whole_rows(
-    tmp_path: Path, few_rows: Path, tokenizer_folder: Path, expected: Any, ranks: int, size: int
+    tmp_path: Path, few_rows: Path, tokenizer_folder: Path, expected: Any, ranks: int, size: int, cases: list[Case]
 ) -> None:
-    jobs = [job_of(case, size, few_rows, tokenizer_folder, tmp_path / str(number)) for number, case in enumerate(CASES)]
+    jobs = [job_of(case, size, few_rows, tokenizer_folder, tmp_path / str(number)) for number, case in enumerate(cases)]
     for of_rank in run_ranks(ranks, first_gradients, jobs, folder=tmp_path):
-        for case, (loss, gradients) in zip(CASES, of_rank, strict=True):
+        for case, (loss, gradients) in zip(cases, of_rank, strict=True):
             wanted_loss, wanted = expected(case)
             assert loss == pytest.approx(wanted_loss, rel=1e-5), case
             assert set(gradients) == set(wanted)
