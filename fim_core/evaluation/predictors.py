@@ -18,9 +18,10 @@ from fim_core.evaluation.eval_set import TokenIds
 from fim_core.inference.generation import generate, load_for_inference, stop_ids_of
 from fim_core.inference.row_progress import Advance, RowProgress
 from fim_core.metrics.rows import Prediction
-from fim_core.modeling.attention import attention_name, head_size, register, select_backend
+from fim_core.modeling.attention import attention_name, register, select_backend
 from fim_core.modeling.load import supports_prefix_tree
 from fim_core.modeling.loss import batch_loss
+from fim_core.modeling.support import head_size
 from fim_core.packing import IGNORE_INDEX, Rows, collate, plan_packs
 from fim_core.tokenization.encoder import TextEncoder
 

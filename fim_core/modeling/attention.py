@@ -41,11 +41,6 @@ def attends_over_packs(config: PretrainedConfig) -> bool:
     return str(config._attn_implementation).startswith(ATTENTION_NAME)
 
 
-def head_size(config: PretrainedConfig) -> int:
-    """Width of a model's attention heads."""
-    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-
-
 def register() -> None:
     """Register the backends with transformers, as `fim_pack_<backend>`."""
     for backend, attend in (

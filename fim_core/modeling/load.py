@@ -25,9 +25,9 @@ from fim_core.atomic import read_json
 from fim_core.config.model import ModelConfig, PeftConfig
 from fim_core.errors import FimError, first_line
 from fim_core.hub import require_place
-from fim_core.modeling.attention import attention_name, head_size, register, select_backend
+from fim_core.modeling.attention import attention_name, register, select_backend
 from fim_core.modeling.partition import partitioned_loading, whole_shape, whole_weights
-from fim_core.modeling.support import causal_model, supports_prefix_tree
+from fim_core.modeling.support import causal_model, head_size, supports_prefix_tree
 from fim_core.modeling.weights import LOADING_ERRORS, load_weights
 
 logger = logging.getLogger(__name__)

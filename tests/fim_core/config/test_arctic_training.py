@@ -236,6 +236,14 @@ def test_a_key_without_effect_is_reported(tmp_path: Path, path: str) -> None:
     assert f"  {path.replace('[]', '.0')}: {KEYS[path].note}" in notice.split("Without effect here:\n")[1].splitlines()
 
 
+@pytest.mark.parametrize(("size", "reported"), [(1, True), (2, False)])
+def test_the_format_of_sums_over_parts_of_a_row_has_no_effect_on_whole_rows(size: int, reported: bool) -> None:
+    name = "seq_parallel_communication_data_type"
+    done = translate({"sequence_parallel_size": size, "deepspeed": {name: "bf16"}})
+    assert done.no_effect == ([f"deepspeed.{name}: sequence_parallel_size is 1"] if reported else [])
+    assert done.content["deepspeed"] == ({} if reported else {name: "bf16"})
+
+
 @pytest.mark.parametrize("path", REFUSED)
 def test_a_refused_key_is_reported_with_its_reason(tmp_path: Path, path: str) -> None:
     with pytest.raises(FimError) as error:
