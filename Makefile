@@ -13,8 +13,8 @@ export FIM_EXPERIMENT ?= $(EXPERIMENT)
 export TOKENIZERS_PARALLELISM ?= false
 export DAGSTER_DISABLE_TELEMETRY ?= yes
 
-.PHONY: demo train ui test test-slow test-browser soak lint format fuzz \
-	bench-attention bench-data bench-finetune bench-generation bench-packing bench-train clean
+.PHONY: demo train ui test test-slow test-browser test-gpu soak lint format fuzz \
+	bench-attention bench-data bench-finetune bench-generation bench-long bench-packing bench-train clean
 
 demo: $(READY)  ## CSV -> prompts -> tokens -> checkpoint -> report -> champion, all in Dagster
 	$(BIN)/python -m fim_assets.resources.run_worker
@@ -33,6 +33,9 @@ test-slow: $(READY)
 test-browser: $(READY)  ## Dagster's UI in Debian's Chromium; pictures in artifacts/browser
 	$(BIN)/pytest -m browser -rs
 
+test-gpu: $(READY)  ## on NVIDIA GPUs: kernels, losses, speed, NCCL; report in artifacts/gpu
+	$(BIN)/pytest -n 0 -m gpu -rs tests/gpu
+
 soak: $(READY)  ## FIM_SOAK_SECONDS (600) of kills, full disks and broken exports
 	$(BIN)/pytest -n 0 -s -m soak
 
@@ -46,11 +49,14 @@ bench-data: $(READY)
 	$(BIN)/python -m benchmarks.data
 
 # The project includes neither a pretrained model nor real rows: make bench-finetune MODEL=FOLDER DATA=FILE
-bench-finetune: $(READY)  ## about an hour on 2 cores; ARGS='--cases lora full --train-rows 100' for less
+bench-finetune: $(READY)  ## half an hour on 2 cores; ARGS='--cases lora full --train-rows 100' for less
 	$(BIN)/python -m benchmarks.finetune --model "$(MODEL)" --data "$(DATA)" $(ARGS)
 
 bench-generation: $(READY)
 	$(BIN)/python -m benchmarks.generation
+
+bench-long: $(READY)
+	$(BIN)/python -m benchmarks.long $(ARGS)
 
 bench-packing: $(READY)
 	$(BIN)/python -m benchmarks.packing

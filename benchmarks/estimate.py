@@ -99,7 +99,9 @@ def main() -> None:
             # In a process of its own, as the estimate counts its own memory as that of a rank without tensors.
             estimate = pool.apply(estimated, (CASES[name], Path(folder)))
             measured = trained(CASES[name], Path(folder))
-        import sys; print({k: round(v/GIB,3) for k,v in estimate["parts"].items()}, estimate["during"], file=sys.stderr)
+        import sys
+
+        print({k: round(v / GIB, 3) for k, v in estimate["parts"].items()}, estimate["during"], file=sys.stderr)
         print(line(CASES[name], estimate, measured), flush=True)
 
 
@@ -172,9 +174,7 @@ def estimated(case: Case, folder: Path) -> dict[str, Any]:
     experiment, networks = experiment_of(case, folder), Networks(Machine.this_cpu(case.ranks))
     network = networks.network(experiment)
     rows = load_rows(folder / "rows", "train")
-    workload = workload_of_rows(
-        experiment, rows, strategy="none", data_ranks=case.ranks, cost=training_cost(network)
-    )
+    workload = workload_of_rows(experiment, rows, strategy="none", data_ranks=case.ranks, cost=training_cost(network))
     memory = RankMemory(experiment, networks, ranks=case.ranks, several_packs=workload.several_packs).of(workload.pack)
     size = sum(parameter.numel() for parameter in network.parameters())
     return {"parts": memory.parts, "total": memory.total, "parameters": size, "during": memory.during}

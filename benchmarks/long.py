@@ -87,17 +87,11 @@ def make_row(folder: Path, length: int) -> None:
     """Store one row of `length` tokens of the demo's rows, of which the last are predicted, and a short one to hold out."""
     rows = load_rows(folder / "demo" / "tokens", "train")
     tokens = np.resize(np.concatenate([rows.tokens_of(row) for row in range(len(rows))]), length)
+    features = datasets.load_from_disk(str(folder / "demo" / "tokens" / "dataset"))["train"].features
     splits = {}
     for split, size in (("train", length), ("eval", 512)):
         labels = [IGNORE_INDEX] * (size - TARGETS) + tokens[size - TARGETS : size].tolist()
         content = {"row_id": [split], "type": [""], "input_ids": [tokens[:size].tolist()], "labels": [labels]}
-        features = datasets.Features(
-            row_id=datasets.Value("string"),
-            type=datasets.Value("string"),
-            input_ids=datasets.List(datasets.Value("int32")),
-            labels=datasets.List(datasets.Value("int32")),
-            prompt_length=datasets.Value("int32"),
-        )
         splits[split] = datasets.Dataset.from_dict(content | {"prompt_length": [size - TARGETS]}, features=features)
     datasets.DatasetDict(splits).save_to_disk(str(folder / f"row-{length}" / "dataset"))
 

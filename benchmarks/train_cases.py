@@ -36,6 +36,7 @@ class Case:
         own_tokenizer: whether --tokenizer replaces the trained tokenizer.
         pretrained: folder of a pretrained model; None for random weights.
         lora: train adapters instead of all weights.
+        dtype: number format that the model computes in, `model.dtype` of an experiment.
     """
 
     title: str
@@ -44,6 +45,7 @@ class Case:
     own_tokenizer: bool
     pretrained: str | None = None
     lora: bool = False
+    dtype: str = "fp32"
 
     @property
     def lr(self) -> float:
@@ -56,9 +58,9 @@ class Case:
         """The `model` section of an experiment that trains this case with a tokenizer."""
         adapters = {"peft_config": {"peft_type": "LORA"}} if self.lora else {}
         if self.pretrained is not None:
-            return {"name_or_path": self.pretrained, "tokenizer": tokenizer, "dtype": "fp32", **adapters}
+            return {"name_or_path": self.pretrained, "tokenizer": tokenizer, "dtype": self.dtype, **adapters}
         config = {"model_type": "qwen3", "tie_word_embeddings": True, "vocab_size": self.vocabulary, **self.options}
-        return {"config": config, "tokenizer": tokenizer, "dtype": "fp32", **adapters}
+        return {"config": config, "tokenizer": tokenizer, "dtype": self.dtype, **adapters}
 
 
 CASES = {

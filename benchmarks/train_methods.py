@@ -6,6 +6,7 @@ import os
 import resource
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,14 @@ from transformers import (
 
 from benchmarks.train_cases import Case, job_of, read_sample
 from benchmarks.train_names import RECOMPUTED
+from fim_core.device import device_type
 from fim_core.modeling.flops import training_cost
 from fim_core.modeling.support import causal_model
 from fim_core.packing.plan import Strategy
 from fim_core.prompt_format.tokens import load_tokenizer
 from fim_core.tokenization import load_rows
 from fim_core.training.export import build_for
-from fim_core.training.utilization import measure_matmul
+from fim_core.training.utilization import measure_matmul, peak_memory
 
 Result = dict[str, Any]
 
@@ -43,28 +45,44 @@ class Clock:
         self._began = time.perf_counter(), time.process_time()
 
     def lap(self) -> None:
+        if device_type() == "cuda":
+            torch.cuda.synchronize()
         now = time.perf_counter(), time.process_time()
         self.seconds.append(now[0] - self._began[0])
         self.cpu_seconds.append(now[1] - self._began[1])
         self._began = now
 
 
-def measure(case: Case, method: str, folder: Path, *, steps: int, max_length: int) -> Result:
+Method = Callable[[Case, Path, int, int], Result]
+
+
+def measure(
+    case: Case,
+    method: str,
+    folder: Path,
+    *,
+    steps: int,
+    max_length: int,
+    methods: dict[str, Method] | None = None,
+) -> Result:
     """Train on the sample in `folder` and return the measurements.
+
+    Args:
+        methods: methods by name. Default: METHODS.
 
     Returns:
         seconds, cpu_seconds, losses: of each optimizer step; computed: positions that went through the body in a step;
         operations: floating-point operations
-        that a step's rows need; peak_mib; page_faults.
+        that a step's rows need; peak_mib, on a GPU that of its tensors; page_faults.
     """
     if method == "matmul":
         return {"flops": max(measure_matmul(torch.device("cpu"), torch.float32, 50) for _ in range(5))}
-    result = METHODS[method](case, folder, steps, max_length)
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return result | {"peak_mib": used.ru_maxrss / 1024, "page_faults": used.ru_minflt}
+    result = (methods or METHODS)[method](case, folder, steps, max_length)
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    return result | {"peak_mib": peak_memory(torch.device(device_type())) / 2**20, "page_faults": faults}
 
 
-def _ours(
+def ours(
     packing: Strategy, case: Case, folder: Path, steps: int, max_length: int, *, recompute: bool = False
 ) -> Result:
     """The training loop of `fim train` on one rank; with `recompute`, with `activation_checkpointing`."""
@@ -142,8 +160,8 @@ def _shared_options(
     """
     return {
         "output_dir": str(folder / "other"),
-        "use_cpu": True,
-        "bf16": False,
+        "use_cpu": device_type() == "cpu",
+        "bf16": case.dtype == "bf16",
         "per_device_train_batch_size": batch_size,
         "gradient_accumulation_steps": rows,
         "num_train_epochs": steps,
@@ -161,12 +179,14 @@ def _shared_options(
     }
 
 
-def _model(case: Case, folder: Path, rows: int, max_length: int) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+def _model(
+    case: Case, folder: Path, rows: int, max_length: int, attention: str = "sdpa"
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """The same initial weights as ours, with transformers' own attention."""
     job = job_of(case, folder, work="work-others", packing="none", rows=rows, steps=1, max_length=max_length)
     tokenizer = load_tokenizer(job.tokenizer)
     model = causal_model(build_for(job, tokenizer, torch.device("cpu")))
-    model.set_attn_implementation("sdpa")
+    model.set_attn_implementation(attention)
     return model, tokenizer
 
 
@@ -203,12 +223,27 @@ def _trainer(
     return _run(trainer, recorder, folder, steps)
 
 
-def _trl(settings: dict[str, Any], case: Case, folder: Path, steps: int, max_length: int) -> Result:
-    """TRL's SFTTrainer on token ids with a completion mask, its loss on completions only."""
+def trl(
+    settings: dict[str, Any],
+    case: Case,
+    folder: Path,
+    steps: int,
+    max_length: int,
+    *,
+    attention: str = "sdpa",
+    weights: str | None = None,
+) -> Result:
+    """TRL's SFTTrainer on token ids with a completion mask, its loss on completions only.
+
+    Args:
+        settings: of SFTConfig, and `batch_size`.
+        weights: number format of the weights and of the optimizer's state. Default: that of the case.
+    """
     from trl import SFTConfig, SFTTrainer
 
     sample = read_sample(folder)
-    model, tokenizer = _model(case, folder, sample.rows, max_length)
+    built = replace(case, dtype=weights or case.dtype)
+    model, tokenizer = _model(built, folder, sample.rows, max_length, attention)
     table = datasets.load_from_disk(str(folder / "sample" / "dataset"))["train"]
     rows = {
         "input_ids": table["input_ids"],
@@ -228,17 +263,17 @@ def _trl(settings: dict[str, Any], case: Case, folder: Path, steps: int, max_len
     return _run(trainer, recorder, folder, steps)
 
 
-METHODS: dict[str, Callable[[Case, Path, int, int], Result]] = {
-    "ours, prefix_tree": partial(_ours, "prefix_tree"),
-    f"ours, prefix_tree{RECOMPUTED}": partial(_ours, "prefix_tree", recompute=True),
-    "ours, flat": partial(_ours, "flat"),
-    "ours, none": partial(_ours, "none"),
+METHODS: dict[str, Method] = {
+    "ours, prefix_tree": partial(ours, "prefix_tree"),
+    f"ours, prefix_tree{RECOMPUTED}": partial(ours, "prefix_tree", recompute=True),
+    "ours, flat": partial(ours, "flat"),
+    "ours, none": partial(ours, "none"),
     "Trainer, 1 row a batch": partial(_trainer, 1),
     f"Trainer, 1 row a batch{RECOMPUTED}": partial(_trainer, 1, recompute=True),
     "Trainer, 4 rows padded": partial(_trainer, 4),
-    "TRL, 1 row a batch": partial(_trl, {"batch_size": 1}),
-    "TRL, 4 rows padded": partial(_trl, {"batch_size": 4, "train_sampling_strategy": "group_by_length"}),
-    "TRL, 4 rows padding-free": partial(_trl, {"batch_size": 4, "padding_free": True, "max_length": None}),
-    "TRL, packed (bfd)": partial(_trl, {"batch_size": 1, "packing": True}),
+    "TRL, 1 row a batch": partial(trl, {"batch_size": 1}),
+    "TRL, 4 rows padded": partial(trl, {"batch_size": 4, "train_sampling_strategy": "group_by_length"}),
+    "TRL, 4 rows padding-free": partial(trl, {"batch_size": 4, "padding_free": True, "max_length": None}),
+    "TRL, packed (bfd)": partial(trl, {"batch_size": 1, "packing": True}),
 }
 """Methods by name, ours first. TRL's chunked loss, its default, is on in all of its settings."""

@@ -52,7 +52,8 @@ def checked_section(section: dict[str, Any]) -> dict[str, Any]:
 
     Raises:
         ValueError: a key that belongs to another section, or that DeepSpeed or this trainer would ignore; a ZeRO stage
-            that does not exist or does not fit the other options; two formats of sums of gradients; a `gradient_clipping` that is not a number >= 0.
+            that does not exist or does not fit the other options; two different formats for sums of gradients; a
+            `gradient_clipping` that is not a number >= 0.
     """
     section = parse_numbers_in(section)
     for key in section:

@@ -108,6 +108,11 @@ class Experiment(Section):
     activation_checkpoint_cpu_offload: bool = Field(
         False, description="Keep checkpointed activations in host memory; implies activation_checkpointing."
     )
+    tiled_mlp_compute: bool = Field(
+        False,
+        description="Compute MLPs and norms in tiles of tokens and recompute them in the backward pass, which takes less "
+        "memory for long packs, and more time.",
+    )
     deepspeed: dict[str, Any] = Field(
         default_factory=dict,
         validate_default=True,

@@ -21,6 +21,7 @@ from fim_core.metrics.rows import Prediction
 from fim_core.modeling.attention import attention_name, register, select_backend
 from fim_core.modeling.load import supports_prefix_tree
 from fim_core.modeling.loss import batch_loss
+from fim_core.modeling.support import head_size
 from fim_core.packing import IGNORE_INDEX, Rows, collate, plan_packs
 from fim_core.tokenization.encoder import TextEncoder
 
@@ -163,8 +164,9 @@ def _pack_attention(model: PreTrainedModel, shares: bool) -> Iterator[None]:
     before = model.config._attn_implementation
     if shares:
         register()
-        softcap = getattr(model.config.get_text_config(), "attn_logit_softcapping", None)
-        backend, _ = select_backend("auto", model.device, model.dtype, softcap)
+        config = model.config.get_text_config()
+        softcap = getattr(config, "attn_logit_softcapping", None)
+        backend, _ = select_backend("auto", model.device, model.dtype, softcap, head_size(config))
         model.set_attn_implementation(attention_name(backend))
     try:
         yield

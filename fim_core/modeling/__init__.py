@@ -5,6 +5,7 @@ from fim_core.modeling.load import build_model, checkpoint_dtype, enable_activat
 from fim_core.modeling.loss import LossSums, PackedCausalLM, batch_loss
 from fim_core.modeling.save import save_model
 from fim_core.modeling.support import supports_prefix_tree
+from fim_core.modeling.tiling import enable_tiled_compute
 
 __all__ = [
     "LossSums",
@@ -13,6 +14,7 @@ __all__ = [
     "build_model",
     "checkpoint_dtype",
     "enable_activation_checkpointing",
+    "enable_tiled_compute",
     "save_model",
     "supports_prefix_tree",
     "training_cost",

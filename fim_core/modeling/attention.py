@@ -7,16 +7,20 @@ the model's forward, among them `pack_layout` and `sequence_group`. It builds no
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+from torch.nn.attention.flex_attention import flex_attention
 from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, PretrainedConfig
 
 from fim_core.errors import FimError
+from fim_core.modeling.pack_masks import pack_block_mask, pack_mask
 from fim_core.modeling.segments import segment_attention
 from fim_core.modeling.sequence_parallel import SequenceGroup
 from fim_core.packing import Layout
@@ -53,6 +57,7 @@ def select_backend(
     device: torch.device,
     dtype: torch.dtype,
     softcap: float | None,
+    head_size: int,
     capability: tuple[int, int] | None = None,
 ) -> tuple[str, str]:
     """The best backend for this machine and model.
@@ -61,6 +66,7 @@ def select_backend(
         requested: `model.attn_implementation` of the experiment.
         device, dtype: of the training.
         softcap: bound on attention scores (Gemma 2), which flash kernels do not support.
+        head_size: width of an attention head. Flash kernels take multiples of 8 up to 256, FlexAttention 16 and more.
         capability: compute capability of a GPU that is not in this machine; None: that of `device`.
 
     Returns:
@@ -72,9 +78,11 @@ def select_backend(
         possible = {best, "mask"}
     else:
         half = dtype in (torch.bfloat16, torch.float16)
-        flash = half and device.type == "cuda" and (capability or torch.cuda.get_device_capability(device)) >= (8, 0)
-        best = "varlen" if flash and softcap is None else "flex"
-        possible = {best, "flex", "mask"}
+        flash = device.type == "cuda" and half and (capability or torch.cuda.get_device_capability(device)) >= (8, 0)
+        flash = flash and softcap is None and head_size % 8 == 0 and head_size <= 256
+        fused = ["varlen"] * flash + ["flex"] * (head_size >= 16)
+        best = [*fused, "mask"][0]
+        possible = {*fused, "mask"}
     backend = wanted.get(requested, best)
     if requested == "sdpa" and device.type == "cpu":
         backend = best
@@ -151,13 +159,12 @@ def attend_mask(
 ) -> torch.Tensor:
     """scaled_dot_product_attention with a dense T x T mask: for any device, with time and memory quadratic in T."""
     mask = pack_mask(layout, window, query.device)
-    if softcap is None:
-        output = nn.functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, scale=scale, enable_gqa=query.shape[1] != key.shape[1]
-        )
-        return output.transpose(1, 2)
+    # With a mask and fewer key heads than query heads, a GPU would fall back to scores of all heads in memory.
     group = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(group, dim=1), value.repeat_interleave(group, dim=1)
+    if softcap is None:
+        output = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
+        return output.transpose(1, 2)
     scores = softcap * torch.tanh((query @ key.mT * scale) / softcap)
     weights = scores.masked_fill(~mask, float("-inf")).softmax(-1, torch.promote_types(query.dtype, torch.float32))
     return (weights.to(value.dtype) @ value).transpose(1, 2)
@@ -172,34 +179,59 @@ def attend_flex(
     scale: float,
     window: int | None = None,
     softcap: float | None = None,
+    kernel: Callable[..., Any] | None = None,
 ) -> torch.Tensor:
     """FlexAttention over the blocks in which some query attends to some key. Not yet run on a GPU.
 
-    On a CPU it runs uncompiled, which is slow and only for tests.
+    Args:
+        kernel: a function with the signature of `torch.nn.attention.flex_attention.flex_attention`. Default: that
+            function, compiled on a GPU; on a CPU it is not compiled, which is slow and only for tests.
     """
-
-    output = _flex(query)(
+    on_cpu = query.device.type == "cpu"
+    if kernel is None:
+        kernel = flex_attention if on_cpu else compiled_flex_attention()
+    output = kernel(
         query,
         key,
         value,
-        score_mod=None if softcap is None else lambda score, *_: softcap * torch.tanh(score / softcap),
+        score_mod=None if softcap is None else _cap(softcap),
         block_mask=pack_block_mask(layout, window, query.device),
         scale=scale,
         enable_gqa=query.shape[1] != key.shape[1],
+        # Otherwise packs under 128 tokens are compiled once more, for a kernel that is meant for decoding.
+        kernel_options=None if on_cpu else {"BACKEND": "TRITON"},
     )
     return output.transpose(1, 2)
 
 
-def _flex(query: torch.Tensor) -> Callable[..., torch.Tensor]:
-    """flex_attention, compiled on first use on GPUs."""
-    if query.device.type == "cpu":
-        return flex_attention
-    if "flex" not in _compiled:
-        _compiled["flex"] = torch.compile(flex_attention, dynamic=True)
-    return _compiled["flex"]
+def _cap(softcap: float) -> Callable[..., torch.Tensor]:
+    """The bound on scores, as FlexAttention applies it."""
+
+    def cap(score: torch.Tensor, _batch: Any, _head: Any, _query: Any, _key: Any) -> torch.Tensor:
+        return softcap * torch.tanh(score / softcap)
+
+    return cap
 
 
-_compiled: dict[str, Any] = {}
+@cache
+def compiled_flex_attention(backend: str | Callable[..., Any] = "inductor") -> Callable[..., torch.Tensor]:
+    """flex_attention, compiled when it is first called, and once more for lengths other than the first.
+
+    Not with `dynamic=True`, which would turn `scale` and the block size into variables of the kernel, too. `fullgraph`
+    raises an error where torch would otherwise compute all T x T scores without a kernel.
+    """
+    from torch._dynamo import config
+
+    # Lengths, windows, and passes with and without gradients are compiled one by one; torch stops after 8.
+    config.recompile_limit = max(config.recompile_limit, 64)
+    # The kernels take `scale` and softcap as constants. torch would make a number that has changed a variable, which
+    # FlexAttention cannot be compiled with (pytorch/pytorch#147756).
+    config.specialize_float = True
+    return torch.compile(flex_attention, fullgraph=True, backend=backend)
+
+
+# Before torch 2.12 the kernel takes fewer key heads than query heads without saying so.
+_VARLEN_GROUPS = "enable_gqa" in inspect.signature(varlen_attn).parameters
 
 
 def attend_varlen(
@@ -215,8 +247,8 @@ def attend_varlen(
 ) -> torch.Tensor:
     """One call of torch's flash kernel for sequences of different lengths. Not yet run on a GPU.
 
-    Each segment is a sequence whose queries are its own tokens and whose keys are gathered from its path. The causal
-    mask is aligned to the bottom right, so the last query attends to all keys.
+    A sequence's queries are the tokens of a run of segments, and its keys are those of the run's path (`path_gather`).
+    The causal mask is aligned to the bottom right, so the last query attends to all keys.
 
     Args:
         kernel: a function with the signature of `torch.nn.attention.varlen.varlen_attn`.
@@ -224,75 +256,78 @@ def attend_varlen(
     if softcap is not None:
         raise FimError("The flash kernel does not support softcap. Set model.attn_implementation: flex_attention.")
     gather = path_gather(layout, window, query.device)
+    queries, keys, values = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    if gather["keys"] is not None:
+        keys, values = (_Gather.apply(tensor, gather["keys"]) for tensor in (keys, values))
     output = kernel(
-        query[0].transpose(0, 1).contiguous(),
-        key[0].transpose(0, 1)[gather["keys"]],
-        value[0].transpose(0, 1)[gather["keys"]],
+        queries.contiguous(),
+        keys.contiguous(),
+        values.contiguous(),
         gather["query_starts"],
         gather["key_starts"],
         gather["longest_query"],
         gather["longest_key"],
         scale=scale,
         window_size=(-1 if window is None else window - 1, 0),
-        enable_gqa=query.shape[1] != key.shape[1],
+        **({"enable_gqa": query.shape[1] != key.shape[1]} if _VARLEN_GROUPS else {}),
     )
     return output[None]
 
 
+class _Gather(torch.autograd.Function):
+    """Rows of a tensor by index, with gradients summed in float32.
+
+    A token of a shared prefix is gathered once for each row below it. In the backward pass of torch's own indexing,
+    each of these additions would be rounded to the tensor's dtype.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, tensor: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        """Gather; tensor [T, heads, head size], index int64 [n]."""
+        ctx.save_for_backward(index)
+        ctx.shape = tensor.shape
+        return tensor.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        """Sum the gradients of each row's copies."""
+        (index,) = ctx.saved_tensors
+        exact = torch.promote_types(gradient.dtype, torch.float32)
+        total = torch.zeros(ctx.shape, dtype=exact, device=gradient.device)
+        total.index_add_(0, index, gradient.to(exact))
+        return total.to(gradient.dtype), None
+
+
 def path_gather(layout: Layout, window: int | None, device: torch.device) -> dict[str, Any]:
-    """Indices that gather the tokens of each segment's path, concatenated over all segments.
+    """The sequences of a pack for kernels of different lengths, and the tokens of their keys.
+
+    The queries of a sequence are a run of segments that each continue the one before it: its tokens are contiguous, and
+    all are on the path of the last. So the keys are at most the tokens of all rows, each row with its whole prefix.
 
     Returns:
-        keys: int64, token of each gathered key; query_starts, key_starts: offsets of the segments, int32 [segments + 1];
-        longest_query, longest_key: maximum length over segments.
+        keys: int64, token of each key, concatenated over sequences; None if they are the tokens of the pack, in order;
+        query_starts, key_starts: offsets of the sequences, int32 [sequences + 1]; longest_query, longest_key: maximum
+        length over sequences.
     """
     name = ("gather", window, device)
     if name not in layout.derived:
+        begins = layout.parents != np.arange(-1, len(layout.segments) - 1)
+        begins[0] = True
+        firsts = np.flatnonzero(begins)
+        offsets = [*layout.starts[firsts].tolist(), layout.tokens]
         pieces: list[torch.Tensor] = []
-        lengths: list[int] = []
-        for segment, length in enumerate(layout.lengths.tolist()):
-            path = [torch.arange(layout.starts[p], layout.stops[p]) for p in layout.path(segment)]
-            tokens = torch.cat(path)
-            if window is not None:
-                tokens = tokens[-(window - 1 + length) :]
-            pieces.append(tokens)
-            lengths.append(len(tokens))
+        for first, start, stop in zip(firsts.tolist(), offsets, offsets[1:], strict=False):
+            ancestors = layout.path(first)[:-1]
+            path = [torch.arange(layout.starts[p], layout.stops[p]) for p in ancestors]
+            tokens = torch.cat([*path, torch.arange(start, stop)])
+            pieces.append(tokens if window is None else tokens[-(window - 1 + stop - start) :])
+        lengths = [len(piece) for piece in pieces]
+        shared = sum(lengths) > layout.tokens
         layout.derived[name] = {
-            "keys": torch.cat(pieces).to(device),
-            "query_starts": torch.tensor([*layout.starts.tolist(), layout.tokens], dtype=torch.int32, device=device),
+            "keys": torch.cat(pieces).to(device) if shared else None,
+            "query_starts": torch.tensor(offsets, dtype=torch.int32, device=device),
             "key_starts": torch.tensor([0, *lengths]).cumsum(0).to(torch.int32).to(device),
-            "longest_query": int(layout.lengths.max()),
+            "longest_query": int(np.diff(offsets).max()),
             "longest_key": max(lengths),
         }
     return layout.derived[name]
-
-
-def pack_mask(layout: Layout, window: int | None, device: torch.device) -> torch.Tensor:
-    """Dense mask of a pack, bool [T, T]: row t is true at the tokens that token t attends to."""
-    name = ("mask", window, device)
-    if name not in layout.derived:
-        tokens = torch.arange(layout.tokens, device=device)
-        layout.derived[name] = _mask_rule(layout, window, device)(None, None, tokens[:, None], tokens)
-    return layout.derived[name]
-
-
-def pack_block_mask(layout: Layout, window: int | None, device: torch.device) -> BlockMask:
-    """Block mask of a pack for FlexAttention."""
-    name = ("blocks", window, device)
-    if name not in layout.derived:
-        size = layout.tokens
-        rule = _mask_rule(layout, window, device)
-        layout.derived[name] = create_block_mask(rule, B=None, H=None, Q_LEN=size, KV_LEN=size, device=device)
-    return layout.derived[name]
-
-
-def _mask_rule(layout: Layout, window: int | None, device: torch.device) -> Callable[..., torch.Tensor]:
-    """The rule that a query attends to itself and to earlier tokens of its own segment and of its ancestors."""
-    stops = torch.from_numpy(layout.subtree_stops[layout.segment_of]).to(device)
-    positions = torch.from_numpy(layout.positions).to(device)
-
-    def rule(_batch: Any, _head: Any, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-        attended = (key <= query) & (query < stops[key])
-        return attended if window is None else attended & (positions[query] - positions[key] < window)
-
-    return rule

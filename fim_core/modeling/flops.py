@@ -8,7 +8,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from fim_core.modeling.partition import whole_shape
-from fim_core.modeling.support import causal_model
+from fim_core.modeling.support import causal_model, head_size
 from fim_core.packing import Layout
 from fim_core.packing.cost import Cost
 
@@ -30,10 +30,9 @@ def training_cost(model: PreTrainedModel | PeftModel) -> Cost:
     if experts:
         share = config.num_experts_per_tok / max(whole_shape(parameter)[0] for parameter in experts)
         token += sum(_operations(parameter, int(whole_shape(parameter).numel() * share)) for parameter in experts)
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return Cost(
         token=float(token),
-        pair=12.0 * config.num_hidden_layers * config.num_attention_heads * width,
+        pair=12.0 * config.num_hidden_layers * config.num_attention_heads * head_size(config),
         target=float(_operations(head.weight, head.in_features * head.out_features)),
     )
 

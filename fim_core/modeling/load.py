@@ -27,7 +27,7 @@ from fim_core.errors import FimError, first_line
 from fim_core.hub import require_place
 from fim_core.modeling.attention import attention_name, register, select_backend
 from fim_core.modeling.partition import partitioned_loading, whole_shape, whole_weights
-from fim_core.modeling.support import causal_model, supports_prefix_tree
+from fim_core.modeling.support import causal_model, head_size, supports_prefix_tree
 from fim_core.modeling.weights import LOADING_ERRORS, load_weights
 
 logger = logging.getLogger(__name__)
@@ -218,7 +218,7 @@ def _attention(
         return "sdpa" if model.attn_implementation == "auto" else model.attn_implementation
     register()
     softcap = getattr(config, "attn_logit_softcapping", None)
-    backend, notice = select_backend(model.attn_implementation, device, dtype, softcap, capability)
+    backend, notice = select_backend(model.attn_implementation, device, dtype, softcap, head_size(config), capability)
     if notice:
         logger.warning("%s", notice)
     return attention_name(backend)

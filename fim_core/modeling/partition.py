@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
 
 
 @contextmanager
@@ -48,3 +49,13 @@ def whole_weights(weights: Sequence[torch.Tensor]) -> Iterator[None]:
 def whole_shape(weight: torch.Tensor) -> torch.Size:
     """Shape of a weight, that of all parts together if it is partitioned."""
     return getattr(weight, "ds_shape", weight.shape)
+
+
+def is_partitioned(module: nn.Module, *, recurse: bool = True) -> bool:
+    """Whether a rank holds only a part of any weight of this module, and has to gather it to compute with it.
+
+    Args:
+        recurse: include the weights of submodules.
+    """
+    # DeepSpeed sets this attribute in stage 3; it is true for small weights (stage3_param_persistence_threshold).
+    return any(not getattr(weight, "ds_persist", True) for weight in module.parameters(recurse))

@@ -5,9 +5,9 @@ before it, an all-to-all gives each rank all tokens of a part of the heads, and 
 the tokens with all heads (Jacobs et al., 2023, "DeepSpeed Ulysses", section 3). The attention functions and the layout of
 the pack stay the same, as they see the whole pack.
 
-DeepSpeed's wrapper for transformers (`UlyssesSPAttentionHF`) is not used: it passes no layout to the attention function,
-with SDPA it drops the mask that separates packed rows, it needs a fixed number of key heads that divides the ranks or is
-divided by them, and the gradient scale that it needs depends on the ZeRO stage.
+DeepSpeed's wrapper for transformers (`UlyssesSPAttentionHF`) is not used: with SDPA it drops the mask that separates
+packed rows, it needs a number of key heads that divides the ranks or is divided by them, and with DeepSpeed's groups the
+gradient scale that it needs depends on the ZeRO stage.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ class SequenceGroup:
     Attributes:
         size: number of ranks.
         rank: index of this rank in the group, and of its part of the tokens.
-        process_group: for communication; None only for tensors on the `meta` device, which have no values.
+        process_group: for communication.
     """
 
     size: int
     rank: int
-    process_group: dist.ProcessGroup | None
+    process_group: dist.ProcessGroup
 
     def key_repeats(self, key_heads: int) -> int:
         """How often each key head is repeated so that the key heads can be divided among the ranks.
@@ -75,7 +75,7 @@ class _AllToAll(torch.autograd.Function):
     """Send entry i of the first dimension to rank i of the group; entry j of the result comes from rank j."""
 
     @staticmethod
-    def forward(ctx: Any, tensor: torch.Tensor, group: dist.ProcessGroup | None) -> torch.Tensor:
+    def forward(ctx: Any, tensor: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
         ctx.group = group
         return _exchange(tensor, group)
 
@@ -84,11 +84,10 @@ class _AllToAll(torch.autograd.Function):
         return _exchange(grad, ctx.group), None
 
 
-def _exchange(tensor: torch.Tensor, group: dist.ProcessGroup | None) -> torch.Tensor:
+def _exchange(tensor: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
     sent = tensor.contiguous()
     received = torch.empty_like(sent)
-    if not sent.is_meta:
-        dist.all_to_all_single(received, sent, group=group)
+    dist.all_to_all_single(received, sent, group=group)
     return received
 
 

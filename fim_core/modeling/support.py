@@ -54,6 +54,11 @@ def supports_prefix_tree(config: PretrainedConfig) -> tuple[bool, str]:
     return True, ""
 
 
+def head_size(config: PretrainedConfig) -> int:
+    """Width of a model's attention heads."""
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
 def causal_model(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     """The transformers model, which PEFT may have wrapped."""
     return cast("PreTrainedModel", model.get_base_model()) if isinstance(model, PeftModel) else model

@@ -23,6 +23,7 @@ from fim_core.modeling.load import enable_activation_checkpointing, network_conf
 from fim_core.modeling.loss import PackedCausalLM
 from fim_core.modeling.sequence_parallel import SequenceGroup, require_sequence_parallel
 from fim_core.modeling.support import supports_prefix_tree
+from fim_core.modeling.tiling import enable_tiled_compute
 from fim_core.packing import PackPlan, Rows, plan_packs
 from fim_core.packing.plan import Strategy
 from fim_core.prompt_format.tokens import load_tokenizer
@@ -124,6 +125,8 @@ def prepare_run(job: Job, ranks: Ranks) -> Run:
         # On a CPU activations are in host memory already, and there is no pinned memory to copy them to.
         offload = experiment.activation_checkpoint_cpu_offload and ranks.device.type != "cpu"
         enable_activation_checkpointing(model, offload=offload)
+    if experiment.tiled_mlp_compute:
+        enable_tiled_compute(model)
 
     batch_rows = batch_rows_of_run(experiment, state, ranks.data_ranks)
     total_steps = count_steps(

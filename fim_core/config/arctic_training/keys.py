@@ -134,7 +134,7 @@ KEYS: dict[str, Key] = {
     "enable_arctic_moe_custom_optimization": _refused(NO_EXPERT_PARALLELISM, False),
     "enable_routing_replay": _refused(NO_EXPERT_PARALLELISM, False),
     "activation_checkpoint_cpu_offload": _same(),
-    "tiled_mlp_compute": _refused("MLPs are not computed in tiles; leave it out, results are equal", False),
+    "tiled_mlp_compute": _same("norms are computed in tiles too; not for every type of model"),
     "seed": _same(),
     "checkpoint[].type": _same(),
     "checkpoint[].output_dir": _translated(

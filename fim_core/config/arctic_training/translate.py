@@ -235,10 +235,9 @@ def _optimizer(done: Translation) -> None:
 
 
 def _deepspeed(done: Translation) -> None:
-    name = "seq_parallel_communication_data_type"
-    if _number(done.content.get("sequence_parallel_size", 1)) == 1 and section_of(done.content, "deepspeed").pop(
-        name, None
-    ):
+    section, name = section_of(done.content, "deepspeed"), "seq_parallel_communication_data_type"
+    if name in section and _number(done.content.get("sequence_parallel_size", 1)) == 1:
+        del section[name]
         done.no_effect.append(f"deepspeed.{name}: sequence_parallel_size is 1")
 
 

@@ -31,6 +31,7 @@ _OPTIONS = (
     "sequence_parallel_size",
     "activation_checkpointing",
     "activation_checkpoint_cpu_offload",
+    "tiled_mlp_compute",
     "deepspeed",
 )
 

@@ -57,6 +57,7 @@ ACCEPTED: dict[str, tuple[Any, Any]] = {
     "micro_batch_size": (2, lambda e: e.micro_batch_size == 2),
     "activation_checkpoint_cpu_offload": (True, lambda e: e.activation_checkpoint_cpu_offload),
     "sequence_parallel_size": ("2", lambda e: e.sequence_parallel_size == 2),
+    "tiled_mlp_compute": (True, lambda e: e.tiled_mlp_compute),
     "seed": (7, lambda e: e.seed == 7),
     "train_iters": ("3k", lambda e: (e.max_steps, e.epochs) == (3000, None)),
     "eval_interval": (50, lambda e: e.eval_interval == 50),
@@ -155,7 +156,6 @@ REFUSED: dict[str, Any] = {
     "arctic_moe": "auto",
     "enable_arctic_moe_custom_optimization": True,
     "enable_routing_replay": True,
-    "tiled_mlp_compute": True,
     "eval_log_iter_interval": 5,
     "exit_iteration_this_run": 6,
     "overfit_first_batch": True,
@@ -234,6 +234,14 @@ def test_a_key_without_effect_is_reported(tmp_path: Path, path: str) -> None:
     notice = read(tmp_path, with_key(path, NO_EFFECT[path])).notice
     assert notice is not None
     assert f"  {path.replace('[]', '.0')}: {KEYS[path].note}" in notice.split("Without effect here:\n")[1].splitlines()
+
+
+@pytest.mark.parametrize(("size", "reported"), [(1, True), (2, False)])
+def test_the_format_of_sums_over_parts_of_a_row_has_no_effect_on_whole_rows(size: int, reported: bool) -> None:
+    name = "seq_parallel_communication_data_type"
+    done = translate({"sequence_parallel_size": size, "deepspeed": {name: "bf16"}})
+    assert done.no_effect == ([f"deepspeed.{name}: sequence_parallel_size is 1"] if reported else [])
+    assert done.content["deepspeed"] == ({} if reported else {name: "bf16"})
 
 
 @pytest.mark.parametrize("path", REFUSED)

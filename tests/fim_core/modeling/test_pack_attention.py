@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from attention_reference import chain, operands, reference, run, varlen_on_cpu
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn.attention.flex_attention import create_block_mask, create_mask
 
 from fim_core.errors import FimError
 from fim_core.modeling.attention import (
@@ -17,9 +19,11 @@ from fim_core.modeling.attention import (
     attend_mask,
     attend_segments,
     attend_varlen,
-    pack_mask,
+    compiled_flex_attention,
+    path_gather,
     select_backend,
 )
+from fim_core.modeling.pack_masks import BLOCK, attended_blocks, pack_block_mask, pack_mask
 from fim_core.modeling.segments import WINDOW_BLOCK, attention_calls
 from fim_core.packing.layout import Layout, forest
 
@@ -35,75 +39,8 @@ def layouts(draw: st.DrawFn) -> Layout:
     return forest(np.array(lengths), np.array(shared))[0]
 
 
-def chain(depth: int) -> Layout:
-    """A tree of the given depth in which a row ends at each level."""
-    lengths = [3 * level + 2 for level in range(1, depth + 1)]
-    shared = [0, *(3 * level for level in range(1, depth))]
-    return forest(np.array(lengths), np.array(shared))[0]
-
-
 def depth_of(layout: Layout) -> int:
     return max(len(layout.path(segment)) for segment in range(len(layout.segments)))
-
-
-def reference(query, key, value, layout: Layout, *, scale: float, window: int | None, softcap: float | None = None):
-    """Reference attention: walk up the tree from each token and attend to every token on the way."""
-    outputs = []
-    for token in range(layout.tokens):
-        segment = int(layout.segment_of[token])
-        seen = [
-            place
-            for ancestor in layout.path(segment)
-            for place in range(int(layout.starts[ancestor]), int(layout.stops[ancestor]))
-            if place <= token
-        ]
-        if window is not None:
-            seen = seen[-window:]
-        group = query.shape[1] // key.shape[1]
-        keys, values = (tensor[0, :, seen].repeat_interleave(group, dim=0) for tensor in (key, value))
-        scores = (keys @ query[0, :, token, :, None])[..., 0] * scale
-        if softcap is not None:
-            scores = softcap * torch.tanh(scores / softcap)
-        outputs.append((scores.softmax(-1)[:, None] @ values)[:, 0])
-    return torch.stack(outputs)[None]
-
-
-def operands(layout: Layout, heads: int, key_heads: int, width: int = 4, dtype=torch.float64, seed: int = 0):
-    generator = torch.Generator().manual_seed(seed)
-    shapes = [(1, layout.tokens, count, width) for count in (heads, key_heads, key_heads)]
-    # As in a model: [1, T, heads, width] in memory, seen as [1, heads, T, width].
-    leaves = [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for shape in shapes]
-    return [leaf.requires_grad_() for leaf in leaves]
-
-
-def run(attend, leaves, layout, gradient=None, **options):
-    """Output, and gradients for query, key and value."""
-    query, key, value = (leaf.transpose(1, 2) for leaf in leaves)
-    output = attend(query, key, value, layout, scale=0.37, **options)
-    gradient = (
-        torch.sin(torch.arange(output.numel()).reshape(output.shape)).to(output) if gradient is None else gradient
-    )
-    return output.detach(), torch.autograd.grad(output, leaves, gradient)
-
-
-def varlen_on_cpu(query, key, value, query_starts, key_starts, max_q, max_k, *, scale, window_size, enable_gqa) -> Any:
-    """What torch's varlen kernel computes: sequences by themselves, causal from the bottom right, a window to the left."""
-    left, right = window_size
-    assert right == 0
-    assert enable_gqa == (query.shape[1] != key.shape[1])
-    assert query_starts.dtype == key_starts.dtype == torch.int32
-    outputs = []
-    for q0, q1, k0, k1 in zip(query_starts, query_starts[1:], key_starts, key_starts[1:], strict=False):
-        assert q1 - q0 <= max_q
-        assert k1 - k0 <= max_k
-        back = torch.arange(k1 - k0 - (q1 - q0), k1 - k0)[:, None] - torch.arange(k1 - k0)
-        mask = (back >= 0) & (back <= left) if left >= 0 else back >= 0
-        parts = [
-            tensor[a:b].transpose(0, 1)[None] for tensor, a, b in ((query, q0, q1), (key, k0, k1), (value, k0, k1))
-        ]
-        out = torch.nn.functional.scaled_dot_product_attention(*parts, attn_mask=mask, scale=scale, enable_gqa=True)
-        outputs.append(out[0].transpose(0, 1))
-    return torch.cat(outputs)
 
 
 def attend_varlen_on_cpu(*args, **options):
@@ -217,6 +154,118 @@ def test_flex_attention_does_not_see_other_rows(window):
         assert torch.equal(after[:, own], before[:, own])
 
 
+@st.composite
+def long_layouts(draw: st.DrawFn) -> Layout:
+    """Forests of rows of several blocks; lengths often end at a block's edge."""
+    lengths = draw(st.lists(st.sampled_from([1, 60, 127, 128, 129, 256, 300, 513]), min_size=1, max_size=6))
+    shared = [0]
+    for before, length in itertools.pairwise(lengths):
+        shared.append(draw(st.integers(0, min(before, length) - 1)))
+    return forest(np.array(lengths), np.array(shared))[0]
+
+
+def by_blocks(mask: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Which blocks of a dense mask hold a pair, and which hold all; pairs beyond the mask do not exist."""
+    blocks = -(-len(mask) // BLOCK)
+    padded = torch.zeros(blocks * BLOCK, blocks * BLOCK, dtype=torch.bool)
+    padded[: len(mask), : len(mask)] = mask
+    tiles = padded.reshape(blocks, BLOCK, blocks, BLOCK)
+    return tiles.any(3).any(1).numpy(), tiles.all(3).all(1).numpy()
+
+
+@settings(max_examples=60, deadline=None)
+@given(layout=long_layouts(), window=st.sampled_from([None, 1, 100, 128, 300, 5000]))
+def test_attended_blocks_equal_those_of_the_dense_mask(layout, window):
+    """With a window, blocks may be left to the rule that could be skipped or taken whole, but never the other way."""
+    some, every = attended_blocks(layout, window)
+    expected_some, expected_every = by_blocks(pack_mask(layout, window, torch.device("cpu")))
+    if window is None:
+        assert (some == expected_some).all()
+        assert (every == expected_every).all()
+    assert not (expected_some & ~some).any()
+    assert not (every & ~expected_every).any()
+
+
+@pytest.mark.parametrize("window", [None, 150])
+def test_block_mask_equals_that_of_torch(window):
+    """torch evaluates all pairs; blocks of keys are listed in their order."""
+    layout, cpu = forest(np.array([300, 420, 700, 129]), np.array([0, 128, 290, 0]))[0], torch.device("cpu")
+    made = pack_block_mask(layout, window, cpu)
+    torchs = create_block_mask(made.mask_mod, None, None, layout.tokens, layout.tokens, device="cpu")
+    assert made.shape == torchs.shape
+    names = ("kv_num_blocks", "kv_indices", "full_kv_num_blocks", "full_kv_indices", "q_num_blocks", "q_indices")
+    for name in names if window is None else ():
+        assert torch.equal(getattr(made, name), getattr(torchs, name)), name
+    dense = create_mask(made.mask_mod, None, None, layout.tokens, layout.tokens, device="cpu")
+    assert torch.equal(dense[0, 0], pack_mask(layout, window, cpu))
+
+
+@pytest.mark.parametrize(("window", "softcap"), [(None, None), (150, 0.8)])
+def test_flex_attention_over_several_blocks_equals_the_dense_mask(window, softcap):
+    layout = forest(np.array([300, 420, 700, 129]), np.array([0, 128, 290, 0]))[0]
+    tensors = [leaf.detach().transpose(1, 2) for leaf in operands(layout, 4, 2)]
+    options = {"scale": 0.37, "window": window, "softcap": softcap}
+    found, expected = (attend(*tensors, layout, **options) for attend in (attend_flex, attend_mask))
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("window", "softcap"), [(None, None), (150, None), (None, 20.0)])
+def test_compiled_flex_attention_equals_the_dense_mask(window, softcap):
+    """Compiled kernels skip blocks by the block mask, which the uncompiled function does not look at.
+
+    Compiled for each length: torch 2.13 writes wrong C++ where the length of a tensor in the mask's rule is a variable.
+    """
+    for lengths, shared in (([300, 420, 700, 129], [0, 128, 290, 0]), ([900], [0]), ([50, 900, 300], [0, 40, 257])):
+        torch._dynamo.reset()
+        layout = forest(np.array(lengths), np.array(shared))[0]
+        leaves = operands(layout, 4, 2, width=16, dtype=torch.float32)
+        tensors = [leaf.detach().transpose(1, 2) for leaf in leaves]
+        options = {"scale": 0.25, "window": window, "softcap": softcap}
+        found = attend_flex(*tensors, layout, kernel=compiled_flex_attention(), **options)
+        torch.testing.assert_close(found, attend_mask(*tensors, layout, **options), rtol=1e-4, atol=1e-5)
+
+
+def test_flex_attention_is_compiled_once_for_all_lengths_but_the_first():
+    """Neither the scale nor the softcap becomes a variable of the kernel."""
+    graphs = []
+
+    def count(graph, _inputs):
+        graphs.append(graph.code)
+        return graph.forward
+
+    torch._dynamo.reset()
+    kernel = compiled_flex_attention(count)
+    for scale, softcap in ((0.37, 0.8), (0.25, 20.0)):
+        for lengths in ([200, 300], [200, 500], [400, 500, 600], [300, 1500]):
+            layout = forest(np.array(lengths), np.array([0, *[100] * (len(lengths) - 1)]))[0]
+            tensors = [leaf.detach().transpose(1, 2) for leaf in operands(layout, 4, 2, width=16)]
+            attend_flex(*tensors, layout, scale=scale, window=50, softcap=softcap, kernel=kernel)
+    assert len(graphs) == 3
+    assert not any("item()" in code for code in graphs)
+
+
+def test_gathered_keys_are_at_most_the_tokens_of_the_rows():
+    """Many rows that leave the first one at different places do not repeat its beginning for each of its segments."""
+    lengths, shared = np.full(30, 100), np.array([0, *range(90, 61, -1)])
+    layout = forest(lengths, shared)[0]
+    gather = path_gather(layout, None, torch.device("cpu"))
+    assert len(gather["keys"]) == lengths.sum()
+    flat = forest(lengths, np.zeros(30, int))[0]
+    assert path_gather(flat, None, torch.device("cpu"))["keys"] is None
+
+
+def test_gradients_of_shared_tokens_are_summed_in_float32():
+    """A thousand contributions of 1 to a sum in bfloat16 would end at 256."""
+    layout = forest(np.full(1000, 2), np.array([0, *[1] * 999]))[0]
+    leaves = operands(layout, 1, 1, width=8, dtype=torch.bfloat16)
+    _, gradients = run(attend_varlen_on_cpu, leaves, layout, gradient=torch.ones(1, layout.tokens, 1, 8).bfloat16())
+    exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
+    _, expected = run(attend_mask, exact, layout, gradient=torch.ones(1, layout.tokens, 1, 8).double())
+    assert expected[2][0, 0].min() > 300
+    torch.testing.assert_close(gradients[2][0, 0].double(), expected[2][0, 0], rtol=2**-7, atol=0)
+
+
 def test_no_pair_is_computed_twice():
     """Without a window, the calls compute exactly the attended pairs, plus the upper triangles of causal calls."""
     layout = chain(5)
@@ -240,7 +289,28 @@ def test_no_pair_is_computed_twice():
     ],
 )
 def test_backends_that_a_cpu_lacks_are_replaced(requested, softcap, backend, replaced):
-    chosen, notice = select_backend(requested, torch.device("cpu"), torch.float32, softcap)
+    chosen, notice = select_backend(requested, torch.device("cpu"), torch.float32, softcap, 64)
     assert chosen == backend
     assert (requested in notice) == replaced
     assert math.isclose(len(notice), 0) != replaced
+
+
+@pytest.mark.parametrize(
+    ("requested", "softcap", "width", "capability", "backend"),
+    [
+        ("auto", None, 128, (8, 0), "varlen"),
+        ("auto", None, 256, (9, 0), "varlen"),
+        ("auto", 50.0, 128, (9, 0), "flex"),
+        ("auto", None, 128, (7, 5), "flex"),
+        ("auto", None, 512, (9, 0), "flex"),
+        ("auto", None, 20, (9, 0), "flex"),
+        ("auto", None, 12, (9, 0), "mask"),
+        ("flex_attention", None, 128, (9, 0), "flex"),
+        ("sdpa", None, 128, (9, 0), "mask"),
+    ],
+)
+def test_backends_of_a_gpu(monkeypatch, requested, softcap, width, capability, backend):
+    """Flash kernels take multiples of 8 up to 256, on Ampere and later; Triton's take 16 and more."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: capability)
+    chosen, notice = select_backend(requested, torch.device("cuda", 0), torch.bfloat16, softcap, width)
+    assert (chosen, notice) == (backend, "")

@@ -16,7 +16,7 @@ from fim_core.prompts import PromptBuilder
 # Ranks are separate processes and import their functions by name.
 sys.path.insert(0, str(Path(__file__).parent))
 
-from training_helpers import MODEL, make_rows, save_rows
+from training_helpers import FEW_ROWS, MODEL, make_rows, save_rows
 
 
 @pytest.fixture(scope="session")
@@ -34,3 +34,11 @@ def dataset(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedToken
     """40 rows to train on, 10 held out."""
     size = len(tokenizer)
     return save_rows(tmp_path_factory.mktemp("tokenized"), make_rows(40, size, seed=1), make_rows(10, size, seed=2))
+
+
+@pytest.fixture(scope="session")
+def few_rows(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Path:
+    """Rows that fit into one optimizer step however they are packed. One of them has no position to train on."""
+    rows = make_rows(FEW_ROWS, len(tokenizer), seed=3)
+    rows["labels"][5] = [-100] * len(rows["labels"][5])
+    return save_rows(tmp_path_factory.mktemp("few"), rows, make_rows(2, len(tokenizer), seed=4))

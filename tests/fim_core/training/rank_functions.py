@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ import torch
 from deepspeed.utils import safe_get_full_grad
 from safetensors.torch import load_file
 
+import fim_core.training.run as run_module
 from fim_core.modeling.loss import batch_loss
+from fim_core.modeling.tiling import enable_tiled_compute
 from fim_core.packing import collate
 from fim_core.prompt_format.tokens import load_tokenizer
 from fim_core.training.deepspeed_config import deepspeed_config
@@ -159,3 +162,26 @@ def gradient_of_pack(job: Job, row: int) -> tuple[np.ndarray, np.ndarray]:
     of_token = np.append(batch.layout.segment_of, np.full(-batch.distinct_tokens % group.size, -1))
     mine = slice(group.rank * gradient.shape[1], (group.rank + 1) * gradient.shape[1])
     return gradient[0].numpy(), of_token[mine] == row
+
+
+def in_tiles(function: Callable[[Job, Ranks], Any], jobs: list[Job]) -> list[Any]:
+    """Call a function for each job, with tiles of 8 tokens, so that short rows have several."""
+    tiled: list[Any] = []
+
+    def enable(model: Any) -> None:
+        tiled.append(model)
+        enable_tiled_compute(model, tile_tokens=8)
+
+    run_module.enable_tiled_compute = enable  # type: ignore[assignment]
+    ranks = join_ranks()
+    results = [function(job, ranks) for job in jobs]
+    assert len(tiled) == sum(job.experiment.tiled_mlp_compute for job in jobs)
+    return results
+
+
+def losses_of_run(job: Job, ranks: Ranks) -> tuple[float | None, float | None]:
+    """Train to the end; returns the held-out loss before and after."""
+    run = prepare_run(job, ranks)
+    result = fit(run)
+    run.engine.destroy()
+    return result.loss_before, result.loss_after

@@ -12,21 +12,11 @@ import pytest
 import torch
 from rank_functions import first_gradient, stage_of_run, sums_of_gradients, whole_run
 from safetensors.torch import load_file
-from training_helpers import MODEL, data_options, make_rows, run_ranks, save_rows, tiny_experiment
+from training_helpers import FEW_ROWS, MODEL, data_options, run_ranks, tiny_experiment
 from transformers import PreTrainedTokenizerFast
 
 from fim_core.modeling.load import build_model
 from fim_core.training.job import Job, Work
-
-ROWS = 16
-
-
-@pytest.fixture(scope="module")
-def few_rows(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Path:
-    """Rows that fit into one optimizer step however they are packed. One of them has no position to train on."""
-    rows = make_rows(ROWS, len(tokenizer), seed=3)
-    rows["labels"][5] = [-100] * len(rows["labels"][5])
-    return save_rows(tmp_path_factory.mktemp("few"), rows, make_rows(2, len(tokenizer), seed=4))
 
 
 def separate_rows(
@@ -78,7 +68,7 @@ def test_same_rows_same_gradient(
 ) -> None:
     experiment = tiny_experiment(
         data=data_options(pack_samples=packing, sample_weighted_loss=sample_mean, pack_length=pack_length),
-        batch_rows=ROWS,
+        batch_rows=FEW_ROWS,
         deepspeed={"zero_optimization": {"stage": stage}},
     )
     job = Job(experiment, few_rows, tokenizer_folder, Work(tmp_path), "test")
@@ -107,7 +97,7 @@ def test_gradients_of_the_vocabulary_are_added_up(
         experiment = tiny_experiment(
             **model,
             data=data_options(pack_samples="none"),
-            batch_rows=ROWS,
+            batch_rows=FEW_ROWS,
             deepspeed={"zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 0}},
         )
         job = Job(experiment, few_rows, tokenizer_folder, Work(tmp_path / str(tied)), "test")

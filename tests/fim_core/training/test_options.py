@@ -269,6 +269,21 @@ def test_deepspeed_section_is_passed_on() -> None:
     assert not config["fp16"]["enabled"]
 
 
+@pytest.mark.parametrize(("size", "expected"), [(2, "bf16"), (1, None)])
+def test_gradients_of_divided_packs_are_summed_in_the_format_asked_for(size: int, expected: str | None) -> None:
+    section = {"seq_parallel_communication_data_type": "bf16"}
+    experiment = tiny_experiment(deepspeed=section, sequence_parallel_size=size)
+    config = deepspeed_config(experiment, world_size=2, dtype=torch.float32)
+    assert config.get("communication_data_type") == expected
+    assert "seq_parallel_communication_data_type" not in config
+
+
+def test_two_formats_for_sums_of_gradients_are_refused() -> None:
+    section = {"seq_parallel_communication_data_type": "bf16", "communication_data_type": "fp32"}
+    with pytest.raises(ValueError, match="communication_data_type and seq_parallel_communication_data_type differ"):
+        tiny_experiment(deepspeed=section, sequence_parallel_size=2)
+
+
 @pytest.mark.parametrize("package", ["wandb", "trackio", "tensorboard"])
 def test_tracker_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     monkeypatch.setitem(sys.modules, package, None)

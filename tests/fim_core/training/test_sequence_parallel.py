@@ -7,19 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pytest
-import torch
 from rank_functions import error_of_run, first_gradients, gradient_of_pack, whole_run
 from test_checkpoint import check_equal_runs, curve, events, job_in
-from training_helpers import MODEL, Ranks, data_options, make_rows, run_ranks, save_rows, tiny_experiment
+from test_loop import separate_rows
+from training_helpers import FEW_ROWS, MODEL, Ranks, data_options, make_rows, run_ranks, save_rows, tiny_experiment
 from transformers import PreTrainedTokenizerFast
 
-from fim_core.modeling.load import build_model
 from fim_core.training.job import Job, Work
 
-ROWS = 16
 RANKS = [(2, 2), (4, 4), (4, 2)]
 """Numbers of ranks, and sequence_parallel_size."""
 
@@ -40,6 +37,7 @@ MODELS = {
     "one key head": model_of(),
     "two key heads": model_of(num_key_value_heads=2),
     "sliding": model_of(**SLIDING),
+    "softcap": model_of(model_type="gemma2", attn_logit_softcapping=20.0, query_pre_attn_scalar=16),  # dense masks
     "adapters": model_of({"peft_type": "LORA", "r": 4, "target_modules": ["q_proj", "v_proj", "down_proj"]}),
 }
 CASES: list[Case] = [
@@ -58,16 +56,9 @@ MORE_CASES: list[Case] = [
     {"model": "sliding", "pack_length": 200},
     {"model": "sliding", "packing": "flat", "sample": True, "checkpointing": True},
     {"model": "adapters", "checkpointing": True, "stage": 3},
+    {"model": "softcap", "stage": 2},
     {"stage": 0},
 ]
-
-
-@pytest.fixture(scope="module")
-def few_rows(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Path:
-    """Rows of one optimizer step. One of them has no position to train on."""
-    rows = make_rows(ROWS, len(tokenizer), seed=3)
-    rows["labels"][5] = [-100] * len(rows["labels"][5])
-    return save_rows(tmp_path_factory.mktemp("few"), rows, make_rows(2, len(tokenizer), seed=4))
 
 
 @pytest.fixture(scope="module")
@@ -78,30 +69,10 @@ def expected(few_rows: Path, tokenizer: PreTrainedTokenizerFast) -> Callable[[Ca
     def of(case: Case) -> tuple[float, dict[str, Any]]:
         key = case.get("model", "one key head"), case.get("sample", False)
         if key not in known:
-            known[key] = separate_rows(few_rows, tokenizer, *key)
+            known[key] = separate_rows(few_rows, tokenizer, key[1], model=MODELS[key[0]])
         return known[key]
 
     return of
-
-
-def separate_rows(
-    dataset: Path, tokenizer: PreTrainedTokenizerFast, model_name: str, sample: bool
-) -> tuple[float, dict[str, Any]]:
-    experiment = tiny_experiment(model=MODELS[model_name])
-    model = build_model(experiment.model, tokenizer, seed=experiment.seed)
-    model.set_attn_implementation("eager")
-    terms, weights = [], []
-    for row in datasets.load_from_disk(str(dataset / "dataset"))["train"]:
-        labels = torch.tensor(row["labels"])
-        if trained := int((labels[1:] != -100).sum()):
-            logits = model(input_ids=torch.tensor([row["input_ids"]])).logits[0, :-1]
-            loss = torch.nn.functional.cross_entropy(logits, labels[1:], ignore_index=-100, reduction="sum")
-            terms.append(loss / trained if sample else loss)
-            weights.append(1 if sample else trained)
-    mean = torch.stack(terms).sum() / sum(weights)
-    mean.backward()
-    gradients = {name: param.grad.numpy() for name, param in model.named_parameters() if param.requires_grad}
-    return float(mean.detach()), gradients
 
 
 def job_of(case: Case, size: int, dataset: Path, tokenizer: Path, work: Path) -> Job:
@@ -112,7 +83,7 @@ def job_of(case: Case, size: int, dataset: Path, tokenizer: Path, work: Path) ->
             sample_weighted_loss=case.get("sample", False),
             pack_length=case.get("pack_length", 1000),
         ),
-        batch_rows=ROWS,
+        batch_rows=FEW_ROWS,
         sequence_parallel_size=size,
         activation_checkpointing=case.get("checkpointing", False),
         deepspeed={"zero_optimization": {"stage": case.get("stage", 1), "stage3_param_persistence_threshold": 0}},
@@ -120,13 +91,19 @@ def job_of(case: Case, size: int, dataset: Path, tokenizer: Path, work: Path) ->
     return Job(experiment, dataset, tokenizer, Work(work), "test")
 
 
-@pytest.mark.parametrize(("ranks", "size"), [(2, 2), (4, 4), (4, 2)])
+@pytest.mark.parametrize(
+    ("ranks", "size", "cases"),
+    [
+        *((ranks, size, CASES) for ranks, size in RANKS),
+        *(pytest.param(ranks, size, MORE_CASES, marks=pytest.mark.slow) for ranks, size in RANKS),
+    ],
+)
 def test_parts_of_packs_give_the_gradient_of_whole_rows(
-    tmp_path: Path, few_rows: Path, tokenizer_folder: Path, expected: Any, ranks: int, size: int
+    tmp_path: Path, few_rows: Path, tokenizer_folder: Path, expected: Any, ranks: int, size: int, cases: list[Case]
 ) -> None:
-    jobs = [job_of(case, size, few_rows, tokenizer_folder, tmp_path / str(number)) for number, case in enumerate(CASES)]
+    jobs = [job_of(case, size, few_rows, tokenizer_folder, tmp_path / str(number)) for number, case in enumerate(cases)]
     for of_rank in run_ranks(ranks, first_gradients, jobs, folder=tmp_path):
-        for case, (loss, gradients) in zip(CASES, of_rank, strict=True):
+        for case, (loss, gradients) in zip(cases, of_rank, strict=True):
             wanted_loss, wanted = expected(case)
             assert loss == pytest.approx(wanted_loss, rel=1e-5), case
             assert set(gradients) == set(wanted)
@@ -166,10 +143,9 @@ def test_steps_without_a_token_to_predict(tmp_path: Path, tokenizer: PreTrainedT
 
 
 def test_a_whole_run_counts_each_group_once(tmp_path: Path, dataset: Path, tokenizer_folder: Path) -> None:
-    alone = job_in(tmp_path / "alone", dataset, tokenizer_folder, epochs=2, eval_interval=2)
-    divided = job_in(
-        tmp_path / "divided", dataset, tokenizer_folder, epochs=2, eval_interval=2, sequence_parallel_size=2
-    )
+    options = {"epochs": 2, "eval_interval": 2, "batch_rows": None, "micro_batch_size": 8}
+    alone = job_in(tmp_path / "alone", dataset, tokenizer_folder, **options)
+    divided = job_in(tmp_path / "divided", dataset, tokenizer_folder, sequence_parallel_size=2, **options)
     expected = run_ranks(1, whole_run, alone, folder=tmp_path / "alone")[0]
     found = run_ranks(2, whole_run, divided, folder=tmp_path / "divided")[0]
     counted = ("steps", "rows", "packs", "tokens", "distinct_tokens", "trained_tokens", "batch_rows")

@@ -16,6 +16,9 @@ import numpy as np
 from fim_core.config import Experiment
 from fim_core.packing import IGNORE_INDEX
 
+FEW_ROWS = 16
+"""Rows of the fixture `few_rows`: one optimizer step."""
+
 MODEL = {
     "model_type": "qwen3",
     "hidden_size": 32,
