@@ -165,11 +165,11 @@ def prepare(case: Case, folder: Path) -> None:
 
 def estimated(case: Case, folder: Path) -> dict[str, Any]:
     """The estimate: parts, total and number of parameters."""
-    from fim_core.estimate.machine import Machine
-    from fim_core.estimate.memory import Networks, RankMemory
-    from fim_core.estimate.workload import workload_of_rows
     from fim_core.modeling.flops import training_cost
     from fim_core.tokenization import load_rows
+    from fim_core.training.estimate.machine import Machine
+    from fim_core.training.estimate.rank_memory import Networks, RankMemory
+    from fim_core.training.estimate.workload import workload_of_rows
 
     experiment, networks = experiment_of(case, folder), Networks(Machine.this_cpu(case.ranks))
     network = networks.network(experiment)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 if TYPE_CHECKING:
-    from fim_core.estimate.estimate import Estimate
+    from fim_core.training.estimate.estimate import Estimate
 
 
 def register(app: typer.Typer) -> None:
@@ -40,17 +41,24 @@ def estimate(
     """Estimate whether a run fits in memory, the longest row that does, and the hours of training.
 
     No weights are loaded: a training step is followed on shapes alone."""
+    from fim_core.device import device_type
+
+    os.environ.setdefault("DS_ACCELERATOR", device_type())  # else DeepSpeed warns that it finds no GPU
     from fim_core.cli.pipeline import open_experiment
     from fim_core.errors import FimError
-    from fim_core.estimate.estimate import Estimator
-    from fim_core.estimate.machine import Machine, parse_memory
+    from fim_core.training.estimate.estimate import Estimator
+    from fim_core.training.estimate.machine import Machine, parse_memory
+    from fim_core.training.estimate.workload import training_rows
 
     if rows is not None and tokens is None:
         raise FimError("--rows needs --tokens, the tokens of these rows.")
     experiment = open_experiment(config)
     ranks = gpus or experiment.launcher.num_processes or 1
     machine = Machine.this_cpu(ranks) if device == "cpu" else Machine.gpu(gpu, parse_memory(gpu_memory))
-    found = Estimator(experiment, machine, ranks, utilization, rows, tokens).estimate()
+    estimator = Estimator(experiment, machine, ranks)
+    trained_on = training_rows(experiment) if tokens is None else None
+    workload = estimator.assumed_workload(rows, tokens) if trained_on is None else estimator.workload_of(trained_on)
+    found = estimator.estimate(workload, utilization)
     if as_json:
         typer.echo(json.dumps(figures(found), indent=2))
     else:
@@ -83,9 +91,10 @@ def _print(found: Estimate, utilization: float) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from fim_core.estimate.machine import GIB, in_gib
+    from fim_core.training.estimate.machine import GIB, in_gib
 
-    title = f"Memory of a rank of {found.experiment.name}: {found.ranks} x {found.machine.name}"
+    ranks = f"each of {found.ranks} ranks" if found.ranks > 1 else "the rank"
+    title = f"{found.experiment.name}: memory of {ranks} on {found.machine.name}"
     table = Table(title=title, title_justify="left", show_header=False)
     table.add_column(style="bold")
     table.add_column(justify="right")
@@ -102,7 +111,7 @@ def _print(found: Estimate, utilization: float) -> None:
 
 
 def _lines(found: Estimate, utilization: float) -> Iterator[str]:
-    from fim_core.estimate.machine import in_gib
+    from fim_core.training.estimate.machine import in_gib
 
     workload, memory, machine = found.workload, found.memory, found.machine
     room = machine.memory - memory.total
@@ -114,8 +123,7 @@ def _lines(found: Estimate, utilization: float) -> Iterator[str]:
     yield f"Largest pack: {workload.pack.tokens:,} tokens, {workload.pack.targets:,} of them predicted."
     yield f"Longest row that fits: {found.longest_row:,} tokens." if found.longest_row else "No row fits."
     if found.change is not None:
-        options = ", ".join(f"{option}: {value}" for option, value in found.change.options.items())
-        yield f"Smallest change that makes it fit: {options}."
+        yield f"Smallest change that makes it fit: {found.change}."
     elif not found.fits:
         yield "No change of the options that this command tries makes it fit: use more or larger GPUs, or shorter rows."
     if found.hours is not None and workload.operations is not None:
@@ -124,5 +132,5 @@ def _lines(found: Estimate, utilization: float) -> Iterator[str]:
             f"Training: {found.hours:,.1f} hours for {epochs} x {workload.operations:.2e} operations, at an assumed "
             f"{utilization:.0%} of the peak rate."
         )
-    for note in (*workload.notes, f"overhead {machine.overhead_source}"):
+    for note in (*workload.notes, f"overhead is {machine.overhead_source}"):
         yield f"  {note}"

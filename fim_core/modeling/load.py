@@ -102,19 +102,26 @@ def build_model(
 
 
 def build_without_weights(
-    model: ModelConfig, config: PretrainedConfig, *, device: torch.device, dtype: torch.dtype
+    model: ModelConfig,
+    config: PretrainedConfig,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    capability: tuple[int, int] | None,
 ) -> PreTrainedModel | PeftModel:
     """The network that `build_model` would build on `device`, on the meta device: shapes without memory, for estimates.
 
-    A GPU need not be present; it is assumed to have flash attention. Liger's kernels are not used.
+    Liger's kernels are not used.
 
     Args:
         config: result of `scratch_config` or `pretrained_config`.
+        device: what it would run on; a GPU need not be present.
+        capability: compute capability of the GPU.
 
     Raises:
         FimError: transformers cannot build such a model, or it cannot have these adapters.
     """
-    attention = _attention(model, config, device, dtype, capability=(9, 0))
+    attention = _attention(model, config, device, dtype, capability)
     with torch.device("meta"):
         network = _from_scratch(config, dtype, attention)
         network.config.use_cache = False

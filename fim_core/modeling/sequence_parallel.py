@@ -31,12 +31,12 @@ class SequenceGroup:
     Attributes:
         size: number of ranks.
         rank: index of this rank in the group, and of its part of the tokens.
-        process_group: for communication.
+        process_group: for communication; None on the meta device, where nothing is sent.
     """
 
     size: int
     rank: int
-    process_group: dist.ProcessGroup
+    process_group: dist.ProcessGroup | None
 
     def key_repeats(self, key_heads: int) -> int:
         """How often each key head is repeated so that the key heads can be divided among the ranks.
@@ -75,7 +75,7 @@ class _AllToAll(torch.autograd.Function):
     """Send entry i of the first dimension to rank i of the group; entry j of the result comes from rank j."""
 
     @staticmethod
-    def forward(ctx: Any, tensor: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
+    def forward(ctx: Any, tensor: torch.Tensor, group: dist.ProcessGroup | None) -> torch.Tensor:
         ctx.group = group
         return _exchange(tensor, group)
 
@@ -84,10 +84,11 @@ class _AllToAll(torch.autograd.Function):
         return _exchange(grad, ctx.group), None
 
 
-def _exchange(tensor: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
+def _exchange(tensor: torch.Tensor, group: dist.ProcessGroup | None) -> torch.Tensor:
     sent = tensor.contiguous()
     received = torch.empty_like(sent)
-    dist.all_to_all_single(received, sent, group=group)
+    if not sent.is_meta:
+        dist.all_to_all_single(received, sent, group=group)
     return received
 
 

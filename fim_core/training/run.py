@@ -19,11 +19,8 @@ from fim_core.config import Experiment
 from fim_core.config.deepspeed import offloads_optimizer
 from fim_core.errors import FimError
 from fim_core.modeling.flops import training_cost
-from fim_core.modeling.load import enable_activation_checkpointing, network_config, training_dtype
-from fim_core.modeling.loss import PackedCausalLM
-from fim_core.modeling.sequence_parallel import SequenceGroup, require_sequence_parallel
-from fim_core.modeling.support import supports_prefix_tree
-from fim_core.modeling.tiling import enable_tiled_compute
+from fim_core.modeling.load import network_config, training_dtype
+from fim_core.modeling.sequence_parallel import require_sequence_parallel
 from fim_core.packing import PackPlan, Rows, plan_packs
 from fim_core.packing.plan import Strategy
 from fim_core.prompt_format.tokens import load_tokenizer
@@ -35,6 +32,7 @@ from fim_core.training.distributed import Ranks
 from fim_core.training.export import build_for
 from fim_core.training.job import Job
 from fim_core.training.lr_schedule import build_scheduler, warmup_steps
+from fim_core.training.model import choose_packing, save_activation_memory, with_loss
 from fim_core.training.optimizer import build_optimizer
 from fim_core.training.pack_plans import PackPlans
 from fim_core.training.progress import Progress
@@ -118,15 +116,10 @@ def prepare_run(job: Job, ranks: Ranks) -> Run:
 
     seed_everything(experiment.seed)
     model = build_for(job, tokenizer, ranks.device, partition=config if stage == 3 else None)
-    packing, notices = choose_packing(experiment, model)
+    packing, notices = choose_packing(experiment, model.config)
     notices += context_notices(int(train_rows.lengths.max()), model.config)
     cost = training_cost(model)
-    if experiment.activation_checkpointing or experiment.activation_checkpoint_cpu_offload:
-        # On a CPU activations are in host memory already, and there is no pinned memory to copy them to.
-        offload = experiment.activation_checkpoint_cpu_offload and ranks.device.type != "cpu"
-        enable_activation_checkpointing(model, offload=offload)
-    if experiment.tiled_mlp_compute:
-        enable_tiled_compute(model)
+    save_activation_memory(experiment, model)
 
     batch_rows = batch_rows_of_run(experiment, state, ranks.data_ranks)
     total_steps = count_steps(
@@ -209,20 +202,6 @@ def initialize_engine(
     return engine
 
 
-def with_loss(
-    experiment: Experiment, model: PreTrainedModel | PeftModel, sequence_group: SequenceGroup | None
-) -> PackedCausalLM:
-    """The model with the loss of the experiment's training."""
-    return PackedCausalLM(
-        model,
-        reduction="sample" if experiment.data.sample_weighted_loss else "token",
-        label_smoothing=experiment.loss.label_smoothing,
-        z_loss=experiment.loss.z_loss,
-        accumulate_in_place=True,
-        sequence_group=sequence_group,
-    )
-
-
 def context_notices(longest_row: int, config: PretrainedConfig) -> tuple[str, ...]:
     """A warning if rows are longer than the context that the model was trained for, else nothing."""
     limit = getattr(config, "max_position_embeddings", None)
@@ -233,16 +212,6 @@ def context_notices(longest_row: int, config: PretrainedConfig) -> tuple[str, ..
         "that it trains at positions that it has never seen. Lower data.max_length to leave such rows out."
     )
     return (notice,)
-
-
-def choose_packing(experiment: Experiment, model: PreTrainedModel | PeftModel) -> tuple[Strategy, tuple[str, ...]]:
-    """The packing with which this model can be trained exactly, with a notice if it is not the one requested."""
-    asked = experiment.data.packing
-    supported, why = supports_prefix_tree(model.config)
-    if asked != "prefix_tree" or supported:
-        return asked, ()
-    notice = f"Rows are packed flat, as data.pack_samples: prefix_tree is not possible: {why}."
-    return "flat", (notice,)
 
 
 def batch_rows_of_run(experiment: Experiment, state: State | None, data_ranks: int) -> int:

@@ -89,10 +89,13 @@ def train(job: Job) -> None:
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
     configure_logging(job.experiment.logger.level)
     from fim_core.training.distributed import join_ranks, leave_ranks
+    from fim_core.training.estimate.fit import require_fit
     from fim_core.training.loop import fit
     from fim_core.training.run import prepare_run
 
-    fit(prepare_run(job, join_ranks()))
+    ranks = join_ranks()
+    require_fit(job, ranks)
+    fit(prepare_run(job, ranks))
     leave_ranks()
 
 

@@ -14,10 +14,10 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
 from fim_core.errors import FimError, first_line
-from fim_core.estimate.live_bytes import LiveBytes
-from fim_core.estimate.pack_shape import PackShape
 from fim_core.modeling.loss import PackedCausalLM
 from fim_core.modeling.support import causal_model
+from fim_core.training.estimate.live_bytes import LiveBytes
+from fim_core.training.estimate.pack_shape import PackShape
 
 Gradients = Literal["kept", "new", "removed"]
 """See `ModelStates.parameter_gradients`."""
@@ -45,6 +45,10 @@ class Footprint:
         return max(self.phases.values(), key=lambda parts: parts.total())
 
 
+class CannotSimulate(FimError):
+    """A model that does not run without data."""
+
+
 class Simulation:
     """Runs micro-batches of a network without weights.
 
@@ -57,7 +61,8 @@ class Simulation:
         self.network = module.model
         self._module = module.train()
         self._causal: Any = causal_model(module.model)
-        self._layers: Sequence[nn.Module] = list(self._causal.base_model.layers)
+        body: Any = self._causal.base_model
+        self._layers: Sequence[nn.Module] = list(body.layers)
         self._host = 0
         if offload:
             self._causal._set_gradient_checkpointing(enable=True, gradient_checkpointing_func=self._checkpoint_on_host)
@@ -69,7 +74,7 @@ class Simulation:
         determine it. In the backward pass of the layers between, it changes evenly from the last layers to the first.
 
         Raises:
-            FimError: the model cannot run without data.
+            CannotSimulate: the model cannot run without data.
         """
         period, depth = repetition(self._layers), len(self._layers)
         first = 2 * period + depth % period
@@ -90,7 +95,7 @@ class Simulation:
         """The footprint with only these layers.
 
         Raises:
-            FimError: as `run`.
+            CannotSimulate: as `run`.
         """
         batch = shape.batch()
         if (group := self._module.sequence_group) is not None:
@@ -112,7 +117,7 @@ class Simulation:
                 try:
                     (self._module(batch).total * 1.0).backward()
                 except (NotImplementedError, RuntimeError) as error:
-                    raise FimError(
+                    raise CannotSimulate(
                         f"The memory of a model of the type {self._causal.config.model_type} cannot be estimated: it "
                         f"does not run without data. {first_line(error)}"
                     ) from error

@@ -23,6 +23,9 @@ class Change:
     options: dict[str, str]
     experiment: Experiment
 
+    def __str__(self) -> str:
+        return ", ".join(f"{option}: {value}" for option, value in self.options.items())
+
 
 @dataclass(frozen=True)
 class Choices:
@@ -31,24 +34,30 @@ class Choices:
     Attributes:
         ranks: number of ranks.
         heads: attention heads of the model.
+        tiles: whether its MLPs can be computed in tiles.
         on_gpu: whether there is host memory besides the device's.
         sharded: whether the run uses ZeRO without being told to.
     """
 
     ranks: int
     heads: int
+    tiles: bool
     on_gpu: bool
     sharded: bool
 
     @property
     def steps(self) -> tuple[Callable[[Experiment], Iterator[Change]], ...]:
         """For each option its changes of an experiment, one for each value; the least costly option and value first."""
-        anywhere = (self._checkpointing, self._stages, self._sequence_parts)
+        anywhere = (self._checkpointing, self._tiles, self._stages, self._sequence_parts)
         return (*anywhere, self._activation_offload, self._optimizer_offload) if self.on_gpu else anywhere
 
     def _checkpointing(self, experiment: Experiment) -> Iterator[Change]:
         if not (experiment.activation_checkpointing or experiment.activation_checkpoint_cpu_offload):
             yield _switched_on(experiment, "activation_checkpointing")
+
+    def _tiles(self, experiment: Experiment) -> Iterator[Change]:
+        if self.tiles and not experiment.tiled_mlp_compute:
+            yield _switched_on(experiment, "tiled_mlp_compute")
 
     def _stages(self, experiment: Experiment) -> Iterator[Change]:
         present = zero_stage(experiment.deepspeed, shards=self.sharded)

@@ -12,13 +12,9 @@ from peft import PeftModel
 from transformers import PretrainedConfig, PreTrainedModel
 
 from fim_core.config import Experiment
-from fim_core.estimate.footprint import replace_gpu_kernels
-from fim_core.estimate.machine import Machine
-from fim_core.estimate.pack_shape import PackShape
-from fim_core.estimate.simulation import Footprint, Gradients, Simulation
+from fim_core.config.model import TrainedTokenizer
 from fim_core.modeling.load import (
     build_without_weights,
-    enable_activation_checkpointing,
     pretrained_config,
     scratch_config,
     training_dtype,
@@ -26,8 +22,12 @@ from fim_core.modeling.load import (
 from fim_core.modeling.sequence_parallel import SequenceGroup, require_sequence_parallel
 from fim_core.prompt_format.tokens import load_tokenizer
 from fim_core.training.deepspeed_config import deepspeed_config
-from fim_core.training.model_states import ModelStates, Parameters, model_states, zero_config
-from fim_core.training.run import with_loss
+from fim_core.training.estimate.fused_attention import replace_gpu_kernels
+from fim_core.training.estimate.machine import Machine
+from fim_core.training.estimate.pack_shape import PackShape
+from fim_core.training.estimate.simulation import Footprint, Gradients, Simulation
+from fim_core.training.estimate.states import ModelStates, Parameters, model_states, zero_config
+from fim_core.training.model import save_activation_memory, with_loss
 
 COMPONENTS = (
     "weights",
@@ -87,30 +87,34 @@ class Networks:
         """The simulation of the experiment's network."""
         key = _computation(experiment)
         if key not in self._simulations:
-            self._simulations[key] = prepare(experiment, self.machine.device)
+            self._simulations[key] = prepare(experiment, self.machine)
         return self._simulations[key]
 
 
 def _computation(experiment: Experiment) -> tuple[int, ...]:
-    options = ("activation_checkpointing", "activation_checkpoint_cpu_offload", "sequence_parallel_size")
+    options = (
+        "activation_checkpointing",
+        "activation_checkpoint_cpu_offload",
+        "tiled_mlp_compute",
+        "sequence_parallel_size",
+    )
     return tuple(getattr(experiment, option) for option in options)
 
 
-def prepare(experiment: Experiment, device: torch.device) -> Simulation:
+def prepare(experiment: Experiment, machine: Machine) -> Simulation:
     """Build an experiment's network without weights, as `fim_core.training.run.prepare_run` does with weights.
 
     Raises:
         FimError: the model cannot be found or built, or its heads cannot be divided among the ranks.
     """
-    model = experiment.model
+    model, device = experiment.model, machine.device
     dtype = training_dtype(model, device)
     config = network_config(experiment)
     require_sequence_parallel(config, experiment.sequence_parallel_size)
-    network = build_without_weights(model, config, device=device, dtype=dtype)
+    network = build_without_weights(model, config, device=device, dtype=dtype, capability=machine.capability)
     replace_gpu_kernels(network.config, device)
     offload = experiment.activation_checkpoint_cpu_offload and device.type != "cpu"
-    if experiment.activation_checkpointing or experiment.activation_checkpoint_cpu_offload:
-        enable_activation_checkpointing(network)
+    save_activation_memory(experiment, network)
     parts = experiment.sequence_parallel_size
     # The last rank of a group has the ends of rows, and with them most targets.
     group = None if parts == 1 else SequenceGroup(parts, parts - 1, None)
@@ -126,7 +130,9 @@ def network_config(experiment: Experiment) -> PretrainedConfig:
     model = experiment.model
     if model.config is None:
         return pretrained_config(model)
-    size = len(load_tokenizer(model.tokenizer)) if isinstance(model.tokenizer, str) else model.tokenizer.vocab_size
+    tokenizer = model.tokenizer
+    assert tokenizer is not None, "a model without a folder has a tokenizer of its own"
+    size = tokenizer.vocab_size if isinstance(tokenizer, TrainedTokenizer) else len(load_tokenizer(tokenizer))
     return scratch_config({"vocab_size": size, "pad_token_id": None} | model.config)
 
 

@@ -19,6 +19,9 @@ ALLOCATOR_SHARE = 0.05
 """Assumed share of a GPU's memory that the caching allocator cannot use because of fragmentation. Not yet compared with a
 GPU."""
 
+_BEFORE_AMPERE = frozenset({"V100", "T4"})
+"""GPUs without FlashAttention 2."""
+
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(GB|GiB|G|MB|MiB|M)?", re.IGNORECASE)
 _UNITS = {"gb": 10**9, "gib": GIB, "g": GIB, "mb": 10**6, "mib": 2**20, "m": 2**20}
 
@@ -34,6 +37,7 @@ class Machine:
         overhead_source: what they are, for people.
         name: for people.
         flops: peak rate of a rank in floating-point operations per second; None if unknown.
+        capability: CUDA compute capability of a GPU.
     """
 
     device: torch.device
@@ -42,6 +46,7 @@ class Machine:
     overhead_source: str
     name: str
     flops: float | None
+    capability: tuple[int, int] | None = None
 
     @classmethod
     def gpu(cls, name: str, memory: int) -> Machine:
@@ -56,7 +61,18 @@ class Machine:
         kind = known[name.lower()]
         overhead = CUDA_CONTEXT + int(ALLOCATOR_SHARE * memory)
         source = f"assumed: {CUDA_CONTEXT / GIB:g} GiB of CUDA context, {ALLOCATOR_SHARE:.0%} lost to fragmentation"
-        return cls(torch.device("cuda"), memory, overhead, source, f"{kind}, {in_gib(memory)}", PEAK_FLOPS[kind])
+        name = f"{kind}, {in_gib(memory)}"
+        capability = (7, 0) if kind in _BEFORE_AMPERE else (8, 0)
+        return cls(torch.device("cuda"), memory, overhead, source, name, PEAK_FLOPS[kind], capability)
+
+    @classmethod
+    def of_device(cls, device: torch.device) -> Machine:
+        """A GPU of this machine, with the memory that is free now."""
+        free, _ = torch.cuda.mem_get_info(device)
+        overhead = int(ALLOCATOR_SHARE * free)
+        source = f"assumed: {ALLOCATOR_SHARE:.0%} lost to fragmentation"
+        name = torch.cuda.get_device_name(device)
+        return cls(device, free, overhead, source, name, None, torch.cuda.get_device_capability(device))
 
     @classmethod
     def this_cpu(cls, ranks: int) -> Machine:

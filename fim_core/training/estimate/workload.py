@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from fim_core.config import Experiment
-from fim_core.estimate.pack_shape import PackShape
 from fim_core.packing import Rows, plan_packs
 from fim_core.packing.cost import Cost
 from fim_core.packing.plan import Strategy
 from fim_core.store import Store
 from fim_core.tokenization import load_rows
+from fim_core.training.estimate.pack_shape import PackShape
 
 ASSUMED_TARGETS = 0.25
 """Assumed share of tokens that are predicted, where there are no rows yet and prompts are not trained on."""
