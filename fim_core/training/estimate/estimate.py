@@ -98,9 +98,10 @@ class Estimator:
         if tensors <= machine.memory:
             return
         change = self._change(workload, self.longest_row(workload))
+        where = f"each of {self.ranks} ranks" if self.ranks > 1 else "the rank"
         cure = "use more or larger GPUs, or shorter rows" if change is None else f"set {change}"
         raise FimError(
-            f"A pack of {workload.pack.tokens:,} tokens needs about {in_gib(tensors)} on each of {self.ranks} ranks, and "
+            f"A pack of {workload.pack.tokens:,} tokens needs about {in_gib(tensors)} on {where}, and "
             f"{in_gib(machine.memory)} are free on {machine.name}: {cure}. `fim estimate` shows what needs the memory."
         )
 

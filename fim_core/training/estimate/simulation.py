@@ -71,13 +71,14 @@ class Simulation:
         """The footprint of a micro-batch.
 
         Layers that repeat are not all computed. In each phase memory is affine in the number of repetitions, so two depths
-        determine it. In the backward pass of the layers between, it changes evenly from the last layers to the first.
+        determine it. The last layer computes its MLP only for the tokens that are predicted, so the period before it has phases
+        of its own too. In the backward pass of the layers between, memory changes evenly from the last layers to the first.
 
         Raises:
             CannotSimulate: the model cannot run without data.
         """
         period, depth = repetition(self._layers), len(self._layers)
-        first = 2 * period + depth % period
+        first = 3 * period + depth % period
         if depth <= 2 * first + period:
             return self.run_layers(shape, gradients, self._layers)
         less, more = (self.run_layers(shape, gradients, self._layers[:n]) for n in (first, first + period))
@@ -154,7 +155,7 @@ class Simulation:
 
         period = repetition(self._layers)
         for index, layer in enumerate(layers):
-            near_end = index - len(layers) if index >= len(layers) - period else None
+            near_end = index - len(layers) if index >= len(layers) - 2 * period else None
             phase = f"layer {index}" if index < period else BETWEEN if near_end is None else f"layer {near_end}"
             yield watch(layer, phase)
         yield self._causal.base_model.register_forward_hook(lambda *_: begin(OUTPUT, OUTPUT))
