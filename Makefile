@@ -14,7 +14,7 @@ export TOKENIZERS_PARALLELISM ?= false
 export DAGSTER_DISABLE_TELEMETRY ?= yes
 
 .PHONY: demo train ui test test-slow test-browser test-gpu soak lint format fuzz \
-	bench-attention bench-data bench-finetune bench-generation bench-long bench-packing bench-train clean
+	bench-attention bench-data bench-estimate bench-finetune bench-generation bench-long bench-packing bench-train clean
 
 demo: $(READY)  ## CSV -> prompts -> tokens -> checkpoint -> report -> champion, all in Dagster
 	$(BIN)/python -m fim_assets.resources.run_worker
@@ -47,6 +47,9 @@ bench-attention: $(READY)
 
 bench-data: $(READY)
 	$(BIN)/python -m benchmarks.data
+
+bench-estimate: $(READY)
+	$(BIN)/python -m benchmarks.estimate $(ARGS)
 
 # The project includes neither a pretrained model nor real rows: make bench-finetune MODEL=FOLDER DATA=FILE
 bench-finetune: $(READY)  ## half an hour on 2 cores; ARGS='--cases lora full --train-rows 100' for less

@@ -4,7 +4,9 @@
 
 Each setting trains one optimizer step on one row with the trainer of `fim train`, on `sequence_parallel_size` ranks that
 meet by gloo on this machine, with activation checkpointing. The memory of a rank is its maximum resident set size less
-what it had before the step (libraries, weights). The loss of a length must not depend on the setting.
+what it had before the step (libraries, weights). The loss of a length must not depend on the setting. Where the memory goes is
+what `fim estimate` says: bytes of a token that are kept from the forward pass, and bytes that a layer needs in its backward
+pass, at their peak.
 """
 
 from __future__ import annotations
@@ -63,8 +65,10 @@ def main() -> None:
 def compare(folder: Path, lengths: list[int], sizes: list[int]) -> None:
     """Run every setting and print its line."""
     tokenize_export(folder / "demo", max_length=8192, vocabulary=1024, demo_rows=300)
-    print("| tokens of the row | ranks | tiled MLP | memory of a rank | bytes a token of a rank | loss | seconds |")
-    print("| ---: | ---: | --- | ---: | ---: | ---: | ---: |")
+    print(
+        "| tokens of the row | ranks | tiled MLP | memory of a rank | bytes a token of a rank | kept | backward | loss | seconds |"
+    )
+    print("| ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     furthest = 0.0
     for length in lengths:
         make_row(folder, length)
@@ -74,9 +78,12 @@ def compare(folder: Path, lengths: list[int], sizes: list[int]) -> None:
                 ranks = run_ranks(folder, length, size, tiled=tiled)
                 memory, loss = max(rank["memory"] for rank in ranks), ranks[0]["loss"]
                 losses.append(loss)
+                tokens = length / size
+                parts = estimated(experiment_of(folder / "demo" / "prompts" / "tokenizer", length, size, tiled=tiled))
+                kept, backward = (parts.get(part, 0) / tokens for part in ("activations", "backward pass"))
                 print(
                     f"| {length:,} | {size} | {'yes' if tiled else 'no'} | {memory / 2**20:,.0f} MiB "
-                    f"| {memory / (length / size):,.0f} | {loss:.6f} | {ranks[0]['seconds']:.1f} |",
+                    f"| {memory / tokens:,.0f} | {kept:,.0f} | {backward:,.0f} | {loss:.6f} | {ranks[0]['seconds']:.1f} |",
                     flush=True,
                 )
         furthest = max(furthest, *(abs(loss / losses[0] - 1) for loss in losses))
@@ -125,14 +132,9 @@ def run_ranks(folder: Path, length: int, size: int, *, tiled: bool) -> list[dict
     return [json.loads(output.splitlines()[-1]) for output in outputs]
 
 
-def train_one_step(folder: Path, length: int, size: int, *, tiled: bool) -> dict[str, float]:
-    """Train one step as one rank; returns its memory in bytes, its seconds and the loss."""
-    from fim_core.training.distributed import join_ranks, leave_ranks
-    from fim_core.training.loop import next_steps, train_step
-    from fim_core.training.run import prepare_run
-
-    tokenizer = folder / "demo" / "prompts" / "tokenizer"
-    experiment = Experiment.model_validate(
+def experiment_of(tokenizer: Path, length: int, size: int, *, tiled: bool) -> Experiment:
+    """The experiment of a setting."""
+    return Experiment.model_validate(
         {
             "model": {"config": MODEL, "tokenizer": str(tokenizer), "dtype": "fp32"},
             "data": {"sources": [{"type": "demo"}], "max_length": length, "pack_length": length},
@@ -142,6 +144,27 @@ def train_one_step(folder: Path, length: int, size: int, *, tiled: bool) -> dict
             "tiled_mlp_compute": tiled,
         }
     )
+
+
+def estimated(experiment: Experiment) -> dict[str, int]:
+    """What the estimate says of a rank: bytes by component."""
+    from fim_core.training.estimate.machine import Machine
+    from fim_core.training.estimate.pack_shape import PackShape
+    from fim_core.training.estimate.rank_memory import Networks, RankMemory
+
+    size = experiment.sequence_parallel_size
+    memory = RankMemory(experiment, Networks(Machine.this_cpu(size)), ranks=size, several_packs=False)
+    return memory.of(PackShape(experiment.data.max_length, TARGETS)).parts
+
+
+def train_one_step(folder: Path, length: int, size: int, *, tiled: bool) -> dict[str, float]:
+    """Train one step as one rank; returns its memory in bytes, its seconds and the loss."""
+    from fim_core.training.distributed import join_ranks, leave_ranks
+    from fim_core.training.loop import next_steps, train_step
+    from fim_core.training.run import prepare_run
+
+    tokenizer = folder / "demo" / "prompts" / "tokenizer"
+    experiment = experiment_of(tokenizer, length, size, tiled=tiled)
     work = Work(folder / f"work-{length}-{size}-{int(tiled)}")
     run = prepare_run(Job(experiment, folder / f"row-{length}", tokenizer, work, "one"), join_ranks())
     before = resident()

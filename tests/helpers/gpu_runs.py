@@ -87,12 +87,8 @@ def make_long_rows(source: Path, folder: Path, *, length: int, rows: int) -> Pat
     return folder
 
 
-def train(
-    data: Path,
-    tokenizer: Path,
-    work: Path,
+def experiment_of(
     *,
-    device: str,
     dtype: str,
     packing: str = "prefix_tree",
     attention: str = "auto",
@@ -101,18 +97,16 @@ def train(
     pack_length: int = 4096,
     ranks: int = 1,
     stage: int | None = None,
-    sequence_parallel_size: int = 1,
     model: dict[str, Any] | None = None,
-) -> Outcome:
-    """Train from scratch through the launcher.
+    **options: Any,
+) -> Experiment:
+    """An experiment that trains from scratch.
 
     Args:
-        data: folder of `make_rows` or `make_long_rows`.
-        tokenizer: folder of `make_rows`.
-        device: cpu or cuda.
         stage: of ZeRO. Default: that of the experiment.
+        options: further options of the experiment.
     """
-    experiment = Experiment.model_validate(
+    return Experiment.model_validate(
         {
             "name": "gpu-test",
             "model": {
@@ -127,11 +121,23 @@ def train(
             "max_steps": steps,
             "optimizer": {"lr": 1e-3},
             "scheduler": {"name": "constant"},
-            "sequence_parallel_size": sequence_parallel_size,
             "deepspeed": {} if stage is None else {"zero_optimization": {"stage": stage}},
             "launcher": {"num_processes": ranks},
+            **options,
         }
     )
+
+
+def train(data: Path, tokenizer: Path, work: Path, *, device: str, ranks: int = 1, **options: Any) -> Outcome:
+    """Train through the launcher.
+
+    Args:
+        data: folder of `make_rows` or `make_long_rows`.
+        tokenizer: folder of `make_rows`.
+        device: cpu or cuda.
+        options: of `experiment_of`.
+    """
+    experiment = experiment_of(ranks=ranks, **options)
     events: list[dict[str, Any]] = []
     threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // ranks))}
     with mock.patch.dict(os.environ, {"DS_ACCELERATOR": device, **threads}):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from transformers import PretrainedConfig
 
@@ -60,16 +61,18 @@ class Estimator:
 
     Attributes:
         ranks: number of ranks.
+        tokenizer: folder of the tokenizer, once it exists.
     """
 
     experiment: Experiment
     machine: Machine
     ranks: int
+    tokenizer: Path | None = None
 
     @cached_property
     def networks(self) -> Networks:
         """Simulations, shared by all variants of the experiment."""
-        return Networks(self.machine)
+        return Networks(self.machine, self.tokenizer)
 
     def estimate(self, workload: Workload, utilization: float) -> Estimate:
         """The estimate for a workload.

@@ -28,7 +28,7 @@ def require_fit(job: Job, ranks: Ranks) -> None:
     rows = load_rows(job.dataset, "train")
     if not len(rows):
         return
-    estimator = Estimator(job.experiment, Machine.of_device(ranks.device), ranks.world_size)
+    estimator = Estimator(job.experiment, Machine.of_device(ranks.device), ranks.world_size, job.tokenizer)
     try:
         estimator.require_fit(estimator.workload_of(rows))
     except CannotSimulate as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,9 +13,10 @@ from peft import PeftModel
 from transformers import PretrainedConfig, PreTrainedModel
 
 from fim_core.config import Experiment
-from fim_core.config.model import TrainedTokenizer
+from fim_core.config.model import ModelConfig, TrainedTokenizer
 from fim_core.modeling.load import (
     build_without_weights,
+    network_config,
     pretrained_config,
     scratch_config,
     training_dtype,
@@ -66,9 +68,14 @@ class Memory:
 
 @dataclass
 class Networks:
-    """Simulations by the options that change what is computed, so that each is prepared once."""
+    """Simulations by the options that change what is computed, so that each is prepared once.
+
+    Attributes:
+        tokenizer: folder of the tokenizer, once it exists.
+    """
 
     machine: Machine
+    tokenizer: Path | None = None
     _simulations: dict[Any, Simulation] = field(default_factory=dict)
     _footprints: dict[Any, Footprint] = field(default_factory=dict)
 
@@ -87,7 +94,7 @@ class Networks:
         """The simulation of the experiment's network."""
         key = _computation(experiment)
         if key not in self._simulations:
-            self._simulations[key] = prepare(experiment, self.machine)
+            self._simulations[key] = prepare(experiment, self.machine, self.tokenizer)
         return self._simulations[key]
 
 
@@ -101,7 +108,7 @@ def _computation(experiment: Experiment) -> tuple[int, ...]:
     return tuple(getattr(experiment, option) for option in options)
 
 
-def prepare(experiment: Experiment, machine: Machine) -> Simulation:
+def prepare(experiment: Experiment, machine: Machine, tokenizer: Path | None) -> Simulation:
     """Build an experiment's network without weights, as `fim_core.training.run.prepare_run` does with weights.
 
     Raises:
@@ -109,7 +116,7 @@ def prepare(experiment: Experiment, machine: Machine) -> Simulation:
     """
     model, device = experiment.model, machine.device
     dtype = training_dtype(model, device)
-    config = network_config(experiment)
+    config = planned_config(model) if tokenizer is None else network_config(model, load_tokenizer(tokenizer))
     require_sequence_parallel(config, experiment.sequence_parallel_size)
     network = build_without_weights(model, config, device=device, dtype=dtype, capability=machine.capability)
     replace_gpu_kernels(network.config, device)
@@ -121,13 +128,12 @@ def prepare(experiment: Experiment, machine: Machine) -> Simulation:
     return Simulation(with_loss(experiment, network, group), offload=offload)
 
 
-def network_config(experiment: Experiment) -> PretrainedConfig:
-    """The configuration of the network; that of a pretrained model without the few tokens that may be added.
+def planned_config(model: ModelConfig) -> PretrainedConfig:
+    """The configuration of the network before there is a tokenizer; that of a pretrained model, to which tokens may be added.
 
     Raises:
         FimError: it cannot be found or is invalid.
     """
-    model = experiment.model
     if model.config is None:
         return pretrained_config(model)
     tokenizer = model.tokenizer
