@@ -95,7 +95,7 @@ CASES = {
     ),
     "parts": Case(
         "a row of 16,384 tokens on 2 ranks",
-        _network(192, 3, 8_192),
+        _network(256, 3, 8_192),
         row=16_384,
         ranks=2,
         options={"sequence_parallel_size": 2},
@@ -110,6 +110,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", nargs="+", default=list(CASES), choices=list(CASES))
     chosen = parser.parse_args().case
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it finds no GPU
     print("| case | parameters | estimate | measured | difference | of tensors alone | measured, glibc's default |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     spawn = multiprocessing.get_context("spawn")
@@ -186,19 +187,15 @@ def prepare(case: Case, folder: Path) -> None:
 
 def estimated(case: Case, folder: Path) -> dict[str, Any]:
     """The estimate: parts, total and number of parameters."""
-    from fim_core.modeling.flops import training_cost
     from fim_core.tokenization import load_rows
+    from fim_core.training.estimate.estimate import Estimator
     from fim_core.training.estimate.machine import Machine
-    from fim_core.training.estimate.rank_memory import Networks, RankMemory
-    from fim_core.training.estimate.workload import workload_of_rows
 
-    experiment, networks = experiment_of(case, folder), Networks(Machine.this_cpu(case.ranks))
-    network = networks.network(experiment)
-    rows = load_rows(folder / "rows", "train")
-    workload = workload_of_rows(experiment, rows, strategy="none", data_ranks=case.ranks, cost=training_cost(network))
-    memory = RankMemory(experiment, networks, ranks=case.ranks, several_packs=workload.several_packs).of(workload.pack)
-    size = sum(parameter.numel() for parameter in network.parameters())
-    return {"parts": memory.parts, "total": memory.total, "parameters": size, "during": memory.during}
+    tokenizer = folder / "prompts" / "tokenizer"
+    estimator = Estimator(experiment_of(case, folder), Machine.this_cpu(case.ranks), case.ranks, tokenizer)
+    memory = estimator.estimate(estimator.workload_of(load_rows(folder / "rows", "train")), utilization=1.0).memory
+    size = sum(parameter.numel() for parameter in estimator.networks.network(estimator.experiment).parameters())
+    return {"parts": memory.parts, "total": memory.total, "parameters": size}
 
 
 def trained(case: Case, folder: Path, name: str) -> int:
