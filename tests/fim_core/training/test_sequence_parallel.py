@@ -174,9 +174,10 @@ def test_resume_with_another_size(tmp_path: Path, dataset: Path, tokenizer_folde
         run_with_stop(begun, at=4)
         rest = job_in(folder, dataset, tokenizer_folder, **options)
         result = run_ranks(ranks, whole_run, rest, folder=folder)[0]
-        assert result["resumed_from"] == 4
-        for step, reference in zip(curve(rest)[4:], curve(whole)[4:], strict=True):
-            assert step == pytest.approx(reference, rel=1e-3)
+        resumed = result["resumed_from"]  # the kill may come after later states too
+        assert resumed >= 4
+        for step, reference in zip(curve(rest)[resumed:], curve(whole)[resumed:], strict=True):
+            assert step == pytest.approx(reference, rel=1e-5)
 
 
 def run_with_stop(job: Job, at: int) -> None:
