@@ -6,23 +6,28 @@ import hashlib
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
-from fim_assets.automation.jobs import prepare_data
+from fim_assets.instance import PipelineInstance
 from fim_core.config.workflow import ExportsConfig
 
 
-def exports_sensor(config: ExportsConfig | None) -> dg.SensorDefinition:
-    """Build the sensor for the section `exports`. Without the section, every tick is skipped with that reason."""
+def exports_sensor(instance: PipelineInstance, prepare_data: Any, config: ExportsConfig | None) -> dg.SensorDefinition:
+    """Build the sensor for the section `exports`. Without the section, every tick is skipped with that reason.
+
+    Args:
+        prepare_data: the job to start.
+    """
     enabled = config is not None and config.enabled
 
     @dg.sensor(
-        name="exports",
+        name=instance.named("exports"),
         job=prepare_data,
         minimum_interval_seconds=30,
         default_status=dg.DefaultSensorStatus.RUNNING if enabled else dg.DefaultSensorStatus.STOPPED,
-        description="Starts prepare_data when the content of the exports folder has changed.",
+        description=f"Starts {prepare_data.name} when the content of the exports folder has changed.",
     )
     def exports(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         if config is None:

@@ -11,6 +11,8 @@ import dagster as dg
 import pytest
 
 from fim_assets.automation.exports import exports_sensor
+from fim_assets.automation.jobs import build_jobs
+from fim_assets.instance import PipelineInstance
 from fim_core.config.workflow import ExportsConfig
 
 
@@ -24,7 +26,10 @@ def put(folder: Path, name: str, text: str, age_seconds: float = 3600) -> None:
 
 def tick(folder: Path, cursor: str | None) -> tuple[list[str], str | None, str]:
     """Evaluate the sensor once: run keys, new cursor, skip reason."""
-    sensor = exports_sensor(ExportsConfig(folder=str(folder), settle_seconds=30))
+    instance = PipelineInstance("tiny.yaml")
+    sensor = exports_sensor(
+        instance, build_jobs(instance)["prepare_data"], ExportsConfig(folder=str(folder), settle_seconds=30)
+    )
     with dg.instance_for_test() as instance:
         context = dg.build_sensor_context(cursor=cursor, instance=instance)
         result = sensor(context)
