@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import date
 from functools import partial
 from typing import Any
 
@@ -14,7 +15,7 @@ from fim_assets.resources.experiment import ExperimentResource, user_errors
 from fim_assets.resources.progress import LiveProgress
 from fim_assets.resources.run_worker import bind_to_worker
 from fim_core.launchers.base import StartRanks
-from fim_core.pipeline import STAGES, Stage, run_stage, stage_of
+from fim_core.pipeline import STAGES, Stage, run, run_stage, stage_of
 from fim_core.pipeline.stage import OnEvent
 from fim_core.store import Store
 
@@ -65,6 +66,10 @@ _TRAITS = {
 }
 
 
+DAILY = {"raw_completions", "fim_prompts"}
+"""Assets with a partition for each day, if the experiment has exports by day. The others read all days, or the window."""
+
+
 def build_assets(instance: PipelineInstance) -> list[dg.AssetsDefinition]:
     """The assets of an instance, upstream first. They need its resources `experiment` and `launcher`."""
     return [_build_asset(instance, stage) for stage in STAGES]
@@ -83,6 +88,7 @@ def _build_asset(instance: PipelineInstance, stage: Stage) -> dg.AssetsDefinitio
         description=traits.description,
         kinds=traits.kinds,
         pool=instance.pool if traits.on_gpu else None,
+        partitions_def=instance.partitions if stage.asset in DAILY else None,
         required_resource_keys={experiment, launcher} if stage.asset == "trained_checkpoint" else {experiment},
         **traits.options,
     )
@@ -116,10 +122,14 @@ def materialize(
     options = chosen.read(instance).experiment
     _tag_run(context, options.name)
     _warn_of_other_experiment(context, options.name)
+    day = date.fromisoformat(context.partition_key) if context.has_partition_key else None
     with user_errors():
+        if options.data.is_dated and stage.asset == "tokenized_dataset":
+            # The rows of all days in one table, in which held-out rows are drawn; the prompts come from the cache.
+            run(options, until="fim_prompts", force=chosen.force)
         result = run_stage(
             stage,
-            options,
+            options.of_day(day) if day else options,
             Store(options.storage),
             upstream_of=stage_of,
             force=chosen.force,
@@ -134,7 +144,7 @@ def materialize(
     key = instance.key(stage.asset)
     yield dg.MaterializeResult(
         data_version=dg.DataVersion(artifact.version),
-        metadata=metadata_of(result, options),
+        metadata=_of_day(metadata_of(result, options)) if day else metadata_of(result, options),
         check_results=check_results(key, result.checks),
     )
     if raised := not_blocked_by_dagster(key, result.checks):
@@ -142,6 +152,11 @@ def materialize(
         raise dg.Failure(
             description=f"Failed a check that the experiment sets to severity error: {sentences}", allow_retries=False
         )
+
+
+def _of_day(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Metadata of a day, without the counts of the split, which is decided over all days."""
+    return {name: value for name, value in metadata.items() if name not in {"train_rows", "eval_rows", "left_out_rows"}}
 
 
 def _tag_run(context: dg.AssetExecutionContext, experiment: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Any
 
@@ -20,19 +22,20 @@ from fim_assets.resources.experiment import ExperimentResource, workflow_setting
 from fim_assets.resources.launcher import Launcher
 from fim_assets.scaffold import FimPipelineScaffolder
 from fim_core.config.launchers import LauncherConfig
+from fim_core.records.dated import dates_of
 
 
 def _path(context: dg.ResolutionContext, value: str) -> str:
     return str(context.resolve_source_relative_path(context.resolve_value(value, as_type=str)))
 
 
-def _launcher(context: dg.ResolutionContext, value: dict[str, Any] | None) -> dict[str, Any] | None:
+def _launcher(context: dg.ResolutionContext, value: Any) -> dict[str, Any] | None:
     """The section, if it is valid.
 
     Raises:
         ValueError: it is not.
     """
-    section: Any = context.resolve_value(value)
+    section = context.resolve_value(value)
     if section is not None:
         try:
             TypeAdapter(LauncherConfig).validate_python(section)
@@ -42,8 +45,8 @@ def _launcher(context: dg.ResolutionContext, value: dict[str, Any] | None) -> di
     return section
 
 
-def _key_prefix(context: dg.ResolutionContext, value: str | None) -> str | None:
-    prefix: Any = context.resolve_value(value)
+def _key_prefix(context: dg.ResolutionContext, value: Any) -> str | None:
+    prefix = context.resolve_value(value)
     if prefix is not None and not re.fullmatch(r"\w+(/\w+)*", prefix, re.ASCII):
         raise ValueError(f"key_prefix {prefix!r}: use letters, digits and `_`, with `/` between parts")
     return prefix
@@ -113,13 +116,16 @@ class FimPipeline(dg.Component, dg.Model, dg.Resolvable):
 def definitions_of(instance: PipelineInstance) -> dg.Definitions:
     """All definitions of an instance of the pipeline."""
     settings = workflow_settings(instance)
+    days = settings.data if settings.data is not None and settings.data.is_dated else None
+    if days is not None:
+        instance = replace(instance, first_day=next(iter(dates_of(days)), datetime.now(UTC).date()))
     jobs = build_jobs(instance)
     return dg.Definitions(
         assets=dg.map_asset_specs(partial(with_automation, retraining=settings.retraining), build_assets(instance)),
         jobs=list(jobs.values()),
         schedules=[retraining_schedule(instance, jobs["retrain"], settings.retraining)],
         sensors=[
-            exports_sensor(instance, jobs["prepare_data"], settings.exports),
+            exports_sensor(instance, jobs["prepare_day" if days else "prepare_data"], settings.exports, days),
             failure_sensor(instance, {job.name for job in jobs.values()}, settings.notify),
         ],
         resources={

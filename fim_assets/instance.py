@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ class PipelineInstance:
         group_name: Dagster group of the assets.
         pool: concurrency pool of training and evaluation. Instances that name the same pool share its slots.
         launcher: replaces the section `launcher` of the file; None keeps the file's.
+        first_day: first day of the daily partitions; None if the experiment has no exports by day.
     """
 
     experiment: str
@@ -33,6 +35,7 @@ class PipelineInstance:
     group_name: str = "fim"
     pool: str = "gpu"
     launcher: Mapping[str, Any] | None = None
+    first_day: date | None = None
 
     def key(self, asset: str) -> dg.AssetKey:
         """Key of an asset."""
@@ -41,6 +44,14 @@ class PipelineInstance:
     def named(self, name: str) -> str:
         """Name of a job, schedule, sensor or resource: `orders_retrain` for the prefix `orders`."""
         return "_".join([*self.key_prefix, name])
+
+    @property
+    def partitions(self) -> dg.DailyPartitionsDefinition | None:
+        """The partitions of raw_completions and fim_prompts, up to today; None if they have none."""
+        if self.first_day is None:
+            return None
+        # A day's export may arrive on that day: the offset adds today.
+        return dg.DailyPartitionsDefinition(start_date=self.first_day.isoformat(), end_offset=1)
 
     @property
     def experiment_name(self) -> str:

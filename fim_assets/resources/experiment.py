@@ -12,6 +12,7 @@ import dagster as dg
 from pydantic import Field, ValidationError
 
 from fim_assets.instance import PipelineInstance
+from fim_core.config import DataConfig
 from fim_core.config.base import Section
 from fim_core.config.experiment_file import ExperimentFile, name_in, read_options
 from fim_core.config.workflow import ExportsConfig, NotifyConfig, RetrainingConfig
@@ -24,11 +25,12 @@ D = TypeVar("D")
 
 @dataclass(frozen=True)
 class WorkflowSettings:
-    """Sections of an experiment that the definitions depend on."""
+    """Sections of an experiment that the definitions depend on. `data` is None if it is invalid."""
 
     retraining: RetrainingConfig
     exports: ExportsConfig | None
     notify: NotifyConfig
+    data: DataConfig | None = None
 
 
 def workflow_settings(instance: PipelineInstance) -> WorkflowSettings:
@@ -43,7 +45,7 @@ def workflow_settings(instance: PipelineInstance) -> WorkflowSettings:
     except FimError as error:
         dg.get_dagster_logger().warning(f"Runs will fail until the experiment file is corrected. {error}")
     else:
-        return WorkflowSettings(experiment.retraining, experiment.exports, experiment.notify)
+        return WorkflowSettings(experiment.retraining, experiment.exports, experiment.notify, experiment.data)
     try:
         options = read_options(Path(instance.experiment))
     except FimError:  # already in the warning
