@@ -9,13 +9,13 @@ from typing import Any
 import dagster as dg
 
 from fim_assets.checks import check_results, check_specs, not_blocked_by_dagster
-from fim_assets.instance import EXPERIMENT_TAG, PipelineInstance
+from fim_assets.instance import DAILY, EXPERIMENT_TAG, PipelineInstance
 from fim_assets.metadata import metadata_of, outcome
 from fim_assets.resources.experiment import ExperimentResource, user_errors
 from fim_assets.resources.progress import LiveProgress
 from fim_assets.resources.run_worker import bind_to_worker
 from fim_core.launchers.base import StartRanks
-from fim_core.pipeline import STAGES, Stage, run, run_stage, stage_of
+from fim_core.pipeline import STAGES, Stage, StageResult, run, run_stage, stage_of
 from fim_core.pipeline.stage import OnEvent
 from fim_core.store import Store
 
@@ -64,10 +64,6 @@ _TRAITS = {
         "The model to serve. A new checkpoint replaces it only if every rule of the gate holds.",
     ),
 }
-
-
-DAILY = {"raw_completions", "fim_prompts"}
-"""Assets with a partition for each day, if the experiment has exports by day. The others read all days, or the window."""
 
 
 def build_assets(instance: PipelineInstance) -> list[dg.AssetsDefinition]:
@@ -126,7 +122,8 @@ def materialize(
     with user_errors():
         if options.data.is_dated and stage.asset == "tokenized_dataset":
             # The rows of all days in one table, in which held-out rows are drawn; the prompts come from the cache.
-            run(options, until="fim_prompts", force=chosen.force)
+            for made in run(options, until="fim_prompts", force=chosen.force).values():
+                _log(context, made)
         result = run_stage(
             stage,
             options.of_day(day) if day else options,
@@ -137,10 +134,7 @@ def materialize(
             start=start,
         )
     artifact = result.artifact
-    context.log.info(f"{artifact.asset}: {outcome(result)}, {artifact.path}")
-    for check in result.checks:
-        if not check.passed:
-            context.log.warning(f"check failed ({check.severity}): {check.sentence}")
+    _log(context, result)
     key = instance.key(stage.asset)
     yield dg.MaterializeResult(
         data_version=dg.DataVersion(artifact.version),
@@ -152,6 +146,14 @@ def materialize(
         raise dg.Failure(
             description=f"Failed a check that the experiment sets to severity error: {sentences}", allow_retries=False
         )
+
+
+def _log(context: dg.AssetExecutionContext, result: StageResult) -> None:
+    """Log what was made or reused, and the checks that failed."""
+    context.log.info(f"{result.artifact.asset}: {outcome(result)}, {result.artifact.path}")
+    for check in result.checks:
+        if not check.passed:
+            context.log.warning(f"check failed ({check.severity}): {check.sentence}")
 
 
 def _of_day(metadata: dict[str, Any]) -> dict[str, Any]:

@@ -121,7 +121,9 @@ def definitions_of(instance: PipelineInstance) -> dg.Definitions:
         instance = replace(instance, first_day=next(iter(dates_of(days)), datetime.now(UTC).date()))
     jobs = build_jobs(instance)
     return dg.Definitions(
-        assets=dg.map_asset_specs(partial(with_automation, retraining=settings.retraining), build_assets(instance)),
+        assets=dg.map_asset_specs(
+            partial(with_automation, instance=instance, retraining=settings.retraining), build_assets(instance)
+        ),
         jobs=list(jobs.values()),
         schedules=[retraining_schedule(instance, jobs["retrain"], settings.retraining)],
         sensors=[

@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 import dagster as dg
 
 from fim_assets.component import definitions_of
-from fim_assets.instance import PipelineInstance
-
-DEFAULT_EXPERIMENT = "configs/demo.yaml"
-
-
-def default_experiment_path() -> str:
-    """$FIM_EXPERIMENT, or the demo."""
-    return os.environ.get("FIM_EXPERIMENT") or DEFAULT_EXPERIMENT
+from fim_assets.instance import PipelineInstance, default_experiment_path
 
 
 @dg.definitions

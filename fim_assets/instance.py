@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
@@ -13,8 +14,18 @@ import dagster as dg
 from fim_core.config import read_experiment_file
 from fim_core.config.experiment_file import ExperimentFile, name_in
 
+DEFAULT_EXPERIMENT = "configs/demo.yaml"
+
 EXPERIMENT_TAG = "fim/experiment"
 """Tag of runs with the name of their experiment."""
+
+DAILY = ("raw_completions", "fim_prompts")
+"""Assets with a partition for each day, if the experiment has exports by day. The others read all days, or the window."""
+
+
+def default_experiment_path() -> str:
+    """The experiment of this project's own definitions: $FIM_EXPERIMENT, or the demo."""
+    return os.environ.get("FIM_EXPERIMENT") or DEFAULT_EXPERIMENT
 
 
 @dataclass(frozen=True)

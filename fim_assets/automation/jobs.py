@@ -7,12 +7,10 @@ from typing import Any
 
 import dagster as dg
 
-from fim_assets.instance import EXPERIMENT_TAG, PipelineInstance
+from fim_assets.instance import DAILY, EXPERIMENT_TAG, PipelineInstance
 from fim_core.pipeline import STAGES
 
 _DAY_SECONDS = 24 * 60 * 60
-
-_PREPARATION = ("raw_completions", "fim_prompts")
 
 
 @dataclass(frozen=True)
@@ -26,7 +24,7 @@ class _Job:
 
 def _jobs(is_dated: bool) -> dict[str, _Job]:
     """All jobs by name. With exports by day, raw_completions and fim_prompts run for a day each, so they are a job apart."""
-    assets = tuple(stage.asset for stage in STAGES if not (is_dated and stage.asset in _PREPARATION))
+    assets = tuple(stage.asset for stage in STAGES if not (is_dated and stage.asset in DAILY))
     jobs = {
         "prepare_data": _Job(
             assets[: assets.index("tokenized_dataset") + 1],
@@ -46,9 +44,7 @@ def _jobs(is_dated: bool) -> dict[str, _Job]:
         ),
     }
     return (
-        {"prepare_day": _Job(_PREPARATION, 1, "Read the exports of a day and build its prompts.")} | jobs
-        if is_dated
-        else jobs
+        {"prepare_day": _Job(DAILY, 1, "Read the exports of a day and build its prompts.")} | jobs if is_dated else jobs
     )
 
 

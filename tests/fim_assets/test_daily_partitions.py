@@ -14,7 +14,9 @@ from transformers import PreTrainedTokenizerFast
 
 from fim_assets.component import definitions_of
 from fim_assets.instance import PipelineInstance
+from fim_assets.materialize import selection
 from fim_core.config import load_experiment
+from fim_core.errors import FimError
 from fim_core.folders.prompts import PromptsFolder
 from fim_core.pipeline import run
 from fim_core.store import Artifact, Store
@@ -127,10 +129,20 @@ def test_partitions_begin_with_the_first_export_and_end_today(
     assert graph.get(dg.AssetKey("tokenized_dataset")).partitions_def is None
 
 
+def test_make_demo_leaves_out_the_assets_with_partitions(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_day(tmp_path, "2026-03-01", 100)
+    monkeypatch.setenv("FIM_EXPERIMENT", str(write_daily_experiment(tmp_path, tokenizer)))
+    assert selection() == "tokenized_dataset,trained_checkpoint,evaluation_report,champion_model"
+    monkeypatch.setenv("FIM_EXPERIMENT", str(tmp_path / "missing.yaml"))
+    assert selection() == "*"
+
+
 def test_a_tokenizer_that_is_trained_on_the_rows_is_refused(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     path = write_daily_experiment(tmp_path, tokenizer)
     content = yaml.safe_load(path.read_text())
     content["model"]["tokenizer"] = {"vocab_size": 700}
     path.write_text(yaml.safe_dump(content))
-    with pytest.raises(Exception, match="trained anew on the rows of every day"):
+    with pytest.raises(FimError, match="trained anew on the rows of every day"):
         load_experiment(path)

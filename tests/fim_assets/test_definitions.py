@@ -6,7 +6,8 @@ import json
 import subprocess
 import sys
 
-from fim_assets.definitions import default_experiment_path, defs
+from fim_assets.definitions import defs
+from fim_assets.instance import default_experiment_path
 from fim_core.pipeline import STAGES
 from fim_core.quality.run import load_checks
 
