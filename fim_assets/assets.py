@@ -14,6 +14,7 @@ from fim_assets.metadata import metadata_of, outcome
 from fim_assets.resources.experiment import ExperimentResource, user_errors
 from fim_assets.resources.progress import LiveProgress
 from fim_assets.resources.run_worker import bind_to_worker
+from fim_core.config import Experiment
 from fim_core.launchers.base import StartRanks
 from fim_core.pipeline import STAGES, Stage, StageResult, run, run_stage, stage_of
 from fim_core.pipeline.stage import OnEvent
@@ -118,27 +119,23 @@ def materialize(
     options = chosen.read(instance).experiment
     _tag_run(context, options.name)
     _warn_of_other_experiment(context, options.name)
-    day = date.fromisoformat(context.partition_key) if context.has_partition_key else None
+    if options.data.is_dated and stage.asset == "tokenized_dataset":
+        _join_days(context, options, force=chosen.force)
     with user_errors():
-        if options.data.is_dated and stage.asset == "tokenized_dataset":
-            # The rows of all days in one table, in which held-out rows are drawn; the prompts come from the cache.
-            for made in run(options, until="fim_prompts", force=chosen.force).values():
-                _log(context, made)
         result = run_stage(
             stage,
-            options.of_day(day) if day else options,
+            options.of_day(date.fromisoformat(context.partition_key)) if context.has_partition_key else options,
             Store(options.storage),
             upstream_of=stage_of,
             force=chosen.force,
             on_event=on_event,
             start=start,
         )
-    artifact = result.artifact
     _log(context, result)
-    key = instance.key(stage.asset)
+    key, metadata = instance.key(stage.asset), metadata_of(result, options)
     yield dg.MaterializeResult(
-        data_version=dg.DataVersion(artifact.version),
-        metadata=_of_day(metadata_of(result, options)) if day else metadata_of(result, options),
+        data_version=dg.DataVersion(result.artifact.version),
+        metadata=_without_split(metadata) if context.has_partition_key else metadata,
         check_results=check_results(key, result.checks),
     )
     if raised := not_blocked_by_dagster(key, result.checks):
@@ -146,6 +143,17 @@ def materialize(
         raise dg.Failure(
             description=f"Failed a check that the experiment sets to severity error: {sentences}", allow_retries=False
         )
+
+
+def _join_days(context: dg.AssetExecutionContext, options: Experiment, *, force: bool) -> None:
+    """Bring the rows of all days into one table and draw the held-out rows in it; the prompts come from the cache.
+
+    Raises:
+        dagster.Failure: a user's mistake, or a failed check that blocks.
+    """
+    with user_errors():
+        for result in run(options, until="fim_prompts", force=force).values():
+            _log(context, result)
 
 
 def _log(context: dg.AssetExecutionContext, result: StageResult) -> None:
@@ -156,8 +164,8 @@ def _log(context: dg.AssetExecutionContext, result: StageResult) -> None:
             context.log.warning(f"check failed ({check.severity}): {check.sentence}")
 
 
-def _of_day(metadata: dict[str, Any]) -> dict[str, Any]:
-    """Metadata of a day, without the counts of the split, which is decided over all days."""
+def _without_split(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Metadata for a day, without the counts of the split, which is decided over all days."""
     return {name: value for name, value in metadata.items() if name not in {"train_rows", "eval_rows", "left_out_rows"}}
 
 
