@@ -11,15 +11,19 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
+from fim_assets.instance import DAILY, PipelineInstance, default_experiment_path
+from fim_core.errors import FimError
+from fim_core.pipeline import STAGES
+
 # Deprecation warnings that Dagster's own command causes.
 QUIET = ("-W", "ignore:Function `asset_materialize_command`", "-W", "ignore:Parameter `include_sources`")
-COMMAND = (*QUIET, "-m", "dagster", "asset", "materialize", "-m", "fim_assets.definitions", "--select", "*")
+COMMAND = (*QUIET, "-m", "dagster", "asset", "materialize", "-m", "fim_assets.definitions", "--select")
 
 
 def main() -> int:
     """Materialize all assets of the experiment in FIM_EXPERIMENT into DAGSTER_HOME; returns Dagster's exit code."""
     began = datetime.now(UTC)
-    process = subprocess.Popen([sys.executable, *COMMAND])
+    process = subprocess.Popen([sys.executable, *COMMAND, selection()])
     while True:
         try:
             code = process.wait()
@@ -31,6 +35,15 @@ def main() -> int:
             for sentence in failures(instance, since=began):
                 print(f"\nfim: {sentence}", file=sys.stderr)
     return code
+
+
+def selection() -> str:
+    """All assets; with exports by day, those without partitions, which read the exports of all days."""
+    try:
+        is_dated = PipelineInstance(default_experiment_path()).read().experiment.data.is_dated
+    except FimError:  # the run reports it
+        is_dated = False
+    return ",".join(stage.asset for stage in STAGES if stage.asset not in DAILY) if is_dated else "*"
 
 
 def failures(instance: dg.DagsterInstance, *, since: datetime) -> list[str]:

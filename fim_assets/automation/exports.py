@@ -5,24 +5,35 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from datetime import date
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
-from fim_assets.automation.jobs import prepare_data
+from fim_assets.instance import PipelineInstance
+from fim_core.config import DataConfig
 from fim_core.config.workflow import ExportsConfig
+from fim_core.records.dated import day_of
 
 
-def exports_sensor(config: ExportsConfig | None) -> dg.SensorDefinition:
-    """Build the sensor for the section `exports`. Without the section, every tick is skipped with that reason."""
+def exports_sensor(
+    instance: PipelineInstance, prepare: Any, config: ExportsConfig | None, dated: DataConfig | None = None
+) -> dg.SensorDefinition:
+    """Build the sensor for the section `exports`. Without the section, every tick is skipped with that reason.
+
+    Args:
+        prepare: the job to start.
+        dated: with exports by day, the section `data`: each day whose exports have changed is a run.
+    """
     enabled = config is not None and config.enabled
 
     @dg.sensor(
-        name="exports",
-        job=prepare_data,
+        name=instance.named("exports"),
+        job=prepare,
         minimum_interval_seconds=30,
         default_status=dg.DefaultSensorStatus.RUNNING if enabled else dg.DefaultSensorStatus.STOPPED,
-        description="Starts prepare_data when the content of the exports folder has changed.",
+        description=f"Starts {prepare.name} when the content of the exports folder has changed.",
     )
     def exports(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         if config is None:
@@ -40,9 +51,21 @@ def exports_sensor(config: ExportsConfig | None) -> dg.SensorDefinition:
             return dg.SkipReason(f"No new content in {folder}.")
         cursor = json.dumps({"files": files, "content": content, "changes": changes + 1})
         # The count makes the key unique, so that content that returns after a change starts a run again.
-        return dg.SensorResult(run_requests=[dg.RunRequest(run_key=f"{content}-{changes}")], cursor=cursor)
+        key = f"{content}-{changes}"
+        if dated is None:
+            return dg.SensorResult(run_requests=[dg.RunRequest(run_key=key)], cursor=cursor)
+        days = changed_days(dated, folder, files, known["files"])
+        requests = [dg.RunRequest(run_key=f"{key}-{day}", partition_key=str(day)) for day in days]
+        return dg.SensorResult(run_requests=requests, cursor=cursor)
 
     return exports
+
+
+def changed_days(data: DataConfig, folder: Path, files: dict[str, list], known: dict[str, list]) -> list[date]:
+    """The days of new and changed exports, sorted. `files` and `known` are as `list_exports` returns them."""
+    changed = [folder / name for name, entry in files.items() if entry[2] != known.get(name, (0, 0, ""))[2]]
+    days = {day_of(source, path) for source in data.sources if source.is_dated for path in changed}
+    return sorted(day for day in days if day is not None)
 
 
 def list_exports(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import dagster as dg
 
-from fim_assets.automation.jobs import retrain
+from fim_assets.instance import PipelineInstance
 from fim_core.config.workflow import RetrainingConfig
 
 _UNDER_WAY = [
@@ -15,12 +17,12 @@ _UNDER_WAY = [
 ]
 
 
-def retraining_schedule(config: RetrainingConfig) -> dg.ScheduleDefinition:
-    """Build the schedule of the `retrain` job from the experiment's cron expression and time zone."""
+def retraining_schedule(instance: PipelineInstance, retrain: Any, config: RetrainingConfig) -> dg.ScheduleDefinition:
+    """Build the schedule of the job `retrain` from the experiment's cron expression and time zone."""
     status = dg.DefaultScheduleStatus.RUNNING if config.enabled else dg.DefaultScheduleStatus.STOPPED
 
     @dg.schedule(
-        name="retraining",
+        name=instance.named("retraining"),
         job=retrain,
         cron_schedule=config.cron,
         execution_timezone=config.timezone,

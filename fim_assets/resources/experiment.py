@@ -1,8 +1,7 @@
-"""The experiment of a run, chosen in the launchpad, by environment variable, or by default."""
+"""The experiment of a run, and the sections of it that definitions depend on."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,49 +11,43 @@ from typing import Any, TypeVar
 import dagster as dg
 from pydantic import Field, ValidationError
 
-from fim_core.config import Experiment, load_experiment, read_experiment_file
+from fim_assets.instance import PipelineInstance
+from fim_core.config import DataConfig
 from fim_core.config.base import Section
-from fim_core.config.experiment_file import read_options
+from fim_core.config.experiment_file import ExperimentFile, name_in, read_options
 from fim_core.config.workflow import ExportsConfig, NotifyConfig, RetrainingConfig
 from fim_core.errors import FimError, system_error
 from fim_core.training.job import TrainingFailed
-
-DEFAULT_EXPERIMENT = "configs/demo.yaml"
 
 S = TypeVar("S", bound=Section)
 D = TypeVar("D")
 
 
-def default_experiment_path() -> str:
-    """$FIM_EXPERIMENT, or the demo."""
-    return os.environ.get("FIM_EXPERIMENT") or DEFAULT_EXPERIMENT
-
-
 @dataclass(frozen=True)
 class WorkflowSettings:
-    """Sections of the default experiment that the definitions depend on."""
+    """Sections of an experiment that the definitions depend on. `data` is None if it is invalid."""
 
     retraining: RetrainingConfig
     exports: ExportsConfig | None
     notify: NotifyConfig
+    data: DataConfig | None = None
 
 
-def workflow_settings() -> WorkflowSettings:
-    """Sections `retraining`, `exports` and `notify` of the default experiment.
+def workflow_settings(instance: PipelineInstance) -> WorkflowSettings:
+    """Sections `retraining`, `exports` and `notify` of an instance's experiment.
 
     An invalid experiment file must neither break the code location nor stop retraining silently. Sections that are valid
     by themselves apply, an invalid `retraining` section is enabled at its default time, and each run fails with the
     reason why the file is invalid.
     """
-    path = default_experiment_path()
     try:
-        experiment = load_experiment(path)
+        experiment = instance.read().experiment
     except FimError as error:
         dg.get_dagster_logger().warning(f"Runs will fail until the experiment file is corrected. {error}")
     else:
-        return WorkflowSettings(experiment.retraining, experiment.exports, experiment.notify)
+        return WorkflowSettings(experiment.retraining, experiment.exports, experiment.notify, experiment.data)
     try:
-        options = read_options(Path(path))
+        options = read_options(Path(instance.experiment))
     except FimError:  # already in the warning
         return WorkflowSettings(RetrainingConfig(enabled=True), None, NotifyConfig())
     return WorkflowSettings(
@@ -72,31 +65,26 @@ def _valid_section(kind: type[S], options: Any, otherwise: D) -> S | D:
 
 
 class ExperimentResource(dg.ConfigurableResource):
-    """The experiment of a run, and whether existing versions may be reused."""
+    """The experiment file of a run, and whether existing versions may be reused."""
 
-    path: str = Field(
-        default_factory=default_experiment_path,
-        description="Experiment file (YAML). Default: $FIM_EXPERIMENT, or configs/demo.yaml.",
-    )
+    path: str = Field(description="Experiment file (YAML), of the experiment that these assets belong to.")
     force: bool = Field(False, description="Make assets again even if nothing that affects their content has changed.")
 
-    def load(self) -> Experiment:
-        """Load and validate the experiment.
+    def read(self, instance: PipelineInstance) -> ExperimentFile:
+        """Read and validate the experiment file, for assets of an instance.
 
         Raises:
-            dagster.Failure: the file is missing or has invalid options.
+            dagster.Failure: the file is missing, has invalid options, or is of another experiment.
         """
         with user_errors():
-            return load_experiment(self.path)
-
-    def notice(self) -> str | None:
-        """The notice for a file of ArcticTraining, or None.
-
-        Raises:
-            dagster.Failure: as `load` does.
-        """
-        with user_errors():
-            return read_experiment_file(self.path).notice
+            if (name := name_in(Path(self.path))) != instance.experiment_name:
+                raise FimError(
+                    f"These assets belong to the experiment {instance.experiment_name} ({instance.experiment}), and "
+                    f"{self.path} is the experiment {name}: their histories would be mixed. Give {name} assets of its own, "
+                    "an instance of the component fim_assets.FimPipeline (`dg scaffold defs fim_assets.FimPipeline NAME`), "
+                    f"or start Dagster with FIM_EXPERIMENT={self.path}."
+                )
+            return instance.read(self.path)
 
 
 @contextmanager

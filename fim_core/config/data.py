@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from fim_core.config.base import DialectName, PathOrId, Section
 from fim_core.config.split_expression import parse_split
@@ -13,6 +14,8 @@ SourceType = Literal[
     "auto", "fim_completions", "huggingface_prompt_response", "huggingface_instruct", "huggingface", "sql_files", "demo"
 ]
 
+DATE = "{date}"
+"""Stands for a date (2026-01-31) in the path of a source that has one export a day."""
 
 HUB_ARGUMENTS = ("name", "data_dir", "data_files", "revision", "verification_mode")
 """Arguments of `datasets.load_dataset` that select what is read. The others run code of the data set, hold secrets, or
@@ -36,7 +39,11 @@ class Source(Section):
     type: SourceType = Field(
         "auto", description="Shape of the rows. auto: inferred from the columns, or from *.sql files."
     )
-    name_or_path: PathOrId | None = Field(None, description="CSV, Parquet or JSON-lines file, folder, glob, or hub id.")
+    name_or_path: PathOrId | None = Field(
+        None,
+        description="CSV, Parquet or JSON-lines file, folder, glob, or hub id. `{date}` in a path stands for the date of a "
+        "daily export: exports/{date}/*.parquet.",
+    )
     split: str = Field(
         "train",
         description="Split to read from a hub id or a saved DatasetDict. For any source it may select a slice of the rows: "
@@ -100,6 +107,24 @@ class Source(Section):
             raise ValueError("content_key needs role_mapping")
         return self
 
+    @property
+    def is_dated(self) -> bool:
+        """Whether this source has one export a day."""
+        return DATE in (self.name_or_path or "")
+
+    @model_validator(mode="after")
+    def _dated_source_is_read_whole(self) -> Source:
+        if not self.is_dated:
+            return self
+        place = self.name_or_path or ""
+        if "://" in place:
+            raise ValueError(f"{DATE} is for paths on this machine")
+        if "**" in place[: place.index(DATE)]:
+            raise ValueError(f"{place}: `**` before {DATE} could be folders of any depth; write `*` for each of them")
+        if self.sample_ratio is not None or self.sample_count is not None or parse_split(self.split)[1] is not None:
+            raise ValueError(f"a source with {DATE} is read by days: set data.window instead of a slice or a sample")
+        return self
+
     @model_validator(mode="after")
     def _has_name_or_path(self) -> Source:
         if self.type != "demo" and not self.name_or_path:
@@ -118,6 +143,12 @@ class DataConfig(Section):
     )
     eval_sources: list[Source] = Field(
         [], description="Held-out rows. Default: `eval_fraction` of the rows of `sources`."
+    )
+    window: int | None = Field(
+        None,
+        ge=1,
+        description="Number of days to train on, up to the newest export, of sources with `{date}` in their path. Default: "
+        "all.",
     )
     eval_fraction: float = Field(
         0.1, ge=0, lt=1, description="Share of the rows to hold out if there are no eval_sources."
@@ -191,6 +222,33 @@ class DataConfig(Section):
         if not isinstance(listed, list):
             return listed
         return [{"name_or_path": source} if isinstance(source, str) else source for source in listed]
+
+    _day: date | None = PrivateAttr(None)
+
+    @property
+    def day(self) -> date | None:
+        """The only day to read, of sources with one export a day; None: every day, or those of the window."""
+        return self._day
+
+    @property
+    def is_dated(self) -> bool:
+        """Whether a source has one export a day."""
+        return any(source.is_dated for source in self.sources)
+
+    def of_day(self, day: date) -> DataConfig:
+        """The same options for the rows of a single day; sources without dates are left out."""
+        dated = [source for source in self.sources if source.is_dated]
+        data = self.model_copy(update={"sources": dated, "eval_sources": []})
+        data._day = day
+        return data
+
+    @model_validator(mode="after")
+    def _window_needs_dates(self) -> DataConfig:
+        if self.window is not None and not self.is_dated:
+            raise ValueError(f"window needs a source with {DATE} in its path, such as exports/{DATE}/*.parquet")
+        if any(source.is_dated for source in self.eval_sources):
+            raise ValueError(f"eval_sources: {DATE} is for `sources`; held-out rows are the same every day")
+        return self
 
     @property
     def packing(self) -> Literal["prefix_tree", "flat", "none"]:

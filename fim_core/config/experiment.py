@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -13,7 +14,7 @@ from fim_core.config.data import DataConfig
 from fim_core.config.deepspeed import checked_section, offloads_optimizer
 from fim_core.config.evaluation import EvaluationConfig, GateConfig
 from fim_core.config.launchers import LAUNCHER_TYPES, LauncherConfig, LauncherSection, LocalLauncher
-from fim_core.config.model import ModelConfig
+from fim_core.config.model import ModelConfig, TrainedTokenizer
 from fim_core.config.training import (
     CheckpointConfig,
     LoggerConfig,
@@ -63,6 +64,15 @@ class Experiment(Section):
     def named_by(self) -> Path | None:
         """The file that the experiment's name was derived from; None if the file sets `name`."""
         return self._named_by
+
+    def of_day(self, day: date) -> Experiment:
+        """The same options for preparing the rows of a single day, under a name of its own.
+
+        Which rows are held out is decided over all days, so a day's own share is not checked.
+        """
+        checks = self.checks | {"held_out_share": CheckOverride(severity="off")}
+        update = {"name": f"{self.name}.{day}", "data": self.data.of_day(day), "checks": checks}
+        return self.model_copy(update=update)
 
     batch_rows: int | None = Field(
         None,
@@ -177,6 +187,15 @@ class Experiment(Section):
         if unknown := [f"{name}{closest(name, known)}" for name in value if name not in known]:
             raise ValueError(f"no such check: {', '.join(unknown)} (there are {', '.join(known)})")
         return value
+
+    @model_validator(mode="after")
+    def _dated_rows_need_a_tokenizer(self) -> Experiment:
+        if self.data.is_dated and isinstance(self.model.tokenizer, TrainedTokenizer):
+            raise ValueError(
+                "model.tokenizer would be trained anew on the rows of every day, which changes all prompts. Give the path "
+                "of a tokenizer, or list the exports without {date}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_batch_size(self) -> Experiment:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -36,17 +37,20 @@ def load_experiment(path: str | Path) -> Experiment:
     return read_experiment_file(path).experiment
 
 
-def read_experiment_file(path: str | Path) -> ExperimentFile:
+def read_experiment_file(path: str | Path, replaced: Mapping[str, Any] | None = None) -> ExperimentFile:
     """Read and validate an experiment file, our own or one of ArcticTraining.
 
     Relative paths in it are relative to the current folder, as in ArcticTraining.
+
+    Args:
+        replaced: sections that replace those of the file.
 
     Raises:
         FimError: the file is missing or not YAML, or a key is unknown or a value invalid. The message lists each key as it
             is spelled in the file.
     """
     path = Path(path)
-    content = read_options(path)
+    content = read_options(path) | dict(replaced or {})
     translation = translate(content)
     if "name" not in content:
         translation.content["name"] = _name_of(path)
@@ -81,6 +85,14 @@ def read_options(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise FimError(f"{path} holds no options. It needs at least `model` and `data`; see configs/demo.yaml.")
     return content
+
+
+def name_in(path: Path) -> str:
+    """The name of the experiment in a file; that of the file if the file is missing or its options cannot be read."""
+    try:
+        return str(read_options(path).get("name") or _name_of(path))
+    except FimError:
+        return path.stem
 
 
 def _name_of(path: Path) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from fim_core.config.data import Source, SqlFileOptions
 from fim_core.config.split_expression import parse_split
 from fim_core.errors import FimError
+from fim_core.records.dated import Days, dated_files
 from fim_core.records.parquet_file import is_parquet
 from fim_core.records.readers import DATA_SUFFIXES, Export, read_file
 from fim_core.records.text_file import EmptyExport, is_utf8
@@ -23,12 +24,17 @@ _SAVED_DATASET = ("dataset_dict.json", "dataset_info.json")
 _REPORTS_OF_CONVERT = (".summary.json", ".rejected.parquet")
 
 
-def locate(source: Source, cache_dir: str | None, warn: Callable[[str], None]) -> list[Export]:
+def locate(
+    source: Source, cache_dir: str | None, warn: Callable[[str], None], days: Days | None = None
+) -> list[Export]:
     """The exports of a source (any but the demo), sorted by name.
 
     In folders and globs, names that begin with `.` or `_`, files with other suffixes and the reports of `fim convert` are
     skipped. In a folder, so are data sets saved there and Parquet files without a suffix: by default `fim convert`
     writes next to its export, whose rows would be read twice.
+
+    Args:
+        days: of a source with one export a day, only these are read; it may have none of them.
 
     Raises:
         FimError: nothing has that name, or nothing in it can be read.
@@ -36,6 +42,11 @@ def locate(source: Source, cache_dir: str | None, warn: Callable[[str], None]) -
     place = source.name_or_path or ""
     path = Path(place).expanduser()
     split, _ = parse_split(source.split)
+    if source.is_dated:
+        root, found = dated_files(source, days)
+        exports = [p for p in found if is_export(p.relative_to(root).as_posix()) and p.is_file()]
+        exports += [file for p in found if p.is_dir() for file in _files_below(p)]
+        return _exports(root, exports, source, warn) if found else []
     if path.is_dir():
         if source.type != "sql_files" and any((path / mark).is_file() for mark in _SAVED_DATASET):
             from fim_core.records.datasets_library import saved_dataset

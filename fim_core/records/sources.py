@@ -21,6 +21,7 @@ from fim_core.errors import FimError
 from fim_core.parallel import ordered_map
 from fim_core.prompt_format.recipe import Recipe, schema_with
 from fim_core.records.columns import ExportColumns, find_columns
+from fim_core.records.dated import days_to_read, require_exports
 from fim_core.records.locate import locate
 from fim_core.records.readers import Export, read_file
 from fim_core.records.schema import RAW_SCHEMA
@@ -161,11 +162,13 @@ def digest_sources(data: DataConfig) -> str:
     """
     digest = hashlib.sha256()
     found: list[Export] = []
+    days = days_to_read(data)
+    require_exports(data, days)
     for held_out, source in _all_sources(data):
         if source.type == "demo":
             content: object = {"rows": source.rows, "seed": source.seed}
         else:
-            exports = locate(source, data.cache_dir, _log.debug)
+            exports = locate(source, data.cache_dir, _log.debug, days)
             content = [[export.name, export.digest()] for export in exports]
             found += exports
         options = source.model_dump(mode="json", exclude={"name_or_path"})
@@ -203,9 +206,11 @@ def _all_sources(data: DataConfig) -> Iterator[tuple[bool, Source]]:
 def _inputs(data: DataConfig, scratch: Path, warn: Callable[[str], None]) -> list[_Input]:
     inputs: list[_Input] = []
     seen: dict[str, list[_Input]] = {}
+    days = days_to_read(data)
+    require_exports(data, days)
     for number, (held_out, source) in enumerate(_all_sources(data)):
         is_demo = source.type == "demo"
-        exports = [_demo(source, scratch / f"{number}.csv")] if is_demo else locate(source, data.cache_dir, warn)
+        exports = [_demo(source, scratch / f"{number}.csv")] if is_demo else locate(source, data.cache_dir, warn, days)
         masks = selected_rows(source, exports, warn) if selects(source) else repeat(None, len(exports))
         for export, selected in zip(exports, masks, strict=True):
             options = source.model_copy(update=_GENERATED) if export.generated else source

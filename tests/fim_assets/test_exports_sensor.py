@@ -11,6 +11,9 @@ import dagster as dg
 import pytest
 
 from fim_assets.automation.exports import exports_sensor
+from fim_assets.automation.jobs import build_jobs
+from fim_assets.instance import PipelineInstance
+from fim_core.config import DataConfig
 from fim_core.config.workflow import ExportsConfig
 
 
@@ -24,7 +27,10 @@ def put(folder: Path, name: str, text: str, age_seconds: float = 3600) -> None:
 
 def tick(folder: Path, cursor: str | None) -> tuple[list[str], str | None, str]:
     """Evaluate the sensor once: run keys, new cursor, skip reason."""
-    sensor = exports_sensor(ExportsConfig(folder=str(folder), settle_seconds=30))
+    instance = PipelineInstance("tiny.yaml")
+    sensor = exports_sensor(
+        instance, build_jobs(instance)["prepare_data"], ExportsConfig(folder=str(folder), settle_seconds=30)
+    )
     with dg.instance_for_test() as instance:
         context = dg.build_sensor_context(cursor=cursor, instance=instance)
         result = sensor(context)
@@ -120,3 +126,29 @@ def test_other_files_and_missing_folders_start_nothing(tmp_path: Path) -> None:
     put(tmp_path, "_old/a.csv", "x")
     assert tick(tmp_path, None)[0] == []
     assert "There is no folder" in tick(tmp_path / "absent", None)[2]
+
+
+def test_each_day_whose_exports_changed_is_a_run(tmp_path: Path) -> None:
+    dated = DataConfig.model_validate({"sources": [{"name_or_path": f"{tmp_path}/{{date}}/*.csv"}]})
+
+    def days(cursor: str | None) -> tuple[list[str], str | None]:
+        instance = PipelineInstance("tiny.yaml")
+        sensor = exports_sensor(
+            instance, build_jobs(instance)["prepare_data"], ExportsConfig(folder=str(tmp_path)), dated
+        )
+        context = dg.build_sensor_context(cursor=cursor, instance=dg.DagsterInstance.ephemeral())
+        result = sensor(context)
+        if isinstance(result, dg.SkipReason):
+            return [], context.cursor
+        return [request.partition_key for request in result.run_requests], result.cursor
+
+    for day in ("2026-03-01", "2026-03-02"):
+        put(tmp_path, f"{day}/a.csv", day)
+    put(tmp_path, "other/a.csv", "of no day")
+    assert days(None)[0] == ["2026-03-01", "2026-03-02"]
+    cursor = days(None)[1]
+    put(tmp_path, "2026-03-02/a.csv", "changed")
+    put(tmp_path, "2026-03-03/b.csv", "new")
+    changed, cursor = days(cursor)
+    assert changed == ["2026-03-02", "2026-03-03"]
+    assert days(cursor)[0] == []

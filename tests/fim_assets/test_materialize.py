@@ -11,8 +11,10 @@ from fim_assets.checks import check_results, check_specs
 from fim_assets.materialize import failures
 from fim_core.quality.run import CheckResult, load_checks
 
+KEY = dg.AssetKey("fim_prompts")
 
-@dg.asset(check_specs=check_specs("fim_prompts"))
+
+@dg.asset(check_specs=check_specs(KEY))
 def fim_prompts() -> Iterator[dg.MaterializeResult]:
     """Every check passes except one blocking check."""
     results = [
@@ -29,7 +31,7 @@ def fim_prompts() -> Iterator[dg.MaterializeResult]:
         )
         for check in load_checks("fim_prompts")
     ]
-    yield dg.MaterializeResult(check_results=check_results("fim_prompts", results))
+    yield dg.MaterializeResult(check_results=check_results(KEY, results))
 
 
 @dg.asset

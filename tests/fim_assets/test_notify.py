@@ -10,6 +10,7 @@ from typing import ClassVar
 import dagster as dg
 
 from fim_assets.automation.notify import failure_sensor
+from fim_assets.instance import PipelineInstance
 from fim_core.config.workflow import NotifyConfig
 
 
@@ -35,7 +36,7 @@ class Receiver(BaseHTTPRequestHandler):
         """Keep the test's output quiet."""
 
 
-def test_a_failed_run_is_posted_to_the_webhook() -> None:
+def test_a_failed_run_of_the_instance_is_posted_to_the_webhook() -> None:
     server = HTTPServer(("127.0.0.1", 0), Receiver)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     with dg.instance_for_test() as instance:
@@ -46,7 +47,9 @@ def test_a_failed_run_is_posted_to_the_webhook() -> None:
             dagster_run=result.dagster_run,
             dagster_event=result.get_run_failure_event(),
         ).for_run_failure()
-        failure_sensor(NotifyConfig(webhook=f"http://127.0.0.1:{server.server_port}/hook"))(context)
+        config = NotifyConfig(webhook=f"http://127.0.0.1:{server.server_port}/hook")
+        for jobs in ({"nightly"}, {"another"}):
+            failure_sensor(PipelineInstance("tiny.yaml"), jobs, config)(context)
     server.shutdown()
     [message] = Receiver.received
     assert message["job"] == "nightly"

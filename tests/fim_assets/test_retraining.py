@@ -8,8 +8,10 @@ import dagster as dg
 import pytest
 from pydantic import ValidationError
 
+from fim_assets.automation.jobs import build_jobs
 from fim_assets.automation.retraining import retraining_schedule
 from fim_assets.definitions import defs
+from fim_assets.instance import PipelineInstance
 from fim_assets.resources.experiment import workflow_settings
 from fim_core.config.workflow import RetrainingConfig
 
@@ -24,7 +26,9 @@ from fim_core.config.workflow import RetrainingConfig
     ],
 )
 def test_a_tick_is_skipped_while_a_retraining_runs(job: str, status: dg.DagsterRunStatus, skipped: bool) -> None:
-    schedule = retraining_schedule(RetrainingConfig(cron="0 3 * * 1", timezone="Europe/Berlin", enabled=True))
+    pipeline = PipelineInstance("tiny.yaml")
+    config = RetrainingConfig(cron="0 3 * * 1", timezone="Europe/Berlin", enabled=True)
+    schedule = retraining_schedule(pipeline, build_jobs(pipeline)["retrain"], config)
     assert (schedule.cron_schedule, schedule.execution_timezone) == ("0 3 * * 1", "Europe/Berlin")
     assert schedule.default_status == dg.DefaultScheduleStatus.RUNNING
     with dg.instance_for_test() as instance:
@@ -96,7 +100,7 @@ def test_valid_sections_of_a_broken_experiment_file_apply(
     if content is not None:
         file.write_text(content)
     monkeypatch.setenv("FIM_EXPERIMENT", str(file))
-    settings = workflow_settings()
+    settings = workflow_settings(PipelineInstance(str(file)))
     assert (settings.retraining.cron, settings.retraining.enabled) == (cron, enabled)
     assert (settings.notify.webhook is not None) == webhook
     defs().get_repository_def()

@@ -9,7 +9,8 @@ from typing import Any
 import dagster as dg
 import yaml
 
-from fim_assets.definitions import ASSETS
+from fim_assets.assets import build_assets
+from fim_assets.instance import PipelineInstance
 from fim_assets.resources.experiment import ExperimentResource
 from fim_assets.resources.launcher import Launcher
 
@@ -48,7 +49,7 @@ def write_experiment(folder: Path, **changes: Any) -> Path:
 def materialize(path: Path, instance: dg.DagsterInstance, select: list[str] | None = None) -> dg.ExecuteInProcessResult:
     """Run assets of an experiment as Dagster does."""
     return dg.materialize(
-        ASSETS,
+        build_assets(PipelineInstance(str(path))),
         instance=instance,
         resources={"experiment": ExperimentResource(path=str(path), force=False), "launcher": Launcher()},
         selection=select,

@@ -33,7 +33,9 @@ _SOURCE_OPTIONS = (
 
 def _options(experiment: Experiment) -> dict[str, Any]:
     data = experiment.data
-    return {
+    # Part of the options, so that training notices rows that were read with another window.
+    window = {"window": data.window} if data.window is not None else {}
+    return window | {
         part: [source.model_dump(mode="json", include=set(_SOURCE_OPTIONS)) for source in sources]
         for part, sources in (("sources", data.sources), ("eval_sources", data.eval_sources))
     }

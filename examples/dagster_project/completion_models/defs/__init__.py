@@ -1,0 +1,1 @@
+"""Instances of the component, one folder for each."""

@@ -1,0 +1,136 @@
+"""Daily exports: which files belong to which day, windows, and single days."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from pydantic import ValidationError
+
+from fim_core.config.data import DataConfig, Source
+from fim_core.errors import FimError
+from fim_core.records.dated import dates_of, day_of, days_to_read
+from fim_core.records.sources import digest_sources, write_raw_completions
+
+
+def write(path: Path, *outputs: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("INPUT,OUTPUT\n" + "".join(f"x,{output}\n" for output in outputs))
+
+
+def rows(data: DataConfig, folder: Path) -> list[tuple[str, str]]:
+    """(name of the export, output) of every row."""
+    write_raw_completions(data, folder / "raw.parquet")
+    table = pq.read_table(folder / "raw.parquet", columns=["source", "output"])
+    return list(zip(*(column.to_pylist() for column in table.columns), strict=True))
+
+
+def data_of(pattern: str, **options: Any) -> DataConfig:
+    return DataConfig.model_validate({"sources": [{"name_or_path": pattern}], **options})
+
+
+@pytest.fixture
+def exports(tmp_path: Path) -> Path:
+    """Three days; another folder, a date that no calendar has, and a file that is no export."""
+    for day in ("2026-02-27", "2026-03-01", "2026-03-02"):
+        write(tmp_path / day / "rows.csv", f"of {day}")
+        write(tmp_path / f"log-{day}.csv", f"log of {day}")
+    write(tmp_path / "2026-02-30" / "rows.csv", "of no day")
+    write(tmp_path / "latest" / "rows.csv", "of no day")
+    (tmp_path / "2026-03-02" / "notes.txt").write_text("no export")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "day"),
+    [
+        ("exports/{date}/*.csv", "exports/2026-03-01/a.csv", "2026-03-01"),
+        ("exports/{date}/*.csv", "exports/2026-03-01/deeper/a.csv", "2026-03-01"),
+        ("exports/{date}", "exports/2026-03-01", "2026-03-01"),
+        ("exports/date={date}/**/*.parquet", "exports/date=2026-03-01/x/y/a.parquet", "2026-03-01"),
+        ("exports/*/log-{date}*.csv", "exports/eu/log-2026-03-01-part1.csv", "2026-03-01"),
+        ("{date}/log-{date}.csv", "2026-03-01/log-2026-03-01.csv", "2026-03-01"),
+        ("{date}/log-{date}.csv", "2026-03-01/log-2026-03-02.csv", None),
+        ("exports/{date}/*.csv", "exports/2026-02-30/a.csv", None),
+        ("exports/{date}/*.csv", "exports/20260301/a.csv", None),
+        ("exports/{date}/*.csv", "other/2026-03-01/a.csv", None),
+        ("exports/{date}/*.csv", "exports", None),
+    ],
+)
+def test_the_day_of_a_path(pattern: str, path: str, day: str | None) -> None:
+    assert day_of(Source(name_or_path=pattern), Path(path)) == (date.fromisoformat(day) if day else None)
+
+
+@pytest.mark.parametrize("pattern", ["{date}/*.csv", "{date}"])
+def test_all_days_are_read_in_order(exports: Path, pattern: str) -> None:
+    days = ("2026-02-27", "2026-03-01", "2026-03-02")
+    data = data_of(f"{exports}/{pattern}")
+    assert [str(day) for day in dates_of(data)] == list(days)
+    assert rows(data, exports) == [(f"{day}/rows.csv", f"of {day}") for day in days]
+
+
+def test_a_date_in_a_file_name(exports: Path) -> None:
+    assert [output for _, output in rows(data_of(f"{exports}/log-{{date}}.csv", window=1), exports)] == [
+        "log of 2026-03-02"
+    ]
+
+
+@pytest.mark.parametrize(("window", "read"), [(1, 1), (2, 2), (3, 2), (4, 3), (400, 3)])
+def test_a_window_counts_days_back_from_the_newest_export(exports: Path, window: int, read: int) -> None:
+    assert len(rows(data_of(f"{exports}/{{date}}/*.csv", window=window), exports)) == read
+
+
+def test_the_version_follows_the_exports_in_the_window(exports: Path) -> None:
+    data = data_of(f"{exports}/{{date}}/*.csv", window=2)
+    before = digest_sources(data)
+    write(exports / "2026-02-27" / "rows.csv", "changed, but out of the window")
+    assert digest_sources(data) == before
+    write(exports / "2026-03-03" / "rows.csv", "new")
+    assert digest_sources(data) != before
+
+
+def test_a_day_has_the_rows_and_ids_that_it_has_among_all_days(exports: Path) -> None:
+    write(exports / "old.csv", "without a date")
+    data = DataConfig.model_validate(
+        {
+            "sources": [{"name_or_path": f"{exports}/{{date}}/*.csv"}, str(exports / "old.csv")],
+            "eval_sources": [str(exports / "log-2026-03-01.csv")],
+        }
+    )
+    write_raw_completions(data, exports / "all.parquet")
+    table = pq.read_table(exports / "all.parquet").to_pylist()
+    assert len(table) == 5
+    write_raw_completions(data.of_day(date(2026, 3, 1)), exports / "day.parquet")
+    assert pq.read_table(exports / "day.parquet").to_pylist() == table[1:2]
+    assert data.day is None
+    assert days_to_read(data) is None
+
+
+def test_a_day_without_an_export_is_reported(exports: Path) -> None:
+    data = data_of(f"{exports}/{{date}}/*.csv")
+    for read in (digest_sources, lambda day: write_raw_completions(day, exports / "raw.parquet")):
+        with pytest.raises(FimError, match="There is no export of 2026-02-28"):
+            read(data.of_day(date(2026, 2, 28)))
+    with pytest.raises(FimError, match=r"There is no export: no file matches .*nowhere/\{date\}"):
+        digest_sources(data_of(f"{exports}/nowhere/{{date}}/*.csv"))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"sources": ["rows.csv"], "window": 3}, "window needs a source with {date}"),
+        ({"sources": ["rows.csv"], "eval_sources": ["{date}.csv"]}, "held-out rows are the same every day"),
+        ({"sources": ["s3://bucket/{date}.csv"]}, "on this machine"),
+        ({"sources": ["a/**/{date}.csv"]}, "any depth"),
+        ({"sources": [{"name_or_path": "{date}.csv", "split": "train[:10]"}]}, "set data.window"),
+        ({"sources": [{"name_or_path": "{date}.csv", "sample_count": 10}]}, "set data.window"),
+        ({"sources": ["{date}.csv"], "window": 0}, "greater than or equal to 1"),
+    ],
+)
+def test_options_that_do_not_go_together(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError) as raised:
+        DataConfig.model_validate(options)
+    assert said in str(raised.value)
