@@ -6,7 +6,7 @@ import re
 from urllib.parse import quote
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~])")
-# All that may stand in `![](<…>)` as it is. `&` would begin an entity.
+# All that may stand in `![plot](<…>)` as it is. `&` would begin an entity.
 _PLAIN = " '=/:;,.()-"
 
 
@@ -24,4 +24,4 @@ def fenced(text: str, language: str = "text") -> str:
 
 def picture(svg: str) -> str:
     """An SVG picture as part of the text itself."""
-    return f"![](<data:image/svg+xml,{quote(svg, safe=_PLAIN)}>)"
+    return f"![plot](<data:image/svg+xml,{quote(svg, safe=_PLAIN)}>)"

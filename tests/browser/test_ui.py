@@ -64,23 +64,23 @@ def test_all_assets_are_materialized_from_the_graph(page: Page, shot: Shot) -> N
     shot("3_checks")
 
     page.goto("/assets/trained_checkpoint")
-    assert_drawn(page.get_by_role("row", name="loss_curve").get_by_role("img"))
+    assert_drawn(page.get_by_role("row", name="loss_curve").get_by_role("img", name="plot"))
     shot("4_loss")
     page.get_by_text("Plots", exact=True).click()
     expect(page.locator("canvas")).to_have_count(PLOTS)
     shot("4_plots")
 
     page.goto("/assets/tokenized_dataset")
-    assert_drawn(page.get_by_role("row", name="response_lengths").get_by_role("img"))
+    assert_drawn(page.get_by_role("row", name="response_lengths").get_by_role("img", name="plot"))
 
     page.goto("/assets/evaluation_report")
-    assert_drawn(page.get_by_role("row", name="exact_match_by_version").get_by_role("img"))
+    assert_drawn(page.get_by_role("row", name="exact_match_by_version").get_by_role("img", name="plot"))
     shot("4_report_asset")
     page.get_by_role("row", name="report").get_by_text("[Show Markdown]").first.click()
     report = page.get_by_role("dialog")
     expect(report.get_by_role("heading", name="evaluation")).to_be_in_viewport()
     expect(report.get_by_text("The gate refuses this model")).to_be_visible()
-    expect(report.get_by_role("img")).to_have_count(3)
+    expect(report.get_by_role("img", name="plot")).to_have_count(3)
     shot("4_report")
 
 

@@ -98,7 +98,7 @@ PLOTS = [
 
 def test_pictures_are_short_enough_for_the_ui_to_show_them_in_place(shown: dict[str, dict[str, Any]]) -> None:
     for asset, key in PLOTS:
-        assert shown[asset][key].startswith("![](<data:image/svg+xml,"), (asset, key)
+        assert shown[asset][key].startswith("![plot](<data:image/svg+xml,"), (asset, key)
         assert len(shown[asset][key]) < 1000, (asset, key)
 
 

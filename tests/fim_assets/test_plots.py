@@ -44,7 +44,7 @@ def versions(places: list[int]) -> Line:
 )
 def test_a_picture_is_valid_and_shown_in_place(value: dg.MarkdownMetadataValue) -> None:
     assert len(value.md_str) <= SHOWN_CHARACTERS
-    assert value.md_str.startswith("![](<data:image/svg+xml,")
-    svg = unquote(value.md_str.removeprefix("![](<data:image/svg+xml,").removesuffix(">)"))
+    assert value.md_str.startswith("![plot](<data:image/svg+xml,")
+    svg = unquote(value.md_str.removeprefix("![plot](<data:image/svg+xml,").removesuffix(">)"))
     assert ElementTree.fromstring(svg).tag == "{http://www.w3.org/2000/svg}svg"
-    assert not set(value.md_str[len("![](<") : -2]) & set("<>&\n")
+    assert not set(value.md_str[len("![plot](<") : -2]) & set("<>&\n")

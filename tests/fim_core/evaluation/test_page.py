@@ -143,7 +143,7 @@ def test_markdown_has_the_same_verdict_and_its_pictures_inside() -> None:
     parts = render_markdown(report_of(), BACKGROUND)
     assert set(parts) == {"report", "slices", "examples"}
     assert "**The gate refuses this model: 1 of 2 rules fail.**" in parts["report"]
-    assert parts["report"].count("![](<data:image/svg+xml,") == 3
+    assert parts["report"].count("![plot](<data:image/svg+xml,") == 3
     assert "1 rules do not apply" in parts["report"]
     for text in parts.values():
         outside_code = re.sub(r"^(```+)\w+\n.*?^\1$", "", text, flags=re.DOTALL | re.MULTILINE)
