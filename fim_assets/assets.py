@@ -8,6 +8,7 @@ import dagster as dg
 
 from fim_assets.checks import check_results, check_specs, not_blocked_by_dagster
 from fim_assets.metadata import metadata_of, outcome
+from fim_assets.resources import deployment
 from fim_assets.resources.experiment import ExperimentResource, user_errors
 from fim_assets.resources.launcher import Launcher
 from fim_assets.resources.progress import LiveProgress
@@ -103,6 +104,8 @@ def trained_checkpoint(
     """Checkpoint in Hugging Face format, trained with DeepSpeed. A retry resumes at the last saved step."""
     if (notice := experiment.notice()) is not None:
         context.log.info(notice)
+    if (limits := deployment.notice(context.instance)) is not None:
+        context.log.warning(limits)
     yield from materialize(
         context,
         experiment,
