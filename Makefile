@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 EXPERIMENT ?= configs/demo.yaml
+PORT ?= 3000
 # Quoted for .env, then for the shell.
 DOTENV := DAGSTER_HOME="$${DAGSTER_HOME:-$(subst ",\",$(CURDIR))/.dagster_home}"
 QUOTED_DOTENV := '$(subst ','\'',$(DOTENV))'
@@ -21,8 +22,8 @@ demo: $(READY)  ## CSV -> prompts -> tokens -> checkpoint -> report -> champion,
 	$(BIN)/python -m fim_assets.materialize
 	$(BIN)/fim summary $(FIM_EXPERIMENT)
 
-ui: $(READY)  ## Dagster's UI on http://127.0.0.1:3000, with schedules and sensors
-	$(BIN)/dagster dev -w workspace.yaml
+ui: $(READY)  ## Dagster's UI on http://127.0.0.1:$(PORT), with schedules and sensors
+	$(BIN)/dagster dev -w workspace.yaml --port "$(PORT)"
 
 test: $(READY)
 	$(BIN)/pytest -n 2 --dist loadgroup

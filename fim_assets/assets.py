@@ -11,6 +11,7 @@ import dagster as dg
 from fim_assets.checks import check_results, check_specs, not_blocked_by_dagster
 from fim_assets.instance import DAILY, EXPERIMENT_TAG, PipelineInstance
 from fim_assets.metadata import metadata_of, outcome
+from fim_assets.resources import deployment
 from fim_assets.resources.experiment import ExperimentResource, user_errors
 from fim_assets.resources.progress import LiveProgress
 from fim_assets.resources.run_worker import bind_to_worker
@@ -96,6 +97,8 @@ def _build_asset(instance: PipelineInstance, stage: Stage) -> dg.AssetsDefinitio
             return
         if (notice := chosen.read(instance).notice) is not None:
             context.log.info(notice)
+        if (limits := deployment.notice(context.instance)) is not None:
+            context.log.warning(limits)
         start = partial(getattr(context.resources, launcher).run, context)
         yield from materialize(context, instance, chosen, stage, LiveProgress(context), start)
 

@@ -26,7 +26,9 @@ Metadata = dict[str, Any]
 def metadata_of(result: StageResult, experiment: Experiment) -> Metadata:
     """Metadata of a finished stage for Dagster's UI.
 
-    Customer text is included only with the experiment's `metadata.show_samples`.
+    The UI lists it in this order, and plots every number over time. So what matters most comes first, and only what is
+    worth a plot is a number; other figures are text or in tables. Customer text is included only with the experiment's
+    `metadata.show_samples`.
     """
     artifact, manifest = result.artifact, result.artifact.manifest
     store = Store(experiment.storage)
@@ -34,7 +36,7 @@ def metadata_of(result: StageResult, experiment: Experiment) -> Metadata:
     origin: Metadata = {
         "version": artifact.version,
         "path": dg.MetadataValue.path(str(artifact.path)),
-        "megabytes": round(manifest["bytes"] / 1e6, 3),
+        "size": f"{manifest['bytes'] / 1e6:,.1f} MB",
         "exports": exports(artifact, store),
         "made_from": made_from(artifact, store),
         "commit": manifest["commit"] or "not in a git checkout",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ import dagster as dg
 import numpy as np
 
 from fim_core.folders.tokenized import IGNORE_INDEX
+from fim_core.markdown import fenced
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -47,7 +47,7 @@ def _sample(row_id: str, input_ids: list[int], labels: list[int], tokenizer: Tok
     for is_trained, stretch in groupby(trained):
         length = len(list(stretch))
         text = tokenizer.decode(input_ids[first : first + length], skip_special_tokens=False)
-        parts.append(f"**{'Trained on' if is_trained else 'Masked'}** ({length:,} tokens)\n\n{_fenced(_cut(text))}")
+        parts.append(f"**{'Trained on' if is_trained else 'Masked'}** ({length:,} tokens)\n\n{fenced(_cut(text))}")
         first += length
     return "\n\n".join(parts)
 
@@ -58,10 +58,3 @@ def _cut(text: str) -> str:
         return text
     half = _SHOWN_CHARACTERS // 2
     return f"{text[:half]}\n⋯ {left_out:,} characters are not shown ⋯\n{text[-half:]}"
-
-
-def _fenced(text: str) -> str:
-    """Format text as a code block whose fence is longer than any run of backticks in the text."""
-    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}text\n{text}\n{fence}"

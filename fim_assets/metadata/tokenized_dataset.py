@@ -17,6 +17,7 @@ from fim_assets.metadata.tables import (
     ROW_COUNT,
     column_lineage,
     column_schema,
+    count_table,
     table,
 )
 from fim_core.config import Experiment
@@ -46,21 +47,28 @@ def describe(artifact: Artifact, experiment: Experiment, store: Store) -> dict[s
     """Token counts, lengths, and sample rows if the experiment shows samples."""
     counts, files = artifact.counts, TokenizedFolder(artifact.path)
     train, held_out = (saved_dataset(files.split(name)) for name in ("train", "eval"))
+    rows = pa.concat_tables([train, held_out])
     lineage = {name: [("fim_prompts", source) for source in sources] for name, sources in _LINEAGE.items()}
     metadata: dict[str, Any] = {
         ROW_COUNT: counts["rows_kept"],
         COLUMN_SCHEMA: column_schema(train.schema, _COLUMNS),
         COLUMN_LINEAGE: column_lineage(lineage),
-        "train_rows": counts["train"],
-        "eval_rows": counts["eval"],
-        "too_long": counts["too_long"],
-        "control_token": counts["control_token"],
-        "changed_by_tokenizer": counts["changed"],
-        "left_out_rows": counts["left_out"],
-        "tokens": counts["tokens"],
         "trained_tokens": counts["trained_tokens"],
+        "prompt_lengths": plots.lengths(*_histogram(rows["prompt_length"].to_numpy())),
+        "response_lengths": plots.lengths(*_histogram(_response_lengths(rows))),
         "tokens_by_type": _lengths_table(counts["lengths"]),
-        "lengths": plots.histograms(_histograms(pa.concat_tables([train, held_out]))),
+        "rows": count_table(
+            {
+                "to train on": counts["train"],
+                "held out": counts["eval"],
+                "left out": counts["left_out"],
+                "rejected as too long": counts["too_long"],
+                "rejected for a control token": counts["control_token"],
+                "changed by the tokenizer": counts["changed"],
+            },
+            "which",
+        ),
+        "tokens": f"{counts['tokens']:,}, of which {counts['trained_tokens']:,} are trained on",
     }
     prompts = store.find("fim_prompts", artifact.manifest["inputs"]["fim_prompts"])
     if experiment.metadata.show_samples and train.num_rows and prompts is not None:
@@ -78,15 +86,13 @@ def _lengths_table(lengths: dict[str, dict[str, float]]) -> dg.MetadataValue:
     return table(columns, rows)
 
 
-def _histograms(rows: pa.Table) -> list[plots.Histogram]:
-    prompts = rows["prompt_length"].to_numpy()
-    responses = pc.list_value_length(rows["input_ids"]).to_numpy() - prompts
-    return [_histogram("prompts", prompts), _histogram("responses", responses)]
+def _response_lengths(rows: pa.Table) -> np.ndarray:
+    return pc.list_value_length(rows["input_ids"]).to_numpy() - rows["prompt_length"].to_numpy()
 
 
-def _histogram(title: str, lengths: np.ndarray) -> plots.Histogram:
-    """Histogram with bins of equal width, in whole tokens."""
+def _histogram(lengths: np.ndarray) -> tuple[list[int], list[float]]:
+    """Counts and edges of bins of equal width, in whole tokens."""
     low, high = (int(lengths.min()), int(lengths.max())) if len(lengths) else (0, 0)
     width = max(1, -(-(high - low + 1) // _BINS))
     counts, edges = np.histogram(lengths, bins=np.arange(low, high + width + 1, width))
-    return plots.Histogram(title, counts.tolist(), edges.tolist(), unit="tokens", counted="rows")
+    return counts.tolist(), edges.tolist()

@@ -2,53 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
 from fim_assets.metadata import plots
+from fim_assets.metadata.tables import table
 from fim_core.config import Experiment
 from fim_core.folders.checkpoint import CheckpointFolder
 from fim_core.store import Artifact, Store
-from fim_core.training.log_tail import event_of
+from fim_core.training.history import curve, read_events
 
 
 def describe(artifact: Artifact, experiment: Experiment, store: Store) -> dict[str, Any]:
     """Training figures, speed, curves, and how to load the checkpoint."""
     counts = artifact.counts
-    events = list(_events(CheckpointFolder(artifact.path).events))
-    steps = [event for event in events if event["event"] == "step"]
-    evals = [event for event in events if event["event"] == "eval"]
-    trained_with = artifact.manifest["config"]
+    events = read_events(CheckpointFolder(artifact.path).events)
     seconds = max(counts["seconds"], 1e-9)
+    losses = {"training": curve(events, "step", "loss"), "held-out": curve(events, "eval", "loss")}
     return {
-        "steps": counts["steps"],
-        "packing": counts["packing"],
-        "epochs": counts["epochs"],
-        "rows_per_step": _mean(counts, "rows"),
-        "trained_tokens_per_step": _mean(counts, "trained_tokens"),
-        "packs_per_step": _mean(counts, "packs"),
-        "tokens_per_distinct_token": round(counts["tokens"] / max(counts["distinct_tokens"], 1), 2),
-        "learning_rate": trained_with["optimizer"]["lr"],
-        "gradient_clipping": trained_with["deepspeed"]["gradient_clipping"],
-        "notices": "\n\n".join(counts["notices"]) or "none",
-        "loss_before": _rounded(counts["loss_before"]),
-        "loss_after": _rounded(counts["loss_after"]),
-        "rows_per_second": round(counts["rows"] / seconds, 2),
+        **({"held_out_loss": round(counts["loss_after"], 4)} if counts["loss_after"] is not None else {}),
+        "loss_curve": plots.curves(losses),
+        "learning_rate_curve": plots.curves({"learning rate": curve(events, "step", "lr")}),
         "tokens_per_second": round(counts["tokens"] / seconds, 1),
-        "training_seconds": round(counts["seconds"], 1),
-        "ranks": counts["world_size"],
-        "curves": plots.curves(
-            {
-                "loss": {"training": _points(steps, "loss"), "held-out": _points(evals, "loss")},
-                "learning rate": {"learning rate": _points(steps, "lr")},
-                "tokens per second": {"tokens": _points(steps, "tokens_per_second")},
-            }
-        ),
+        "speed_curve": plots.curves({"tokens per second": curve(events, "step", "tokens_per_second")}),
+        "notices": "\n\n".join(counts["notices"]) or "none",
+        "training": _figures_table(artifact),
         "load": dg.MetadataValue.md(how_to_load(artifact.path)),
     }
+
+
+def _figures_table(artifact: Artifact) -> dg.MetadataValue:
+    counts, trained_with = artifact.counts, artifact.manifest["config"]
+    figures = {
+        "optimizer steps": f"{counts['steps']:,} in {counts['epochs']} epochs",
+        "rows per step": _mean(counts, "rows"),
+        "trained tokens per step": _mean(counts, "trained_tokens"),
+        "packs per step": f"{_mean(counts, 'packs')} ({counts['packing']})",
+        "tokens per distinct token": f"{counts['tokens'] / max(counts['distinct_tokens'], 1):.2f}",
+        "learning rate": f"{trained_with['optimizer']['lr']:g}",
+        "gradient clipping": f"{trained_with['deepspeed']['gradient_clipping']}",
+        "held-out loss before": _loss(counts["loss_before"]),
+        "held-out loss after": _loss(counts["loss_after"]),
+        "rows per second": f"{counts['rows'] / max(counts['seconds'], 1e-9):,.2f}",
+        "seconds": f"{counts['seconds']:,.1f}",
+        "ranks": f"{counts['world_size']}",
+    }
+    rows = [{"figure": name, "value": value} for name, value in figures.items()]
+    return table({"figure": "string", "value": "string"}, rows)
 
 
 def how_to_load(folder: Path) -> str:
@@ -62,19 +65,10 @@ def how_to_load(folder: Path) -> str:
     )
 
 
-def _events(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8", errors="replace") as lines:
-        yield from (event for line in lines if (event := event_of(line)) is not None)
-
-
-def _mean(counts: Mapping[str, Any], key: str) -> float:
+def _mean(counts: Mapping[str, Any], key: str) -> str:
     """A count per optimizer step."""
-    return round(counts[key] / max(counts["steps"], 1), 2)
+    return f"{counts[key] / max(counts['steps'], 1):,.2f}"
 
 
-def _rounded(loss: float | None) -> float | None:
-    return None if loss is None else round(loss, 4)
-
-
-def _points(events: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
-    return [(event["step"], event[key]) for event in events if isinstance(event.get(key), int | float)]
+def _loss(loss: float | None) -> str:
+    return "none" if loss is None else f"{loss:.4f}"

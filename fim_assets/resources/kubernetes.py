@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+from fim_assets.resources.kubernetes_manifests import job_manifest, job_name, rendezvous, service_manifest
+from fim_assets.resources.pod_conditions import Waiting, why_no_pods, why_waiting
 from fim_core.config.launchers import KubernetesLauncher
 from fim_core.errors import FimError
 from fim_core.launchers.base import register
-from fim_core.launchers.remote import RemoteRanks, Status
-from fim_core.training.job import Job
+from fim_core.launchers.remote import NoAnswer, RemoteRanks, Status, launcher_command
+from fim_core.training.job import Job, TrainingFailed
 
 if TYPE_CHECKING:
     from dagster_k8s.client import DagsterKubernetesClient
-    from kubernetes.client import V1Job
 
-GRACE_SECONDS = 10
-KEPT_SECONDS = 24 * 60 * 60
-CONTAINER = "train"
+PODS_SECONDS = 5.0
+"""Time between two looks at pods that do not run yet."""
+HOPELESS_SECONDS = 60.0
+"""How long a pod may wait for a reason that does not go away by itself."""
 
 
 @register("kubernetes")
@@ -25,7 +31,7 @@ def start_kubernetes(job: Job, lock: int, labels: Mapping[str, str]) -> RemoteRa
     """Create the Kubernetes Job.
 
     Args:
-        labels: labels of the Job and its pod.
+        labels: labels of the Job and its pods.
 
     Raises:
         FimError: dagster-k8s is not installed, the storage folder is outside the volume, no cluster can be reached, or the
@@ -36,81 +42,22 @@ def start_kubernetes(job: Job, lock: int, labels: Mapping[str, str]) -> RemoteRa
 
     def submit(command: list[str]) -> KubernetesJob:
         manifest = job_manifest(job, command, labels)
-        from dagster_k8s.client import DagsterK8sAPIRetryLimitExceeded, DagsterK8sUnrecoverableAPIError
-
         client = _connect(options)
+        created = KubernetesJob(client, job_name(job), options)
         try:
-            client.create_namespaced_job_with_retries(body=manifest, namespace=options.namespace)
-        except (DagsterK8sAPIRetryLimitExceeded, DagsterK8sUnrecoverableAPIError) as error:
-            raise FimError(
-                f"Kubernetes refuses the Job that `launcher` describes: {error.k8s_api_exception}"
-            ) from error
-        return KubernetesJob(client, manifest.metadata.name, options.namespace)
+            with _answering(creates=True):
+                client.create_namespaced_job_with_retries(body=manifest, namespace=options.namespace)
+                if options.num_nodes > 1:
+                    found = client.batch_api.read_namespaced_job(job_name(job), options.namespace)
+                    service = service_manifest(job, found.metadata.uid)
+                    client.core_api.create_namespaced_service(options.namespace, service)
+        except (NoAnswer, FimError) as error:
+            with suppress(NoAnswer, TrainingFailed):
+                created.stop()
+            raise FimError(f"The Kubernetes Job that `launcher` describes cannot be created: {error}") from error
+        return created
 
-    return RemoteRanks(job, submit)
-
-
-def job_manifest(job: Job, command: list[str], labels: Mapping[str, str]) -> V1Job:
-    """Build the Job that runs a command line in one pod, without retries.
-
-    Raises:
-        FimError: dagster-k8s is not installed, or the pod that the experiment describes is invalid.
-    """
-    try:
-        from dagster_k8s.job import DagsterK8sJobConfig, UserDefinedDagsterK8sConfig, construct_dagster_k8s_job
-    except ImportError as error:
-        raise FimError(
-            "`launcher.type: kubernetes` needs dagster-k8s: pip install -c constraints.txt -e '.[kubernetes]'"
-        ) from error
-    options = job.experiment.launcher
-    assert isinstance(options, KubernetesLauncher)
-    if not job.work.root.is_relative_to(options.mount_path):
-        raise FimError(
-            f"launcher.mount_path: the storage folder must be in the volume, below {options.mount_path}, but training "
-            f"works in {job.work.root}. Set `storage` to a folder in the volume."
-        )
-    name = f"fim-{job.attempt}"
-    mounts = [
-        {"name": "storage", "mount_path": options.mount_path},
-        {"name": "shared-memory", "mount_path": "/dev/shm"},
-    ]
-    volumes = [
-        {"name": "storage", "persistent_volume_claim": {"claim_name": options.volume_claim}},
-        # NCCL communicates through shared memory; the default of a container is 64 MB.
-        {"name": "shared-memory", "empty_dir": {"medium": "Memory"}},
-    ]
-    pod = {"node_selector": options.node_selector, "termination_grace_period_seconds": GRACE_SECONDS}
-    try:
-        return construct_dagster_k8s_job(
-            DagsterK8sJobConfig(job_image=options.image, dagster_home=None),
-            args=None,
-            job_name=name,
-            pod_name=name,
-            component="training",
-            labels=labels,
-            user_defined_k8s_config=UserDefinedDagsterK8sConfig(
-                container_config={
-                    "name": CONTAINER,
-                    "command": command,
-                    "resources": _resources(options),
-                    "volume_mounts": mounts,
-                },
-                pod_spec_config=pod | options.pod_spec | {"volumes": [*volumes, *options.pod_spec.get("volumes", [])]},
-                # Dagster retries and resumes. A retry by Kubernetes would run without a follower.
-                job_spec_config={"backoff_limit": 0, "ttl_seconds_after_finished": KEPT_SECONDS},
-            ),
-        )
-    except Exception as error:
-        raise FimError(f"launcher.pod_spec: the pod specification is invalid: {error}") from error
-
-
-def _resources(options: KubernetesLauncher) -> dict[str, dict[str, str]]:
-    limits = {"memory": options.memory, "nvidia.com/gpu": str(options.num_gpus) if options.num_gpus else None}
-    requests = limits | {"cpu": options.cpus}
-    return {
-        "limits": {key: value for key, value in limits.items() if value},
-        "requests": {key: value for key, value in requests.items() if value},
-    }
+    return RemoteRanks(job, submit, launcher_command("python", options.num_nodes, rendezvous(job)))
 
 
 def _connect(options: KubernetesLauncher) -> DagsterKubernetesClient:
@@ -130,34 +77,140 @@ def _connect(options: KubernetesLauncher) -> DagsterKubernetesClient:
     return DagsterKubernetesClient.production_client()
 
 
+@contextmanager
+def _answering(*, creates: bool = False) -> Iterator[None]:
+    """Turn errors of the API into one line each: NoAnswer, or TrainingFailed for a refusal, which does not go away.
+
+    Args:
+        creates: whether something is being created, so that every refusal concerns its description.
+    """
+    from dagster_k8s.client import DagsterK8sAPIRetryLimitExceeded, DagsterK8sUnrecoverableAPIError
+    from kubernetes.client.rest import ApiException
+    from urllib3.exceptions import HTTPError
+
+    try:
+        yield
+    except HTTPError as error:
+        raise NoAnswer(_line(error)) from error
+    except (DagsterK8sAPIRetryLimitExceeded, DagsterK8sUnrecoverableAPIError, ApiException) as error:
+        cause = getattr(error, "k8s_api_exception", error)
+        code = getattr(cause, "status", None)
+        if not creates and (code is None or code >= 500 or code in (0, 408, 409, 429)):
+            raise NoAnswer(_line(cause)) from error
+        raise TrainingFailed(f"Kubernetes: {_line(cause)}") from error
+
+
+def _line(error: BaseException) -> str:
+    """The message of the API's answer, or the first line of the error."""
+    with suppress(ValueError, TypeError, KeyError):
+        return " ".join(json.loads(getattr(error, "body", None) or "")["message"].split())
+    return str(error).strip().partition("\n")[0]
+
+
 class KubernetesJob:
     """A Job of a Kubernetes cluster."""
 
-    def __init__(self, client: DagsterKubernetesClient, job_name: str, namespace: str) -> None:
-        self.name = f"Kubernetes Job {namespace}/{job_name}"
+    def __init__(self, client: DagsterKubernetesClient, name: str, options: KubernetesLauncher) -> None:
+        self.name = f"Kubernetes Job {options.namespace}/{name}"
         self._client = client
-        self._job_name = job_name
-        self._namespace = namespace
+        self._job_name = name
+        self._options = options
         self._stopped = False
+        self._created = time.monotonic()
+        self._looked = float("-inf")
+        self._all_began = False
+        self._said: str | None = None
+        self._hopeless_since: float | None = None
 
     def status(self) -> Status:
-        """Status according to the cluster; after a stop, `running` until all pods are gone."""
-        if self._stopped:
-            pods: list[Any] = self._client.get_pods_in_job(self._job_name, self._namespace)
-            return "running" if pods else "failed"
-        status = self._client.get_job_status(self._job_name, self._namespace)
-        if status is None or status.failed:
-            return "failed"
-        return "succeeded" if status.succeeded else "running"
+        """Status according to the cluster; after a stop, `running` until all pods are gone.
+
+        Raises:
+            NoAnswer: the cluster does not answer.
+            TrainingFailed: a pod cannot run, or the cluster refuses to answer.
+        """
+        with _answering():
+            if self._stopped:
+                return "running" if self._pods() else "failed"
+            status = self._client.get_job_status(self._job_name, self._options.namespace)
+            if status is None or status.failed:
+                return "failed"
+            if (status.succeeded or 0) >= self._options.num_nodes:
+                return "succeeded"
+            if not self._all_began and time.monotonic() - self._looked >= PODS_SECONDS:
+                self._look_at_pods()
+        return "running"
+
+    def _pods(self) -> list[Any]:
+        return self._client.get_pods_in_job(self._job_name, self._options.namespace)
+
+    def _look_at_pods(self) -> None:
+        """Say why a pod does not run yet, and give up when that does not change.
+
+        Raises:
+            TrainingFailed: a pod cannot run, or has waited for too long.
+        """
+        now = self._looked = time.monotonic()
+        pods = self._pods()
+        pending = [pod for pod in pods if pod.status.phase == "Pending"]
+        self._all_began = len(pods) >= self._options.num_nodes and not pending
+        if self._all_began:
+            return
+        waiting = self._why(pending, pods)
+        if waiting is not None and waiting.reason != self._said:
+            self._said = waiting.reason
+            print(f"[launcher] {waiting.reason}", file=sys.stderr, flush=True)
+        hopeless = waiting is not None and waiting.hopeless
+        self._hopeless_since = (self._hopeless_since or now) if hopeless else None
+        reason = waiting.reason if waiting else "Kubernetes gives no reason."
+        if self._hopeless_since is not None and now - self._hopeless_since >= HOPELESS_SECONDS:
+            raise TrainingFailed(f"{self.name} cannot run. {reason}")
+        limit = self._options.pending_timeout_minutes
+        if limit is not None and now - self._created > limit * 60:
+            raise TrainingFailed(
+                f"{self.name} has not started in launcher.pending_timeout_minutes ({limit:g}). {reason}"
+            )
+
+    def _why(self, pending: list[Any], pods: list[Any]) -> Waiting | None:
+        found = [why_waiting(pod, self._events(pod.metadata.name)) for pod in pending]
+        if not pods:
+            job = self._client.batch_api.read_namespaced_job(self._job_name, self._options.namespace)
+            found = [why_no_pods(job, self._events(self._job_name))]
+        known = [waiting for waiting in found if waiting is not None]
+        return next((waiting for waiting in known if waiting.hopeless), known[0] if known else None)
+
+    def _events(self, name: str) -> list[Any]:
+        """Events about a Job or pod; empty if this account may not read them."""
+        from kubernetes.client.rest import ApiException
+
+        try:
+            return self._client.retrieve_pod_events(name, self._options.namespace)
+        except ApiException as error:
+            if error.status in (403, 404):
+                return []
+            raise
 
     def output(self) -> str:
         """State, warnings and last log lines of the pods."""
-        pods = self._client.get_pod_names_in_job(self._job_name, self._namespace)
-        if not pods:
-            return "The pod no longer exists: it was deleted, or its node is gone."
-        return "\n\n".join(self._client.get_pod_debug_info(pod, self._namespace) for pod in pods)
+        with _answering():
+            pods = self._client.get_pod_names_in_job(self._job_name, self._options.namespace)
+            if not pods:
+                return "The pod no longer exists: it was deleted, or its node is gone."
+            return "\n\n".join(self._client.get_pod_debug_info(pod, self._options.namespace) for pod in pods)
 
     def stop(self) -> None:
-        """Delete the Job with its pods."""
-        self._client.delete_job(job_name=self._job_name, namespace=self._namespace)
+        """Delete the Job with its pods and its Service."""
+        with _answering():
+            self._client.delete_job(job_name=self._job_name, namespace=self._options.namespace)
+            if self._options.num_nodes > 1:
+                self._delete_service()
         self._stopped = True
+
+    def _delete_service(self) -> None:
+        from kubernetes.client.rest import ApiException
+
+        try:
+            self._client.core_api.delete_namespaced_service(self._job_name, self._options.namespace)
+        except ApiException as error:
+            if error.status != 404:
+                raise

@@ -7,7 +7,10 @@ from typing import Any
 
 import dagster as dg
 
-LIVE_METRICS = ("loss", "lr", "grad_norm", "rows_per_second", "tokens_per_second", "mfu", "memory_bytes")
+PLOTTED = ("loss", "lr", "grad_norm", "tokens_per_second")
+"""Numbers of training steps that the UI plots live, with the held-out loss. The others are in the text of each point."""
+
+LIVE_METRICS = (*PLOTTED, "rows_per_second", "mfu", "memory_bytes")
 
 
 class LiveProgress:
@@ -26,6 +29,7 @@ class LiveProgress:
         self._context = context
         self._observations = _Interval(seconds_between)
         self._lines = _Interval(seconds_between_lines)
+        self._plotted: dict[str, float] = {}
 
     def __call__(self, event: dict[str, Any]) -> None:
         """Log an event and record its numbers as an observation."""
@@ -37,19 +41,22 @@ class LiveProgress:
             self._observe(kind, event)
 
     def _log(self, kind: str, event: dict[str, Any]) -> None:
-        shown = ("step", *LIVE_METRICS) if kind == "step" else [key for key in event if key != "event"]
-        details = ", ".join(f"{key} {_short(event[key])}" for key in shown if event.get(key) is not None)
         log = self._context.log.warning if kind == "warning" else self._context.log.info
-        log(f"{kind}: {details}")
+        log(f"{kind}: {_details(kind, event)}")
 
     def _observe(self, kind: str, event: dict[str, Any]) -> None:
-        metrics = {key: event[key] for key in ("step", *LIVE_METRICS) if isinstance(event.get(key), int | float)}
-        if kind == "eval" and "loss" in metrics:
-            metrics["held_out_loss"] = metrics.pop("loss")
-        if kind == "rows":
-            metrics["rows_done"] = event["done"]
-        if kind in {"step", "eval", "rows"} and metrics:
-            self._context.log_event(dg.AssetObservation(asset_key=self._context.asset_key, metadata=metrics))
+        """Record the newest value of every plotted number: the UI interrupts a line at points that lack its number."""
+        if kind not in {"step", "eval", "rows"}:
+            return
+        names = {key: key for key in PLOTTED} if kind == "step" else {"loss": "held_out_loss"}
+        self._plotted |= {name: event[key] for key, name in names.items() if isinstance(event.get(key), int | float)}
+        metadata = {"progress": _details(kind, event)} | self._plotted
+        self._context.log_event(dg.AssetObservation(asset_key=self._context.asset_key, metadata=metadata))
+
+
+def _details(kind: str, event: dict[str, Any]) -> str:
+    shown = ("step", *LIVE_METRICS) if kind == "step" else [key for key in event if key != "event"]
+    return ", ".join(f"{key} {_short(event[key])}" for key in shown if event.get(key) is not None)
 
 
 class _Interval:

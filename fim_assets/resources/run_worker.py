@@ -10,9 +10,13 @@ from dataclasses import asdict, dataclass
 
 import dagster as dg
 import psutil
-from dagster._core.storage.tags import GRPC_INFO_TAG, HIDDEN_TAG_PREFIX
 
+from fim_assets.resources.deployment import runs_are_processes
 from fim_core.parallel import end_with_parent
+
+# Names of Dagster's own tags, which are in none of its public modules.
+HIDDEN_TAG_PREFIX = ".dagster/"
+GRPC_INFO_TAG = f"{HIDDEN_TAG_PREFIX}grpc_info"
 
 # Dagster's UI hides tags with this prefix.
 WORKER_TAG = f"{HIDDEN_TAG_PREFIX}fim_worker"
@@ -74,12 +78,15 @@ def worker_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> RunWorker | N
 
 
 def bind_to_worker(context: dg.AssetExecutionContext) -> None:
-    """Record the run's worker process, and end this process when it ends.
+    """Record the run's worker process, if runs are processes of this machine, and end this process when it ends.
 
     Dagster's executor starts a process per step. If the run's process were killed, the step's process would go on
     training, unnoticed, in parallel with the next run.
     """
     end_with_parent()
+    if not (runs_are_processes(context.instance) or context.instance.is_ephemeral):
+        # The process number of a container means nothing outside it, where its launcher watches it.
+        return
     parent = multiprocessing.parent_process()
     pid = parent.pid if parent is not None and parent.pid is not None else os.getpid()
     try:

@@ -47,15 +47,16 @@ class HostfileLauncher(LauncherSection):
 
 
 class RayLauncher(LauncherSection):
-    """`type: ray`: all ranks on one machine of a Ray cluster that shares the storage folder."""
+    """`type: ray`: on machines of a Ray cluster that share the storage folder."""
 
     type: Literal["ray"]
+    num_nodes: int = Field(1, ge=1, description="Machines to train on. The resources below are those of each of them.")
     address: str | None = Field(
         None, description="Ray's dashboard, such as http://head:8265. Default: $RAY_ADDRESS, or Ray on this machine."
     )
-    num_gpus: float = Field(0, ge=0, description="GPUs to reserve for the job; its ranks see no others.")
-    num_cpus: float = Field(0, ge=0, description="CPU cores to reserve for the job.")
-    resources: dict[str, float] = Field({}, description="Custom Ray resources to reserve for the job.")
+    num_gpus: float = Field(0, ge=0, description="GPUs to reserve on a machine; its ranks see no others.")
+    num_cpus: float = Field(0, ge=0, description="CPU cores to reserve on a machine.")
+    resources: dict[str, float] = Field({}, description="Custom Ray resources to reserve on a machine.")
     python: str = Field("python", description="Python interpreter on the cluster that has this package installed.")
     runtime_env: dict[str, Any] = Field(
         {}, description="Ray runtime environment of the job: env_vars, pip, container, …"
@@ -63,27 +64,50 @@ class RayLauncher(LauncherSection):
 
 
 class KubernetesLauncher(LauncherSection):
-    """`type: kubernetes`: all ranks in one pod of a Kubernetes Job; started from Dagster."""
+    """`type: kubernetes`: in one pod per machine of a Kubernetes Job; started from Dagster."""
 
     type: Literal["kubernetes"]
     image: str = Field(min_length=1, description="Container image that has this package installed.")
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = Field(
+        None, description="When to pull the image. Default: as Kubernetes decides by its tag."
+    )
+    image_pull_secrets: list[str] = Field([], description="Secrets for the image's registry.")
     volume_claim: str = Field(
         min_length=1, description="Persistent volume claim (ReadWriteMany) that holds the storage folder."
     )
     mount_path: str = Field(
-        pattern="^/", description="Mount path of the claim; the same in the pod and where Dagster runs."
+        pattern="^/", description="Mount path of the claim; the same in the pods and where Dagster runs."
     )
     namespace: str = Field("default", description="Namespace of the Job.")
     context: str | None = Field(
         None,
         description="kubeconfig context. Default: the cluster that Dagster runs in, else the current context.",
     )
-    num_gpus: int = Field(0, ge=0, description="GPUs of the pod (nvidia.com/gpu).")
-    cpus: str | None = Field(None, description="CPU request of the pod, such as 8 or 500m.")
-    memory: str | None = Field(None, description="Memory request and limit of the pod, such as 64Gi.")
-    node_selector: dict[str, str] = Field({}, description="Labels of the nodes that the pod may run on.")
+    num_nodes: int = Field(1, ge=1, description="Pods to train in. The resources below are those of each of them.")
+    num_gpus: int = Field(0, ge=0, description="GPUs of a pod.")
+    gpu_resource: str = Field(
+        "nvidia.com/gpu", description="Kubernetes' name of a GPU, such as nvidia.com/mig-1g.10gb."
+    )
+    cpus: str | None = Field(None, description="CPU request of a pod, such as 8 or 500m.")
+    memory: str | None = Field(None, description="Memory request and limit of a pod, such as 64Gi.")
+    shared_memory: str = Field("8Gi", description="Size limit of /dev/shm, which counts as memory of the pod.")
+    env: dict[str, str] = Field({}, description="Environment variables, such as NCCL_DEBUG. For secrets, see below.")
+    env_from_secrets: list[str] = Field(
+        [], description="Secrets of the namespace whose entries become environment variables, such as HF_TOKEN."
+    )
+    labels: dict[str, str] = Field({}, description="Labels of Job and pods, such as kueue.x-k8s.io/queue-name.")
+    annotations: dict[str, str] = Field({}, description="Annotations of Job and pods.")
+    node_selector: dict[str, str] = Field({}, description="Labels of the nodes that the pods may run on.")
+    security_context: dict[str, Any] = Field(
+        {},
+        description="Fields of the container's security context, in snake_case, in addition to those of the `restricted` "
+        "Pod Security Standard: run_as_user, …",
+    )
     pod_spec: dict[str, Any] = Field(
         {}, description="Further fields of the pod specification, in snake_case: tolerations, service_account_name, …"
+    )
+    pending_timeout_minutes: float | None = Field(
+        60.0, gt=0, description="End a run whose pods have not all started for this long. null: wait without a limit."
     )
 
 

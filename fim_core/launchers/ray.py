@@ -1,4 +1,4 @@
-"""Launcher for Ray: the cluster's job server runs our launcher on one of its machines.
+"""Launcher for Ray: the cluster's job server runs our launcher on one of its machines, or `ray_nodes` for several.
 
 This uses Ray's own client. Dagster's integration of Ray wraps the same client in a call that returns only when the job
 has ended, whereas a run here is followed while it trains, and also without Dagster.
@@ -6,22 +6,24 @@ has ended, whereas a run here is followed while it trains, and also without Dags
 
 from __future__ import annotations
 
+import json
 import shlex
-import time
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from fim_core.config.launchers import RayLauncher
 from fim_core.errors import FimError
 from fim_core.launchers.base import register
-from fim_core.launchers.remote import RemoteRanks, Status
-from fim_core.training.job import Job, TrainingFailed
+from fim_core.launchers.remote import NoAnswer, RemoteRanks, Status, launcher_command
+from fim_core.training.job import Job
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
-SILENCE_SECONDS = 60.0
 SHOWN_LINES = 30
+_MACHINE_LOST = "node has died"
 
 
 @register("ray")
@@ -37,6 +39,18 @@ def start_ray(job: Job, lock: int, labels: Mapping[str, str]) -> RemoteRanks:
     options = job.experiment.launcher
     assert isinstance(options, RayLauncher)
 
+    several = options.num_nodes > 1
+    # The driver of several machines reserves them itself, and needs next to nothing.
+    reserved: dict[str, Any] = (
+        {}
+        if several
+        else {
+            "entrypoint_num_cpus": options.num_cpus or None,
+            "entrypoint_num_gpus": options.num_gpus or None,
+            "entrypoint_resources": dict(options.resources) or None,
+        }
+    )
+
     def submit(command: list[str]) -> RayJob:
         client = _connect(options.address)
         try:
@@ -45,15 +59,20 @@ def start_ray(job: Job, lock: int, labels: Mapping[str, str]) -> RemoteRanks:
                 submission_id=f"fim-{job.experiment.name}-{job.attempt}",
                 runtime_env=dict(options.runtime_env) or None,
                 metadata=dict(labels),
-                entrypoint_num_cpus=options.num_cpus or None,
-                entrypoint_num_gpus=options.num_gpus or None,
-                entrypoint_resources=dict(options.resources) or None,
+                **reserved,
             )
         except (RuntimeError, ValueError, TypeError) as error:
             raise FimError(f"Ray refuses the job that `launcher` describes: {error}") from error
         return RayJob(client, name)
 
-    return RemoteRanks(job, submit, options.python)
+    return RemoteRanks(job, submit, _driver_command(options) if several else launcher_command(options.python))
+
+
+def _driver_command(options: RayLauncher) -> list[str]:
+    bundle = {"CPU": options.num_cpus, "GPU": options.num_gpus, **options.resources}
+    resources = json.dumps({name: amount for name, amount in bundle.items() if amount})
+    driver = [options.python, "-m", "fim_core.launchers.ray_nodes"]
+    return [*driver, "--nodes", str(options.num_nodes), "--resources", resources]
 
 
 def _connect(address: str | None) -> JobSubmissionClient:
@@ -77,34 +96,45 @@ class RayJob:
         self.name = f"Ray job {submission_id}"
         self._client = client
         self._id = submission_id
-        self._answered = time.monotonic()
 
     def status(self) -> Status:
-        """The job's status according to Ray; `running` while its server does not answer.
-
-        Raises:
-            TrainingFailed: the server has not answered for a minute.
-        """
-        import requests
+        """The job's status according to Ray."""
         from ray.job_submission import JobStatus
 
-        try:
+        with _answering():
             status = self._client.get_job_status(self._id)
-        except (requests.RequestException, ConnectionError, RuntimeError) as error:
-            if time.monotonic() - self._answered > SILENCE_SECONDS:
-                raise TrainingFailed(f"Ray has not answered about {self.name} for a minute: {error}") from error
-            return "running"
-        self._answered = time.monotonic()
         if not status.is_terminal():
             return "running"
         return "succeeded" if status == JobStatus.SUCCEEDED else "failed"
 
     def output(self) -> str:
-        """Ray's message, and the last lines of the job's log."""
-        info = self._client.get_job_info(self._id)
-        log = self._client.get_job_logs(self._id).splitlines()[-SHOWN_LINES:]
-        return "\n".join([(info.message or "").partition("\n")[0], *log])
+        """Ray's message and the last lines of the job's log; one sentence if the machine that held the log is gone."""
+        with _answering():
+            info = self._client.get_job_info(self._id)
+        message = info.message or ""
+        if _MACHINE_LOST in message:
+            place = urlsplit(info.driver_agent_http_address or "").hostname
+            return f"Its machine{f' ({place})' if place else ''} has left the Ray cluster. Training resumes from its newest state."
+        try:
+            with _answering():
+                log = self._client.get_job_logs(self._id).splitlines()[-SHOWN_LINES:]
+        except NoAnswer:
+            log = ["Its log cannot be read: the machine that holds it does not answer."]
+        return "\n".join([message.partition("\n")[0], *log])
 
     def stop(self) -> None:
         """Have Ray terminate the job's processes, and kill those that do not end."""
-        self._client.stop_job(self._id)
+        with _answering():
+            self._client.stop_job(self._id)
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    """Turn errors of the connection and of Ray's server into NoAnswer, in one line."""
+    import requests
+
+    try:
+        yield
+    except (requests.RequestException, ConnectionError, RuntimeError) as error:
+        # A server that fails answers with its whole traceback.
+        raise NoAnswer(str(error).partition("\n")[0]) from error

@@ -111,18 +111,18 @@ def run_stage(
             artifact = store.find(stage.asset, version)
     assert artifact is not None, "publish returned, so the version is there"
     artifact.require_whole()
-    _present(stage, artifact, store, reused=reused)
+    _present(stage, artifact, experiment, store, reused=reused)
     if stage.adopt(artifact):
         store.use(artifact, experiment.name)
     checks = run_artifact_checks(stage, artifact, experiment, store, upstream_of)
     return StageResult(artifact, checks, reused, time.monotonic() - started)
 
 
-def _present(stage: Stage, artifact: Artifact, store: Store, *, reused: bool) -> None:
+def _present(stage: Stage, artifact: Artifact, experiment: Experiment, store: Store, *, reused: bool) -> None:
     """Write what people look at. A version that is reused may belong to somebody else: that it is old is no error."""
     try:
         with store.reporting_full_disk(stage.asset):
-            stage.present(artifact)
+            stage.present(artifact, experiment, store)
     except OSError as error:
         if not reused:
             raise

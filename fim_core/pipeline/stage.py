@@ -61,8 +61,8 @@ class Stage:
         tables: returns the files and folders that the checks read, by table name; the main one has the asset's name.
         checks_with: upstream assets whose tables and facts the checks also use. If two tables have the same name, that of
             the asset itself is used.
-        present: writes files for people into a published version, again if its code has changed. They are not part of the
-            artifact: neither version nor manifest covers them.
+        present: writes files for people into a published version, again whenever what they show has changed. They are not
+            part of the artifact: neither version nor manifest covers them.
         compares_with_previous: whether the checks can read the main table of the previous version, as `previous`.
     """
 
@@ -79,7 +79,7 @@ class Stage:
     tables: Callable[[Path], Mapping[str, Path]] = _no_tables
     checks_with: tuple[str, ...] = ()
     compares_with_previous: bool = False
-    present: Callable[[Artifact], None] = field(default=lambda artifact: None)
+    present: Callable[[Artifact, Experiment, Store], None] = field(default=lambda artifact, experiment, store: None)
 
     @property
     def code_version(self) -> str:

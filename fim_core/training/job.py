@@ -39,10 +39,9 @@ class Work:
         """Locked by the launcher, and by ranks on this machine."""
         return self.root / "lock"
 
-    @property
-    def ranks_lock(self) -> Path:
-        """Locked by the launcher on a cluster's machine, and by its ranks."""
-        return self.root / "ranks.lock"
+    def ranks_lock(self, node: int = 0) -> Path:
+        """Locked by the launcher on a cluster's machine, by its index, and by its ranks."""
+        return self.root / f"ranks-{node}.lock"
 
     @property
     def metrics(self) -> Path:
@@ -88,9 +87,9 @@ class Work:
         """Why a rank of an attempt failed, written by the rank itself."""
         return self.root / "failures" / f"{attempt}-rank-{rank}.json"
 
-    def launcher_failure(self, attempt: str) -> Path:
-        """Why an attempt failed on a machine of a cluster, written by the launcher there."""
-        return self.root / "failures" / f"{attempt}-launcher.json"
+    def launcher_failure(self, attempt: str, node: int | str = 0) -> Path:
+        """Why an attempt failed on a machine of a cluster, by its index, written by the launcher there."""
+        return self.root / "failures" / f"{attempt}-launcher-{node}.json"
 
     @property
     def lease(self) -> Path:

@@ -10,7 +10,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from dagster_home import DagsterService
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from fim_core.quality.run import load_checks
 
@@ -18,6 +18,8 @@ Shot = Callable[[str], None]
 
 pytestmark = pytest.mark.browser
 
+PLOTS = 5
+"""Numbers of a training run that Dagster plots."""
 RUN_MILLISECONDS = 600_000
 """A run of the tiny experiment takes about 40 s on two idle cores."""
 
@@ -62,11 +64,29 @@ def test_all_assets_are_materialized_from_the_graph(page: Page, shot: Shot) -> N
     shot("3_checks")
 
     page.goto("/assets/trained_checkpoint")
-    page.get_by_role("row", name="curves").get_by_text("[Show Markdown]").click()
-    plot = page.get_by_role("img", name=re.compile("loss"))
-    expect(plot).to_be_visible()
-    assert plot.evaluate("picture => picture.complete && picture.naturalWidth") > 400
+    assert_drawn(page.get_by_role("row", name="loss_curve").get_by_role("img", name="plot"))
     shot("4_loss")
+    page.get_by_text("Plots", exact=True).click()
+    expect(page.locator("canvas")).to_have_count(PLOTS)
+    shot("4_plots")
+
+    page.goto("/assets/tokenized_dataset")
+    assert_drawn(page.get_by_role("row", name="response_lengths").get_by_role("img", name="plot"))
+
+    page.goto("/assets/evaluation_report")
+    assert_drawn(page.get_by_role("row", name="exact_match_by_version").get_by_role("img", name="plot"))
+    shot("4_report_asset")
+    page.get_by_role("row", name="report").get_by_text("[Show Markdown]").first.click()
+    report = page.get_by_role("dialog")
+    expect(report.get_by_role("heading", name="evaluation")).to_be_in_viewport()
+    expect(report.get_by_text("The gate refuses this model")).to_be_visible()
+    expect(report.get_by_role("img", name="plot")).to_have_count(3)
+    shot("4_report")
+
+
+def assert_drawn(picture: Locator) -> None:
+    expect(picture).to_be_visible()
+    assert picture.evaluate("picture => picture.complete && picture.naturalWidth") > 400
 
 
 def test_a_truncated_export_is_stopped(page: Page, shot: Shot, export: Path, service: DagsterService) -> None:

@@ -77,18 +77,47 @@ def test_column_lineage_names_columns_that_exist(shown: dict[str, dict[str, Any]
         for asset, metadata in shown.items()
         if "dagster/column_schema" in metadata
     }
-    assert set(columns) == {"raw_completions", "fim_prompts", "tokenized_dataset", "evaluation_report"}
-    for asset in ("fim_prompts", "tokenized_dataset", "evaluation_report"):
+    assert set(columns) == {"raw_completions", "fim_prompts", "tokenized_dataset"}
+    for asset in ("fim_prompts", "tokenized_dataset"):
         lineage = shown[asset]["dagster/column_lineage"].deps_by_column
         assert list(lineage) == columns[asset]
         for sources in lineage.values():
             assert all(source.column_name in columns[source.asset_key.path[-1]] for source in sources)
 
 
-def test_plots_exist_and_are_small(shown: dict[str, dict[str, Any]]) -> None:
-    plots = [shown[asset][key] for asset, key in
-             (("tokenized_dataset", "lengths"), ("trained_checkpoint", "curves"), ("evaluation_report", "intervals"))]  # fmt: skip
-    assert all(plot.startswith("![") and len(plot) < 100_000 for plot in plots)
+PLOTS = [
+    ("tokenized_dataset", "prompt_lengths"),
+    ("tokenized_dataset", "response_lengths"),
+    ("trained_checkpoint", "loss_curve"),
+    ("trained_checkpoint", "learning_rate_curve"),
+    ("trained_checkpoint", "speed_curve"),
+    ("evaluation_report", "intervals"),
+    ("evaluation_report", "exact_match_by_version"),
+]
+
+
+def test_pictures_are_short_enough_for_the_ui_to_show_them_in_place(shown: dict[str, dict[str, Any]]) -> None:
+    for asset, key in PLOTS:
+        assert shown[asset][key].startswith("![plot](<data:image/svg+xml,"), (asset, key)
+        assert len(shown[asset][key]) < 1000, (asset, key)
+
+
+def test_at_most_five_numbers_of_an_asset_are_plotted(
+    shown: dict[str, dict[str, Any]], instance: dg.DagsterInstance
+) -> None:
+    for asset, metadata in shown.items():
+        points = [metadata, *observed(instance, asset)]
+        plotted = {key for point in points for key, value in point.items() if type(value) in (int, float)}
+        assert len(plotted) <= 5, (asset, plotted)
+
+
+def test_the_report_is_complete_where_it_opens(shown: dict[str, dict[str, Any]]) -> None:
+    first = list(shown["evaluation_report"])[:4]
+    assert first == ["outcome", "experiment", "report", "gate"]
+    report = shown["evaluation_report"]["report"]
+    assert shown["evaluation_report"]["gate"] in report
+    assert report.count("](<data:image/svg+xml,") == 3
+    assert "](<data:image/svg+xml," in shown["champion_model"]["report"]
 
 
 def observed(instance: dg.DagsterInstance, asset: str) -> list[dict[str, Any]]:
@@ -99,14 +128,14 @@ def observed(instance: dg.DagsterInstance, asset: str) -> list[dict[str, Any]]:
 
 def test_training_records_observations_while_it_runs(finished: Path, instance: dg.DagsterInstance) -> None:
     metrics = observed(instance, "trained_checkpoint")
-    assert {"step", "loss", "lr", "tokens_per_second"} <= set().union(*metrics)
+    assert {"progress", "loss", "lr", "grad_norm", "tokens_per_second"} <= set().union(*metrics)
     assert any("held_out_loss" in measured for measured in metrics)
 
 
 def test_evaluation_records_observations_while_it_runs(finished: Path, instance: dg.DagsterInstance) -> None:
     metrics = observed(instance, "evaluation_report")
-    assert max(measured["rows_done"] for measured in metrics) == TINY["evaluation"]["max_rows"]
-    assert all("rows_per_second" in measured for measured in metrics)
+    rows = TINY["evaluation"]["max_rows"]
+    assert any(f"done {rows}, total {rows}, rows_per_second" in measured["progress"] for measured in metrics)
 
 
 def test_text_of_rows_is_shown_only_if_allowed(

@@ -42,7 +42,8 @@ def test_sixty_steps_in_a_minute_are_two_lines_and_twelve_observations(clock: Si
         show({"event": "step", "step": step, "loss": 1.0, "rows_per_second": 3.0})
         clock.seconds += 1.0
     assert context.lines == [f"step: step {step}, loss 1, rows_per_second 3" for step in (1, 31)]
-    assert [seen["step"] for seen in context.observed] == list(range(1, STEPS + 1, 5))
+    progressed = [f"step {step}, loss 1, rows_per_second 3" for step in range(1, STEPS + 1, 5)]
+    assert context.observed == [{"progress": line, "loss": 1.0} for line in progressed]
 
 
 def test_what_happens_once_is_always_shown(clock: SimpleNamespace) -> None:
@@ -54,4 +55,4 @@ def test_what_happens_once_is_always_shown(clock: SimpleNamespace) -> None:
     show({"event": "rows", "task": "model", "done": 5, "total": 10})
     show({"event": "rows", "task": "model", "done": 10, "total": 10})
     assert [line.split(":")[0] for line in context.lines] == ["step", "eval", "warning", "rows"]
-    assert context.observed[1] == {"step": 1, "held_out_loss": 1.5}
+    assert context.observed[1] == {"progress": "step 1, loss 1.5", "loss": 2.0, "held_out_loss": 1.5}

@@ -1,18 +1,18 @@
-"""Plots: bounded in size, and smoothed where a line is noisy."""
+"""Pictures in Dagster's UI: as detailed as fits into the characters that the UI shows in place."""
 
 from __future__ import annotations
 
-import base64
-import io
 import random
+from urllib.parse import unquote
+from xml.etree import ElementTree
 
 import dagster as dg
 import pytest
-from PIL import Image
 
-from fim_assets.metadata.plots import Histogram, _running_median, curves, histograms, intervals
+from fim_assets.metadata import plots
+from fim_core.charts import Line
 
-MOST_BYTES = 100_000
+SHOWN_CHARACTERS = 999
 
 
 def noise(points: int) -> list[tuple[float, float]]:
@@ -20,25 +20,31 @@ def noise(points: int) -> list[tuple[float, float]]:
     return [(step, rng.random() * 10_000) for step in range(points)]
 
 
+def versions(places: list[int]) -> Line:
+    values = [(place, 0.2 + place / 200) for place in places]
+    return Line(values, [(value - 0.1, value + 0.1) for _, value in values])
+
+
 @pytest.mark.parametrize(
     "value",
     [
-        curves({name: {"training": noise(50_000), "held-out": noise(200)} for name in ("loss", "rate", "speed")}),
-        curves({"loss": {"training": noise(3)}}),
-        curves({}),
-        histograms([Histogram(str(n), range(1, 41), range(41), "tokens", "rows") for n in range(3)]),
-        intervals({f"a metric with a long name {n}": (0.5, n / 40, 1) for n in range(20)}, title="shares"),
+        plots.curves({"training": noise(50_000), "held-out": noise(200)}),
+        plots.curves({"learning rate": noise(3)}),
+        plots.curves({"one point": noise(1)}),
+        plots.curves({}),
+        plots.lengths(range(1, 41), range(0, 41_000, 1000)),
+        plots.lengths([0], [0, 1]),
+        plots.shares({f"a metric with a long name {n}": (0.5, n / 40, 1) for n in range(20)}),
+        plots.shares({}),
+        plots.versions({"demo": versions(list(range(1, 60, 2))), "a & <b>'s": versions(list(range(2, 60, 2)))}),
+        plots.versions({"demo": versions([1])}),
+        plots.versions({}),
     ],
-    ids=["long curves", "short curve", "no curve", "histograms", "intervals"],
+    ids=str,
 )
-def test_a_plot_is_an_image_under_100_kb(value: dg.MarkdownMetadataValue) -> None:
-    assert len(value.md_str) < MOST_BYTES
-    picture = base64.b64decode(value.md_str.partition("base64,")[2].removesuffix(")"))
-    Image.open(io.BytesIO(picture)).verify()
-
-
-def test_the_running_median_follows_a_line_and_ignores_spikes() -> None:
-    line = [(step, float(step)) for step in range(400)]
-    assert _running_median(line) == line
-    spiked = [(step, 1000.0 if step == 200 else value) for step, value in line]
-    assert max(value for _, value in _running_median(spiked)) == 399
+def test_a_picture_is_valid_and_shown_in_place(value: dg.MarkdownMetadataValue) -> None:
+    assert len(value.md_str) <= SHOWN_CHARACTERS
+    assert value.md_str.startswith("![plot](<data:image/svg+xml,")
+    svg = unquote(value.md_str.removeprefix("![plot](<data:image/svg+xml,").removesuffix(">)"))
+    assert ElementTree.fromstring(svg).tag == "{http://www.w3.org/2000/svg}svg"
+    assert not set(value.md_str[len("![plot](<") : -2]) & set("<>&\n")

@@ -1,59 +1,79 @@
-"""The report as a self-contained HTML page: figures, plots and examples."""
+"""The report for people: as a self-contained HTML page, and as Markdown with the pictures inline."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
+from fim_core import charts
 from fim_core.atomic import replacing
 from fim_core.evaluation.formatting import show_difference, show_figure
-from fim_core.evaluation.predictor_names import BASE, CHAMPION, MODEL, NOTES, TITLES
+from fim_core.evaluation.page.background import Background
+from fim_core.evaluation.predictor_names import BASE, CHAMPION, EMPTY, MODEL, NOTES, TITLES
 from fim_core.evaluation.verdicts import sentences, verdict
 from fim_core.folders.report import ReportFolder
+from fim_core.markdown import escaped, fenced, picture
 from fim_core.metrics.registry import METRICS
 
-_TEMPLATE = "report.html.tmpl"
-_GENERATOR = re.compile(r'<meta name="generator" content="(?P<version>[^"]*)">')
-_HEAD_CHARACTERS = 1000
+_HTML, _PARTS = "report.html.tmpl", ("report", "slices", "examples")
+_WIDE = (860, 170)
 
-_COLOURS = {MODEL: "model", BASE: "base", CHAMPION: "champion"}
-"""Style classes of bars; constants get shades of grey."""
+_COLOURS = {MODEL: "model", BASE: "base", CHAMPION: "champion", EMPTY: "empty"}
+"""Style classes of bars; the other constants are `constant0` and `constant1`."""
 
 
-def write_page(folder: Path, version: str = "") -> None:
-    """Write the page of the report in a folder, unless this version of the page is there already.
+def write_page(folder: Path, background: Background | None = None) -> None:
+    """Write the HTML page of the report in a folder, unless the same page is there already.
 
     Styles and SVG plots are inline; nothing is loaded from elsewhere.
 
     Args:
         folder: folder of the report.
-        version: version of the code that renders the page.
+        background: what the page shows in addition to the report. Default: nothing.
     """
     files = ReportFolder(folder)
-    if _version_of(files.page) != version:
-        text = render_page(files.read(), version)
+    text = render_page(files.read(), background)
+    if _content(files.page) != text:
         with replacing(files.page, make_folder=False) as scratch:
             scratch.write_text(text, encoding="utf-8")
 
 
-def _version_of(page: Path) -> str | None:
+def _content(page: Path) -> str | None:
     try:
-        with page.open(encoding="utf-8", errors="replace") as file:
-            found = _GENERATOR.search(file.read(_HEAD_CHARACTERS))
+        return page.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return None
-    return found["version"] if found else None
 
 
-def render_page(report: Mapping[str, Any], version: str = "") -> str:
+def render_page(report: Mapping[str, Any], background: Background | None = None) -> str:
     """Render the page as HTML. All text from rows is escaped."""
+    environment = _environment(autoescape=True)
+    environment.filters["inline"] = lambda svg: Markup(svg.replace(" xmlns='http://www.w3.org/2000/svg'", ""))
+    return environment.get_template(_HTML).render(_context(report, background or Background()))
+
+
+def render_markdown(report: Mapping[str, Any], background: Background | None = None) -> dict[str, str]:
+    """Render parts of the report as Markdown, with the pictures in the text itself. All text from rows is escaped.
+
+    Returns:
+        `report`: verdict, main figures, gate, versions and loss curve; `slices`: figures by TYPE and length; `examples`,
+        if the report has their texts.
+    """
+    environment = _environment(autoescape=False)
+    environment.filters |= {"picture": picture, "escaped": escaped, "fenced": fenced}
+    context = _context(report, background or Background())
+    parts = {name: environment.get_template(f"{name}.md.tmpl").render(context) for name in _PARTS}
+    return {name: text for name, text in parts.items() if text.strip()}
+
+
+def _environment(*, autoescape: bool) -> Environment:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
+        autoescape=autoescape,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -66,21 +86,46 @@ def render_page(report: Mapping[str, Any], version: str = "") -> str:
         "note": lambda key: NOTES.get(key, ""),
         "predictors": by_predictor,
     }
+    return environment
+
+
+def _context(report: Mapping[str, Any], background: Background) -> dict[str, Any]:
     predictors = by_predictor(report)
     constants = [name for name in predictors if name not in _COLOURS]
     reported = [metric for metric in METRICS.values() if metric.name in report["metrics"]]
     headline = [m for m in reported if m.headline and report["metrics"][m.name]["value"] is not None]
-    return environment.get_template(_TEMPLATE).render(
-        report=report,
-        version=version,
-        metrics=reported,
-        headline=headline,
-        sliced=[metric for metric in headline if metric.by_slice],
-        predictors=predictors,
-        colours=_COLOURS | {name: f"constant{place}" for place, name in enumerate(constants)},
-        sentences=sentences(report),
-        plotted=[metric for metric in headline if metric.unit == "share"],
-    )
+    return {
+        "report": report,
+        "background": background,
+        "metrics": reported,
+        "headline": headline,
+        "sliced": [metric for metric in headline if metric.by_slice],
+        "predictors": predictors,
+        "colours": _COLOURS | {name: f"constant{place}" for place, name in enumerate(constants)},
+        "sentences": sentences(report),
+        "plotted": [metric for metric in headline if metric.unit == "share"],
+        "shares": charts.interval_chart(shares(report), size=(_WIDE[0], 0)),
+        "losses": charts.line_chart(
+            {label: charts.Line(points) for label, points in background.losses.items()},
+            below="optimizer step",
+            size=_WIDE,
+        ),
+        "trend": charts.line_chart(
+            background.trend(report["experiment"]), below="version", whole=True, percent=True, size=_WIDE
+        ),
+        "own_versions": [v for v in background.versions if v.experiment == report["experiment"]],
+    }
+
+
+def shares(report: Mapping[str, Any]) -> dict[str, tuple[float, float, float]]:
+    """The headline metrics of the model that are shares, by title: value, low, high."""
+    return {
+        metric.title: (figure["value"], figure["low"], figure["high"])
+        for metric in METRICS.values()
+        if metric.headline
+        and metric.unit == "share"
+        and (figure := report["metrics"].get(metric.name, {})).get("value") is not None
+    }
 
 
 def by_predictor(part: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ def _outside(experiment: Experiment, store: Store, inputs: Mapping[str, Artifact
 
 
 def _build(build: Build) -> dict[str, Any]:
-    from fim_core.champion.gate import decide, refuse
+    from fim_core.champion.decision import decide_on
 
     candidate, report = build.inputs["trained_checkpoint"], build.inputs["evaluation_report"]
     if report.manifest["inputs"]["trained_checkpoint"] != candidate.version:
@@ -37,12 +37,7 @@ def _build(build: Build) -> dict[str, Any]:
             f"not to the current one, {candidate.version}. Materialize evaluation_report first."
         )
     previous = champion_before(build.store, build.experiment.name, candidate.version)
-    decision = decide(report.path, build.experiment.gate, has_champion=previous is not None)
-    if candidate.version in withdrawn(build.store, build.experiment.name):
-        decision = refuse(
-            decision,
-            "This checkpoint was champion and was rolled back manually; only `fim champion rollback --version` restores it.",
-        )
+    decision = decide_on(report, build.experiment, build.store)
     output = DecisionFolder(build.output)
     content = asdict(decision) | {
         "candidate": candidate.version,
@@ -78,6 +73,15 @@ def _link_tree(source: Path, target: Path) -> None:
     shutil.copytree(source, target, copy_function=link)
 
 
+def _present(artifact: Artifact, experiment: Experiment, store: Store) -> None:
+    """Bring the verdict in the report's page up to date."""
+    from fim_core.pipeline.report_background import write_report_page
+
+    report = store.find("evaluation_report", artifact.manifest["inputs"]["evaluation_report"])
+    if report is not None:
+        write_report_page(report, experiment, store)
+
+
 champion_model = Stage(
     asset="champion_model",
     upstream=("trained_checkpoint", "evaluation_report"),
@@ -86,6 +90,7 @@ champion_model = Stage(
     outside=_outside,
     build=_build,
     trains=False,
+    present=_present,
     adopt=lambda artifact: artifact.counts["promote"],
     tables=lambda folder: {"decision": DecisionFolder(folder).decision},
 )

@@ -83,10 +83,10 @@ def _base(build: Build) -> Base:
     return Base(load, replace(build.cache, identity=identity))
 
 
-def _present(artifact: Artifact) -> None:
-    from fim_core.evaluation.page import write_page
+def _present(artifact: Artifact, experiment: Experiment, store: Store) -> None:
+    from fim_core.pipeline.report_background import write_report_page
 
-    write_page(artifact.path, code_version("fim_core.evaluation.page"))
+    write_report_page(artifact, experiment, store)
 
 
 evaluation_report = Stage(

@@ -117,7 +117,7 @@ def test_a_page_that_cannot_be_written_fails_only_a_new_version(
     experiment = load_experiment(write_experiment(tmp_path))
     store = Store(experiment.storage)
 
-    def refuse(artifact: Artifact) -> None:
+    def refuse(artifact: Artifact, *_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
     presented = replace(raw_completions, present=refuse)

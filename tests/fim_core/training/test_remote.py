@@ -17,7 +17,7 @@ from fim_core.errors import FimError
 from fim_core.launchers import base
 from fim_core.launchers.base import start_ranks
 from fim_core.launchers.launch import launch, prepare_job
-from fim_core.launchers.remote import RemoteRanks, Status
+from fim_core.launchers.remote import RemoteRanks, Status, launcher_command
 from fim_core.training import lease
 from fim_core.training.job import Job, TrainingFailed, Work
 from fim_core.training.lease import Lease, LeaseCheck
@@ -50,7 +50,9 @@ class ProcessJob:
 
 @pytest.fixture
 def start(tmp_path: Path) -> Callable[[Job, int], RemoteRanks]:
-    return lambda job, lock: RemoteRanks(job, lambda command: ProcessJob(command, tmp_path / "job.log"))
+    return lambda job, lock: RemoteRanks(
+        job, lambda command: ProcessJob(command, tmp_path / "job.log"), launcher_command("python")
+    )
 
 
 def train(folder: Path, start: Callable[[Job, int], RemoteRanks], on_event: Any = None) -> Any:
