@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from fim_core.config.base import DialectName, PathOrId, Section
+from fim_core.config.base import DialectName, PathOrId, PlaceOrId, Section
 from fim_core.config.split_expression import parse_split
 
 SourceType = Literal[
@@ -36,7 +36,11 @@ class Source(Section):
     type: SourceType = Field(
         "auto", description="Shape of the rows. auto: inferred from the columns, or from *.sql files."
     )
-    name_or_path: PathOrId | None = Field(None, description="CSV, Parquet or JSON-lines file, folder, glob, or hub id.")
+    name_or_path: PlaceOrId | None = Field(
+        None,
+        description="CSV, Parquet or JSON-lines file, folder or glob, on this machine or at `s3://`, `gs://`, `az://` or "
+        "`hf://`; or a hub id.",
+    )
     split: str = Field(
         "train",
         description="Split to read from a hub id or a saved DatasetDict. For any source it may select a slice of the rows: "
