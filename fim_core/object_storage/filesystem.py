@@ -10,7 +10,9 @@ from typing import Any
 from fim_core.errors import FimError, first_line, is_disk_full
 from fim_core.object_storage.urls import scheme_of
 
-_PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs", "hf": "huggingface_hub"}
+PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs", "hf": "huggingface_hub"}
+"""The package that serves a scheme."""
+
 _CREDENTIALS = {
     "s3": "Set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give this machine a role",
     "gs": "Run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS",
@@ -38,7 +40,7 @@ def open_filesystem(url: str) -> Any:
         return fsspec.filesystem(scheme, skip_instance_cache=True, use_listings_cache=False)
     except ImportError as error:
         raise FimError(
-            f"{url} needs the package {_PACKAGES[scheme]}, which is not installed. Install it: "
+            f"{url} needs the package {PACKAGES[scheme]}, which is not installed. Install it: "
             f"pip install 'fim-assets[{scheme}]'."
         ) from error
     except ValueError as error:  # adlfs finds neither an account nor credentials

@@ -51,13 +51,16 @@ class Listing:
     files: Mapping[str, RemoteFile]
 
 
-def list_files(url: str, *, may_be_empty: bool = False) -> Listing:
+def list_files(url: str, filesystem: Any = None, *, may_be_empty: bool = False) -> Listing:
     """List the objects that a URL stands for, as they are now.
+
+    Args:
+        filesystem: of fsspec. Default: a new one.
 
     Raises:
         FimError: there are none (unless there may be), or the bucket cannot be listed.
     """
-    filesystem = open_filesystem(url)
+    filesystem = filesystem or open_filesystem(url)
     kind: Kind
     with reporting(url):
         filesystem.invalidate_cache()

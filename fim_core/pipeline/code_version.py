@@ -27,6 +27,7 @@ CANNOT_CHANGE_CONTENT = {
     "fim_core.hub": "whether a model exists",
     "fim_core.object_storage": "where files are copied from and to; their digests are part of the version",
     "fim_core.process_group": "how processes end",
+    "fim_core.publishing": "where champions are copied to",
     "fim_core.cli": "the command line",
     "fim_core.pipeline.stage": "when a stage runs",
     "fim_core.pipeline.code_version": "when a stage runs",

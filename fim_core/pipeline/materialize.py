@@ -115,6 +115,7 @@ def run_stage(
     if stage.adopt(artifact):
         store.use(artifact, experiment.name)
     checks = run_artifact_checks(stage, artifact, experiment, store, upstream_of)
+    stage.finish(experiment, store, on_event)
     return StageResult(artifact, checks, reused, time.monotonic() - started)
 
 
