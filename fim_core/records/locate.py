@@ -1,4 +1,4 @@
-"""Locating the exports of a source: a file, a folder, a glob, a saved data set, each also in object storage, or a hub id."""
+"""Locating the exports of a source: a file, a folder, a glob, a saved data set, each also in object storage, a hub id, or a Snowflake query."""
 
 from __future__ import annotations
 
@@ -42,6 +42,10 @@ def locate(source: Source, cache_dir: str | None, downloads: Path, warn: Callabl
     Raises:
         FimError: nothing has that name, or nothing in it can be read.
     """
+    if source.type == "snowflake":
+        from fim_core.records.snowflake import snowflake_export
+
+        return [snowflake_export(source, downloads)]
     place = source.name_or_path or ""
     path = Path(place).expanduser()
     split, _ = parse_split(source.split)
@@ -169,7 +173,7 @@ def _exports(files: Mapping[str, Path], source: Source, warn: Callable[[str], No
                 f"{', '.join(broken[:_NAMED_FILES])}{', …' if len(broken) > _NAMED_FILES else ''}."
             )
         sql = {name: path for name, path in sql.items() if name not in broken}
-        options = source.sql or SqlFileOptions()
+        options = source.sql if isinstance(source.sql, SqlFileOptions) else SqlFileOptions()
         return [read_sql_file(path, name, options, source.seed) for name, path in sql.items()]
     if not data:
         raise FimError(f"{source.name_or_path} holds no file with one of the suffixes {', '.join(DATA_SUFFIXES)}.")

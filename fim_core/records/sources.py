@@ -175,7 +175,7 @@ def digest_sources(data: DataConfig, downloads: Path | None = None) -> str:
                 exports = locate(source, data.cache_dir, downloads or Path(scratch), _log.debug)
                 content = [[export.name, export.digest()] for export in exports]
                 found += exports
-            options = source.model_dump(mode="json", exclude={"name_or_path"})
+            options = source.model_dump(mode="json", exclude={"name_or_path", "connection"})
             digest.update(json.dumps([held_out, options, content], sort_keys=True).encode() + b"\n")
     if (recipe := _common_recipe(found)) is not None:
         recipe.refuse_contradictions(data)

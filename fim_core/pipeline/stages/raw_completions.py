@@ -29,6 +29,9 @@ _SOURCE_OPTIONS = (
     "role_mapping",
     "content_key",
     "sql",
+    "table_name",
+    "column_mapping",
+    "limit",
     "rows",
     "seed",
 )
@@ -56,9 +59,9 @@ def _build(build: Build) -> dict[str, Any]:
 
 
 def _downloads(experiment: Experiment, store: Store) -> Path | None:
-    """The folder for copies of objects; None if no source is in object storage."""
-    data = experiment.data
-    if not any(is_url(source.name_or_path or "") for source in (*data.sources, *data.eval_sources)):
+    """The folder for copies of what is not on this machine; None if everything is."""
+    sources = (*experiment.data.sources, *experiment.data.eval_sources)
+    if not any(source.type == "snowflake" or is_url(source.name_or_path or "") for source in sources):
         return None
     with store.reporting_unwritable("raw_completions"):
         return store.folder(DOWNLOADS)
