@@ -49,7 +49,7 @@ class MlflowTarget(Section):
 
     type: Literal["mlflow"]
     model: str | None = Field(
-        None, min_length=1, description="Name of the registered model. Default: the experiment's name."
+        None, pattern=r"^[^'\"/:]+$", description="Name of the registered model. Default: the experiment's name."
     )
     tracking_uri: str | None = Field(
         None, min_length=1, description="MLflow server or database. Default: $MLFLOW_TRACKING_URI."

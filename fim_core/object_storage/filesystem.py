@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from fim_core.errors import FimError, first_line, is_disk_full
+from fim_core.errors import FimError, is_disk_full, reason_of
 from fim_core.object_storage.urls import scheme_of
 
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs", "hf": "huggingface_hub"}
@@ -76,16 +76,8 @@ def _explained(url: str, error: Exception, doing: str) -> FimError:
             f"{url} cannot be {doing}: access is denied. Check the credentials, and their permissions on this bucket. "
             f"{_CREDENTIALS[scheme_of(url)]}."
         )
-    return FimError(
-        f"{url} cannot be {doing} ({type(error).__name__}: {_without_queries(first_line(error)).rstrip('.')}). Check the "
-        "connection, and run again."
-    )
+    return FimError(f"{url} cannot be {doing} ({reason_of(error)}). Check the connection, and run again.")
 
 
 def _without_credentials(url: str) -> FimError:
     return FimError(f"There are no valid credentials for {url}. {_CREDENTIALS[scheme_of(url)]}.")
-
-
-def _without_queries(message: str) -> str:
-    """A message without the queries and users of its URLs, which may be signatures."""
-    return re.sub(r"//[^/\s@]+@", "//", re.sub(r"\?\S+", "", message))

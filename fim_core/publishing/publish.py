@@ -13,6 +13,8 @@ from fim_core.errors import FimError, system_error
 from fim_core.object_storage.urls import is_url
 from fim_core.publishing.bucket import publish_to_bucket
 from fim_core.publishing.folder import publish_to_folder
+from fim_core.publishing.hub import publish_to_hub
+from fim_core.publishing.mlflow import publish_to_mlflow
 from fim_core.publishing.release import Release, release_of
 from fim_core.store import Store
 
@@ -71,5 +73,7 @@ def _publish(release: Release, target: FolderTarget | HubTarget | MlflowTarget) 
             return publish_to_bucket(release, path)
         case FolderTarget(path=path):
             return publish_to_folder(release, Path(path))
-        case _:
-            raise NotImplementedError(target.type)
+        case HubTarget():
+            return publish_to_hub(release, target)
+        case MlflowTarget():
+            return publish_to_mlflow(release, target)

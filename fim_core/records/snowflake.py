@@ -23,7 +23,7 @@ import pyarrow as pa
 from fim_core.atomic import flush, flush_tree
 from fim_core.batches import GROUP_ROWS, GroupWriter
 from fim_core.config.data import Source
-from fim_core.errors import FimError, first_line
+from fim_core.errors import FimError, first_line, reason_of
 from fim_core.records.columns import find_column
 from fim_core.records.readers import Export, digest_files, read_file
 from fim_core.records.text import text_batches
@@ -156,7 +156,7 @@ def _connect(source: Source) -> Any:
         return connector.connect(**named)
     except Exception as error:  # errors of the connector, of its configuration files and of the network
         raise FimError(
-            f"Snowflake cannot be reached ({type(error).__name__}: {first_line(error).rstrip('.')}). Check the connection "
+            f"Snowflake cannot be reached ({reason_of(error)}). Check the connection "
             f"{source.connection or 'named default'} in ~/.snowflake/connections.toml; another one is chosen by `connection` "
             "or SNOWFLAKE_DEFAULT_CONNECTION_NAME."
         ) from error
