@@ -94,6 +94,7 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps fakesnow  # asks for an older sqlglot
 	mkdir -p .dagster_home
 	test -e .dagster_home/dagster.yaml || ln -s ../dagster.yaml .dagster_home/dagster.yaml
 	test -e .env || printf '%s\n' $(QUOTED_DOTENV) > .env

@@ -21,6 +21,7 @@ from fim_core.atomic import read_json_as
 from fim_core.config import DataConfig, ModelConfig, Source
 from fim_core.errors import DamagedFile, FimError
 from fim_core.folders.prompts import PromptsFolder
+from fim_core.object_storage.urls import checked_place, is_url
 from fim_core.prompt_format.recipe import Recipe, read_recipe, schema_with, write_recipe
 from fim_core.prompt_format.tokens import load_tokenizer
 from fim_core.prompts import write_fim_prompts
@@ -35,7 +36,7 @@ _SCHEMA = pa.schema([(name, pa.string()) for name in _COLUMNS])
 
 
 def convert(
-    source: Path,
+    source: Path | str,
     output: Path | None = None,
     *,
     tokenizer: str,
@@ -53,10 +54,10 @@ def convert(
     The output carries the recipe of its prompts (see `fim_core.prompt_format.recipe`), so it can be a source of an experiment.
 
     Args:
-        source: CSV, Parquet or JSON-lines file, or a folder of them.
+        source: CSV, Parquet or JSON-lines file, or a folder of them; a path, or a URL of object storage.
         output: folder for `disk` (loads with `datasets.load_from_disk`), file for `parquet`. Default: next to
-            the export, its name without extension and `_hf_fim_dataset`. Replaced if an earlier call wrote it and
-            nothing was changed since.
+            the export (in the current folder if that is in object storage), its name without extension and
+            `_hf_fim_dataset`. Replaced if an earlier call wrote it and nothing was changed since.
         tokenizer: folder or hub id; its chat markup and control tokens are used.
 
     Returns:
@@ -66,11 +67,15 @@ def convert(
     Raises:
         FimError: the export, the tokenizer or the template cannot be used, or `output` holds something else.
     """
-    output = output or default_output(source)
+    try:
+        place = checked_place(str(source))
+    except ValueError as error:
+        raise FimError(f"The export cannot be used: {error}.") from error
+    output = output or default_output(place)
     summary_path, rejected_path = _sibling(output, ".summary.json"), _sibling(output, ".rejected.parquet")
     _require_own(output)
     data = DataConfig(
-        sources=[Source(type="fim_completions", name_or_path=str(source), input_col=input_col, output_col=output_col)],
+        sources=[Source(type="fim_completions", name_or_path=place, input_col=input_col, output_col=output_col)],
         template=template,
         fim_order=fim_order,
         eval_fraction=0,
@@ -85,9 +90,10 @@ def convert(
     scratch.mkdir()
     try:
         raw, prompts, ready = scratch / "raw.parquet", scratch / "prompts", scratch / "ready"
-        write_raw_completions(data, raw)
+        write_raw_completions(data, raw, scratch / "downloads")
         counts = write_fim_prompts(raw, prompts, data=data, model=model, tokenizer=loaded, seed=0)
         raw.unlink()
+        shutil.rmtree(scratch / "downloads", ignore_errors=True)
         _write_texts(PromptsFolder(prompts).rows, ready, format, read_recipe(prompts))
         _write_rejected(PromptsFolder(prompts).rejected, scratch / "rejected.parquet", input_col, output_col)
         summary = {
@@ -115,8 +121,10 @@ def convert(
     return output, summary
 
 
-def default_output(source: Path) -> Path:
-    """`exports/july.csv.gz` gives `exports/july_hf_fim_dataset`."""
+def default_output(export: Path | str) -> Path:
+    """`exports/july.csv.gz` gives `exports/july_hf_fim_dataset`, and `s3://bucket/july.csv` gives `july_hf_fim_dataset`."""
+    text = str(export)
+    source = Path(text.rstrip("/").rpartition("/")[2]) if is_url(text) else Path(export)
     # `.` and `..` are not names.
     source = source if source.name not in ("", "..") else source.resolve()
     name = source.name

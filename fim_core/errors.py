@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 
 _CURES = {
     errno.ENOSPC: "Free some space; `fim gc` helps.",
@@ -48,6 +49,12 @@ def system_error(error: Exception) -> FimError | None:
     if isinstance(error, OSError) and error.errno in _CURES:
         return FimError(f"{error.filename or 'A file'} cannot be used: {error.strerror}. {_CURES[error.errno]}")
     return None
+
+
+def reason_of(error: BaseException) -> str:
+    """The class of an error and the first line of its message, without users and queries of URLs, which may be secrets."""
+    message = re.sub(r"//[^/\s@]+@", "//", re.sub(r"\?\S+", "", first_line(error)))
+    return f"{type(error).__name__}: {message.rstrip('.')}"
 
 
 def first_line(error: BaseException) -> str:

@@ -1,8 +1,11 @@
-"""What many tests share: a small tokenizer with Qwen's control tokens, trained once a session."""
+"""What many tests share: a small tokenizer with Qwen's control tokens, trained once a session, and an S3 server."""
 
 from __future__ import annotations
 
 import os
+import uuid
+from collections.abc import Iterator
+from importlib.util import find_spec
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # One test worker a core: more threads than cores would wait for each other.
@@ -14,6 +17,7 @@ os.environ.pop("FIM_EXPERIMENT", None)
 os.environ.pop("FIM_STORAGE", None)
 
 import pytest
+from object_server import Bucket, client_of, environment, running_server
 from transformers import PreTrainedTokenizerFast
 
 from fim_core.demo.tokenizer import train_tokenizer
@@ -33,3 +37,23 @@ SQL = [
 def tokenizer() -> PreTrainedTokenizerFast:
     """A tokenizer of about 600 entries; control tokens and chat markup are Qwen's."""
     return train_tokenizer(SQL * 4, vocab_size=640)
+
+
+@pytest.fixture(scope="session")
+def object_server() -> Iterator[str]:
+    """URL of an S3 server that runs as long as the tests."""
+    for package in ("s3fs", "moto"):
+        if find_spec(package) is None:
+            pytest.skip(f"{package} is not installed: pip install -e '.[dev]'")
+    yield from running_server()
+
+
+@pytest.fixture
+def bucket(object_server: str, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    """A new, empty bucket, and credentials for it in the environment."""
+    for name, value in environment(object_server).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    made = Bucket(f"exports-{uuid.uuid4().hex[:12]}", client_of(object_server))
+    made.client.create_bucket(Bucket=made.name)
+    return made

@@ -14,6 +14,7 @@ import dagster as dg
 from fim_assets.instance import PipelineInstance
 from fim_core.config import DataConfig
 from fim_core.config.workflow import ExportsConfig
+from fim_core.object_storage.urls import is_url
 from fim_core.records.dated import day_of
 
 
@@ -38,8 +39,8 @@ def exports_sensor(
     def exports(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         if config is None:
             return dg.SkipReason("The experiment has no `exports` section, so there is no folder to watch.")
-        folder = Path(config.folder)
-        if not folder.is_dir():
+        folder = config.folder
+        if not is_url(folder) and not Path(folder).is_dir():
             return dg.SkipReason(f"There is no folder {folder} yet.")
         known = json.loads(context.cursor or '{"files": {}, "content": "", "changes": 0}')
         files, unsettled = list_exports(folder, known["files"], config.settle_seconds, now=time.time())
@@ -54,7 +55,7 @@ def exports_sensor(
         key = f"{content}-{changes}"
         if dated is None:
             return dg.SensorResult(run_requests=[dg.RunRequest(run_key=key)], cursor=cursor)
-        days = changed_days(dated, folder, files, known["files"])
+        days = changed_days(dated, Path(folder), files, known["files"])
         requests = [dg.RunRequest(run_key=f"{key}-{day}", partition_key=str(day)) for day in days]
         return dg.SensorResult(run_requests=requests, cursor=cursor)
 
@@ -69,9 +70,36 @@ def changed_days(data: DataConfig, folder: Path, files: dict[str, list], known: 
 
 
 def list_exports(
-    folder: Path, known: dict[str, list], settle_seconds: float, now: float
+    folder: str, known: dict[str, list], settle_seconds: float, now: float
 ) -> tuple[dict[str, list], list[str]]:
     """List the exports in a folder as name → [size, mtime_ns, SHA-256], and the names of those still being written.
+
+    For a URL of object storage the third entry is the object's revision (its ETag), so that nothing is read.
+
+    Raises:
+        FimError: the bucket cannot be listed.
+    """
+    if is_url(folder):
+        return _list_objects(folder, settle_seconds, now)
+    return _list_files(Path(folder), known, settle_seconds, now)
+
+
+def _list_objects(url: str, settle_seconds: float, now: float) -> tuple[dict[str, list], list[str]]:
+    from fim_core.object_storage.listing import list_files
+    from fim_core.records.locate import is_export
+
+    listing = list_files(url, may_be_empty=True)
+    exports = {name: file for name, file in listing.files.items() if listing.kind == "file" or is_export(name)}
+    # An object appears whole, but the others of its export may still follow.
+    unsettled = [name for name, file in exports.items() if abs(now - file.modified) < settle_seconds]
+    files = {name: [file.size, int(file.modified * 1e9), file.revision] for name, file in exports.items()}
+    return files, unsettled
+
+
+def _list_files(
+    folder: Path, known: dict[str, list], settle_seconds: float, now: float
+) -> tuple[dict[str, list], list[str]]:
+    """List the exports in a folder of this machine.
 
     Files are selected as when a source is read: by suffix, recursively, following links, without names that begin with
     `.` or `_`. A file counts as written when its modification time is more than `settle_seconds` away from `now` and the

@@ -32,7 +32,7 @@ def describe(artifact: Artifact, experiment: Experiment, store: Store) -> dict[s
         "previous_champion": decision["champion_before"] or "none",
         "gate": table(dict.fromkeys(("result", "reason", "rule", "metric"), "string"), rules),
         "smallest_detectable_gain": decision["power"]["sentence"],
-        **({"load": dg.MetadataValue.md(how_to_load(champion_weights(artifact)))} if decision["promote"] else {}),
+        **(_of_champion(artifact, experiment) if decision["promote"] else {}),
     }
 
 
@@ -46,3 +46,9 @@ def _report(artifact: Artifact, experiment: Experiment, store: Store) -> dict[st
         return {}
     figures = ReportFolder(report.path).read()
     return {"report": dg.MetadataValue.md(render_markdown(figures, background_of(report, experiment, store))["report"])}
+
+
+def _of_champion(artifact: Artifact, experiment: Experiment) -> dict[str, Any]:
+    places = [target.place for target in experiment.publish]
+    published = {"published_to": dg.MetadataValue.md("\n".join(f"- {place}" for place in places))} if places else {}
+    return {"load": dg.MetadataValue.md(how_to_load(champion_weights(artifact)))} | published

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -25,6 +25,7 @@ def register(app: typer.Typer) -> None:
     commands.command("show")(show)
     commands.command("promote")(promote)
     commands.command("rollback")(rollback)
+    commands.command("publish")(publish)
     app.add_typer(commands, name="champion")
 
 
@@ -99,10 +100,38 @@ def rollback(
         str | None, typer.Option(help="Version of the champion to restore. Default: the previous one.")
     ] = None,
 ) -> None:
-    """Restore an earlier champion."""
+    """Restore an earlier champion, and publish it if the experiment has `publish`."""
     experiment, store = _open(config)
     target = roll_back(store, experiment.name, version)
     typer.echo(f"The champion of {experiment.name} is {target.version} again.")
+    _publish(experiment, store)
+
+
+def publish(
+    config: Config,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only list what would be published, and reach no target.")
+    ] = False,
+) -> None:
+    """Publish the champion to the places under `publish`, for example after one of them could not be reached."""
+    from fim_core.publishing.publish import planned
+
+    experiment, store = _open(config)
+    plan = planned(experiment, store)
+    if not dry_run:
+        _publish(experiment, store)
+        return
+    for line in plan:
+        typer.echo(line)
+
+
+def _publish(experiment: Experiment, store: Store) -> None:
+    from fim_core.publishing.publish import publish_champion
+
+    def show(event: dict[str, Any]) -> None:
+        typer.echo(f"{event['place']}: {event['champion']} is published" + ("." if event["changed"] else " already."))
+
+    publish_champion(experiment, store, show)
 
 
 def _print_reasons(decided: Artifact) -> None:

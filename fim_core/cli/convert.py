@@ -30,7 +30,10 @@ def register(app: typer.Typer) -> None:
 
 def convert(
     source: Annotated[
-        Path, typer.Argument(metavar="INPUT", help="Export: CSV, Parquet or JSON-lines file, or a folder of them.")
+        str,
+        typer.Argument(
+            metavar="INPUT", help="Export: CSV, Parquet or JSON-lines file, or a folder of them; a path or s3:// URL."
+        ),
     ],
     tokenizer: Annotated[str, typer.Option(help="Folder or hub id; its chat markup and control tokens are used.")],
     output: Annotated[

@@ -30,7 +30,7 @@ def collect(
         typer.Option(help="Name of an experiment to keep nothing for. May be repeated."),
     ] = None,
     work_days: Annotated[
-        float, typer.Option(min=0, help="Days to keep unfinished attempts and unused cached batches.")
+        float, typer.Option(min=0, help="Days to keep unfinished attempts, and unused cached batches and downloads.")
     ] = 14.0,
     fresh_minutes: Annotated[
         float, typer.Option(min=0, help="Minutes to keep any new version, except with --forget.")

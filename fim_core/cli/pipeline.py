@@ -78,6 +78,8 @@ class _ProgressPrinter:
                     + (f"gradients clipped to norm {clipping:g}." if clipping else "gradients not clipped."),
                     err=True,
                 )
+            case {"event": "published", "place": place, "champion": name, "changed": changed}:
+                typer.echo(f"{place}: {name} is published" + ("." if changed else " already."), err=True)
             case {"event": "warning", "message": message}:
                 typer.echo(f"Warning: {message}", err=True)
             case {"event": "eval", "step": step, "loss": loss} if not sys.stderr.isatty():

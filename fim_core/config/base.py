@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from fim_core.config.numbers import parse_number, parse_numbers_in, takes_numbers
+from fim_core.object_storage.urls import checked_place
 
 
 class Section(BaseModel):
@@ -32,6 +33,9 @@ class Section(BaseModel):
 
 PathOrId = Annotated[str, AfterValidator(os.path.expanduser)]
 """A path or a hub id; `~` is expanded to the home folder."""
+
+PlaceOrId = Annotated[PathOrId, AfterValidator(checked_place)]
+"""A path, a hub id, or a URL of object storage."""
 
 
 NAME_LENGTH = 100

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from datetime import date
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PrivateAttr, field_validator, model_validator
+from pydantic import Field, GetCoreSchemaHandler, PrivateAttr, field_validator, model_validator
+from pydantic_core import CoreSchema, core_schema
 
-from fim_core.config.base import DialectName, PathOrId, Section
+from fim_core.config.base import DialectName, PathOrId, PlaceOrId, Section
 from fim_core.config.split_expression import parse_split
 
 SourceType = Literal[
-    "auto", "fim_completions", "huggingface_prompt_response", "huggingface_instruct", "huggingface", "sql_files", "demo"
+    "auto",
+    "fim_completions",
+    "huggingface_prompt_response",
+    "huggingface_instruct",
+    "huggingface",
+    "sql_files",
+    "snowflake",
+    "demo",
 ]
 
 DATE = "{date}"
@@ -33,16 +41,37 @@ class SqlFileOptions(Section):
     dialect: DialectName = Field("snowflake", description="sqlglot dialect that splits and parses the files.")
 
 
+class _TextOrOptions:
+    """Accepts a query as text, or a section of options; errors name the keys of the section."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_wrap_validator_function(
+            lambda value, validate: value if isinstance(value, str) else validate(value),
+            handler.generate_schema(SqlFileOptions),
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                lambda value: value if isinstance(value, str) else value.model_dump(mode="json")
+            ),
+        )
+
+
+SqlSetting = Annotated[SqlFileOptions | str, _TextOrOptions()]
+
+_IDENTIFIER = r'(?:[A-Za-z_][\w$]*|"(?:[^"]|"")+")'
+
+_SNOWFLAKE_ONLY = ("table_name", "column_mapping", "limit", "connection")
+
+
 class Source(Section):
-    """One source of rows: a file, a folder, a hub data set, or the built-in demo."""
+    """One source of rows: a file, a folder, a hub data set, a Snowflake query, or the built-in demo."""
 
     type: SourceType = Field(
         "auto", description="Shape of the rows. auto: inferred from the columns, or from *.sql files."
     )
-    name_or_path: PathOrId | None = Field(
+    name_or_path: PlaceOrId | None = Field(
         None,
-        description="CSV, Parquet or JSON-lines file, folder, glob, or hub id. `{date}` in a path stands for the date of a "
-        "daily export: exports/{date}/*.parquet.",
+        description="CSV, Parquet or JSON-lines file, folder or glob, on this machine or at `s3://`, `gs://`, `az://` or "
+        "`hf://`; or a hub id. `{date}` in a path on this machine stands for the date of a daily export: "
+        "exports/{date}/*.parquet.",
     )
     split: str = Field(
         "train",
@@ -80,7 +109,22 @@ class Source(Section):
     kwargs: dict[str, Any] = Field(
         {}, description=f"For a hub id: further arguments of datasets.load_dataset ({', '.join(HUB_ARGUMENTS)})."
     )
-    sql: SqlFileOptions | None = Field(None, description="Options of `type: sql_files`.")
+    sql: SqlSetting | None = Field(
+        None, description="Options of `type: sql_files`; for `type: snowflake`, the query, as text."
+    )
+    table_name: str | None = Field(
+        None,
+        pattern=rf"^{_IDENTIFIER}(?:\.{_IDENTIFIER}){{0,2}}$",
+        description="For `type: snowflake`: [[database.]schema.]table to read, instead of `sql`.",
+    )
+    column_mapping: dict[str, str] = Field(
+        {}, description="For `type: snowflake`: other names for columns, `name in Snowflake: name here`."
+    )
+    limit: int | None = Field(None, ge=1, description="For `type: snowflake`: maximum number of rows to read.")
+    connection: str | None = Field(
+        None,
+        description="For `type: snowflake`: name of a connection in connections.toml. Default: the connector's default.",
+    )
     rows: int = Field(6000, ge=100, description="For `type: demo`: rows to generate.")
     seed: int = Field(7, description="For `type: demo` and `sql_files`: seed of the generated rows.")
 
@@ -126,7 +170,17 @@ class Source(Section):
         return self
 
     @model_validator(mode="after")
-    def _has_name_or_path(self) -> Source:
+    def _has_place(self) -> Source:
+        if self.type == "snowflake":
+            if isinstance(self.sql, str) == (self.table_name is not None):
+                raise ValueError("`type: snowflake` needs either `sql`, a query, or `table_name`")
+            if self.name_or_path or self.kwargs:
+                raise ValueError("`name_or_path` and `kwargs` do not go with `type: snowflake`")
+            return self
+        if given := [name for name in _SNOWFLAKE_ONLY if getattr(self, name)]:
+            raise ValueError(f"{', '.join(given)} goes with `type: snowflake` only")
+        if isinstance(self.sql, str):
+            raise ValueError("`sql` is a query: it goes with `type: snowflake`; for `type: sql_files` it is a section")
         if self.type != "demo" and not self.name_or_path:
             raise ValueError("`name_or_path` is missing")
         if self.type == "huggingface" and self.columns is None:

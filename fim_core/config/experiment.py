@@ -15,6 +15,7 @@ from fim_core.config.deepspeed import checked_section, offloads_optimizer
 from fim_core.config.evaluation import EvaluationConfig, GateConfig
 from fim_core.config.launchers import LAUNCHER_TYPES, LauncherConfig, LauncherSection, LocalLauncher
 from fim_core.config.model import ModelConfig, TrainedTokenizer
+from fim_core.config.publishing import PublishTarget
 from fim_core.config.training import (
     CheckpointConfig,
     LoggerConfig,
@@ -138,6 +139,10 @@ class Experiment(Section):
 
     evaluation: EvaluationConfig = EvaluationConfig()
     gate: GateConfig = GateConfig()
+    publish: list[PublishTarget] = Field(
+        [],
+        description="Where each new champion is published. A bare path or URL is short for `{type: folder, path: …}`.",
+    )
     checks: dict[str, CheckOverride] = Field({}, description="Overrides of data-quality checks, by check name.")
     retraining: RetrainingConfig = RetrainingConfig()
     exports: ExportsConfig | None = Field(None, description="Folder to watch for new exports. Default: none.")

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from fim_core.config.base import PathOrId, Section, closest
+from fim_core.config.base import PlaceOrId, Section, closest
 
 
 class RetrainingConfig(Section):
@@ -47,7 +47,9 @@ class RetrainingConfig(Section):
 class ExportsConfig(Section):
     """`exports`: the folder that the exports sensor watches."""
 
-    folder: PathOrId = Field("exports", description="Folder to watch for new exports, as read by `data.sources`.")
+    folder: PlaceOrId = Field(
+        "exports", description="Folder or URL of object storage to watch for new exports, as read by `data.sources`."
+    )
     settle_seconds: float = Field(
         30.0, ge=0, description="Seconds without a change after which a file counts as completely written."
     )

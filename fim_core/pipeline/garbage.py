@@ -45,8 +45,8 @@ def find_garbage(
         keep_champions: number of newest champions to keep per experiment, with everything that they were made from. The
             current champion and the one that it replaced are always kept.
         forget: names of experiments to keep nothing for, however new it is.
-        work_days: age in days from which work folders of unfinished attempts, and cached batches that no build has used,
-            are removed.
+        work_days: age in days from which work folders of unfinished attempts, and cached batches and downloads that no
+            build has used, are removed.
         fresh_minutes: versions younger than this are kept, because the run that made them may be about to use them.
 
     Raises:
@@ -76,6 +76,11 @@ def find_garbage(
         Garbage(path, f"unfinished for more than {work_days:g} days", _size(path))
         for path in store.work_folders()
         if _last_touched(path) < oldest and not store.is_being_made(path.parent.name, path.name)
+    ]
+    garbage += [
+        Garbage(path, f"downloaded, and not used for {work_days:g} days", _size(path))
+        for path in store.owned_folders("download")
+        if path.stat().st_mtime < oldest
     ]
     for folder in sorted((store.root / BATCH_CACHE).glob("*")):
         if unused := [path for path in unused_since(folder, oldest) if store.may_remove(path)]:

@@ -17,6 +17,7 @@ from fim_core.pipeline.checks import blocking_failures, run_artifact_checks
 from fim_core.pipeline.preflight import preflight
 from fim_core.pipeline.stage import Build, OnEvent, Stage
 from fim_core.quality.run import CheckResult
+from fim_core.records.snowflake import queries_run_once
 from fim_core.store import Artifact, Store, digest, version_of
 
 _log = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ class StageResult:
         return blocking_failures(self.checks)
 
 
+@queries_run_once()
 def run_stage(
     stage: Stage,
     experiment: Experiment,
@@ -115,6 +117,7 @@ def run_stage(
     if stage.adopt(artifact):
         store.use(artifact, experiment.name)
     checks = run_artifact_checks(stage, artifact, experiment, store, upstream_of)
+    stage.finish(experiment, store, on_event)
     return StageResult(artifact, checks, reused, time.monotonic() - started)
 
 

@@ -15,8 +15,11 @@ from pydantic import ValidationError
 
 from fim_core.config import Experiment
 from fim_core.config.model import ModelConfig
+from fim_core.config.publishing import FolderTarget, MlflowTarget
 from fim_core.device import device_type
 from fim_core.errors import FimError
+from fim_core.object_storage.filesystem import PACKAGES
+from fim_core.object_storage.urls import is_url, scheme_of
 
 
 def preflight(experiment: Experiment, *, trains: bool = True) -> None:
@@ -44,6 +47,11 @@ def _require_packages(experiment: Experiment) -> None:
         needed["evaluation.backend: vllm"] = "vllm"
     if experiment.model.type == "liger" and device_type() == "cuda":
         needed["model.type: liger"] = "liger_kernel"
+    for target in experiment.publish:
+        if isinstance(target, FolderTarget) and is_url(target.path):
+            needed[f"publish: {target.path}"] = PACKAGES[scheme_of(target.path)]
+        elif isinstance(target, MlflowTarget):
+            needed["publish: mlflow"] = "mlflow"
     for option, package in needed.items():
         if find_spec(package) is None:
             raise FimError(

@@ -63,6 +63,7 @@ class Stage:
             the asset itself is used.
         present: writes files for people into a published version, again whenever what they show has changed. They are not
             part of the artifact: neither version nor manifest covers them.
+        finish: called last, also if the version is reused; publishes what has become current.
         compares_with_previous: whether the checks can read the main table of the previous version, as `previous`.
     """
 
@@ -80,6 +81,7 @@ class Stage:
     checks_with: tuple[str, ...] = ()
     compares_with_previous: bool = False
     present: Callable[[Artifact, Experiment, Store], None] = field(default=lambda artifact, experiment, store: None)
+    finish: Callable[[Experiment, Store, OnEvent], None] = field(default=lambda experiment, store, on_event: None)
 
     @property
     def code_version(self) -> str:

@@ -89,7 +89,7 @@ def find_column(names: Sequence[str], wanted: str, export: str) -> int | None:
 def _named_shape(source: Source, export: str) -> RowShape | None:
     """The shape that the source's options name, or None."""
     if source.columns is not None:
-        if source.type not in ("auto", "huggingface"):
+        if source.type not in ("auto", "huggingface", "snowflake"):
             raise FimError(f"{export}: `columns` goes with `type: huggingface`, not with `type: {source.type}`.")
         with_keys = [shape for shape in SHAPES if shape.keys]
         for shape in with_keys:
@@ -99,7 +99,7 @@ def _named_shape(source: Source, export: str) -> RowShape | None:
             f"{export}: `columns` must name {', or '.join(' and '.join(shape.keys) for shape in with_keys)}."
         )
     if source.role_mapping:
-        if source.type not in ("auto", *MESSAGES.types):
+        if source.type not in ("auto", "snowflake", *MESSAGES.types):
             raise FimError(f"{export}: `role_mapping` goes with `type: {MESSAGES.types[0]}`, not with {source.type}.")
         return MESSAGES
     return next((shape for shape in SHAPES if source.type in shape.types), None)

@@ -26,8 +26,11 @@ class _Splits:
     splits: list[str]
 
 
-def saved_dataset(path: Path, split: str) -> Export:
+def saved_dataset(path: Path, name: str, split: str) -> Export:
     """A folder written by `save_to_disk`, of one split or several.
+
+    Args:
+        name: of the export, and for messages.
 
     Raises:
         FimError: the folder is damaged, or has no such split.
@@ -36,16 +39,16 @@ def saved_dataset(path: Path, split: str) -> Export:
     if (path / DATASETDICT_JSON).is_file():
         splits = read_json_as(path / DATASETDICT_JSON, _Splits).splits
         if split not in splits:
-            raise FimError(f"{path.name} has no split {split}. Its splits are: {', '.join(splits)}.")
+            raise FimError(f"{name} has no split {split}. Its splits are: {', '.join(splits)}.")
         # The other splits are not needed, and the library fails to load an empty split that it saved itself.
         folder = path / split
     try:
         loaded = datasets.load_from_disk(str(folder))
     except Exception as error:  # the library raises its own errors, Arrow's, and others for unexpected content
         raise FimError(
-            f"{path.name}: the data set saved here is damaged or holds no rows ({type(error).__name__})."
+            f"{name}: the data set saved here is damaged or holds no rows ({type(error).__name__})."
         ) from error
-    return _export(loaded, path.name, split, find_recipe(folder) or find_recipe(path))
+    return _export(loaded, name, split, find_recipe(folder) or find_recipe(path))
 
 
 def hub_dataset(name: str, split: str, cache_dir: str | None, arguments: Mapping[str, Any]) -> Export:

@@ -1,17 +1,20 @@
-"""Locating the exports of a source: a file, a folder, a glob, a saved data set, or a hub id."""
+"""Locating the exports of a source: a file, a folder, a glob, a saved data set, each also in object storage, a hub id, or a Snowflake query."""
 
 from __future__ import annotations
 
 import glob
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from fim_core.config.data import Source, SqlFileOptions
 from fim_core.config.split_expression import parse_split
 from fim_core.errors import FimError
+from fim_core.object_storage.download import download, download_folder, read_start
+from fim_core.object_storage.listing import Listing, list_files
+from fim_core.object_storage.urls import is_url
 from fim_core.records.dated import Days, dated_files
-from fim_core.records.parquet_file import is_parquet
+from fim_core.records.parquet_file import PARQUET_MAGIC, is_parquet
 from fim_core.records.readers import DATA_SUFFIXES, Export, read_file
 from fim_core.records.text_file import EmptyExport, is_utf8
 
@@ -25,20 +28,28 @@ _REPORTS_OF_CONVERT = (".summary.json", ".rejected.parquet")
 
 
 def locate(
-    source: Source, cache_dir: str | None, warn: Callable[[str], None], days: Days | None = None
+    source: Source, cache_dir: str | None, downloads: Path, warn: Callable[[str], None], days: Days | None = None
 ) -> list[Export]:
     """The exports of a source (any but the demo), sorted by name.
+
+    Those in object storage are copied to this machine (see `fim_core.object_storage.download`) and read like others.
 
     In folders and globs, names that begin with `.` or `_`, files with other suffixes and the reports of `fim convert` are
     skipped. In a folder, so are data sets saved there and Parquet files without a suffix: by default `fim convert`
     writes next to its export, whose rows would be read twice.
 
     Args:
+        cache_dir: cache of data sets from a hub.
+        downloads: folder for copies of objects.
         days: of a source with one export a day, only these are read; it may have none of them.
 
     Raises:
         FimError: nothing has that name, or nothing in it can be read.
     """
+    if source.type == "snowflake":
+        from fim_core.records.snowflake import snowflake_export
+
+        return [snowflake_export(source, downloads)]
     place = source.name_or_path or ""
     path = Path(place).expanduser()
     split, _ = parse_split(source.split)
@@ -46,22 +57,24 @@ def locate(
         root, found = dated_files(source, days)
         exports = [p for p in found if is_export(p.relative_to(root).as_posix()) and p.is_file()]
         exports += [file for p in found if p.is_dir() for file in _files_below(p)]
-        return _exports(root, exports, source, warn) if found else []
+        return _exports(_named(root, exports), source, warn) if found else []
+    if is_url(place):
+        return _in_object_storage(list_files(place), source, split, downloads, warn)
     if path.is_dir():
         if source.type != "sql_files" and any((path / mark).is_file() for mark in _SAVED_DATASET):
             from fim_core.records.datasets_library import saved_dataset
 
             _refuse_arguments(source)
-            return [saved_dataset(path, split)]
-        return _exports(path, _files_below(path), source, warn)
+            return [saved_dataset(path, path.name, split)]
+        return _exports(_named(path, _files_below(path)), source, warn)
     if path.is_file():
         is_data = _has_suffix(path.name) or is_parquet(path)
-        return _exports(path.parent, [path] if is_data else [], source, warn)
+        return _exports({path.name: path} if is_data else {}, source, warn)
     if glob.has_magic(place):
         root = Path(*path.parts[: next(at for at, part in enumerate(path.parts) if glob.has_magic(part))])
         found = [p for p in map(Path, glob.glob(str(path), recursive=True)) if p.is_file()]
         exports = [p for p in found if is_export(p.relative_to(root).as_posix()) or _is_bare_parquet(p)]
-        return _exports(root, exports, source, warn)
+        return _exports(_named(root, exports), source, warn)
     if (
         source.type == "sql_files"
         or not _HUB_ID.fullmatch(place)
@@ -73,11 +86,39 @@ def locate(
     return [hub_dataset(place, split, cache_dir, source.kwargs)]
 
 
+def _in_object_storage(
+    listing: Listing, source: Source, split: str, downloads: Path, warn: Callable[[str], None]
+) -> list[Export]:
+    visible = {name: file for name, file in listing.files.items() if not _HIDDEN.search(name)}
+    if listing.kind == "folder":
+        if source.type != "sql_files" and any(mark in visible for mark in _SAVED_DATASET):
+            from fim_core.records.datasets_library import saved_dataset
+
+            _refuse_arguments(source)
+            name = listing.url.rstrip("/").rpartition("/")[2]
+            return [saved_dataset(download_folder(listing, visible, downloads), name, split)]
+        saved = {PurePath(name).parent for name in visible if PurePath(name).name in _SAVED_DATASET}
+        wanted = {
+            name: file for name, file in visible.items() if is_export(name) and saved.isdisjoint(PurePath(name).parents)
+        }
+    elif listing.kind == "pattern":
+        wanted = {
+            name: file
+            for name, file in visible.items()
+            if is_export(name)
+            or (not _has_suffix(name) and read_start(listing, file, len(PARQUET_MAGIC)) == PARQUET_MAGIC)
+        }
+    else:
+        wanted = dict(listing.files)
+    files = download(listing, wanted, downloads)
+    if listing.kind == "file":
+        files = {name: path for name, path in files.items() if _has_suffix(name) or is_parquet(path)}
+    return _exports(files, source, warn)
+
+
 def _refuse_arguments(source: Source) -> None:
     if source.kwargs:
-        raise FimError(
-            f"{source.name_or_path} is on this machine: `kwargs` goes with a data set of a hub. Leave it out."
-        )
+        raise FimError(f"`kwargs` goes with a data set of a hub; {source.name_or_path} is not one. Leave it out.")
 
 
 def is_export(name: str) -> bool:
@@ -116,9 +157,13 @@ def _is_bare_parquet(path: Path) -> bool:
     return not _HIDDEN.search(path.name) and not _has_suffix(path.name) and is_parquet(path)
 
 
-def _exports(root: Path, paths: Iterable[Path], source: Source, warn: Callable[[str], None]) -> list[Export]:
+def _named(root: Path, paths: Iterable[Path]) -> dict[str, Path]:
+    return {path.relative_to(root).as_posix(): path for path in paths}
+
+
+def _exports(files: Mapping[str, Path], source: Source, warn: Callable[[str], None]) -> list[Export]:
     _refuse_arguments(source)
-    seen = dict(sorted((path.relative_to(root).as_posix(), path) for path in paths))
+    seen = dict(sorted(files.items()))
     sql = {name: path for name, path in seen.items() if name.lower().endswith(_SQL_SUFFIXES)}
     data = {name: path for name, path in seen.items() if name not in sql}
     if source.type == "sql_files" or (source.type == "auto" and sql and not data):
@@ -137,7 +182,7 @@ def _exports(root: Path, paths: Iterable[Path], source: Source, warn: Callable[[
                 f"{', '.join(broken[:_NAMED_FILES])}{', …' if len(broken) > _NAMED_FILES else ''}."
             )
         sql = {name: path for name, path in sql.items() if name not in broken}
-        options = source.sql or SqlFileOptions()
+        options = source.sql if isinstance(source.sql, SqlFileOptions) else SqlFileOptions()
         return [read_sql_file(path, name, options, source.seed) for name, path in sql.items()]
     if not data:
         raise FimError(f"{source.name_or_path} holds no file with one of the suffixes {', '.join(DATA_SUFFIXES)}.")

@@ -12,14 +12,16 @@ from fim_core.errors import FimError
 from fim_core.records.text import READ_ROWS, text_batches
 from fim_core.records.text_file import EmptyExport, cannot_read
 
-_MAGIC = b"PAR1"
+PARQUET_MAGIC = b"PAR1"
+"""The first bytes of a Parquet file."""
+
 _ARROW_SCHEMA = b"ARROW:schema"
 
 
 def is_parquet(path: Path) -> bool:
     """Whether a file begins with the magic bytes of Parquet."""
     with path.open("rb") as file:
-        return file.read(len(_MAGIC)) == _MAGIC
+        return file.read(len(PARQUET_MAGIC)) == PARQUET_MAGIC
 
 
 def parquet_schema(path: Path) -> pa.Schema:
@@ -71,7 +73,7 @@ def _metadata_without_arrow_schema(path: Path) -> pq.FileMetaData:
         file.seek(-8 - int.from_bytes(size, "little"), 2)
         footer = file.read(int.from_bytes(size, "little"))
     hidden = footer.replace(_ARROW_SCHEMA, _ARROW_SCHEMA.lower())
-    return pq.read_metadata(pa.BufferReader(_MAGIC + hidden + size + _MAGIC))
+    return pq.read_metadata(pa.BufferReader(PARQUET_MAGIC + hidden + size + PARQUET_MAGIC))
 
 
 def _with_times(batch: pa.RecordBatch, types: list[pa.DataType]) -> pa.RecordBatch:

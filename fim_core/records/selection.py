@@ -31,7 +31,7 @@ def selected_rows(source: Source, exports: Sequence[Export], warn: Callable[[str
     """
     counts = [sum(batch.num_rows for batch in export.batches(_ignore_warning)) for export in exports]
     total = sum(counts)
-    name = source.name_or_path or source.type
+    name = source.name_or_path or source.table_name or source.type
     within = parse_split(source.split)[1]
     rows = range(total) if within is None else within.rows(total)
     if (wanted := _sample_size(source, len(rows))) is not None:

@@ -94,13 +94,16 @@ class _Input:
     selected: np.ndarray | None
 
 
-def write_raw_completions(data: DataConfig, output: Path) -> RawCounts:
+def write_raw_completions(data: DataConfig, output: Path, downloads: Path | None = None) -> RawCounts:
     """Read all sources into one Parquet file, in batches: memory does not grow with the number of rows.
 
     Rows come in the order of the sources, files of a folder by name, then those of `eval_sources`. Columns are those of
     `RAW_SCHEMA`, then every other column of any export; it is empty for exports without it. Columns
     whose names differ only in case are one column. The file carries the recipe of finished prompts (see
     `recipe_of`), if the sources have one.
+
+    Args:
+        downloads: folder for copies of objects from object storage. Default: one that is removed afterwards.
 
     Raises:
         FimError: a source is missing, unreadable or damaged, lacks a column, or there are no rows.
@@ -126,8 +129,8 @@ def write_raw_completions(data: DataConfig, output: Path) -> RawCounts:
                 by_type.update(dict(value.values() for value in batch.column("type").value_counts().to_pylist()))
                 yield batch
 
-    with TemporaryDirectory(prefix="fim-demo-") as scratch:
-        inputs = _inputs(data, Path(scratch), warn)
+    with TemporaryDirectory(prefix="fim-sources-") as scratch:
+        inputs = _inputs(data, Path(scratch), downloads or Path(scratch), warn)
         extras = _all_extras([entry.columns for entry in inputs])
         schema = pa.schema([*RAW_SCHEMA, *(pa.field(name, pa.string(), nullable=False) for name in extras.values())])
         if (recipe := _common_recipe(entry.export for entry in inputs)) is not None:
@@ -154,8 +157,11 @@ def _most_frequent(types: Counter[str]) -> dict[str, int]:
     return shown | ({OTHER_TYPES: rest} if rest else {})
 
 
-def digest_sources(data: DataConfig) -> str:
+def digest_sources(data: DataConfig, downloads: Path | None = None) -> str:
     """Hash of everything that decides the raw table: names and bytes of the files, and the sources' options.
+
+    Args:
+        downloads: as for `write_raw_completions`.
 
     Raises:
         FimError: a source is missing or unreadable, or the options contradict the recipe of its finished prompts.
@@ -164,15 +170,16 @@ def digest_sources(data: DataConfig) -> str:
     found: list[Export] = []
     days = days_to_read(data)
     require_exports(data, days)
-    for held_out, source in _all_sources(data):
-        if source.type == "demo":
-            content: object = {"rows": source.rows, "seed": source.seed}
-        else:
-            exports = locate(source, data.cache_dir, _log.debug, days)
-            content = [[export.name, export.digest()] for export in exports]
-            found += exports
-        options = source.model_dump(mode="json", exclude={"name_or_path"})
-        digest.update(json.dumps([held_out, options, content], sort_keys=True).encode() + b"\n")
+    with TemporaryDirectory(prefix="fim-sources-") as scratch:
+        for held_out, source in _all_sources(data):
+            if source.type == "demo":
+                content: object = {"rows": source.rows, "seed": source.seed}
+            else:
+                exports = locate(source, data.cache_dir, downloads or Path(scratch), _log.debug, days)
+                content = [[export.name, export.digest()] for export in exports]
+                found += exports
+            options = source.model_dump(mode="json", exclude={"name_or_path", "connection"})
+            digest.update(json.dumps([held_out, options, content], sort_keys=True).encode() + b"\n")
     if (recipe := _common_recipe(found)) is not None:
         recipe.refuse_contradictions(data)
     return digest.hexdigest()
@@ -203,14 +210,17 @@ def _all_sources(data: DataConfig) -> Iterator[tuple[bool, Source]]:
     yield from ((True, source) for source in data.eval_sources)
 
 
-def _inputs(data: DataConfig, scratch: Path, warn: Callable[[str], None]) -> list[_Input]:
+def _inputs(data: DataConfig, scratch: Path, downloads: Path, warn: Callable[[str], None]) -> list[_Input]:
     inputs: list[_Input] = []
     seen: dict[str, list[_Input]] = {}
     days = days_to_read(data)
     require_exports(data, days)
     for number, (held_out, source) in enumerate(_all_sources(data)):
         is_demo = source.type == "demo"
-        exports = [_demo(source, scratch / f"{number}.csv")] if is_demo else locate(source, data.cache_dir, warn, days)
+        if is_demo:
+            exports = [_demo(source, scratch / f"{number}.csv")]
+        else:
+            exports = locate(source, data.cache_dir, downloads, warn, days)
         masks = selected_rows(source, exports, warn) if selects(source) else repeat(None, len(exports))
         for export, selected in zip(exports, masks, strict=True):
             options = source.model_copy(update=_GENERATED) if export.generated else source

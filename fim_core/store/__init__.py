@@ -7,6 +7,7 @@
     .fim/tmp/<draft>/owner.json, new/   a version that is being written, and the process that writes it
     .fim/work/<asset>/<version>/        intermediate results of an unfinished attempt, from which the next one resumes
     .fim/locks/<asset>-<version>        locked while a process makes the version
+    .fim/downloads/<key>/…              copies of exports from object storage (see object_storage/download.py)
     .fim/checks/<asset>/…               results of the checks of a version
     .fim/batch_cache/<asset>/…          results for batches of rows, for reuse (see batch_cache.py)
 

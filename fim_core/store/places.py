@@ -37,13 +37,14 @@ _PLACES = {
     "draft": rf"tmp/(?:{_ASSET}-{VERSION_PATTERN}{_SCRATCH}|removed-[0-9a-f]{{16}})",
     "work": rf"work/{_ASSET}/{VERSION_PATTERN}",
     "batch": rf"batch_cache/{_ASSET}/(?:[0-9a-f]{{64}}\.arrow|\.[0-9a-f]{{64}}\.arrow{_SCRATCH})",
+    "download": rf"downloads/(?:[0-9a-f]{{64}}|\.[0-9a-f]{{64}}{_SCRATCH})",
     "lock": rf"locks/{_ASSET}-{VERSION_PATTERN}",
     "check": rf"checks/{_ASSET}/{VERSION_PATTERN}-{VERSION_PATTERN}\.json",
     "marker": rf"{re.escape(MARKER)}|\.{re.escape(MARKER)}{_SCRATCH}",
 }
 """Kinds of paths that a store owns, as patterns relative to its root."""
 
-_FOLDERS = rf"{_ASSET}(?:/by_experiment|/withdrawn)?|tmp|locks|(?:work|batch_cache|checks)(?:/{_ASSET})?"
+_FOLDERS = rf"{_ASSET}(?:/by_experiment|/withdrawn)?|tmp|locks|downloads|(?:work|batch_cache|checks)(?:/{_ASSET})?"
 
 
 class StoreFolder:
@@ -106,8 +107,8 @@ class StoreFolder:
         return place
 
     def owned_folders(self, kind: str) -> list[Path]:
-        """Existing folders of a kind (`draft` or `work`), sorted."""
-        depth = {"draft": "tmp/*", "work": "work/*/*"}[kind]
+        """Existing folders of a kind (`draft`, `work` or `download`), sorted."""
+        depth = {"draft": "tmp/*", "work": "work/*/*", "download": "downloads/*"}[kind]
         found = sorted(self.root.glob(depth))
         return [path for path in found if self.owns(path, kind) and path.is_dir() and not path.is_symlink()]
 

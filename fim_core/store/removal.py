@@ -13,14 +13,14 @@ from fim_core.store.versions import is_version
 
 
 def remove(store: StoreFolder, folder: Path) -> None:
-    """Delete a version, a draft or a work folder. It disappears for readers at once, by a rename, before its files do.
+    """Delete a version, a draft, a work folder or a download. It disappears for readers at once, by a rename, before its files do.
 
     Raises:
         FimError: the folder is not marked as a store.
         ValueError: the folder is not one of these.
     """
     store.require_mark()
-    disposable = [*store.owned_folders("draft"), *store.owned_folders("work")]
+    disposable = [folder for kind in ("draft", "work", "download") for folder in store.owned_folders(kind)]
     if not (is_version(store, folder) or folder in disposable):
         raise ValueError(f"{folder} is not a folder of {store.root}")
     with store.reporting_unwritable(folder.parent.name):

@@ -41,7 +41,10 @@ def _refused(note: str, *passing: Any) -> Key:
 
 
 _SOURCE = {
-    "type": _translated("`huggingface` without `columns` means rows with `messages`, our `huggingface_instruct`"),
+    "type": _translated(
+        "`huggingface` without `columns` means rows with `messages`, our `huggingface_instruct`; `snowflake_table` is "
+        "`snowflake`"
+    ),
     "name_or_path": _translated("`name:split[10:20]` becomes name and `split`"),
     "split": _same("`train`; in eval_sources `eval`"),
     "split_mapping": _translated("applied to `split`"),
@@ -51,6 +54,12 @@ _SOURCE = {
     "role_mapping": _same(),
     "content_key": _same(),
     "kwargs": _same("of data sets from a hub; only arguments that choose what is read"),
+    "sql": _same("of `type: snowflake`"),
+    "table_name": _same("of `type: snowflake`"),
+    "column_mapping": _same("names of columns match in any case"),
+    "limit": _same("of `type: snowflake`"),
+    "batch_size": _no_effect("rows come in the batches that Snowflake sends"),
+    "dataset_uri": _refused("versioned Snowflake datasets are not read; use `sql` or `table_name`"),
     "process": _refused("rows are always tokenized here; leave it out", True),
 }
 

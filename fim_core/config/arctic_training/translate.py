@@ -256,6 +256,8 @@ def _data(done: Translation) -> None:
 def _source(done: Translation, source: dict[str, Any], at: Location, default_split: str) -> None:
     if source.get("type") in ("", None):
         source.pop("type", None)
+    if source.get("type") == "snowflake_table":
+        source["type"] = "snowflake"
     if source.get("type") == "huggingface" and source.get("columns") is None:
         source["type"] = "huggingface_instruct"
     place = source.get("name_or_path")

@@ -16,7 +16,7 @@ from fim_core.errors import FimError
 from fim_core.folders.checkpoint import CheckpointFolder
 from fim_core.folders.decision import DecisionFolder
 from fim_core.folders.report import ReportFolder
-from fim_core.pipeline.stage import Build, Stage
+from fim_core.pipeline.stage import Build, OnEvent, Stage
 from fim_core.store import Artifact, Store
 
 
@@ -82,6 +82,12 @@ def _present(artifact: Artifact, experiment: Experiment, store: Store) -> None:
         write_report_page(report, experiment, store)
 
 
+def _publish(experiment: Experiment, store: Store, on_event: OnEvent) -> None:
+    from fim_core.publishing.publish import publish_champion
+
+    publish_champion(experiment, store, on_event)
+
+
 champion_model = Stage(
     asset="champion_model",
     upstream=("trained_checkpoint", "evaluation_report"),
@@ -93,4 +99,5 @@ champion_model = Stage(
     present=_present,
     adopt=lambda artifact: artifact.counts["promote"],
     tables=lambda folder: {"decision": DecisionFolder(folder).decision},
+    finish=_publish,
 )

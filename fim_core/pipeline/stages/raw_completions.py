@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from fim_core.config import Experiment
 from fim_core.folders.raw import RawFolder
+from fim_core.object_storage.download import DOWNLOADS
+from fim_core.object_storage.urls import is_url
 from fim_core.pipeline.stage import Build, Stage
 from fim_core.store import Artifact, Store
 
@@ -26,6 +29,9 @@ _SOURCE_OPTIONS = (
     "role_mapping",
     "content_key",
     "sql",
+    "table_name",
+    "column_mapping",
+    "limit",
     "rows",
     "seed",
 )
@@ -44,13 +50,23 @@ def _options(experiment: Experiment) -> dict[str, Any]:
 def _exports(experiment: Experiment, store: Store, inputs: Mapping[str, Artifact]) -> dict[str, str]:
     from fim_core.records.sources import digest_sources
 
-    return {"exports": digest_sources(experiment.data)}
+    return {"exports": digest_sources(experiment.data, _downloads(experiment, store))}
 
 
 def _build(build: Build) -> dict[str, Any]:
     from fim_core.records.sources import write_raw_completions
 
-    return asdict(write_raw_completions(build.experiment.data, RawFolder(build.output).rows))
+    downloads = _downloads(build.experiment, build.store)
+    return asdict(write_raw_completions(build.experiment.data, RawFolder(build.output).rows, downloads))
+
+
+def _downloads(experiment: Experiment, store: Store) -> Path | None:
+    """The folder for copies of what is not on this machine; None if everything is."""
+    sources = (*experiment.data.sources, *experiment.data.eval_sources)
+    if not any(source.type == "snowflake" or is_url(source.name_or_path or "") for source in sources):
+        return None
+    with store.reporting_unwritable("raw_completions"):
+        return store.folder(DOWNLOADS)
 
 
 raw_completions = Stage(

@@ -41,7 +41,7 @@ SECTIONS = {
     "optimizer": "type weight_decay betas learning_rate lr",
     "checkpoint[]": "type output_dir enabled auto_resume save_every_n_steps save_every_n_epochs save_end_of_training",
     "data.sources[]": "type split sample_ratio sample_count sample_seed process name_or_path kwargs split_mapping "
-    "role_mapping content_key",
+    "role_mapping content_key sql table_name column_mapping limit batch_size dataset_uri",
 }
 SECTIONS["data.eval_sources[]"] = SECTIONS["data.sources[]"]
 GUIDE_KEYS = {"data.sample_weighted_loss", "eval_frequency"}
@@ -142,6 +142,8 @@ NO_EFFECT: dict[str, Any] = {
     "data.pad_to": "max_length",
     "logger.file_output_ranks": [0],
     "checkpoint[].auto_resume": False,
+    "data.sources[].batch_size": 1024,
+    "data.eval_sources[].batch_size": 1024,
 }
 
 REFUSED: dict[str, Any] = {
@@ -173,13 +175,24 @@ REFUSED: dict[str, Any] = {
     "data.repeat_to_pack_max_length": True,
     "scheduler.learning_rate": 1e-4,
     "scheduler.lr": 1e-4,
-    "data.sources[].process": False,
-    "data.eval_sources[].process": False,
+    **{
+        f"data.{part}[].{name}": value
+        for part in ("sources", "eval_sources")
+        for name, value in {"process": False, "dataset_uri": "snow://dataset/d/versions/v1"}.items()
+    },
 }
 # What is accepted only together with another key.
+_SNOWFLAKE = {"type": "snowflake", "name_or_path": None}
 TOGETHER = {
-    f"data.{part}[].content_key": {"content_key": "body", "role_mapping": {"user": "talk.role.user"}}
+    f"data.{part}[].{name}": entry
     for part in ("sources", "eval_sources")
+    for name, entry in {
+        "content_key": {"content_key": "body", "role_mapping": {"user": "talk.role.user"}},
+        "sql": {**_SNOWFLAKE, "sql": "select a, b from t"},
+        "table_name": {**_SNOWFLAKE, "type": "snowflake_table", "table_name": "db.logs.t"},
+        "column_mapping": {**_SNOWFLAKE, "sql": "select a from t", "column_mapping": {"A": "INPUT"}},
+        "limit": {**_SNOWFLAKE, "table_name": "t", "limit": 100},
+    }.items()
 }
 
 
@@ -226,7 +239,9 @@ def test_keys_that_go_together(tmp_path: Path, path: str) -> None:
     content = with_key(path, None)
     part = path.split(".")[1].removesuffix("[]")
     content["data"][part][0] |= TOGETHER[path]
-    assert getattr(read(tmp_path, content).experiment.data, part)[0].content_key == "body"
+    source = getattr(read(tmp_path, content).experiment.data, part)[0]
+    name = path.rpartition(".")[2]
+    assert getattr(source, name) == TOGETHER[path][name]
 
 
 @pytest.mark.parametrize("path", NO_EFFECT)

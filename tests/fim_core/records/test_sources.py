@@ -413,12 +413,12 @@ def test_an_empty_file_among_others_has_no_rows(tmp_path: Path) -> None:
     for name in empty:
         (folder / name).write_bytes(b"")
     told: list[str] = []
-    [export] = locate(Source(name_or_path=str(folder)), None, told.append)
+    [export] = locate(Source(name_or_path=str(folder)), None, tmp_path, told.append)
     assert export.name == "10.csv"
     assert told == [f"{name} is empty: 0 rows." for name in empty]
     (folder / "10.csv").unlink()
     with pytest.raises(FimError, match="is empty"):
-        locate(Source(name_or_path=str(folder)), None, told.append)
+        locate(Source(name_or_path=str(folder)), None, tmp_path, told.append)
 
 
 def test_linked_folders_are_read_and_loops_end(tmp_path: Path) -> None:
@@ -430,9 +430,9 @@ def test_linked_folders_are_read_and_loops_end(tmp_path: Path) -> None:
     (elsewhere / "back").symlink_to(folder)
     (folder / "july" / "itself").symlink_to(".")
     (folder / "gone").symlink_to(tmp_path / "nowhere")
-    found = locate(Source(name_or_path=str(folder)), None, lambda message: None)
+    found = locate(Source(name_or_path=str(folder)), None, tmp_path, lambda message: None)
     assert [export.name for export in found] == ["august/deep/rows.csv", "july/rows.csv"]
-    seen, _ = list_exports(folder, {}, 0, now=0.0)
+    seen, _ = list_exports(str(folder), {}, 0, now=0.0)
     assert list(seen) == [export.name for export in found]
 
 

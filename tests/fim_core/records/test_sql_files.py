@@ -296,9 +296,9 @@ def test_files_that_are_not_utf8_are_skipped_counted_and_named(tmp_path: Path) -
     (tmp_path / "a.sql").write_text("SELECT 'ü';", encoding="utf-8")
     (tmp_path / "deep" / "b.sql").write_bytes("SELECT 'ü';".encode("latin-1"))
     said: list[str] = []
-    exports = locate(Source(type="sql_files", name_or_path=str(tmp_path)), None, said.append)
+    exports = locate(Source(type="sql_files", name_or_path=str(tmp_path)), None, tmp_path, said.append)
     assert [export.name for export in exports] == ["a.sql"]
     assert said == [f"1 of 2 SQL files of {tmp_path} are not UTF-8 and are skipped: deep/b.sql."]
     (tmp_path / "a.sql").unlink()
     with pytest.raises(FimError, match="None of the SQL files"):
-        locate(Source(type="sql_files", name_or_path=str(tmp_path)), None, said.append)
+        locate(Source(type="sql_files", name_or_path=str(tmp_path)), None, tmp_path, said.append)
