@@ -232,7 +232,9 @@ class Cluster:
         """Wait until Slurm has no job and every worker is ready for one."""
         states = ["sinfo", "-h", "-N", "-o", "%T"]
         idle = ["idle"] * len(WORKERS)
-        wait_for(lambda: not self.slurm_jobs() and self.output(HEAD, states).split() == idle, 60, "all workers are idle")
+        wait_for(
+            lambda: not self.slurm_jobs() and self.output(HEAD, states).split() == idle, 60, "all workers are idle"
+        )
 
     def command(self, host: str, command: Sequence[str]) -> list[str]:
         """A command line that runs a command on a host."""
