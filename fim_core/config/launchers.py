@@ -60,7 +60,7 @@ class HostfileLauncher(LauncherSection):
         "", description="Further arguments for pdsh, mpirun, sbatch, or srun inside an allocation, in one string."
     )
     host_timeout_seconds: float = Field(
-        12.0, gt=3, description="End a run of which one host has shown no sign of life for this long."
+        10.0, gt=3, description="End a run of which one host has shown no sign of life for this long."
     )
 
     @model_validator(mode="after")

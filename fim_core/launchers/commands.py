@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fim_core.config.hostfile import Host
-from fim_core.launchers.host_agent import write_hosts
+from fim_core.launchers.host_records import write_hosts
 from fim_core.process_group import Command, ProcessGroup
 from fim_core.training.failures import TRACEBACK_LINES
 from fim_core.training.job import Job
@@ -102,10 +102,9 @@ class Commands:
         """Exit codes, and the last lines of their output."""
         for log in self._logs.values():
             self._lines += log.read()
-        failed = self._group.failed()
         codes = [
-            f"`{shlex.join(self._commands[index].argv[:6])} …`: exit code {self._group.processes[index].returncode}"
-            for index in failed
+            f"`{shlex.join(self._commands[index].argv[:4])} …` ended with exit code {self._group.processes[index].returncode}."
+            for index in self._group.failed()
         ]
         return "\n".join([*codes, *self._lines[-TRACEBACK_LINES:]])
 

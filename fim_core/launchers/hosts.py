@@ -16,7 +16,7 @@ from typing import Protocol
 from fim_core.atomic import read_json_as
 from fim_core.config.hostfile import Host
 from fim_core.errors import DamagedFile, FimError
-from fim_core.launchers.host_agent import HostReport, ranks_of
+from fim_core.launchers.host_records import HostReport, ranks_of
 from fim_core.process_group import Successor
 from fim_core.training.failures import Ended, failure_of, user_error_of
 from fim_core.training.job import Job, TrainingFailed
@@ -142,7 +142,7 @@ class HostRanks:
         if (user_error := user_error_of(self._job)) is not None:
             return user_error
         if lost := self._lost():
-            hosts = "; ".join(f"{self._hosts[index].name} (ranks {_span(self._hosts, index)})" for index in lost)
+            hosts = "; ".join(f"{self._hosts[index].name} ({_span(self._hosts, index)})" for index in lost)
             return TrainingFailed(
                 f"Lost {hosts}: no sign of life for {max(self._watches[index].quiet for index in lost):.0f} seconds. The "
                 "machine is down, or cut off from the storage folder; launcher.host_timeout_seconds sets how long to wait."
@@ -228,4 +228,4 @@ class HostRanks:
 
 def _span(hosts: Sequence[Host], index: int) -> str:
     ranks = ranks_of(hosts, index)
-    return str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
+    return f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]} to {ranks[-1]}"

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import psutil
 
+from fim_core.process_group import Successor
+
 PACKAGES = {
     "ip": "iproute2",
     "pdsh": "pdsh",
@@ -53,6 +55,8 @@ if [ "$NAME" = head ]; then /usr/sbin/slurmctld -i; else /usr/sbin/slurmd -N "$N
 touch "$ROOT/$NAME/ready"
 while :; do sleep 3600 & wait $!; done
 """
+
+_REMOVE_NETWORKS = 'for name in $(ip netns list | cut -d " " -f 1 | grep "^$1"); do ip netns del $name; done'
 
 _SSHD_CONFIG = """
 HostKey {root}/host_key
@@ -145,6 +149,7 @@ class Cluster:
         self.root = root
         self._tag = f"fim{secrets.token_hex(3)}"
         self._init: dict[str, subprocess.Popen[bytes]] = {}
+        self._successor = Successor(_REMOVE_NETWORKS, self._tag)
         try:
             self._write_files()
             self._run("ip", "netns", "add", self._tag)
@@ -196,7 +201,20 @@ class Cluster:
         self._run("ip", "-n", network, "addr", "add", f"{self.address(host)}/24", "dev", "eth0")
         for device in ("lo", "eth0"):
             self._run("ip", "-n", network, "link", "set", device, "up")
-        spaces = ["unshare", "--mount", "--uts", "--ipc", "--pid", "--fork", "--mount-proc", "--kill-child"]
+        # The host dies with this process.
+        spaces = [
+            "setpriv",
+            "--pdeathsig",
+            "KILL",
+            "unshare",
+            "--mount",
+            "--uts",
+            "--ipc",
+            "--pid",
+            "--fork",
+            "--mount-proc",
+            "--kill-child",
+        ]
         environment = {"PATH": _SYSTEM_PATH, "HOME": "/root", "NAME": host, "ROOT": str(self.root)}
         with (self.root / host / "init.log").open("ab") as log:
             self._init[host] = subprocess.Popen(
@@ -238,8 +256,7 @@ class Cluster:
 
     def command(self, host: str, command: Sequence[str]) -> list[str]:
         """A command line that runs a command on a host."""
-        [child] = psutil.Process(self._init[host].pid).children()
-        return ["nsenter", "-t", str(child.pid), "--mount", "--uts", "--ipc", "--net", "--pid", *command]
+        return ["nsenter", "-t", str(self._first(host)), "--mount", "--uts", "--ipc", "--net", "--pid", *command]
 
     def popen(
         self, host: str, command: Sequence[str], environment: Mapping[str, str], folder: Path, log: Path
@@ -266,28 +283,18 @@ class Cluster:
 
     def processes(self, hosts: Sequence[str] = HOSTS) -> dict[int, tuple[str, list[str]]]:
         """Host and command line of each process of this project on the hosts, by its id on this machine."""
-        found = {}
-        for host in hosts:
-            if host not in self._init:
-                continue
-            for process in psutil.Process(self._init[host].pid).children(recursive=True):
-                with suppress(psutil.Error):
-                    words = process.cmdline()
-                    if process.status() != psutil.STATUS_ZOMBIE and any(
-                        "fim_core" in word or word.endswith("/fim") for word in words
-                    ):
-                        found[process.pid] = (host, words)
-        # Entered by nsenter, a process is no child of the host's first process.
         spaces = {os.readlink(f"/proc/{self._first(host)}/ns/pid"): host for host in hosts if host in self._init}
+        found = {}
         for process in psutil.process_iter():
             with suppress(psutil.Error, OSError):
-                host = spaces.get(os.readlink(f"/proc/{process.pid}/ns/pid"), "")
+                host = spaces.get(os.readlink(f"/proc/{process.pid}/ns/pid"))
                 words = process.cmdline()
                 if host and any("fim_core" in word or word.endswith("/fim") for word in words):
                     found[process.pid] = (host, words)
         return found
 
     def _first(self, host: str) -> int:
+        """Id, on this machine, of the first process of a host."""
         [child] = psutil.Process(self._init[host].pid).children()
         return child.pid
 
@@ -297,9 +304,8 @@ class Cluster:
             process.kill()
             process.wait()
         self._init.clear()
-        for line in subprocess.run(["ip", "netns", "list"], capture_output=True, text=True).stdout.splitlines():
-            if (name := line.split()[0]).startswith(self._tag):
-                subprocess.run(["ip", "netns", "del", name], capture_output=True)
+        subprocess.run(["sh", "-c", _REMOVE_NETWORKS, "sh", self._tag], check=True)
+        self._successor.dismiss()
 
     def __enter__(self) -> Cluster:
         return self

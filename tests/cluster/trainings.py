@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -47,6 +46,7 @@ class Trainings:
         """Make the tokenized dataset once, on this machine."""
         self.cluster = cluster
         self._folder = folder
+        self._started: list[Training] = []
         self._prepared = folder / "prepared"
         self._prepared.mkdir()
         self._write(self._prepared, {}, {})
@@ -91,7 +91,15 @@ class Trainings:
                 section["hostfile"] = str(folder / "hosts")
         options.setdefault("checkpoint", {"type": "deepspeed", "save_every_n_steps": 5})
         self._write(folder, section | dict(launcher or {}), {"max_steps": steps, **options})
-        return Training(self.cluster, folder, {**_ENVIRONMENT, **(environment or {})}, before)
+        training = Training(self.cluster, folder, {**_ENVIRONMENT, **(environment or {})}, before)
+        self._started.append(training)
+        return training
+
+    def end(self) -> None:
+        """End what a failed test has left."""
+        for training in self._started:
+            training.cleanup()
+        self._started.clear()
 
 
 class Training:
@@ -111,6 +119,18 @@ class Training:
         return self._log.read_text(encoding="utf-8", errors="replace")
 
     @property
+    def launched(self) -> float:
+        """Seconds since it has written its job, just before it starts the ranks."""
+        assert self.work is not None
+        return time.time() - (self.work / "job.json").stat().st_mtime
+
+    @property
+    def newest_state(self) -> int:
+        """The step of its newest complete state."""
+        assert self.work is not None
+        return max(int(state.name.split("-")[1]) for state in (self.work / "state").glob("step-*"))
+
+    @property
     def work(self) -> Path | None:
         """Its work folder, once there is one."""
         return next(iter((self.folder / "store" / "work" / "trained_checkpoint").glob("*")), None)
@@ -127,7 +147,7 @@ class Training:
             return 0
         return max((event["step"] for event in events if event["event"] == "step"), default=0)
 
-    def wait_for_steps(self, steps: int = 8, seconds: float = 90) -> None:
+    def wait_for_steps(self, steps: int = 8, seconds: float = 240) -> None:
         """Wait until it has trained so many steps."""
 
         def trained() -> bool:
@@ -139,7 +159,7 @@ class Training:
         except TimeoutError as error:
             raise AssertionError(f"{error}\n{self.output}") from error
 
-    def wait(self, seconds: float = 120) -> int:
+    def wait(self, seconds: float = 300) -> int:
         """Wait for its end; returns the exit code."""
         try:
             return self._process.wait(seconds)
@@ -149,11 +169,8 @@ class Training:
     @property
     def front_door(self) -> psutil.Process:
         """The process of `fim train` itself."""
-        space = os.readlink(f"/proc/{self._process.pid}/ns/pid_for_children")
-        family = [psutil.Process(self._process.pid), *psutil.Process(self._process.pid).children(recursive=True)]
-        return next(
-            process for process in family if "train" in process.cmdline() and "nsenter" not in process.name() and space
-        )
+        family = psutil.Process(self._process.pid).children(recursive=True)
+        return next(process for process in family if any(word.endswith("/fim") for word in process.cmdline()[:2]))
 
     def interrupt(self) -> None:
         """Ctrl-C."""
