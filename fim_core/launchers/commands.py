@@ -19,6 +19,9 @@ CONNECT_SECONDS = 10
 """Time that ssh has to connect to a host."""
 SSH_OPTIONS = f"-o BatchMode=yes -o ConnectTimeout={CONNECT_SECONDS}"
 
+AGENT = ["-m", "fim_core.launchers.host_agent"]
+"""Arguments of the interpreter that start an agent."""
+
 FORWARDED = (
     *("PYTHON", "OMP_", "MKL_", "OPENBLAS_", "KMP_", "NCCL_", "GLOO_", "UCX_", "MLFLOW"),
     *("TORCH", "PYTORCH_", "CUDA_LAUNCH_", "CUBLAS_", "TRITON_", "HF_", "TRANSFORMERS_", "TOKENIZERS_"),
@@ -35,7 +38,7 @@ def agent_command(job: Job, hosts: Sequence[Host], index: int | None) -> list[st
         index: of the host; None for the agent to find out by its name in Slurm.
     """
     variables = [f"{name}={value}" for name, value in sorted(forwarded_environment(os.environ).items())]
-    agent = [sys.executable, "-m", "fim_core.launchers.host_agent", "--job", str(job.work.job)]
+    agent = [sys.executable, *AGENT, "--job", str(job.work.job)]
     place = ["--hosts", write_hosts(hosts), "--directory", os.getcwd()]
     # Slurm hands on the whole environment, but each host knows its own devices.
     return [
@@ -89,6 +92,11 @@ class Commands:
     def failed(self) -> bool:
         """Whether one has ended with an error."""
         return bool(self._group.failed())
+
+    @property
+    def failed_hosts(self) -> list[int]:
+        """The hosts whose process has ended with an error, if each host has its own."""
+        return self._group.failed() if len(self._commands) > 1 else []
 
     @property
     def ended(self) -> bool:

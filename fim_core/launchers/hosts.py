@@ -50,6 +50,10 @@ class Transport(Protocol):
         """Whether it has ended with an error, for at least one host."""
 
     @property
+    def failed_hosts(self) -> Sequence[int]:
+        """For which hosts it has failed, by their index; empty if that is not known."""
+
+    @property
     def ended(self) -> bool:
         """Whether nothing of it is left."""
 
@@ -62,6 +66,119 @@ class Transport(Protocol):
 
     def output(self) -> str:
         """The end of its output, and how it ended."""
+
+    def end(self) -> None:
+        """End it; returns when nothing is left of it on this machine, and no host is reserved."""
+
+
+@dataclass
+class _HostWatch:
+    """What is known of a host: its last sign of life, how long ago it was in seconds, and its report."""
+
+    sign: str | None = None
+    quiet: float = 0.0
+    present: bool = False
+    report: HostReport | None = None
+
+
+class HostRanks:
+    """The ranks on several hosts."""
+
+    def __init__(
+        self,
+        job: Job,
+        hosts: Sequence[Host],
+        start: Callable[[], Transport],
+        timeout: float,
+        on_death: Sequence[str] = (),
+    ) -> None:
+        """Start the agents.
+
+        Args:
+            start: starts the transport.
+            timeout: seconds without a sign of life after which a host is lost.
+            on_death: command that is run if this process dies.
+        """
+        self._job, self._hosts, self._timeout = job, hosts, timeout
+        self._watches = [_HostWatch() for _ in hosts]
+        self._folder = job.work.sign_of_life(job.attempt, 0).parent
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._waited = 0.0
+        self._failed_at: float | None = None
+        self._updated = time.monotonic()
+        self._lease = Lease(job)
+        self._lease.renew()
+        self._successor = Successor(_END_LEASE, str(job.work.lease), job.attempt, ENDED, *on_death)
+        try:
+            self._transport = start()
+        except BaseException:
+            self._successor.dismiss()
+            raise
+
+    @property
+    def running(self) -> bool:
+        """Whether to keep waiting: false once all have ended, or one has failed and the others had time to say why."""
+        self._update()
+        now = time.monotonic()
+        if self._failed_at is None and (
+            self._transport.failed or self._lost() or self._unstarted() or self._reported_failure()
+        ):
+            self._failed_at = now
+        if self._failed_at is None:
+            return not self._transport.ended
+        if self._lost() or self._unstarted() or all(watch.report is not None for watch in self._watches):
+            return False
+        # A host that has just fallen silent may be the cause: it will have been lost soon, or show a sign of life.
+        doubtful = any(watch.sign and watch.report is None and watch.quiet > SETTLE_SECONDS for watch in self._watches)
+        return now - self._failed_at < (self._timeout + SETTLE_SECONDS if doubtful else SETTLE_SECONDS)
+
+    def check(self) -> None:
+        """Renew the lease. The time limits of the run are checked by the agents.
+
+        Raises:
+            FimError: the hosts will not be started.
+        """
+        self._lease.renew()
+        self._transport.check()
+
+    def failure(self) -> FimError | None:
+        """The error of a run that failed; None if all ranks have ended without one."""
+        if (user_error := user_error_of(self._job)) is not None:
+            return user_error
+        if lost := self._lost():
+            hosts = "; ".join(f"{self._hosts[index].name} ({_span(self._hosts, index)})" for index in lost)
+            return TrainingFailed(
+                f"Lost {hosts}: no sign of life for {max(self._watches[index].quiet for index in lost):.0f} seconds. The "
+                "machine is down, or cut off from the storage folder; launcher.host_timeout_seconds sets how long to wait."
+            )
+        reports = [(index, watch.report) for index, watch in enumerate(self._watches) if watch.report is not None]
+        ended = [
+            Ended(rank, code, self._job.log_folder / f"rank-{rank}.log", self._hosts[index].name)
+            for index, report in reports
+            for rank, code in report.ended
+        ]
+        if ended:
+            return failure_of(self._job, ended)
+        if messages := [report for _, report in reports if report.message]:
+            kind = FimError if any(report.user_error for report in messages) else TrainingFailed
+            return kind("\n".join(dict.fromkeys(str(report.message) for report in messages)))
+        if self._transport.failed or not all(watch.report and watch.report.complete for watch in self._watches):
+            return self._failure_of_transport()
+        return None
+
+    def _failure_of_transport(self) -> FimError:
+        """The error of a run of which some hosts have not reported."""
+        indices = self._transport.failed_hosts or range(len(self._hosts))
+        silent = [index for index in indices if self._watches[index].sign is None]
+        missing = silent or [index for index in indices if self._watches[index].report is None]
+        names = ", ".join(self._hosts[index].name for index in missing)
+        where = f"No answer from {names}" if silent else f"No report from {names}"
+        when = (
+            f"{self._transport.name} has ended"
+            if self._transport.ended or self._transport.failed
+            else (f"{START_SECONDS:g} seconds have passed")
+        )
+        return TrainingFailed(f"{where}: {when}.\n{self._transport.output()}")
 
     def end(self) -> None:
         """End it; returns when nothing is left of it on this machine, and no host is reserved."""

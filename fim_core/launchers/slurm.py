@@ -139,6 +139,8 @@ def gpu_request(hosts: Sequence[Host], arguments: Sequence[str]) -> list[str]:
 class BatchJob:
     """A batch job that runs the agents."""
 
+    failed_hosts = ()
+
     def __init__(self, job: Job, hosts: Sequence[Host], arguments: Sequence[str]) -> None:
         """Submit the job.
 

@@ -262,7 +262,8 @@ class Cluster:
         self, host: str, command: Sequence[str], environment: Mapping[str, str], folder: Path, log: Path
     ) -> subprocess.Popen[bytes]:
         """Start a command on a host, with its output in a file."""
-        inside = ["env", "-C", str(folder), *command]
+        # A shell has its background jobs ignore Ctrl-C.
+        inside = ["env", "--default-signal=INT", "-C", str(folder), *command]
         with log.open("ab") as output:
             return subprocess.Popen(
                 self.command(host, inside),

@@ -14,7 +14,7 @@ from fim_core.locks import is_locked
 
 pytestmark = [pytest.mark.cluster, pytest.mark.parametrize("backend", BACKENDS)]
 
-STEPS = 100
+STEPS = 60
 NOTICE_SECONDS = 15.0
 """Time in which a failure has to be noticed and reported, and everything has to be gone."""
 
