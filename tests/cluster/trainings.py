@@ -180,13 +180,13 @@ class Training:
         """SIGKILL of `fim train` alone."""
         self.front_door.kill()
 
+    def work_events(self) -> str:
+        """The events of its trained checkpoint, one JSON object a line."""
+        return (self._checkpoint / "metrics.jsonl").read_text(encoding="utf-8")
+
     def weights(self) -> str:
         """Digest of the trained weights."""
         return hashlib.sha256((self._checkpoint / "model.safetensors").read_bytes()).hexdigest()
-
-    def version(self) -> str:
-        """Version of the trained checkpoint."""
-        return self._checkpoint.name
 
     @property
     def _checkpoint(self) -> Path:

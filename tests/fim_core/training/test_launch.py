@@ -23,6 +23,7 @@ from training_helpers import tiny_experiment
 from fim_core.errors import FimError
 from fim_core.launchers import folder_lock, heartbeat, local
 from fim_core.launchers.launch import launch, prepare_job
+from fim_core.launchers.monitor import follow
 from fim_core.training import worker
 from fim_core.training.failures import DISK_FULL
 from fim_core.training.job import Job, TrainingFailed, Work
@@ -271,3 +272,26 @@ def test_local_ranks_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_job_is_read_as_it_was_written(tmp_path: Path) -> None:
     job = Job(tiny_experiment(epochs=7), tmp_path / "d", tmp_path / "t", Work(tmp_path / "w"), "a", {"data": "v1"})
     assert Job.read(job.write()) == job
+
+
+def test_states_saved_while_ranks_are_ended_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last event tells from which step the next attempt resumes."""
+    job = prepare_job(tiny_experiment(), tmp_path, tmp_path, tmp_path / "work")
+
+    class Ranks:
+        running = True
+
+        def check(self) -> None:
+            raise KeyboardInterrupt
+
+        def failure(self) -> None:
+            return None
+
+        def end(self) -> None:
+            events = [{"event": "start", "attempt": job.attempt}, {"event": "checkpoint", "step": 10}]
+            job.work.metrics.write_text("".join(json.dumps(event) + "\n" for event in events))
+
+    seen: list[dict[str, Any]] = []
+    with pytest.raises(KeyboardInterrupt):
+        follow(job, Ranks(), seen.append)
+    assert seen[-1] == {"event": "checkpoint", "step": 10}
