@@ -52,7 +52,7 @@ def test_the_nodes_of_an_allocation_are_used(cluster: Cluster, trainings: Traini
     training = trainings.start(trainings.folder("allocation"), "slurm", [], steps=5, before=salloc)
     assert training.wait() == 0, training.output
     assert "[launcher] Slurm job" not in training.output, "no other job is submitted"
-    assert '"world_size": 2' in (training.work_events())
+    assert '"world_size": 2' in training.events()
     wait_for(lambda: not cluster.slurm_jobs() and not cluster.processes(), 10, "nothing is left")
 
 

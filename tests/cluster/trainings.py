@@ -180,7 +180,7 @@ class Training:
         """SIGKILL of `fim train` alone."""
         self.front_door.kill()
 
-    def work_events(self) -> str:
+    def events(self) -> str:
         """The events of its trained checkpoint, one JSON object a line."""
         return (self._checkpoint / "metrics.jsonl").read_text(encoding="utf-8")
 
