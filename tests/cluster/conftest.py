@@ -51,7 +51,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     table = config.stash.get(TABLE, None)
     if table is None:
         return
-    file = Path(__file__).parents[2] / "artifacts" / "cluster" / "table.md"
+    file = config.rootpath / "artifacts" / "cluster" / "table.md"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(table.text, encoding="utf-8")
     terminalreporter.section(f"launchers, {time.strftime('%Y-%m-%d')}; also in {file}")

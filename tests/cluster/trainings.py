@@ -22,8 +22,8 @@ from fim_core.config import load_experiment
 from fim_core.pipeline import run
 
 BACKENDS = ("pdsh", "slurm", "openmpi")
-ENDLESS = 100_000
-"""Optimizer steps of a run that a test ends."""
+ENDLESS = 3_000
+"""Optimizer steps of a run that a test ends. All their packs are planned before the first."""
 
 _ROOT = Path(__file__).parents[2]
 _ENVIRONMENT = {
