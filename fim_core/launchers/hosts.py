@@ -174,9 +174,9 @@ class HostRanks:
         names = ", ".join(self._hosts[index].name for index in missing)
         ended = self._transport.ended or self._transport.failed
         when = f"{self._transport.name} has ended" if ended else f"{START_SECONDS:g} seconds have passed"
-        return TrainingFailed(
-            f"No {'answer' if silent else 'report'} from {names}: {when}.\n{self._transport.output()}"
-        )
+        # Without either, the agents were ended before their ranks, as by Slurm's time limit.
+        what = f"No answer from {names}" if silent else f"No report from {names}" if missing else "The run was ended"
+        return TrainingFailed(f"{what}: {when}.\n{self._transport.output()}")
 
     def end(self) -> None:
         """End the ranks through their lease, then the transport."""
