@@ -182,11 +182,12 @@ class HostRanks:
         """End the ranks through their lease, then the transport."""
         self._lease.end()
         deadline = time.monotonic() + END_SECONDS
-        while not self._transport.ended and time.monotonic() < deadline:
+        while time.monotonic() < deadline:
             self._update()
-            if any(watch.quiet > QUIET_SECONDS for watch in self._watches) and not any(
-                watch.present and watch.quiet < QUIET_SECONDS for watch in self._watches
-            ):
+            alive = any(watch.present and watch.quiet < QUIET_SECONDS for watch in self._watches)
+            silent = any(watch.present and watch.quiet >= QUIET_SECONDS for watch in self._watches)
+            # The transport waits for a host that has fallen silent, and may not wait for agents that it has terminated.
+            if not alive and (silent or self._transport.ended or not self._transport.started):
                 break
             time.sleep(0.05)
         self._transport.end()
