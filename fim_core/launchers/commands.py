@@ -15,7 +15,7 @@ from fim_core.training.failures import TRACEBACK_LINES
 from fim_core.training.job import Job
 from fim_core.training.log_tail import LineTail
 
-CONNECT_SECONDS = 10
+CONNECT_SECONDS = 8
 """Time that ssh has to connect to a host."""
 SSH_OPTIONS = f"-o BatchMode=yes -o ConnectTimeout={CONNECT_SECONDS}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -16,7 +17,12 @@ pytestmark = [pytest.mark.cluster, pytest.mark.parametrize("backend", BACKENDS)]
 
 STEPS = 60
 NOTICE_SECONDS = 15.0
-"""Time in which a failure has to be noticed and reported, and everything has to be gone."""
+"""Time in which a failure has to be noticed and reported, and everything has to be gone, on a machine with cores to spare."""
+
+
+def limit() -> float:
+    """NOTICE_SECONDS, longer if other programs keep the cores busy."""
+    return NOTICE_SECONDS * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 @pytest.fixture(scope="session")
@@ -89,7 +95,7 @@ def test_the_death_of_the_front_door_ends_the_run(
     training.wait_for_steps()
     began = time.monotonic()
     training.kill()
-    wait_for(lambda: is_clean(cluster, training), NOTICE_SECONDS, "nothing is left")
+    wait_for(lambda: is_clean(cluster, training), limit(), "nothing is left")
     table.add("sigkill", backend, time.monotonic() - began)
 
 
@@ -101,7 +107,7 @@ def test_a_killed_rank_is_named(cluster: Cluster, trainings: Trainings, table: T
     assert training.wait() != 0
     seconds = time.monotonic() - began
     assert "Rank 1 on worker-2 was ended by SIGKILL." in training.output
-    assert seconds < NOTICE_SECONDS
+    assert seconds < limit()
     assert_clean(cluster, training)
     table.add("rank", backend, seconds)
 
@@ -117,7 +123,7 @@ def test_a_host_that_is_gone_is_named(cluster: Cluster, trainings: Trainings, ta
     finally:
         cluster.start("worker-2")
     assert "Lost worker-2 (rank 1): no sign of life" in training.output
-    assert seconds < NOTICE_SECONDS
+    assert seconds < limit()
     cluster.wait_until_idle()
     assert_clean(cluster, training)
     table.add("host", backend, seconds)
@@ -134,7 +140,7 @@ def test_an_unreachable_host_is_named(cluster: Cluster, trainings: Trainings, ta
         cluster.start("worker-3")
     assert "worker-3" in training.output.partition("[launcher]")[0] + training.output[-3000:]
     assert "No answer from" in training.output or "does not run" in training.output
-    assert seconds < NOTICE_SECONDS
+    assert seconds < limit()
     cluster.wait_until_idle()
     assert_clean(cluster, training)
     table.add("unreachable", backend, seconds)
