@@ -14,7 +14,7 @@ export FIM_EXPERIMENT ?= $(EXPERIMENT)
 export TOKENIZERS_PARALLELISM ?= false
 export DAGSTER_DISABLE_TELEMETRY ?= yes
 
-.PHONY: demo train ui test test-slow test-browser test-gpu soak lint format fuzz \
+.PHONY: demo train ui test test-slow test-browser test-cluster test-gpu soak lint format fuzz \
 	bench-attention bench-data bench-estimate bench-finetune bench-generation bench-long bench-packing bench-train clean
 
 demo: $(READY)  ## CSV -> prompts -> tokens -> checkpoint -> report -> champion, all in Dagster
@@ -33,6 +33,9 @@ test-slow: $(READY)
 
 test-browser: $(READY)  ## Dagster's UI in Debian's Chromium; pictures in artifacts/browser
 	$(BIN)/pytest -m browser -rs
+
+test-cluster: $(READY)  ## pdsh, Slurm and OpenMPI on three hosts, made of namespaces; needs root; table in artifacts/cluster
+	$(BIN)/pytest -n 0 -m cluster -rs tests/cluster
 
 test-gpu: $(READY)  ## on NVIDIA GPUs: kernels, losses, speed, NCCL; report in artifacts/gpu
 	$(BIN)/pytest -n 0 -m gpu -rs tests/gpu

@@ -52,6 +52,21 @@ def require_place(place: str, what: str) -> None:
         ) from error
 
 
+def local_file(place: str, name: str) -> Path | None:
+    """A file of a folder, or of a hub's repository that is cached here; None if there is none."""
+    folder = Path(place).expanduser()
+    if folder.is_dir():
+        return folder / name if (folder / name).is_file() else None
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        cached = try_to_load_from_cache(place, name)
+    except HFValidationError:
+        return None
+    return Path(cached) if isinstance(cached, str) else None
+
+
 @contextmanager
 def no_progress_bar() -> Iterator[None]:
     """Disable the progress bars of transformers, which fill logs."""

@@ -158,6 +158,30 @@ class ProcessGroup:
         self.end()
 
 
+class Successor:
+    """A shell script that is run when this process dies, in whatever way, before `dismiss`."""
+
+    def __init__(self, script: str, *arguments: str) -> None:
+        """Start a shell that waits, in a session of its own.
+
+        Args:
+            script: text for `sh`; the arguments are `$1`, `$2`, …
+        """
+        self._shell = subprocess.Popen(
+            ["/bin/sh", "-c", f'read -r dismissed; [ -z "$dismissed" ] || exit 0\n{script}', "successor", *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def dismiss(self) -> None:
+        """End the shell without running the script."""
+        if self._shell.poll() is None:
+            with suppress(BrokenPipeError):
+                self._shell.communicate(b"dismissed\n")
+
+
 def _name_of(process: psutil.Process) -> str | None:
     """The group that a process belongs to by its environment; None for a zombie, or if its environment is not readable."""
     try:

@@ -22,7 +22,7 @@ def register(app: typer.Typer) -> None:
 def estimate(
     config: Annotated[Path, typer.Argument(help="Experiment file.", envvar="FIM_EXPERIMENT")],
     gpus: Annotated[
-        int | None, typer.Option(min=1, help="Ranks of the run. Default: launcher.num_processes, or 1.")
+        int | None, typer.Option(min=1, help="Ranks of the run. Default: those of the experiment's launcher.")
     ] = None,
     gpu: Annotated[str, typer.Option(help="Kind of GPU, for its peak rate.")] = "H100",
     gpu_memory: Annotated[str, typer.Option(help="Memory of a GPU.")] = "80GB",
@@ -53,7 +53,7 @@ def estimate(
     if rows is not None and tokens is None:
         raise FimError("--rows needs --tokens, the tokens of these rows.")
     experiment = open_experiment(config)
-    ranks = gpus or experiment.launcher.num_processes or 1
+    ranks = gpus or experiment.launcher.world_size()
     machine = Machine.this_cpu(ranks) if device == "cpu" else Machine.gpu(gpu, parse_memory(gpu_memory))
     estimator = Estimator(experiment, machine, ranks)
     trained_on = training_rows(experiment) if tokens is None else None

@@ -43,6 +43,11 @@ _OWNERS = {
 }
 
 
+DIAGNOSTICS = frozenset(
+    {"comms_logger", "dump_state", "flops_profiler", "memory_breakdown", "steps_per_print", "wall_clock_breakdown"}
+)
+"""Options that only report. They are not part of the version of a checkpoint."""
+
 DEFAULT_CLIPPING = 1.0
 """DeepSpeed's default, which also applies if the option is not given."""
 

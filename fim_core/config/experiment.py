@@ -226,6 +226,7 @@ class Experiment(Section):
     @model_validator(mode="after")
     def _ranks_divide_sequences(self) -> Experiment:
         ranks, size = self.launcher.num_processes, self.sequence_parallel_size
+        ranks = ranks and ranks * getattr(self.launcher, "num_nodes", 1)
         if ranks is not None and self.launcher.type != "hostfile" and ranks % size:
             raise ValueError(
                 f"sequence_parallel_size is {size}, but launcher.num_processes {ranks} is not a multiple of it"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, GetCoreSchemaHandler, model_validator
 from pydantic_core import CoreSchema, core_schema
 
 from fim_core.config.base import PathOrId, Section
+from fim_core.config.hostfile import in_allocation, read_hostfile, slots_of_allocation
+from fim_core.device import device_type, gpus
 
 
 class LauncherSection(Section):
@@ -24,26 +27,53 @@ class LauncherSection(Section):
         30.0, gt=0, description="End a run whose heartbeat has stopped for this long."
     )
 
+    def world_size(self) -> int:
+        """Number of ranks of a run, on all machines.
+
+        Raises:
+            FimError: it is written down elsewhere, and cannot be read there.
+        """
+        return self.num_processes or 1
+
 
 class LocalLauncher(LauncherSection):
     """`type: local`: one process per rank on this machine."""
 
     type: Literal["local"] = "local"
 
+    def world_size(self) -> int:
+        """Number of ranks."""
+        return self.num_processes or (gpus() if device_type() == "cuda" else 1)
+
 
 class HostfileLauncher(LauncherSection):
-    """`type: hostfile`: DeepSpeed's multi-node launchers; the machines share the storage folder."""
+    """`type: hostfile`: several machines, through pdsh, Slurm or OpenMPI; they share the storage folder."""
 
     type: Literal["hostfile"]
-    hostfile: PathOrId = Field(description="File with lines `host slots=N`, as DeepSpeed reads them.")
+    hostfile: PathOrId | None = Field(
+        None,
+        description="File with lines `host slots=N`, as DeepSpeed reads them; rank 0 runs on the first host. Default: the "
+        "nodes of the Slurm allocation that the run is started in.",
+    )
     backend: Literal["pdsh", "slurm", "openmpi"] = Field("pdsh", description="Program that starts the ranks.")
-    launcher_args: str = Field("", description="Further arguments for pdsh, srun or mpirun, in one string.")
+    launcher_args: str = Field(
+        "", description="Further arguments for pdsh, mpirun, sbatch, or srun inside an allocation, in one string."
+    )
+    host_timeout_seconds: float = Field(
+        10.0, gt=3, description="End a run of which one host has shown no sign of life for this long."
+    )
 
     @model_validator(mode="after")
-    def _openmpi_uses_all_slots(self) -> HostfileLauncher:
-        if self.backend == "openmpi" and self.num_processes is not None:
-            raise ValueError("num_processes has no effect with openmpi, which uses all slots of the hostfile")
+    def _hosts_are_given(self) -> HostfileLauncher:
+        if self.hostfile is None and self.backend != "slurm":
+            raise ValueError(f"backend {self.backend} needs a hostfile")
         return self
+
+    def world_size(self) -> int:
+        """Number of ranks on all hosts."""
+        if self.hostfile is not None:
+            return sum(host.slots for host in read_hostfile(Path(self.hostfile), self.num_processes))
+        return sum(slots_of_allocation(self.num_processes)) if in_allocation() else self.num_processes or 1
 
 
 class RayLauncher(LauncherSection):
@@ -61,6 +91,10 @@ class RayLauncher(LauncherSection):
     runtime_env: dict[str, Any] = Field(
         {}, description="Ray runtime environment of the job: env_vars, pip, container, …"
     )
+
+    def world_size(self) -> int:
+        """Number of ranks on all machines: on each, without `num_processes`, one per GPU of the job there."""
+        return self.num_nodes * (self.num_processes or max(1, int(self.num_gpus)))
 
 
 class KubernetesLauncher(LauncherSection):
@@ -109,6 +143,10 @@ class KubernetesLauncher(LauncherSection):
     pending_timeout_minutes: float | None = Field(
         60.0, gt=0, description="End a run whose pods have not all started for this long. null: wait without a limit."
     )
+
+    def world_size(self) -> int:
+        """Number of ranks in all pods: in each, without `num_processes`, one per GPU."""
+        return self.num_nodes * (self.num_processes or max(1, self.num_gpus))
 
 
 LAUNCHER_TYPES: dict[str, type[LauncherSection]] = {

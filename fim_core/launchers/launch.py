@@ -54,11 +54,7 @@ def launch(
                 if on_event is not None:
                     on_event(event)
 
-            ranks = (start or start_ranks)(job, lock)
-            try:
-                follow(job, ranks, pass_on)
-            finally:
-                ranks.end()
+            follow(job, (start or start_ranks)(job, lock), pass_on)
         return TrainResult.read(job.work.result)
 
 

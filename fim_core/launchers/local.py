@@ -15,7 +15,7 @@ from fim_core.launchers.base import register
 from fim_core.launchers.heartbeat import Heartbeat
 from fim_core.launchers.stack_dumps import describe_stacks
 from fim_core.process_group import PARENT, Command, ProcessGroup
-from fim_core.training.failures import failure_of
+from fim_core.training.failures import Ended, failure_of
 from fim_core.training.job import RENDEZVOUS_FILE, Job, TrainingFailed
 from fim_core.training.log_tail import LineTail
 
@@ -27,30 +27,41 @@ def start_local(job: Job, lock: int, labels: Mapping[str, str]) -> LocalRanks:
 
 
 def local_commands(job: Job) -> list[Command]:
-    """The command of each rank. Ranks meet through a file, as another process may take a port that was free."""
-    device = device_type()
-    ranks = job.experiment.launcher.num_processes or (gpus() if device == "cuda" else 1)
+    """The command of each rank on this machine."""
+    ranks = job.experiment.launcher.num_processes or (gpus() if device_type() == "cuda" else 1)
+    environment = {"GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo")}
+    return rank_commands(job, ranks, range(ranks), environment)
+
+
+def rank_commands(job: Job, world_size: int, ranks: Sequence[int], environment: Mapping[str, str]) -> list[Command]:
+    """The commands of the ranks of this machine. Ranks meet through a file, as another process may take a port that was free.
+
+    Args:
+        world_size: number of ranks on all machines.
+        ranks: those of this machine.
+        environment: variables in addition to those that every rank gets.
+    """
     commands = []
-    for rank in range(ranks):
-        environment = {
+    for local_rank, rank in enumerate(ranks):
+        variables = {
             "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "WORLD_SIZE": str(ranks),
-            "LOCAL_WORLD_SIZE": str(ranks),
+            "LOCAL_RANK": str(local_rank),
+            "WORLD_SIZE": str(world_size),
+            "LOCAL_WORLD_SIZE": str(len(ranks)),
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": "0",
             PARENT: str(os.getpid()),
             RENDEZVOUS_FILE: str(job.work.rendezvous(job.attempt)),
-            "DS_ACCELERATOR": device,
-            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores() // ranks))),
-            "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo"),
+            "DS_ACCELERATOR": device_type(),
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores() // len(ranks)))),
+            **environment,
         }
-        commands.append(Command(rank_command(job.work.job), environment, job.log_folder / f"rank-{rank}.log"))
+        commands.append(Command(rank_command(job.work.job), variables, job.log_folder / f"rank-{rank}.log"))
     return commands
 
 
 def rank_command(job: Path) -> list[str]:
-    """The command line of a rank; its environment has RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT."""
+    """The command line of a rank; its environment has RANK, LOCAL_RANK, WORLD_SIZE and RENDEZVOUS_FILE."""
     return [sys.executable, "-m", "fim_core.training.worker", "--job", str(job)]
 
 
@@ -94,15 +105,23 @@ class LocalRanks:
 
     def _stack_report(self) -> str:
         """The innermost frame of each rank; ranks answer a signal with a stack dump in their log (faulthandler)."""
-        logs = {rank: LineTail(command.log, from_end=True) for rank, command in enumerate(self._commands)}
+        logs = {int(command.environment["RANK"]): LineTail(command.log, from_end=True) for command in self._commands}
         self._group.send(signal.SIGUSR1)
         time.sleep(1.0)
         return describe_stacks({rank: log.read() for rank, log in logs.items()}) + "\n"
 
     def failure(self) -> FimError | None:
         """The error of the ranks that have failed; None if none has."""
-        codes = {index: self._group.processes[index].returncode for index in self._group.failed()}
-        return failure_of(self._job, codes, self._commands) if codes else None
+        ended = self.ended()
+        return failure_of(self._job, ended) if ended else None
+
+    def ended(self) -> list[Ended]:
+        """The ranks that have ended with an error, in the order of their numbers."""
+        return [
+            Ended(int(command.environment["RANK"]), self._group.processes[index].returncode, command.log)
+            for index, command in enumerate(self._commands)
+            if index in self._group.failed()
+        ]
 
     def end(self) -> None:
         """End the process group."""

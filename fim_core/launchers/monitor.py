@@ -23,7 +23,7 @@ _LOG_NAME = re.compile(r"(?:^|_)(?:rank-?(?P<rank>\d+)|launcher)\.log$")
 
 
 def follow(job: Job, ranks: RunningRanks, on_event: OnEvent) -> None:
-    """Pass on events and show logs until every rank has ended.
+    """Pass on events and show logs until every rank has ended; ends the ranks in any case.
 
     Raises:
         FimError, TrainingFailed: a rank has failed.
@@ -36,17 +36,21 @@ def follow(job: Job, ranks: RunningRanks, on_event: OnEvent) -> None:
             on_event(event)
         logs.show()
 
-    while ranks.running:
+    try:
+        while ranks.running:
+            report()
+            ranks.check()
+            time.sleep(POLL_SECONDS)
         report()
-        ranks.check()
-        time.sleep(POLL_SECONDS)
-    report()
-    if ranks.failure() is not None:
-        # The first rank to fail makes others fail; give all of them a moment to record why.
-        time.sleep(POLL_SECONDS)
+        if ranks.failure() is not None:
+            # The first rank to fail makes others fail; give all of them a moment to record why.
+            time.sleep(POLL_SECONDS)
+        if (error := ranks.failure()) is not None:
+            raise error
+    finally:
+        ranks.end()
+        # Ranks that are ended may have saved another state, from which the next attempt resumes.
         report()
-    if (error := ranks.failure()) is not None:
-        raise error
 
 
 class RankLogs:

@@ -247,10 +247,7 @@ def run_here(job: Job, node: Node) -> None:
     # An earlier attempt whose follower has died sees that this one has begun, and ends; its ranks hold the lock until then.
     with lock_run_folder(job.work.ranks_lock(node.index), LEASE_SECONDS + LOCK_SECONDS) as lock:
         ranks = LocalRanks(job, node.commands(local_commands(job)), lock, LeaseCheck(job))
-        try:
-            follow(job, ranks, lambda event: None)
-        finally:
-            ranks.end()
+        follow(job, ranks, lambda event: None)
 
 
 if __name__ == "__main__":

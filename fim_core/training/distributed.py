@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from pathlib import Path
 
 import deepspeed
 import deepspeed.ops
@@ -15,6 +16,7 @@ from fim_core.device import device_type
 from fim_core.errors import FimError
 from fim_core.modeling.sequence_parallel import SequenceGroup
 from fim_core.training.job import RENDEZVOUS_FILE
+from fim_core.training.rendezvous import meet
 
 # Rank 0 plans packs and exports models while the others wait.
 COLLECTIVE_TIMEOUT = timedelta(hours=2)
@@ -91,8 +93,8 @@ class Ranks:
 def join_ranks() -> Ranks:
     """Join the process group that the environment describes.
 
-    RANK, LOCAL_RANK and WORLD_SIZE identify this rank; the ranks meet through a file (RENDEZVOUS_FILE) or a host
-    (MASTER_ADDR, MASTER_PORT).
+    RANK, LOCAL_RANK and WORLD_SIZE identify this rank; the ranks meet through the file RENDEZVOUS_FILE (see `meet`), or,
+    without it, at MASTER_ADDR and MASTER_PORT.
     """
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     if device_type() == "cuda":
@@ -109,7 +111,7 @@ def join_ranks() -> Ranks:
         os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     if meeting := os.environ.get(RENDEZVOUS_FILE):
         # A store instead of a file:// URL, as torch does not decode escaped characters (space, #) in its path.
-        store = dist.FileStore(meeting, world_size)
+        store = meet(Path(meeting), rank, world_size, COLLECTIVE_TIMEOUT)
         dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=COLLECTIVE_TIMEOUT)
     deepspeed.init_distributed(backend, rank=rank, world_size=world_size, timeout=COLLECTIVE_TIMEOUT, verbose=False)
     return Ranks(rank, world_size, device)

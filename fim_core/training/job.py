@@ -16,7 +16,9 @@ from fim_core.errors import FimError
 from fim_core.integrity import read_sealed, write_sealed
 
 RENDEZVOUS_FILE = "FIM_RENDEZVOUS_FILE"
-"""Environment variable: the file through which the ranks of one machine meet."""
+"""Environment variable: the file through which the ranks meet."""
+RENDEZVOUS_HOST = "FIM_RENDEZVOUS_HOST"
+"""Environment variable of ranks on several machines: the name of the machine of rank 0."""
 
 
 class TrainingFailed(FimError):
@@ -97,8 +99,25 @@ class Work:
         return self.root / "lease"
 
     def rendezvous(self, attempt: str) -> Path:
-        """The file through which the ranks of one machine meet."""
+        """The file through which the ranks meet."""
         return self.root / f"rendezvous-{attempt}"
+
+    def sign_of_life(self, attempt: str, host: int) -> Path:
+        """Rewritten by the agent of a host, by its index, as long as it runs, and removed when its ranks are gone."""
+        return self.root / "hosts" / f"{attempt}-{host}"
+
+    def host_lock(self, host: int) -> Path:
+        """Locked by the agent of a host, by its index, and by its ranks."""
+        return self.root / "hosts" / f"lock-{host}"
+
+    def host_report(self, attempt: str, host: int) -> Path:
+        """How the ranks of a host have ended, written by its agent."""
+        return self.root / "hosts" / f"{attempt}-{host}.json"
+
+    @property
+    def slurm_job(self) -> Path:
+        """Name of the Slurm job of the last attempt, as long as it may be queued or running."""
+        return self.root / "slurm-job"
 
 
 @dataclass(frozen=True)

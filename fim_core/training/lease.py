@@ -6,9 +6,6 @@ content keeps changing. The clocks of the two machines are never compared.
 
 from __future__ import annotations
 
-import os
-import sys
-import threading
 import time
 
 from fim_core.training.job import Job, TrainingFailed
@@ -40,6 +37,10 @@ class Lease:
         self._path.write_text(ENDED, encoding="utf-8")
 
 
+class LeaseEnded(TrainingFailed):
+    """The lease has expired or was ended, or a newer attempt has begun."""
+
+
 class LeaseCheck:
     """The side of the ranks."""
 
@@ -53,7 +54,7 @@ class LeaseCheck:
         """Check that the lease of this attempt is being renewed.
 
         Raises:
-            TrainingFailed: it has expired or was ended, or a newer attempt has begun.
+            LeaseEnded: it is not.
         """
         now = time.monotonic()
         if now - self._checked < CHECK_SECONDS:
@@ -68,22 +69,6 @@ class LeaseCheck:
             self._content, self._changed = content, now
         if self._content and self._content.split()[0] != self._attempt:
             why = "It was ended." if self._content == ENDED else "A newer attempt at this run has begun."
-            raise TrainingFailed(why)
+            raise LeaseEnded(why)
         if now - self._changed > LEASE_SECONDS:
-            raise TrainingFailed(f"The process that started this run has not been seen for {LEASE_SECONDS:g} seconds.")
-
-
-def die_without_follower(job: Job) -> None:
-    """Start a thread that ends this process once the lease has expired."""
-    check = LeaseCheck(job)
-
-    def watch() -> None:
-        try:
-            while True:
-                check()
-                time.sleep(CHECK_SECONDS)
-        except TrainingFailed as error:
-            print(error, file=sys.stderr, flush=True)
-            os._exit(1)
-
-    threading.Thread(target=watch, name="lease", daemon=True).start()
+            raise LeaseEnded(f"The process that started this run has not been seen for {LEASE_SECONDS:g} seconds.")

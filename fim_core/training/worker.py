@@ -1,7 +1,6 @@
 """Program of each rank of a training run: `python -m fim_core.training.worker --job work/job.json`.
 
-The launcher sets RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT. srun and mpirun have other names for the
-first three and none for the address at which the ranks meet, which `--rendezvous` gives.
+The launcher sets RANK, LOCAL_RANK, WORLD_SIZE, and the file through which the ranks meet.
 """
 
 from __future__ import annotations
@@ -21,16 +20,9 @@ from fim_core.errors import FimError, is_disk_full
 from fim_core.process_group import die_with_parent
 from fim_core.training.failures import DISK_FULL, record_failure
 from fim_core.training.job import Job
-from fim_core.training.lease import die_without_follower
 
 MIN_FREE_BYTES = 2**20
 """A disk with less free space than this is considered full."""
-
-RANK_VARIABLES = {
-    "RANK": ("OMPI_COMM_WORLD_RANK", "SLURM_PROCID"),
-    "LOCAL_RANK": ("OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID"),
-    "WORLD_SIZE": ("OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS"),
-}
 
 
 def main() -> int:
@@ -41,16 +33,12 @@ def main() -> int:
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--job", type=Path, required=True)
-    parser.add_argument("--rendezvous", help="host:port where the ranks of several machines meet")
     arguments = parser.parse_args()
     try:
         job = Job.read(arguments.job)
     except (OSError, FimError) as error:
         print(error, file=sys.stderr)
         return 2
-    if arguments.rendezvous:
-        set_rank_variables(arguments.rendezvous)
-        die_without_follower(job)
     rank = int(os.environ["RANK"])
     try:
         train(job)
@@ -64,16 +52,6 @@ def main() -> int:
         logging.getLogger(__name__).error("rank %d: %s", rank, error, exc_info=not user_error)
         return DISK_FULL if full else 2 if user_error else 1
     return 0
-
-
-def set_rank_variables(master: str) -> None:
-    """Set the variables of a rank from those of srun and mpirun, unless they are set."""
-    host, _, port = master.rpartition(":")
-    for name, others in RANK_VARIABLES.items():
-        for value in (os.environ[other] for other in others if other in os.environ):
-            os.environ.setdefault(name, value)
-    os.environ.setdefault("MASTER_ADDR", host)
-    os.environ.setdefault("MASTER_PORT", port)
 
 
 def ran_out_of_space(error: BaseException, job: Job) -> bool:

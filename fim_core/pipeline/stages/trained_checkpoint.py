@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from fim_core.config import Experiment, portable
+from fim_core.config.deepspeed import DIAGNOSTICS
 from fim_core.folders.checkpoint import CheckpointFolder
 from fim_core.folders.prompts import PromptsFolder
 from fim_core.pipeline.stage import Build, Stage
-from fim_core.pipeline.stages.content import pretrained_digest
+from fim_core.pipeline.stages.content import has_dropout, pretrained_digest
 from fim_core.prompt_format.recipe import Recipe, read_recipe, write_recipe
 from fim_core.store import Artifact, Store
 from fim_core.training.job import TrainResult, Work
@@ -28,23 +29,36 @@ _OPTIONS = (
     "optimizer",
     "scheduler",
     "loss",
-    "sequence_parallel_size",
-    "activation_checkpointing",
-    "activation_checkpoint_cpu_offload",
-    "tiled_mlp_compute",
-    "deepspeed",
 )
+_DECIDE_WITH_DROPOUT = ("sequence_parallel_size", "tiled_mlp_compute")
+"""Options that change results only by rounding, except for the random numbers of dropout."""
 
 
 def _options(experiment: Experiment) -> dict[str, Any]:
-    return experiment.model_dump(mode="json", include=set(_OPTIONS)) | {
+    """What decides the weights, up to rounding.
+
+    The number of ranks does so in two ways: by the rows of an optimizer step if they are counted per rank, and by the
+    random numbers of dropout, of which each rank draws its own.
+    """
+    deepspeed = {key: value for key, value in experiment.deepspeed.items() if key not in DIAGNOSTICS}
+    options = experiment.model_dump(mode="json", include=set(_OPTIONS)) | {
         "model": portable(experiment.model.model_dump(mode="json")),
         "data": experiment.data.model_dump(mode="json", include={"sample_weighted_loss", "pack_length"})
         | {"pack_samples": experiment.data.packing},
-        "batch_rows": experiment.rows_per_step(data_ranks=1),
-        "batch_grows_with_ranks": experiment.batch_grows_with_ranks,
-        "num_processes": experiment.launcher.num_processes,
+        "deepspeed": deepspeed,
+        "batch_rows": _batch_rows(experiment),
     }
+    if has_dropout(experiment.model):
+        options["dropout"] = experiment.model_dump(mode="json", include=set(_DECIDE_WITH_DROPOUT))
+        options["dropout"]["world_size"] = experiment.launcher.world_size()
+    return options
+
+
+def _batch_rows(experiment: Experiment) -> int:
+    """Rows of an optimizer step over all ranks."""
+    if not experiment.batch_grows_with_ranks:
+        return experiment.rows_per_step(data_ranks=1)
+    return experiment.rows_per_step(max(1, experiment.launcher.world_size() // experiment.sequence_parallel_size))
 
 
 def _pretrained(experiment: Experiment, store: Store, inputs: Mapping[str, Artifact]) -> dict[str, str]:

@@ -183,15 +183,11 @@ def test_a_file_name_without_letters_needs_an_explicit_name(tmp_path: Path) -> N
         ("optimizer: {type: cpu_adam}", "offload_optimizer"),
         ("checkpoint: {type: deepspeed, save_end_of_training: false}", "saves nothing"),
         ("checkpoint: {save_every_n_steps: 5, save_end_of_training: false}", "the final model is always saved"),
-        ("launcher: {type: hostfile}", "launcher.hostfile.hostfile: missing"),
+        ("launcher: {type: hostfile}", "backend pdsh needs a hostfile"),
         ("launcher: {hostfile: hosts}", "launcher.local.hostfile: no such option here"),
         ("launcher: {type: ray, image: fim}", "launcher.ray.image: no such option here"),
         ("launcher: {type: kubernetes, image: fim}", "launcher.kubernetes.volume_claim: missing"),
         ("launcher: {type: slurm}", "`type` is one of: local, hostfile, ray, kubernetes"),
-        (
-            "launcher: {type: hostfile, hostfile: h, backend: openmpi, num_processes: 2}",
-            "num_processes has no effect with openmpi",
-        ),
     ],
 )
 def test_invalid_options_are_refused_by_name(tmp_path: Path, change: str, named: str) -> None:

@@ -21,8 +21,9 @@ import pytest
 from training_helpers import tiny_experiment
 
 from fim_core.errors import FimError
-from fim_core.launchers import folder_lock, heartbeat, hostfile, local
+from fim_core.launchers import folder_lock, heartbeat, local
 from fim_core.launchers.launch import launch, prepare_job
+from fim_core.launchers.monitor import follow
 from fim_core.training import worker
 from fim_core.training.failures import DISK_FULL
 from fim_core.training.job import Job, TrainingFailed, Work
@@ -258,109 +259,6 @@ def test_a_stopped_rank_is_identified(
     assert re.search(r"\nRank 0 is in \w+ \(.*, line \d+\)", str(caught.value))
 
 
-@pytest.fixture
-def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that is first on the PATH."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    return folder
-
-
-def add_program(folder: Path, name: str, text: str = "") -> None:
-    (folder / name).write_text("#!/bin/sh\n" + text)
-    (folder / name).chmod(0o755)
-
-
-def hostfile_job(tmp_path: Path, **options: Any) -> Job:
-    (tmp_path / "hosts").write_text("# two machines\nworker-1 slots=8\nworker-2 slots=8\n")
-    launcher = {"type": "hostfile", "hostfile": str(tmp_path / "hosts"), **options}
-    return Job(tiny_experiment(launcher=launcher), tmp_path, tmp_path, Work(tmp_path / "work"), "a")
-
-
-def deepspeed_command(command: list[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The command line that DeepSpeed's launcher would run for ours."""
-    from deepspeed.launcher import runner
-
-    class Ran(Exception):
-        """Carries a command line."""
-
-    def run(command: list[str], **options: Any) -> None:
-        raise Ran(command)
-
-    monkeypatch.setattr(runner.subprocess, "check_call", lambda *args, **options: 0)
-    monkeypatch.setattr(runner.subprocess, "check_output", lambda *args, **options: b"10.0.0.1 \n")
-    monkeypatch.setattr(runner.subprocess, "Popen", run)
-    start = command.index("deepspeed.launcher.runner") + 1
-    with pytest.raises(Ran) as caught:
-        runner.main(command[start:])
-    return caught.value.args[0]
-
-
-@pytest.mark.parametrize(
-    ("options", "start"),
-    [
-        ({"backend": "pdsh", "num_processes": 4}, "pdsh -S -f 1024 -w worker-1,worker-2 "),
-        (
-            {"backend": "slurm", "num_processes": 4, "launcher_args": "--partition gpu"},
-            "srun -n 8 --label --partition gpu --gpus-per-node 4 --export=ALL",
-        ),
-        ({"backend": "openmpi"}, "mpirun -n 16 -hostfile "),
-    ],
-    ids=["pdsh", "slurm", "openmpi"],
-)
-def test_hostfile_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, programs: Path, options: dict[str, Any], start: str
-) -> None:
-    """DeepSpeed accepts our command line, and the one that it runs starts our worker with the job."""
-    add_program(programs, hostfile.BACKEND_PROGRAMS[options["backend"]])
-    command = hostfile.hostfile_command(hostfile_job(tmp_path, **options))
-    made = " ".join(deepspeed_command(command, monkeypatch))
-    assert made.startswith(start)
-    assert "fim_core/training/worker.py --job " + str(tmp_path / "work" / "job.json") in made
-    assert made.endswith("--rendezvous worker-1:29500")
-
-
-def test_hostfile_needs_the_program_of_its_backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(FimError, match=r"launcher\.backend pdsh: the program pdsh is not on this machine"):
-        hostfile.hostfile_command(hostfile_job(tmp_path))
-
-
-SRUN = """
-while [ "$1" != "-n" ]; do shift; done
-ranks=$2
-while [ "${1#--export}" = "$1" ]; do shift; done
-shift
-export SLURM_NTASKS=$ranks
-for rank in $(seq 0 $((ranks - 1))); do
-    ( SLURM_PROCID=$rank SLURM_LOCALID=$rank "$@" 2>&1 | sed "s/^/$rank: /" ) &
-done
-wait
-"""
-
-
-@pytest.mark.slow
-def test_hostfile_launch_through_slurm(
-    tmp_path: Path, programs: Path, dataset: Path, tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """DeepSpeed's launcher and our ranks are real; srun is a script that starts both ranks on this machine."""
-    add_program(programs, "sinfo")
-    add_program(programs, "srun", SRUN)
-    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    monkeypatch.setattr(hostfile, "MASTER_PORT", 29511)
-    (tmp_path / "hosts").write_text("localhost slots=2\n")
-    launcher = {"type": "hostfile", "hostfile": str(tmp_path / "hosts"), "backend": "slurm"}
-    result = launch(tiny_experiment(launcher=launcher), dataset, tokenizer_folder, tmp_path / "work")
-    assert (result.world_size, result.rows) == (2, 40)
-
-
-def test_hostfile_must_exist(tmp_path: Path) -> None:
-    launcher = {"type": "hostfile", "hostfile": "nowhere"}
-    with pytest.raises(FimError, match=r"launcher\.hostfile"):
-        launch(tiny_experiment(launcher=launcher), tmp_path, tmp_path, tmp_path / "work")
-
-
 def test_local_ranks_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(local, "cores", lambda: 8)
@@ -374,3 +272,26 @@ def test_local_ranks_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_job_is_read_as_it_was_written(tmp_path: Path) -> None:
     job = Job(tiny_experiment(epochs=7), tmp_path / "d", tmp_path / "t", Work(tmp_path / "w"), "a", {"data": "v1"})
     assert Job.read(job.write()) == job
+
+
+def test_states_saved_while_ranks_are_ended_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last event tells from which step the next attempt resumes."""
+    job = prepare_job(tiny_experiment(), tmp_path, tmp_path, tmp_path / "work")
+
+    class Ranks:
+        running = True
+
+        def check(self) -> None:
+            raise KeyboardInterrupt
+
+        def failure(self) -> None:
+            return None
+
+        def end(self) -> None:
+            events = [{"event": "start", "attempt": job.attempt}, {"event": "checkpoint", "step": 10}]
+            job.work.metrics.write_text("".join(json.dumps(event) + "\n" for event in events))
+
+    seen: list[dict[str, Any]] = []
+    with pytest.raises(KeyboardInterrupt):
+        follow(job, Ranks(), seen.append)
+    assert seen[-1] == {"event": "checkpoint", "step": 10}

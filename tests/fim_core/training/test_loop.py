@@ -166,3 +166,24 @@ def test_one_rank_alone_does_not_sum_its_gradients(
     experiment = tiny_experiment(deepspeed={"zero_optimization": {"stage": 0}}, data=data_options(pack_length=32))
     job = Job(experiment, few_rows, tokenizer_folder, Work(tmp_path), "test")
     assert run_ranks(ranks, sums_of_gradients, job, folder=tmp_path) == sums
+
+
+def test_the_number_of_ranks_decides_the_random_numbers_of_dropout(
+    tmp_path: Path, few_rows: Path, tokenizer_folder: Path
+) -> None:
+    """So it is part of a checkpoint's version if there is dropout, and only then."""
+
+    def gradient(ranks: int, dropout: float) -> np.ndarray:
+        model = {"config": MODEL, "tokenizer": "unused", "peft_config": {"lora_dropout": dropout}}
+        experiment = tiny_experiment(model=model, batch_rows=FEW_ROWS, data=data_options(pack_samples="none"))
+        work = Work(tmp_path / f"{ranks}-{dropout}")
+        job = Job(experiment, few_rows, tokenizer_folder, work, "test")
+        gradients = run_ranks(ranks, first_gradient, job, folder=work.root)[0][1]
+        return np.concatenate([gradients[name].ravel() for name in sorted(gradients)])
+
+    def difference(dropout: float) -> float:
+        one, two = gradient(1, dropout), gradient(2, dropout)
+        return float(np.linalg.norm(one - two) / np.linalg.norm(one))
+
+    assert difference(0.0) < 1e-5
+    assert difference(0.3) > 1e-2
