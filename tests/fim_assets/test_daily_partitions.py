@@ -45,6 +45,7 @@ def table_of(artifact: Artifact) -> list[dict]:
     return pq.read_table(PromptsFolder(artifact.path).rows).to_pylist()
 
 
+@pytest.mark.slow
 def test_a_backfill_and_a_new_day_render_exactly_their_rows(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     path = write_daily_experiment(tmp_path, tokenizer)
     store = Store(tmp_path / "store")
@@ -87,6 +88,9 @@ def test_the_command_line_makes_the_same_and_renders_only_the_new_day(
     write_day(tmp_path, NEXT_DAY, NEXT_ROWS)
     second = run(experiment, until="tokenized_dataset")
     assert second["fim_prompts"].artifact.counts["rendered"] == NEXT_ROWS
+    day = run(experiment.of_day(date.fromisoformat(NEXT_DAY)), until="fim_prompts")["fim_prompts"].artifact
+    assert (day.counts["rows_in"], day.counts["rendered"]) == (NEXT_ROWS, 0)
+    assert prompts(Store(experiment.storage)) == second["fim_prompts"].artifact
 
     # The reference: the same files by a glob, in a store of their own.
     content = yaml.safe_load(path.read_text())
