@@ -229,7 +229,7 @@ class Experiment(Section):
         ranks = ranks and ranks * getattr(self.launcher, "num_nodes", 1)
         if ranks is not None and self.launcher.type != "hostfile" and ranks % size:
             raise ValueError(
-                f"sequence_parallel_size is {size}, but launcher.num_processes {ranks} is not a multiple of it"
+                f"sequence_parallel_size is {size}, but the launcher starts {ranks} ranks, which is not a multiple of it"
             )
         return self
 
