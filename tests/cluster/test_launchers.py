@@ -122,9 +122,8 @@ def test_a_host_that_is_gone_is_named(cluster: Cluster, trainings: Trainings, ta
         seconds = training.wait_for_output("fim: Lost worker-2 (rank 1): no sign of life") - began
         assert training.wait() != 0
     finally:
-        cluster.start("worker-2")
+        cluster.restart("worker-2")
     assert seconds < limit()
-    cluster.wait_until_idle()
     assert_clean(cluster, training)
     table.add("host", backend, seconds)
 
@@ -138,12 +137,11 @@ def test_an_unreachable_host_is_named(cluster: Cluster, trainings: Trainings, ta
         seconds = training.launched
         assert training.wait() != 0
     finally:
-        cluster.start("worker-3")
+        cluster.restart("worker-3")
     message = training.output.partition("fim: ")[2]
     assert message.startswith(("No answer from", "Slurm job"))
     assert "worker-3" in message.splitlines()[0]
     assert seconds < limit()
-    cluster.wait_until_idle()
     assert_clean(cluster, training)
     table.add("unreachable", backend, seconds)
 
