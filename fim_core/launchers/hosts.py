@@ -129,7 +129,8 @@ class HostRanks:
         if self._lost() or self._unstarted() or all(watch.report is not None for watch in self._watches):
             return False
         # A host that has just fallen silent may be the cause: it will have been lost soon, or show a sign of life.
-        doubtful = any(watch.sign and watch.report is None and watch.quiet > SETTLE_SECONDS for watch in self._watches)
+        silent = any(watch.sign and watch.report is None and watch.quiet > SETTLE_SECONDS for watch in self._watches)
+        doubtful = silent and not self._refused()
         return now - self._failed_at < (self._timeout + SETTLE_SECONDS if doubtful else SETTLE_SECONDS)
 
     def check(self) -> None:
@@ -145,6 +146,8 @@ class HostRanks:
         """The error of a run that failed; None if all ranks have ended without one."""
         if (user_error := user_error_of(self._job)) is not None:
             return user_error
+        if self._refused() and not any(watch.report and watch.report.ended for watch in self._watches):
+            return self._failure_of_transport()
         if lost := self._lost():
             hosts = "; ".join(f"{self._hosts[index].name} ({_span(self._hosts, index)})" for index in lost)
             return TrainingFailed(
@@ -223,6 +226,10 @@ class HostRanks:
         """Hosts that have fallen silent, by their index."""
         watches = enumerate(self._watches)
         return [index for index, watch in watches if watch.report is None and watch.quiet > self._timeout]
+
+    def _refused(self) -> bool:
+        """Whether the transport has failed to start an agent; it may have killed those that it had started."""
+        return self._transport.failed and any(watch.sign is None for watch in self._watches)
 
     def _unstarted(self) -> bool:
         """Whether the agent of a host has not started in time."""

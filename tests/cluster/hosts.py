@@ -242,8 +242,10 @@ class Cluster:
         self._run("ip", "netns", "del", f"{self._tag}-{host}")
 
     def restart(self, host: str) -> None:
-        """Boot a host that was powered off, and wait until Slurm has it back."""
+        """Boot a host that was powered off, and have Slurm forget the jobs that it had."""
         self.start(host)
+        for state in ("DOWN", "RESUME"):
+            self.output(HEAD, ["scontrol", "update", f"NodeName={host}", f"State={state}", "Reason=rebooted"])
         self.wait_until_idle()
 
     def wait_until_idle(self) -> None:

@@ -159,6 +159,16 @@ class Training:
         except TimeoutError as error:
             raise AssertionError(f"{error}\n{self.output}") from error
 
+    def wait_for_output(self, text: str, seconds: float = 300) -> float:
+        """Wait until it has printed a text; returns when it did, by the monotonic clock."""
+
+        def printed() -> bool:
+            assert self._process.poll() is None or text in self.output, self.output
+            return text in self.output
+
+        wait_for(printed, seconds, text)
+        return time.monotonic()
+
     def wait(self, seconds: float = 300) -> int:
         """Wait for its end; returns the exit code."""
         try:
