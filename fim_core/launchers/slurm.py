@@ -179,6 +179,9 @@ class BatchJob:
     def failed(self) -> bool:
         """Whether the job has ended without success."""
         self._ask()
+        # A job is completing as long as one of its nodes has not answered.
+        if self._state == "COMPLETING":
+            return self._reason == "NonZeroExitCode"
         return self.ended and self._state not in ("COMPLETED", "UNKNOWN")
 
     @property
