@@ -1,4 +1,4 @@
-"""The component `fim_assets.FimPipeline`: the pipeline of one experiment in somebody's Dagster project."""
+"""The component `fim_assets.FimPipeline`: the pipeline of one experiment, for any Dagster project."""
 
 from __future__ import annotations
 

@@ -197,7 +197,7 @@ class Experiment(Section):
     def _dated_rows_need_a_tokenizer(self) -> Experiment:
         if self.data.is_dated and isinstance(self.model.tokenizer, TrainedTokenizer):
             raise ValueError(
-                "model.tokenizer would be trained anew on the rows of every day, which changes all prompts. Give the path "
+                "model.tokenizer would be trained again on the rows of every day, which changes all prompts. Give the path "
                 "of a tokenizer, or list the exports without {date}"
             )
         return self

@@ -41,7 +41,7 @@ WILL_NOT_RUN = (
     "DependencyNeverSatisfied",
     "launch_failed_requeued_held",
 )
-"""Beginnings of the reasons for which a queued job waits for somebody to change something."""
+"""Beginnings of the reasons for which a queued job waits until a person changes something."""
 
 
 def hosts_of_allocation(slots: int | None) -> list[Host]:

@@ -148,5 +148,5 @@ def test_a_tokenizer_that_is_trained_on_the_rows_is_refused(tmp_path: Path, toke
     content = yaml.safe_load(path.read_text())
     content["model"]["tokenizer"] = {"vocab_size": 700}
     path.write_text(yaml.safe_dump(content))
-    with pytest.raises(FimError, match="trained anew on the rows of every day"):
+    with pytest.raises(FimError, match="trained again on the rows of every day"):
         load_experiment(path)

@@ -61,7 +61,7 @@ class ModelStates:
         buffers: for the communication of gradients during the backward pass.
         step: besides, while gradients are summed over ranks and the optimizer takes its step; no activations exist then.
         host: in host memory.
-        parameter_gradients: what becomes of the gradients that autograd leaves at the parameters, which are not in
+        parameter_gradients: how long the gradients stay that autograd leaves at the parameters, which are not in
             `gradients`: they stay for good (`kept`), or until the optimizer has taken its step (`new`), or are moved to
             DeepSpeed's buffers as soon as they are computed (`removed`).
         whole_gradients: bytes of those that stay, when all of them are computed.
