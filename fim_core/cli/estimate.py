@@ -54,6 +54,16 @@ def estimate(
         raise FimError("--rows needs --tokens, the tokens of these rows.")
     experiment = open_experiment(config)
     ranks = gpus or experiment.launcher.world_size()
+    if ranks % experiment.sequence_parallel_size:
+        raise FimError(
+            f"sequence_parallel_size is {experiment.sequence_parallel_size}, and {ranks} ranks are not a multiple of it. Give "
+            "another number with --gpus."
+        )
+    if rows is not None and tokens is not None and not rows <= tokens <= rows * experiment.data.max_length:
+        raise FimError(
+            f"--tokens {tokens:,} are not possible for --rows {rows:,}: a row has 1 to {experiment.data.max_length:,} tokens "
+            "(data.max_length)."
+        )
     machine = Machine.this_cpu(ranks) if device == "cpu" else Machine.gpu(gpu, parse_memory(gpu_memory))
     estimator = Estimator(experiment, machine, ranks)
     trained_on = training_rows(experiment) if tokens is None else None

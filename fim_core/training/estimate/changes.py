@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from fim_core.config import Experiment
@@ -84,17 +84,31 @@ class Choices:
         yield Change(shown, _with_zero(experiment, options))
 
 
-def smallest_change(experiment: Experiment, choices: Choices, fits: Callable[[Experiment], bool]) -> Change | None:
-    """The first change of one option that makes the experiment fit, else of as many as it takes; None if none does.
+Step = Callable[[Experiment], Iterator[Change]]
+Fits = Callable[[Experiment], bool]
 
-    Several options are changed one after the other in the order of `Choices.steps`, each to its last value before the next.
-    """
-    for step in choices.steps:
+
+def smallest_change(experiment: Experiment, choices: Choices, fits: Fits) -> Change | None:
+    """The first change of one option that makes the experiment fit, else of as few as it takes; None if none does."""
+    steps = list(choices.steps)
+    for step in steps:
         for change in step(experiment):
             if fits(change.experiment):
                 return change
+    found = _change_in_turn(experiment, steps, fits)
+    if found is None:
+        return None
+    for step in reversed(choices.steps):  # leave out what is not needed, the most costly first
+        fewer = [other for other in steps if other != step]
+        if (smaller := _change_in_turn(experiment, fewer, fits)) is not None:
+            steps, found = fewer, smaller
+    return found
+
+
+def _change_in_turn(experiment: Experiment, steps: Sequence[Step], fits: Fits) -> Change | None:
+    """Change one option after the other, each to its last value before the next, until the experiment fits."""
     options: dict[str, str] = {}
-    for step in choices.steps:
+    for step in steps:
         for change in step(experiment):
             options, experiment = options | change.options, change.experiment
             if fits(experiment):

@@ -89,11 +89,14 @@ def parse_memory(text: str) -> int:
     A GPU that is sold with 80 GB has 79 to 80 GiB; the smaller reading is the safe one.
 
     Raises:
-        FimError: it is none of these.
+        FimError: it is none of these, or nothing would be left for a model.
     """
     if (match := _SIZE.fullmatch(text.strip())) is None:
         raise FimError(f"--gpu-memory {text!r} is not a size. Give, for example, 80GB or 80GiB.")
-    return int(float(match[1]) * _UNITS[(match[2] or "GB").lower()])
+    size = int(float(match[1]) * _UNITS[(match[2] or "GB").lower()])
+    if size <= CUDA_CONTEXT:
+        raise FimError(f"--gpu-memory {text!r}: a GPU needs more than the {in_gib(CUDA_CONTEXT)} of its own context.")
+    return size
 
 
 def in_gib(size: float) -> str:

@@ -87,6 +87,22 @@ def test_changes_add_up_if_none_suffices_alone() -> None:
     assert smallest_change(experiment_of("qwen3"), choices, lambda _: False) is None
 
 
+def test_changes_that_are_not_needed_are_left_out() -> None:
+    def fits(changed: Experiment) -> bool:
+        return changed.activation_checkpointing and changed.sequence_parallel_size == 4
+
+    choices = Choices(ranks=4, heads=4, tiles=True, on_gpu=True, sharded=True)
+    change = smallest_change(experiment_of("qwen3"), choices, fits)
+    assert change is not None
+    assert change.options == {"activation_checkpointing": "true", "sequence_parallel_size": "4"}
+
+
+def test_ranks_that_sequences_cannot_be_divided_among_are_refused(tmp_path: Path) -> None:
+    path = write_experiment(tmp_path, sequence_parallel_size=2)
+    with pytest.raises(FimError, match="3 ranks are not a multiple"):
+        CliRunner().invoke(app, ["estimate", str(path), "--gpus", "3"], catch_exceptions=False)
+
+
 def test_the_smallest_change_makes_the_run_fit() -> None:
     experiment = experiment_of("qwen3", layers=12, data={"sources": [{"type": "demo"}], "max_length": 8192})
     whole = estimate_of(experiment, 2**40).memory.total
@@ -124,7 +140,7 @@ def test_a_run_that_cannot_fit_is_refused_in_one_sentence_with_the_cure() -> Non
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("80GB", 80 * 10**9), ("80 GiB", 80 * 2**30), ("24", 24 * 10**9), ("1.5gb", 1_500_000_000), ("512MiB", 2**29)],
+    [("80GB", 80 * 10**9), ("80 GiB", 80 * 2**30), ("24", 24 * 10**9), ("1.5gb", 1_500_000_000), ("2048MiB", 2**31)],
 )
 def test_sizes_of_memory(text: str, size: int) -> None:
     assert parse_memory(text) == size
@@ -163,7 +179,9 @@ def test_hours_follow_from_tokens_and_utilization(tmp_path: Path) -> None:
     [
         (("--gpu", "H2000"), "--gpu H2000 is unknown"),
         (("--gpu-memory", "much"), "is not a size"),
+        (("--gpu-memory", "1GB"), "more than the 1.0 GiB of its own context"),
         (("--rows", "5"), "--rows needs --tokens"),
+        (("--rows", "50", "--tokens", "10"), "not possible for --rows 50"),
     ],
 )
 def test_wrong_options_are_explained(options: tuple[str, str], message: str, tmp_path: Path) -> None:
