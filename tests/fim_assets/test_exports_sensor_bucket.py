@@ -9,13 +9,17 @@ import pytest
 from object_server import Bucket
 
 from fim_assets.automation.exports import exports_sensor, list_exports
+from fim_assets.automation.jobs import build_jobs
+from fim_assets.instance import PipelineInstance
 from fim_core.config.workflow import ExportsConfig
 from fim_core.errors import FimError
 
 
 def tick(url: str, cursor: str | None, settle_seconds: float = 0.0) -> tuple[list[str], str | None, str]:
     """Evaluate the sensor once: run keys, new cursor, skip reason."""
-    sensor = exports_sensor(ExportsConfig(folder=url, settle_seconds=settle_seconds))
+    pipeline = PipelineInstance("tiny.yaml")
+    config = ExportsConfig(folder=url, settle_seconds=settle_seconds)
+    sensor = exports_sensor(pipeline, build_jobs(pipeline)["prepare_data"], config)
     with dg.DagsterInstance.ephemeral() as instance:
         context = dg.build_sensor_context(cursor=cursor, instance=instance)
         result = sensor(context)
