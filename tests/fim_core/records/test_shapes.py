@@ -123,7 +123,7 @@ def test_every_source_type_of_the_configuration_is_known() -> None:
     """`type` names a shape, or says where rows come from."""
     named = [kind for shape in SHAPES for kind in shape.types]
     assert len(named) == len(set(named))
-    assert set(get_args(SourceType)) - set(named) == {"auto", "huggingface", "sql_files", "demo"}
+    assert set(get_args(SourceType)) - set(named) == {"auto", "huggingface", "sql_files", "snowflake", "demo"}
     assert set(named) <= set(get_args(SourceType))
 
 
