@@ -48,6 +48,24 @@ def staging(folder: Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+@contextmanager
+def new_folder(final: Path) -> Iterator[Path]:
+    """Yield a temporary folder next to `final`, which is flushed to disk and renamed to it if the block ends without an error.
+
+    Raises:
+        OSError: `final` exists, and is not an empty folder.
+    """
+    scratch = final.with_name(f".{final.name}-{os.getpid()}-{secrets.token_hex(4)}")
+    scratch.mkdir(parents=True)
+    try:
+        yield scratch
+        flush_tree(scratch)
+        os.rename(scratch, final)
+        flush(final.parent)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
 def require_free(*places: Path) -> None:
     """Require that none of these paths exists, not even as a broken link.
 

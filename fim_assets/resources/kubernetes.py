@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from fim_assets.resources.kubernetes_manifests import job_manifest, job_name, rendezvous, service_manifest
+from fim_assets.resources.kubernetes_manifests import first_host, job_manifest, job_name, service_manifest
 from fim_assets.resources.pod_conditions import Waiting, why_no_pods, why_waiting
 from fim_core.config.launchers import KubernetesLauncher
 from fim_core.errors import FimError
@@ -57,7 +57,7 @@ def start_kubernetes(job: Job, lock: int, labels: Mapping[str, str]) -> RemoteRa
             raise FimError(f"The Kubernetes Job that `launcher` describes cannot be created: {error}") from error
         return created
 
-    return RemoteRanks(job, submit, launcher_command("python", options.num_nodes, rendezvous(job)))
+    return RemoteRanks(job, submit, launcher_command("python", options.num_nodes, first_host(job)))
 
 
 def _connect(options: KubernetesLauncher) -> DagsterKubernetesClient:

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 GRACE_SECONDS = 10
 KEPT_SECONDS = 24 * 60 * 60
 CONTAINER = "train"
-PORT = 29500
-"""Port of the rendezvous. Each pod has a network of its own, so that no other run can take it."""
 
 RESTRICTED = {
     "allow_privilege_escalation": False,
@@ -36,9 +34,9 @@ def job_name(job: Job) -> str:
     return f"fim-{job.attempt}"
 
 
-def rendezvous(job: Job) -> str:
-    """`host:port` of the first pod, by its name in the Service."""
-    return f"{job_name(job)}-0.{job_name(job)}:{PORT}"
+def first_host(job: Job) -> str:
+    """Host name of the first pod, by its name in the Service."""
+    return f"{job_name(job)}-0.{job_name(job)}"
 
 
 def job_manifest(job: Job, command: list[str], labels: Mapping[str, str]) -> V1Job:
@@ -106,7 +104,6 @@ def service_manifest(job: Job, uid: str) -> V1Service:
             selector={"job-name": name},
             # The first pod must be found before it is ready.
             publish_not_ready_addresses=True,
-            ports=[client.V1ServicePort(name="rendezvous", port=PORT)],
         ),
     )
 

@@ -225,9 +225,10 @@ class Experiment(Section):
 
     @model_validator(mode="after")
     def _ranks_divide_sequences(self) -> Experiment:
-        ranks, size = self.launcher.num_processes, self.sequence_parallel_size
-        ranks = ranks and ranks * getattr(self.launcher, "num_nodes", 1)
-        if ranks is not None and self.launcher.type != "hostfile" and ranks % size:
+        size = self.sequence_parallel_size
+        # Without num_processes, or with a hostfile, the number of ranks is known only where the run starts.
+        known = self.launcher.num_processes is not None and self.launcher.type != "hostfile"
+        if known and (ranks := self.launcher.world_size()) % size:
             raise ValueError(
                 f"sequence_parallel_size is {size}, but the launcher starts {ranks} ranks, which is not a multiple of it"
             )

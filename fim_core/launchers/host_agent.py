@@ -24,8 +24,8 @@ from fim_core.config.hostfile import Host
 from fim_core.errors import FimError
 from fim_core.launchers.folder_lock import LOCK_SECONDS, lock_run_folder
 from fim_core.launchers.host_records import HostReport, SignOfLife, ranks_of, read_hosts, write_hosts
-from fim_core.launchers.local import LocalRanks, rank_commands
-from fim_core.training.job import RENDEZVOUS_HOST, Job, TrainingFailed
+from fim_core.launchers.local import LocalRanks, commands_of_one_of_several
+from fim_core.training.job import Job, TrainingFailed
 from fim_core.training.lease import LEASE_SECONDS, LeaseCheck, LeaseEnded
 
 POLL_SECONDS = 0.1
@@ -50,8 +50,8 @@ def index_of_node(hosts: Sequence[Host]) -> int:
 def run_ranks(job: Job, hosts: Sequence[Host], index: int) -> HostReport:
     """Run the ranks of this host until they end, one fails, or the lease expires; writes the report before it ends them."""
     sign, lease = SignOfLife(job.work.sign_of_life(job.attempt, index)), LeaseCheck(job)
-    environment = {RENDEZVOUS_HOST: hosts[0].name, "MASTER_ADDR": hosts[0].name}
-    commands = rank_commands(job, sum(host.slots for host in hosts), ranks_of(hosts, index), environment)
+    world_size = sum(host.slots for host in hosts)
+    commands = commands_of_one_of_several(job, world_size, ranks_of(hosts, index), hosts[0].name)
 
     def check() -> None:
         sign.give()

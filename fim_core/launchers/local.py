@@ -16,7 +16,7 @@ from fim_core.launchers.heartbeat import Heartbeat
 from fim_core.launchers.stack_dumps import describe_stacks
 from fim_core.process_group import PARENT, Command, ProcessGroup
 from fim_core.training.failures import Ended, failure_of
-from fim_core.training.job import RENDEZVOUS_FILE, Job, TrainingFailed
+from fim_core.training.job import RENDEZVOUS_FILE, RENDEZVOUS_HOST, Job, TrainingFailed
 from fim_core.training.log_tail import LineTail
 
 
@@ -28,9 +28,23 @@ def start_local(job: Job, lock: int, labels: Mapping[str, str]) -> LocalRanks:
 
 def local_commands(job: Job) -> list[Command]:
     """The command of each rank on this machine."""
-    ranks = job.experiment.launcher.num_processes or (gpus() if device_type() == "cuda" else 1)
+    ranks = ranks_here(job)
     environment = {"GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo")}
     return rank_commands(job, ranks, range(ranks), environment)
+
+
+def ranks_here(job: Job) -> int:
+    """Number of ranks on this machine: `num_processes`, or one per GPU, or one."""
+    return job.experiment.launcher.num_processes or (gpus() if device_type() == "cuda" else 1)
+
+
+def commands_of_one_of_several(job: Job, world_size: int, ranks: Sequence[int], first_host: str) -> list[Command]:
+    """The commands of the ranks of this machine, in a run on several machines.
+
+    Args:
+        first_host: name of the machine of rank 0, where they meet.
+    """
+    return rank_commands(job, world_size, ranks, {RENDEZVOUS_HOST: first_host, "MASTER_ADDR": first_host})
 
 
 def rank_commands(job: Job, world_size: int, ranks: Sequence[int], environment: Mapping[str, str]) -> list[Command]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+from fim_core.launchers.local import commands_of_one_of_several, local_commands, ranks_here
 from fim_core.process_group import Command
-from fim_core.training.job import RENDEZVOUS_FILE
-
-_OF_ONE_MACHINE = {RENDEZVOUS_FILE, "GLOO_SOCKET_IFNAME"}
+from fim_core.training.job import Job
 
 
 @dataclass(frozen=True)
@@ -18,28 +16,17 @@ class Node:
     Attributes:
         index: from 0.
         count: number of machines.
-        rendezvous: `host:port` at which the ranks meet, on the machine with index 0; empty for a single machine.
+        first_host: name of the machine with index 0, where the ranks meet; empty for a single machine.
     """
 
     index: int = 0
     count: int = 1
-    rendezvous: str = ""
+    first_host: str = ""
 
-    def commands(self, local: Sequence[Command]) -> list[Command]:
-        """The commands of this machine's ranks, numbered through all machines.
-
-        Args:
-            local: those of a run on this machine alone.
-        """
+    def commands(self, job: Job) -> list[Command]:
+        """The commands of this machine's ranks, which are numbered through all machines."""
         if self.count == 1:
-            return list(local)
-        host, _, port = self.rendezvous.rpartition(":")
-        commands = []
-        for local_rank, command in enumerate(local):
-            rank = self.index * len(local) + local_rank
-            kept = {name: value for name, value in command.environment.items() if name not in _OF_ONE_MACHINE}
-            own = {"RANK": f"{rank}", "WORLD_SIZE": f"{self.count * len(local)}"}
-            place = {"MASTER_ADDR": host, "MASTER_PORT": port}
-            log = command.log.with_name(f"rank-{rank}.log")
-            commands.append(replace(command, environment=kept | own | place, log=log))
-        return commands
+            return local_commands(job)
+        here = ranks_here(job)
+        ranks = range(self.index * here, (self.index + 1) * here)
+        return commands_of_one_of_several(job, self.count * here, ranks, self.first_host)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -80,9 +79,9 @@ def run_nodes(job: Job, group: Any, nodes: int, resources: dict[str, float], dir
         }
         return ray.remote(**options)(function)
 
-    addresses = ray.get([on(index, free_address).remote() for index in range(nodes)])
+    hosts = ray.get([on(index, ray.util.get_node_ip_address).remote() for index in range(nodes)])
     command = [
-        *launcher_command(sys.executable, nodes, addresses[0]),
+        *launcher_command(sys.executable, nodes, hosts[0]),
         *("--job", str(job.work.job), "--directory", directory),
     ]
     tasks = {on(index, run_node).remote([*command, "--node", str(index)]): index for index in range(nodes)}
@@ -95,24 +94,15 @@ def run_nodes(job: Job, group: Any, nodes: int, resources: dict[str, float], dir
         try:
             codes += ray.get(done)
         except ray.exceptions.RayError as error:
-            host = addresses[tasks[done[0]]].rpartition(":")[0]
+            node = tasks[done[0]]
             print(error, file=sys.stderr)
             message = (
-                f"Machine {host}, {tasks[done[0]]} of 0 to {nodes - 1}, has left the Ray cluster, or Ray has killed its "
+                f"Machine {hosts[node]}, {node} of 0 to {nodes - 1}, has left the Ray cluster, or Ray has killed its "
                 "ranks. Training resumes from its newest state."
             )
             record_launcher_failure(job, "driver", LauncherFailure(False, message, lost_machine=True))
             return 1
     return 1 if any(codes) else 0
-
-
-def free_address() -> str:
-    """`host:port` of this machine, with a port that is free."""
-    import ray
-
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return f"{ray.util.get_node_ip_address()}:{probe.getsockname()[1]}"
 
 
 def run_node(command: list[str]) -> int:

@@ -20,7 +20,7 @@ from typing import Literal, Protocol
 from fim_core.atomic import read_json_as, write_json
 from fim_core.errors import DamagedFile, FimError
 from fim_core.launchers.folder_lock import LOCK_SECONDS, lock_run_folder
-from fim_core.launchers.local import LocalRanks, local_commands
+from fim_core.launchers.local import LocalRanks
 from fim_core.launchers.monitor import follow
 from fim_core.launchers.nodes import Node
 from fim_core.process_group import die_with_parent
@@ -195,15 +195,15 @@ class RemoteRanks:
             return "running"
 
 
-def launcher_command(python: str, nodes: int = 1, rendezvous: str = "") -> list[str]:
+def launcher_command(python: str, nodes: int = 1, first_host: str = "") -> list[str]:
     """The program that each machine of a run executes, without the arguments that name the job.
 
     Args:
         python: the interpreter on the cluster that has this package installed.
         nodes: number of machines.
-        rendezvous: where their ranks meet, if there are several.
+        first_host: name of the machine where their ranks meet, if there are several.
     """
-    several = ["--nodes", str(nodes), "--rendezvous", rendezvous] if nodes > 1 else []
+    several = ["--nodes", str(nodes), "--first-host", first_host] if nodes > 1 else []
     return [python, "-m", "fim_core.launchers.remote", *several]
 
 
@@ -215,11 +215,9 @@ def main() -> int:
     parser.add_argument("--directory", type=Path, help="base of the experiment's relative paths, if it exists here")
     parser.add_argument("--nodes", type=int, default=1, help="number of machines of the run")
     parser.add_argument("--node", type=int, default=int(os.environ.get(NODE_VARIABLE, 0)), help="index of this one")
-    parser.add_argument(
-        "--rendezvous", default="", help="host:port on machine 0 where the ranks of several machines meet"
-    )
+    parser.add_argument("--first-host", default="", help="name of machine 0, where the ranks of several machines meet")
     arguments = parser.parse_args()
-    node = Node(arguments.node, arguments.nodes, arguments.rendezvous)
+    node = Node(arguments.node, arguments.nodes, arguments.first_host)
     # A cluster ends its jobs by SIGTERM; raised as an exception, it lets the ranks be ended in order.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     if arguments.directory and arguments.directory.is_dir():
@@ -246,7 +244,7 @@ def run_here(job: Job, node: Node) -> None:
     """
     # An earlier attempt whose follower has died sees that this one has begun, and ends; its ranks hold the lock until then.
     with lock_run_folder(job.work.ranks_lock(node.index), LEASE_SECONDS + LOCK_SECONDS) as lock:
-        ranks = LocalRanks(job, node.commands(local_commands(job)), lock, LeaseCheck(job))
+        ranks = LocalRanks(job, node.commands(job), lock, LeaseCheck(job))
         follow(job, ranks, lambda event: None)
 
 

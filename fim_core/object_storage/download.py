@@ -12,13 +12,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from fim_core.atomic import flush, flush_tree
+from fim_core.atomic import new_folder
 from fim_core.errors import FimError
 from fim_core.object_storage.filesystem import reporting
 from fim_core.object_storage.listing import Listing, RemoteFile, remote_file
@@ -64,22 +63,16 @@ def download_folder(listing: Listing, files: Mapping[str, RemoteFile], downloads
         os.utime(final)
         return final
     shutil.rmtree(final, ignore_errors=True)
-    scratch = downloads / f".{final.name}-{os.getpid()}-{secrets.token_hex(4)}"
     try:
-        for name, file in files.items():
-            if {"", ".", ".."} & set(name.split("/")):
-                raise FimError(f"{file.path} has an empty part, `.` or `..` in its name. Rename the object.")
-            _copy(listing, file, scratch / name)
-        flush_tree(scratch)
-        try:
-            os.rename(scratch, final)
-        except OSError:
-            # Another process copied the same version first.
-            if not _is_whole(final, files):
-                raise
-        flush(downloads)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        with new_folder(final) as scratch:
+            for name, file in files.items():
+                if {"", ".", ".."} & set(name.split("/")):
+                    raise FimError(f"{file.path} has an empty part, `.` or `..` in its name. Rename the object.")
+                _copy(listing, file, scratch / name)
+    except OSError:
+        # Another process copied the same version first.
+        if not _is_whole(final, files):
+            raise
     return final
 
 

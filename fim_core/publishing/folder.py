@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 from pathlib import Path
 
-from fim_core.atomic import flush, flush_tree, read_json, replacing, write_json
+from fim_core.atomic import flush, new_folder, read_json, replacing, write_json
 from fim_core.errors import FimError
 from fim_core.publishing.release import RECORD, Release, require_same_experiment
 
@@ -46,13 +45,8 @@ def _copy_model(release: Release, folder: Path) -> bool:
         ):
             raise FimError(f"{final} was changed after it was published. Move it away.")
         return False
-    scratch = folder / f".{release.name}-{os.getpid()}-{secrets.token_hex(4)}"
-    try:
+    with new_folder(final) as scratch:
         for file in release.files:
             (scratch / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(release.folder / file, scratch / file)
-        flush_tree(scratch)
-        os.rename(scratch, final)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return True

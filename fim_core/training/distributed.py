@@ -93,8 +93,7 @@ class Ranks:
 def join_ranks() -> Ranks:
     """Join the process group that the environment describes.
 
-    RANK, LOCAL_RANK and WORLD_SIZE identify this rank; the ranks meet through the file RENDEZVOUS_FILE (see `meet`), or,
-    without it, at MASTER_ADDR and MASTER_PORT.
+    RANK, LOCAL_RANK and WORLD_SIZE identify this rank; the ranks meet through the file RENDEZVOUS_FILE (see `meet`).
     """
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     if device_type() == "cuda":
@@ -109,10 +108,9 @@ def join_ranks() -> Ranks:
         # DeepSpeed's optimizers import one that is decorated with torch.compile, which loads the whole compiler and takes
         # seconds. Nothing is compiled on a CPU here.
         os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
-    if meeting := os.environ.get(RENDEZVOUS_FILE):
-        # A store instead of a file:// URL, as torch does not decode escaped characters (space, #) in its path.
-        store = meet(Path(meeting), rank, world_size, COLLECTIVE_TIMEOUT)
-        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=COLLECTIVE_TIMEOUT)
+    # A store instead of a file:// URL, as torch does not decode escaped characters (space, #) in its path.
+    store = meet(Path(os.environ[RENDEZVOUS_FILE]), rank, world_size, COLLECTIVE_TIMEOUT)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=COLLECTIVE_TIMEOUT)
     deepspeed.init_distributed(backend, rank=rank, world_size=world_size, timeout=COLLECTIVE_TIMEOUT, verbose=False)
     return Ranks(rank, world_size, device)
 

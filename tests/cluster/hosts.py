@@ -234,7 +234,7 @@ class Cluster:
         wait_for(is_ready, 20, f"{host} is ready")
 
     def stop(self, host: str) -> None:
-        """Power a host off: its network goes first, so that nobody hears of the end of its processes."""
+        """Power a host off: its network goes first, so that other hosts do not notice the end of its processes."""
         self._run("ip", "-n", self._tag, "link", "del", host)
         process = self._init.pop(host)
         process.kill()

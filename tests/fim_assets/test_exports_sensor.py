@@ -9,6 +9,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+import sensor_ticks
 
 from fim_assets.automation.exports import exports_sensor
 from fim_assets.automation.jobs import build_jobs
@@ -26,18 +27,7 @@ def put(folder: Path, name: str, text: str, age_seconds: float = 3600) -> None:
 
 
 def tick(folder: Path, cursor: str | None) -> tuple[list[str], str | None, str]:
-    """Evaluate the sensor once: run keys, new cursor, skip reason."""
-    instance = PipelineInstance("tiny.yaml")
-    sensor = exports_sensor(
-        instance, build_jobs(instance)["prepare_data"], ExportsConfig(folder=str(folder), settle_seconds=30)
-    )
-    with dg.instance_for_test() as instance:
-        context = dg.build_sensor_context(cursor=cursor, instance=instance)
-        result = sensor(context)
-    if isinstance(result, dg.SkipReason):
-        return [], context.cursor, result.skip_message or ""
-    assert isinstance(result, dg.SensorResult)
-    return [request.run_key or "" for request in result.run_requests or []], result.cursor, ""
+    return sensor_ticks.tick(str(folder), cursor, settle_seconds=30)
 
 
 def test_a_new_file_starts_one_run(tmp_path: Path) -> None:

@@ -4,29 +4,16 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-import dagster as dg
 import pytest
+import sensor_ticks
 from object_server import Bucket
 
-from fim_assets.automation.exports import exports_sensor, list_exports
-from fim_assets.automation.jobs import build_jobs
-from fim_assets.instance import PipelineInstance
-from fim_core.config.workflow import ExportsConfig
+from fim_assets.automation.exports import list_exports
 from fim_core.errors import FimError
 
 
 def tick(url: str, cursor: str | None, settle_seconds: float = 0.0) -> tuple[list[str], str | None, str]:
-    """Evaluate the sensor once: run keys, new cursor, skip reason."""
-    pipeline = PipelineInstance("tiny.yaml")
-    config = ExportsConfig(folder=url, settle_seconds=settle_seconds)
-    sensor = exports_sensor(pipeline, build_jobs(pipeline)["prepare_data"], config)
-    with dg.DagsterInstance.ephemeral() as instance:
-        context = dg.build_sensor_context(cursor=cursor, instance=instance)
-        result = sensor(context)
-    if isinstance(result, dg.SkipReason):
-        return [], context.cursor, result.skip_message or ""
-    assert isinstance(result, dg.SensorResult)
-    return [request.run_key or "" for request in result.run_requests or []], result.cursor, ""
+    return sensor_ticks.tick(url, cursor, settle_seconds)
 
 
 def test_new_changed_and_removed_objects_start_a_run(bucket: Bucket) -> None:

@@ -26,7 +26,7 @@ pytest.importorskip("dagster_k8s", reason="dagster-k8s is not installed: pip ins
 
 from fim_assets.resources import kubernetes as launcher
 from fim_assets.resources.kubernetes import start_kubernetes
-from fim_assets.resources.kubernetes_manifests import job_manifest, rendezvous, service_manifest
+from fim_assets.resources.kubernetes_manifests import first_host, job_manifest, service_manifest
 
 JOBS = "/apis/batch/v1/namespaces/ml/jobs"
 PODS = "/api/v1/namespaces/ml/pods"
@@ -156,7 +156,7 @@ def test_every_option_is_in_the_job(tmp_path: Path) -> None:
     assert service["spec"]["publishNotReadyAddresses"] is True
     assert service["spec"]["selector"] == {"job-name": "fim-1a2b3c4d"}
     assert service["metadata"]["ownerReferences"][0]["uid"] == "a-b-c"
-    assert rendezvous(job) == "fim-1a2b3c4d-0.fim-1a2b3c4d:29500"
+    assert first_host(job) == "fim-1a2b3c4d-0.fim-1a2b3c4d"
 
 
 def test_storage_outside_the_volume(tmp_path: Path) -> None:
@@ -291,7 +291,7 @@ def test_two_pods_meet_at_the_first_through_a_service(tmp_path: Path, cluster: A
     ranks = start_kubernetes(job_in(tmp_path, num_nodes=2), -1, {})
     assert cluster.job is not None
     command = cluster.job["spec"]["template"]["spec"]["containers"][0]["command"]
-    assert command[command.index("--rendezvous") + 1] == "fim-1a2b3c4d-0.fim-1a2b3c4d:29500"
+    assert command[command.index("--first-host") + 1] == "fim-1a2b3c4d-0.fim-1a2b3c4d"
     assert command[command.index("--nodes") + 1] == "2"
     cluster.job["status"] = {"succeeded": 1, "active": 1}
     assert ranks.running, "one of two has ended"

@@ -100,5 +100,5 @@ def parse_memory(text: str) -> int:
 
 
 def in_gib(size: float) -> str:
-    """A size for people."""
-    return f"{size / GIB:,.1f} GiB"
+    """A size for people: in GiB, or in MiB below 0.1 GiB."""
+    return f"{size / GIB:,.1f} GiB" if size >= 0.1 * GIB else f"{size / 2**20:,.0f} MiB"
