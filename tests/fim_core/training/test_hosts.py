@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -144,12 +145,13 @@ def test_command_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     monkeypatch.setenv("PDSH_SSH_ARGS_APPEND", "-p 2222")
     job = job_in(tmp_path)
-    agent = f"{sys.executable} -m fim_core.launchers.host_agent --job {job.work.job} --hosts worker-1:1,worker-2:1"
+    program = [sys.executable, "-m", "fim_core.launchers.host_agent"]
+    agent = [*program, "--job", str(job.work.job), "--hosts", "worker-1:1,worker-2:1"]
     first, second = pdsh_commands(job, HOSTS, ["-l", "me"])
     assert list(second.argv[:6]) == ["pdsh", "-S", "-w", "worker-2", "-l", "me"]
     assert second.argv[-1].startswith("exec env ")
     assert " OMP_NUM_THREADS=3 " in second.argv[-1]
-    assert agent in second.argv[-1]
+    assert shlex.join(agent) in second.argv[-1]
     assert [command.argv[-1][-9:] for command in (first, second)] == ["--index 0", "--index 1"]
     assert second.environment["PDSH_SSH_ARGS_APPEND"].startswith("-p 2222 -o BatchMode=yes")
     words = mpirun_command(job, HOSTS, ["--tag-output"]).argv
