@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -38,14 +38,6 @@ def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
         else:
             high = middle - 1
     return low
-
-
-def next_token(logits: Tensor) -> Tensor:
-    """The most probable token of each row ([…, vocabulary] to […], int64); the lowest id in a tie.
-
-    Compared in float32 as in `GenerationMixin`, so that the same tokens tie.
-    """
-    return logits.float().argmax(-1)
 
 
 def why_not_shared(model: PreTrainedModel) -> str | None:
@@ -133,19 +125,3 @@ class PrefixCache:
             logits_to_keep=1,
         )
         return output.logits[0, -1]
-
-
-def greedy_tokens(
-    cache: PrefixCache, prompt: Sequence[int], *, stop_ids: set[int], max_new_tokens: int
-) -> Iterator[int]:
-    """Yield the tokens of a greedy continuation as they are computed.
-
-    Ends after a stop token, which is also yielded, or after `max_new_tokens`.
-    """
-    token = int(next_token(cache.read(prompt)))
-    yield token
-    for _ in range(max_new_tokens - 1):
-        if token in stop_ids:
-            return
-        token = int(next_token(cache.append(token)))
-        yield token

@@ -120,7 +120,7 @@ class _Server:
         if call.stream:
             usage = bool(call.stream_options and call.stream_options.include_usage)
             return _EventStream(_events(deltas, answer, len(prompt_ids), usage))
-        text, last = "", Delta("", 0)
+        text, last = "", Delta("", 0, 0.0)
         async with aclosing(deltas()) as generated:
             async for last in generated:
                 text += last.text
@@ -230,7 +230,7 @@ class _EventStream(Response):
 async def _events(
     deltas: Callable[[], AsyncGenerator[Delta, None]], answer: Answer, prompt_tokens: int, include_usage: bool
 ) -> AsyncGenerator[str, None]:
-    last = Delta("", 0)
+    last = Delta("", 0, 0.0)
     async with aclosing(deltas()) as generated:
         async for last in generated:
             if last.text or last.finish_reason:

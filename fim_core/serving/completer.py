@@ -13,7 +13,8 @@ from fim_core.champion.registry import champion_weights
 from fim_core.config import Experiment, default_storage
 from fim_core.errors import FimError
 from fim_core.inference.generation import load_for_inference, stop_ids_of
-from fim_core.inference.prefix_cache import PrefixCache, greedy_tokens
+from fim_core.inference.greedy import greedy_tokens
+from fim_core.inference.prefix_cache import PrefixCache
 from fim_core.inference.prompting import load_prompt_builder
 from fim_core.prompts import PromptBuilder
 from fim_core.records.schema import Completion
@@ -32,11 +33,13 @@ class Delta:
     Attributes:
         text: new text; often empty, while a character or a stop string may be incomplete.
         tokens: number of tokens generated so far, stop token included.
+        logprob: log-probability of the token.
         finish_reason: set on the last delta: `stop` for a stop token or string, `length` for the limit.
     """
 
     text: str
     tokens: int
+    logprob: float
     finish_reason: Literal["stop", "length"] | None = None
 
 
@@ -93,18 +96,18 @@ class Completer:
         stream = TextStream(self._builder.encoder, stop)
         tokens = greedy_tokens(self._cache, prompt_ids, stop_ids=self._stop_ids, max_new_tokens=max_tokens)
         for count, token in enumerate(tokens, start=1):
-            if token in self._stop_ids:
-                yield Delta(stream.finish(), count, "stop")
+            if token.id in self._stop_ids:
+                yield Delta(stream.finish(), count, token.logprob, "stop")
                 return
-            text = stream.add(token)
+            text = stream.add(token.id)
             if stream.stopped:
-                yield Delta(text, count, "stop")
+                yield Delta(text, count, token.logprob, "stop")
                 return
             if count == max_tokens:
                 text += stream.finish()
-                yield Delta(text, count, "stop" if stream.stopped else "length")
+                yield Delta(text, count, token.logprob, "stop" if stream.stopped else "length")
                 return
-            yield Delta(text, count)
+            yield Delta(text, count, token.logprob)
 
     def complete(self, completion: Completion, *, max_tokens: int) -> str:
         """Complete SQL; returns the text to insert at the cursor.
