@@ -281,15 +281,13 @@ class Notices:
         """Log the names of a request that were not in an earlier one."""
         found = {"": body} | {f"{name}.": value for name, value in body if isinstance(value, Options)}
         for prefix, options in found.items():
-            names = set(options.model_extra or ())
-            self._log(
-                {prefix + name for name in names & options.without_effect}, "without effect, as decoding is greedy"
-            )
-            self._log({prefix + name for name in names - options.without_effect}, "unknown")
+            names, known = set(options.model_extra or ()), options.without_effect
+            self._log({prefix + name for name in names & known}, "without effect: decoding is greedy")
+            self._log({prefix + name for name in names - known}, "unknown")
 
     def _log(self, names: set[str], why: str) -> None:
         new = sorted(name for name in names - self._known if _PLAIN_NAME.fullmatch(name))
         new = new[: max(0, _MAX_NOTICES - len(self._known))]
         if new:
             self._known.update(new)
-            logger.warning("fim: ignored in requests, said once (%s): %s", why, ", ".join(new))
+            logger.warning("fim: options of requests are ignored (%s; said once): %s", why, ", ".join(new))
