@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
+import httpx
 import ollama
 import openai
 import pytest
@@ -172,3 +174,25 @@ def test_ollama_models_and_errors(address: str) -> None:
     assert raised.value.status_code == 404
     with pytest.raises(ollama.ResponseError, match="Send plain text"):
         list(client.generate("fim", f"lead {RENDERED}", stream=True))
+
+
+def test_the_requests_of_continue(address: str, expected: list[Delta]) -> None:
+    """core/llm/llms/Ollama.ts of Continue: `api/show` with `name`, then `api/generate`."""
+    with httpx.Client(base_url=f"{address}/") as client:
+        shown = client.post("api/show", json={"name": "fim"}).json()
+        assert ".Suffix" in shown["template"]
+        assert shown["parameters"] == "", "Continue fails on a line that it cannot parse"
+        stop = ["<fim_prefix>", "<fim_suffix>", "<fim_middle>", "<|endoftext|>", "\n\n", "\r\n\r\n", "/src/", "```"]
+        model = {"temperature": 0.01, "num_predict": 12, "stop": stop, "num_ctx": 32768}
+        call = {
+            "model": "fim",
+            "prompt": PREFIX,
+            "suffix": SUFFIX,
+            "options": model,
+            "keep_alive": 1800,
+            "stream": True,
+        }
+        with client.stream("POST", "api/generate", json=call) as response:
+            parts = [json.loads(line) for line in response.iter_lines() if line.strip()]
+    assert not any("error" in part for part in parts)
+    assert "".join(part["response"] for part in parts) == text_of(expected)
