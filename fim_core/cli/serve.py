@@ -31,7 +31,7 @@ def serve(
         Path | None, typer.Option(help="File with table definitions, for requests without ddl_context.")
     ] = None,
 ) -> None:
-    """Serve POST /v1/completions (prompt, suffix, max_tokens, stop, stream), GET /v1/models and GET /health."""
+    """Serve completions to editors: OpenAI's /v1/completions, llama.cpp's /infill, Mistral's FIM API, Ollama's /api/generate."""
     import uvicorn
 
     from fim_core.cli.complete import read_text

@@ -17,6 +17,8 @@ from fim_core.inference.greedy import greedy_tokens
 from fim_core.inference.prefix_cache import PrefixCache
 from fim_core.inference.prompting import load_prompt_builder
 from fim_core.prompts import PromptBuilder
+from fim_core.prompts.rendered import fim_block, text_around_cursor
+from fim_core.prompts.trim import FittedPrompt, fit
 from fim_core.records.schema import Completion
 from fim_core.serving.text_stream import TextStream
 from fim_core.store import Store
@@ -80,6 +82,42 @@ class Completer:
     def prompt_ids(self, completion: Completion) -> list[int]:
         """Token ids of the prompt, the same as in training for the same fields."""
         return self._builder.encode(completion)
+
+    @property
+    def fim_block(self) -> str:
+        """The FIM block of the prompts of this model, in the syntax of Ollama's templates."""
+        return fim_block("{{ .Prompt }}", "{{ .Suffix }}", self._builder.tokens, self._builder.data.fim_order)
+
+    @property
+    def computed(self) -> int:
+        """Number of tokens that the model has computed so far; those in its cache are not computed again."""
+        return self._cache.computed
+
+    def text_around_cursor(self, prompt: str, suffix: str) -> tuple[str, str]:
+        """Text before and after the cursor of a client's prompt, which may have the FIM markers of this model.
+
+        Raises:
+            FimError: it has FIM markers and cannot be taken apart.
+        """
+        start = self._builder.tokenizer.bos_token or ""
+        return text_around_cursor(prompt, suffix, self._builder.tokens, start=start)
+
+    def fit(self, completion: Completion, *, max_tokens: int) -> FittedPrompt:
+        """The prompt, trimmed if it leaves no room for `max_tokens` new tokens.
+
+        At least half of the model's context is for the prompt, however large `max_tokens` is.
+
+        Raises:
+            FimError: it cannot be trimmed enough.
+        """
+        if self.context_length is None:
+            return FittedPrompt(self.prompt_ids(completion), completion, {})
+        reserved = min(max_tokens, self.context_length // 2)
+        return fit(self._builder, completion, self.context_length - reserved)
+
+    def read(self, prompt_ids: Sequence[int]) -> None:
+        """Compute the states of a prompt, so that the next one that begins like it is faster."""
+        self._cache.read(prompt_ids)
 
     def room(self, prompt_ids: Sequence[int]) -> int | None:
         """The number of tokens that fit after a prompt; None if unknown."""
