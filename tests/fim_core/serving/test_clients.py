@@ -13,7 +13,8 @@ from mistralai.client import Mistral
 from mistralai.client.errors import SDKError
 
 from fim_core.records.schema import Completion
-from fim_core.serving.completer import Completer, Delta
+from fim_core.serving.completer import Completer
+from fim_core.serving.delta import Delta
 
 PREFIX, SUFFIX = "SELECT a", "\nFROM t"
 RENDERED = f"<|fim_prefix|>{PREFIX}<|fim_suffix|>{SUFFIX}<|fim_middle|>"
