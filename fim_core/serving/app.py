@@ -227,6 +227,8 @@ class _Server:
             async with self._turn:
                 start, computed = time.monotonic(), self._completer.computed
                 if call.is_warm_up:
+                    if await request.is_disconnected():
+                        raise ClientDisconnect
                     await run_sync(self._completer.read, prompt.ids, limiter=self._model)
                     generated.prompt_read(time.monotonic() - start, self._completer.computed - computed)
                     return

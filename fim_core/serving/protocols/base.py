@@ -294,7 +294,7 @@ class Notices:
         found = {"": body} | {f"{name}.": value for name, value in body if isinstance(value, Options)}
         for prefix, options in found.items():
             names, known = set(options.model_extra or ()), options.without_effect
-            self._log({prefix + name for name in names & known}, "without effect: decoding is greedy")
+            self._log({prefix + name for name in names & known}, "without effect: one model, greedy decoding")
             self._log({prefix + name for name in names - known}, "unknown")
 
     def _log(self, names: set[str], why: str) -> None:

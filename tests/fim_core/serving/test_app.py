@@ -147,6 +147,7 @@ def test_control_tokens_in_user_text_are_plain_text(client: TestClient, complete
         {"presence_penalty": 0.5, "frequency_penalty": -2, "repetition_penalty": 1.2},
         {"stream_options": {"include_usage": None, "include_obfuscation": False}, "stop": "zzz", "nonsense": [{}]},
         dict.fromkeys(OPTIONAL),
+        dict.fromkeys(["call", "parse", "context", "without_effect", "model_config", "__class__", "model_extra"], 1),
         dict.fromkeys(CONTEXT_FIELDS) | {"prompt": ["SELECT "]},
     ],
 )
@@ -163,9 +164,9 @@ def test_ignored_options_are_named_once_and_not_quoted(completer: Completer, cap
     for extra in ({}, {"top_p": 0.5}, {"stream_options": {"odd": "secret_column"}}):
         assert client.post("/v1/completions", json={"prompt": "secret_column ", **ignored, **extra}).status_code == 200
     assert [record.getMessage() for record in caplog.records if record.name.startswith("fim_core")] == [
-        "fim: options of requests are ignored (without effect: decoding is greedy; said once): temperature",
+        "fim: options of requests are ignored (without effect: one model, greedy decoding; said once): temperature",
         "fim: options of requests are ignored (unknown; said once): nonsense",
-        "fim: options of requests are ignored (without effect: decoding is greedy; said once): top_p",
+        "fim: options of requests are ignored (without effect: one model, greedy decoding; said once): top_p",
         "fim: options of requests are ignored (unknown; said once): stream_options.odd",
     ]
 
