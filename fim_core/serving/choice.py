@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from fim_core.confidence.features import completion_features
 from fim_core.confidence.filter import CompletionFilter
-from fim_core.metrics.sql_workers.statement import Statement, StatementChecker
 from fim_core.records.schema import Completion
 from fim_core.serving.delta import Delta
+
+if TYPE_CHECKING:
+    from fim_core.metrics.sql_workers.statement import Statement, StatementChecker
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,6 @@ from fim_core.inference.generation import load_for_inference, stop_ids_of
 from fim_core.inference.greedy import Token, greedy_tokens
 from fim_core.inference.prefix_cache import PrefixCache, why_not_shared
 from fim_core.inference.prompting import load_prompt_builder
-from fim_core.metrics.sql_workers.statement import StatementChecker
 from fim_core.prompts import PromptBuilder
 from fim_core.prompts.rendered import fim_block, text_around_cursor
 from fim_core.prompts.trim import FittedPrompt, fit
@@ -74,9 +73,13 @@ class Completer:
         if candidates > 1 and (why := why_not_shared(model)):
             raise FimError(f"This model completes in one way only: {why}. Leave out --candidates.")
         found = CompletionFilter.read(checkpoint)
-        dialect = dialect or (found.dialect if found else EvaluationConfig().dialect)
         used = None if show_all else found
-        chooser = Chooser(StatementChecker(dialect), used, candidates) if used or candidates > 1 else None
+        chooser = None
+        if used or candidates > 1:
+            from fim_core.metrics.sql_workers.statement import StatementChecker
+
+            dialect = dialect or (found.dialect if found else EvaluationConfig().dialect)
+            chooser = Chooser(StatementChecker(dialect), used, candidates)
         return cls(model, tokenizer, load_prompt_builder(checkpoint, tokenizer), chooser)
 
     @property
