@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterator
+from contextlib import ExitStack
 from importlib.util import find_spec
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # One test worker a core: more threads than cores would wait for each other.
@@ -21,6 +23,11 @@ from object_server import Bucket, client_of, environment, running_server
 from transformers import PreTrainedTokenizerFast
 
 from fim_core.demo.tokenizer import train_tokenizer
+from fim_core.training.quick_imports import quick_imports
+
+# Collection is mostly imports.
+_collection = ExitStack()
+_collection.enter_context(quick_imports())
 
 SQL = [
     "SELECT o.order_id, c.name FROM orders AS o JOIN customers c ON o.customer_id = c.id WHERE o.total > 10.5;",
@@ -31,6 +38,18 @@ SQL = [
     "select * from ranked where rn <= 3 -- top three\n",
     "Complete the SQL at the cursor. Recent statements, table definitions and the open file follow.",
 ]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from scheduling import ByFile
+
+    return ByFile(config, log)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop() -> None:
+    _collection.close()
 
 
 @pytest.fixture(scope="session")

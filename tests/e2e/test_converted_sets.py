@@ -29,8 +29,6 @@ from fim_core.records.readers import read_file
 from fim_core.records.schema import Completion
 from fim_core.records.sources import digest_sources, write_raw_completions
 
-pytestmark = pytest.mark.xdist_group("e2e")
-
 ROWS = 200
 FORMATS = ("disk", "parquet")
 

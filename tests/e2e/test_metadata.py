@@ -18,8 +18,6 @@ from fim_core.demo.export import write_export
 from fim_core.pipeline import STAGES, run
 from fim_core.store import Store
 
-pytestmark = pytest.mark.xdist_group("e2e")
-
 SHORTEST_TEXT = 24
 """Minimum length of a text that cannot appear elsewhere by chance."""
 

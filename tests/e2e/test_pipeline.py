@@ -26,8 +26,6 @@ from fim_core.records.parse import parse_input
 from fim_core.records.schema import Completion
 from fim_core.store import Store
 
-pytestmark = pytest.mark.xdist_group("e2e")
-
 
 def store_of(path: Path) -> Store:
     return Store(load_experiment(path).storage)
