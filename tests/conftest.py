@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -20,6 +21,7 @@ os.environ.pop("FIM_STORAGE", None)
 
 import pytest
 from object_server import Bucket, client_of, environment, running_server
+from sqlalchemy import Engine, event
 from transformers import PreTrainedTokenizerFast
 
 from fim_core.demo.tokenizer import train_tokenizer
@@ -28,6 +30,14 @@ from fim_core.training.quick_imports import quick_imports
 # Collection is mostly imports.
 _collection = ExitStack()
 _collection.enter_context(quick_imports())
+
+
+@event.listens_for(Engine, "connect")
+def _do_not_wait_for_the_disk(connection: Any, _: object) -> None:
+    """Databases of tests, such as Dagster's, need not survive a power cut."""
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute("PRAGMA synchronous = OFF")
+
 
 SQL = [
     "SELECT o.order_id, c.name FROM orders AS o JOIN customers c ON o.customer_id = c.id WHERE o.total > 10.5;",

@@ -38,8 +38,8 @@ def plain(value: dg.MetadataValue) -> Any:
 
 
 @pytest.fixture(scope="module")
-def shown(finished: Path, instance: dg.DagsterInstance) -> dict[str, dict[str, Any]]:
-    return shown_of(materialize(finished, instance))
+def shown(reused: dg.ExecuteInProcessResult) -> dict[str, dict[str, Any]]:
+    return shown_of(reused)
 
 
 def test_a_checkpoint_leads_back_to_exports_config_and_commit(
