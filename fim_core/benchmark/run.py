@@ -18,7 +18,7 @@ from fim_core.evaluation.predictor_names import CHAMPION, MODEL
 from fim_core.evaluation.predictors import Predictor, predict
 from fim_core.evaluation.report import build_report, write_predictions, write_report
 from fim_core.evaluation.run import constant_predictions
-from fim_core.evaluation.scores import score
+from fim_core.evaluation.scores import judge_predictions, score
 from fim_core.folders.report import ReportFolder
 from fim_core.records.schema import Completion
 
@@ -72,7 +72,9 @@ def run_benchmark(
         raise FimError(
             f"{unreadable} items of this benchmark contain control tokens of {checkpoint}. Build another one."
         )
-    scores = score(clean, predictions, dialect=options.dialect, databases=make_databases(settings["seed"]))
+    scores = score(
+        judge_predictions(clean, predictions, dialect=options.dialect, databases=make_databases(settings["seed"]))
+    )
     report = build_report(
         clean,
         predictions,

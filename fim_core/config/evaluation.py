@@ -1,4 +1,4 @@
-"""Sections `evaluation` and `gate`: evaluation on held-out rows, and the rules for promotion."""
+"""Sections `evaluation`, `gate` and `serving`: evaluation on held-out rows, the rules for promotion, and what is served."""
 
 from __future__ import annotations
 
@@ -7,6 +7,23 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from fim_core.config.base import DialectName, Section, closest
+
+
+class ShowConfig(Section):
+    """`evaluation.show`: which completions an editor shows. Give one of the two."""
+
+    lose_accepted: float | None = Field(
+        None, gt=0, lt=1, description="Largest share of the correct completions that may be hidden."
+    )
+    precision: float | None = Field(
+        None, gt=0, lt=1, description="Least share of correct ones among the completions that are shown."
+    )
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> ShowConfig:
+        if (self.lose_accepted is None) == (self.precision is None):
+            raise ValueError("set either `lose_accepted` or `precision`")
+        return self
 
 
 class EvaluationConfig(Section):
@@ -21,6 +38,11 @@ class EvaluationConfig(Section):
     bootstrap_samples: int = Field(1000, ge=100, description="Bootstrap resamples per confidence interval.")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Level of the confidence intervals.")
     examples: int = Field(20, ge=0, description="Examples shown in the report.")
+    show: ShowConfig | None = Field(
+        ShowConfig(lose_accepted=0.05),
+        description="The filter that `fim complete` and `fim serve` apply to completions, fitted to one half of the "
+        "held-out groups and measured on the other. null: show every completion.",
+    )
     backend: Literal["transformers", "vllm"] = Field(
         "transformers",
         description="Engine that generates completions. vllm needs that package and a GPU; it has not been run yet.",
@@ -76,3 +98,15 @@ class GateConfig(Section):
     """`gate`: the rules for promotion of a candidate to champion."""
 
     rules: list[GateRule] = Field(DEFAULT_GATE, description="Rules, all of which must hold.")
+
+
+class ServingConfig(Section):
+    """`serving`: options of `fim complete` and `fim serve` with `--experiment`."""
+
+    candidates: int = Field(
+        1,
+        ge=1,
+        le=16,
+        description="Completions to choose from, if the most probable one does not parse or names something that does "
+        "not exist.",
+    )

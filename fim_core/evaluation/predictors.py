@@ -101,6 +101,7 @@ def predict(
             loss.tokens,
             loss.end_nats if math.isfinite(loss.end_nats) else math.inf,
             predictor.encoder.decode(target[:-1]),
+            generation.logprobs,
         )
         for place, generation, loss, target in zip(usable, generations, losses, targets, strict=True)
     }

@@ -22,7 +22,7 @@ from fim_core.folders.report import ReportFolder
 from fim_core.metrics.registry import METRICS
 from fim_core.metrics.rows import EvalRow, Prediction
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 _WITH_COLUMNS = {MODEL: "", BASE: "base_", CHAMPION: "champion_"}
 """Predictors whose completions are written to predictions.parquet, and the prefix of their columns."""
@@ -41,6 +41,7 @@ def build_report(
     show_samples: bool,
     held_out: int,
     unavailable: Mapping[str, str] | None = None,
+    show: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Compute all figures of an evaluation.
 
@@ -54,6 +55,7 @@ def build_report(
         show_samples: whether examples contain texts.
         held_out: number of held-out rows, of which `rows` may be a sample.
         unavailable: reasons by predictor that is missing.
+        show: report of the completion filter (see selection.py).
 
     Returns:
         A dict with the keys
@@ -62,6 +64,7 @@ def build_report(
         - `others`, by predictor: `rows` (number of rows that it could read), its `metrics`, and `differences`: model minus
           predictor, paired over these rows, each also with `detectable`;
         - `unavailable`: why a predictor is missing;
+        - `show`: the completion filter and its risk-coverage curve (see selection.py);
         - `power`: the smallest gain that can be detected (see power.py);
         - `by_type` and `by_length`: `{rows, metrics, others}` of each slice;
         - `counts`, `definitions` (of the metrics), `options`, `versions`;
@@ -79,6 +82,7 @@ def build_report(
         "experiment": name,
         **figures,
         "unavailable": dict(unavailable or {}),
+        "show": dict(show or {}),
         "power": power_of(figures["others"], size),
         "by_type": _slices(scores, kinds, sorted(set(kinds)), groups, bootstrap),
         "by_length": _slices(scores, lengths, [name for _, name in LENGTH_BUCKETS], groups, bootstrap),

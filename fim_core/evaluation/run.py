@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from fim_core.confidence.filter import CompletionFilter
 from fim_core.config import Experiment
 from fim_core.config.evaluation import EvaluationConfig
 from fim_core.evaluation.base_model import Base, BaseUnavailable, predict_with_base
@@ -17,7 +18,8 @@ from fim_core.evaluation.eval_set import EvalSet, MostFrequent, load_eval_set, m
 from fim_core.evaluation.predictor_names import BASE, CHAMPION, EMPTY, MODEL, MOST_FREQUENT, MOST_FREQUENT_BY_TYPE
 from fim_core.evaluation.predictors import Predictor, predict
 from fim_core.evaluation.report import build_report, write_predictions, write_report
-from fim_core.evaluation.scores import score
+from fim_core.evaluation.scores import judge_predictions, score
+from fim_core.evaluation.selection import select, with_shown
 from fim_core.inference.row_progress import OnEvent, RowProgress
 from fim_core.metrics.rows import EvalRow, Prediction
 
@@ -68,7 +70,10 @@ def evaluate(
     predictions |= constant_predictions(evaluated.rows, most_frequent_in_training(prompts))
     if champion is not None:
         predictions[CHAMPION] = _predict_with(champion, evaluated, checkpoint, options, RowProgress(on_event, CHAMPION))
-    scores = score(evaluated.rows, predictions, dialect=options.dialect)
+    judged = judge_predictions(evaluated.rows, predictions, dialect=options.dialect)
+    selection = select(judged, options, experiment.seed)
+    filters = {MODEL: selection.filter} | ({CHAMPION: CompletionFilter.read(champion)} if champion else {})
+    scores = score(with_shown(judged, filters))
     report = build_report(
         evaluated.rows,
         predictions,
@@ -79,8 +84,11 @@ def evaluate(
         show_samples=experiment.metadata.show_samples,
         held_out=evaluated.held_out,
         unavailable=unavailable,
+        show=selection.report,
     )
     write_report(output, report)
+    if selection.filter is not None:
+        selection.filter.write(output)
     write_predictions(output, evaluated.rows, predictions, scores)
     return headline(report)
 

@@ -40,14 +40,27 @@ class Scores:
     over_limit: dict[str, Counter[str]] = field(default_factory=dict)
 
 
-def score(
+@dataclass(frozen=True)
+class Judged:
+    """Predictions with what the SQL workers measured.
+
+    Attributes:
+        completed: by predictor, one per row; None where the predictor cannot read the row.
+        of_rows: one per row; None for rows that are not placed.
+    """
+
+    completed: dict[str, list[CompletedRow | None]]
+    of_rows: list[JudgedRow | None]
+
+
+def judge_predictions(
     rows: Sequence[EvalRow],
     predictions: Mapping[str, Sequence[Prediction | None]],
     *,
     dialect: str,
     databases: Mapping[str, Database] | None = None,
-) -> Scores:
-    """Compute every measure of the registered metrics, for every predictor and row.
+) -> Judged:
+    """Parse, bind and execute every prediction with its row.
 
     Args:
         rows: held-out rows.
@@ -63,11 +76,17 @@ def score(
         ]
         for name, predicted in predictions.items()
     }
+    return Judged(completed, judged)
+
+
+def score(judged: Judged) -> Scores:
+    """Compute every measure of the registered metrics, for every predictor and row."""
+    completed = judged.completed
     return Scores(
         columns={name: _columns(each) for name, each in completed.items()},
         read={name: np.array([row is not None for row in each], bool) for name, each in completed.items()},
-        executions=Counter(map(_execution, judged)),
-        over_limit=_over_limit(completed, judged),
+        executions=Counter(map(_execution, judged.of_rows)),
+        over_limit=_over_limit(completed, judged.of_rows),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -14,7 +14,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from fim_core.errors import FimError
-from fim_core.inference.prefix_cache import PrefixCache, greedy_tokens, why_not_shared
+from fim_core.inference.greedy import Token, greedy_tokens
+from fim_core.inference.prefix_cache import PrefixCache, why_not_shared
 from fim_core.inference.row_progress import Advance
 from fim_core.inference.shared_decoding import DecodedRow, decode
 from fim_core.inference.vllm_backend import decode_with_vllm
@@ -32,10 +33,13 @@ class Generation:
     Attributes:
         token_ids: the new tokens, without the stop token.
         stopped: whether a stop token ended it; False if it reached the limit.
+        logprobs: log-probability of each new token, and last of the stop token if there is one. Not compared, as it depends
+            on the batch through rounding.
     """
 
     token_ids: list[int]
     stopped: bool
+    logprobs: list[float] = field(default_factory=list, compare=False)
 
 
 def generate(
@@ -142,6 +146,7 @@ def _decode_with_transformers(
         decode(model, rows, stop_ids=stop_ids, max_new_tokens=max_new_tokens, batch_size=batch_size)
 
 
-def _generation(tokens: list[int], stop_ids: set[int]) -> Generation:
-    stopped = tokens[-1] in stop_ids
-    return Generation(tokens[:-1] if stopped else tokens, stopped)
+def _generation(tokens: list[Token], stop_ids: set[int]) -> Generation:
+    stopped = tokens[-1].id in stop_ids
+    ids = [token.id for token in tokens]
+    return Generation(ids[:-1] if stopped else ids, stopped, [token.logprob for token in tokens])

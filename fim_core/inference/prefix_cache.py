@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -40,14 +40,6 @@ def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
     return low
 
 
-def next_token(logits: Tensor) -> Tensor:
-    """The most probable token of each row ([…, vocabulary] to […], int64); the lowest id in a tie.
-
-    Compared in float32 as in `GenerationMixin`, so that the same tokens tie.
-    """
-    return logits.float().argmax(-1)
-
-
 def why_not_shared(model: PreTrainedModel) -> str | None:
     """The reason why rows of this model cannot share the states of a common prefix; None if they can.
 
@@ -76,7 +68,7 @@ class PrefixCache:
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        self._model = model
+        self.model = model
         self._shares = why_not_shared(model) is None
         self._cache = self._new_cache()
         self._ids: list[int] = []
@@ -120,12 +112,12 @@ class PrefixCache:
 
     def _new_cache(self) -> DynamicCache:
         # With a config, the cache would drop tokens outside a layer's window.
-        return DynamicCache() if self._shares else DynamicCache(config=self._model.config)
+        return DynamicCache() if self._shares else DynamicCache(config=self.model.config)
 
     def _forward(self, ids: Sequence[int], position: int) -> Tensor:
-        device = self._model.device
+        device = self.model.device
         self.computed += len(ids)
-        output = self._model(
+        output = self.model(
             input_ids=torch.tensor([list(ids)], device=device),
             position_ids=torch.arange(position, position + len(ids), device=device)[None],
             past_key_values=self._cache,
@@ -133,19 +125,3 @@ class PrefixCache:
             logits_to_keep=1,
         )
         return output.logits[0, -1]
-
-
-def greedy_tokens(
-    cache: PrefixCache, prompt: Sequence[int], *, stop_ids: set[int], max_new_tokens: int
-) -> Iterator[int]:
-    """Yield the tokens of a greedy continuation as they are computed.
-
-    Ends after a stop token, which is also yielded, or after `max_new_tokens`.
-    """
-    token = int(next_token(cache.read(prompt)))
-    yield token
-    for _ in range(max_new_tokens - 1):
-        if token in stop_ids:
-            return
-        token = int(next_token(cache.append(token)))
-        yield token

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface, PreTrainedModel
 
-from fim_core.inference.prefix_cache import LayerStates, PrefixCache, common_prefix, next_token
+from fim_core.inference.greedy import Token, next_tokens
+from fim_core.inference.prefix_cache import LayerStates, PrefixCache, common_prefix
 
 ATTENTION = "fim_decode"
 
@@ -33,13 +34,13 @@ class DecodedRow:
 
     prompt: list[int]
     on_done: Callable[[], None] = lambda: None
-    tokens: list[int] = field(default_factory=list)
+    tokens: list[Token] = field(default_factory=list)
     done: bool = False
 
-    def add(self, token: int, stop_ids: set[int], max_new_tokens: int) -> None:
+    def add(self, token: Token, stop_ids: set[int], max_new_tokens: int) -> None:
         """Append the next token, and finish the row if it is the last."""
         self.tokens.append(token)
-        self.done = token in stop_ids or len(self.tokens) >= max_new_tokens
+        self.done = token.id in stop_ids or len(self.tokens) >= max_new_tokens
         if self.done:
             self.on_done()
 
@@ -75,7 +76,8 @@ def decode(
         trunk_length = common_prefix(min(together), max(together))
         members: list[BatchRow] = []
         for row in joining:
-            row.add(int(next_token(cache.read(row.prompt))), stop_ids, max_new_tokens)
+            [token] = next_tokens(cache.read(row.prompt)[None])
+            row.add(token, stop_ids, max_new_tokens)
             if not row.done:
                 members.append(BatchRow(row, cache.states(trunk_length, len(row.prompt))))
         trunk = cache.states(0, trunk_length) if joining or batch is None else batch.trunk
@@ -138,13 +140,13 @@ class Batch:
         self._longest += 1
         self._hidden = {}
         output = model(
-            input_ids=torch.tensor([row.tokens[-1:] for row in self.rows], device=device),
+            input_ids=torch.tensor([[row.tokens[-1].id] for row in self.rows], device=device),
             position_ids=(self.trunk[0].length + self._lengths)[:, None],
             use_cache=False,
             fim_batch=self,
         )
         self._lengths += 1
-        for row, token in zip(self.rows, next_token(output.logits[:, -1]).tolist(), strict=True):
+        for row, token in zip(self.rows, next_tokens(output.logits[:, -1]), strict=True):
             if not row.done:
                 row.add(token, stop_ids, max_new_tokens)
 

@@ -9,18 +9,20 @@ from __future__ import annotations
 import gc
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoConfig
 
 from fim_core.errors import FimError
+from fim_core.inference.greedy import Token
 
 SHARE_OF_FREE_MEMORY = 0.9
 
 
 def decode_with_vllm(
     checkpoint: Path, prompts: Sequence[Sequence[int]], *, stop_ids: set[int], max_new_tokens: int
-) -> list[list[int]]:
+) -> list[list[Token]]:
     """Continue prompts with the most probable tokens; vLLM shares prefixes by caching blocks of tokens.
 
     The engine exists only during the call and uses the free part of the GPU memory, since transformers holds the model as
@@ -63,12 +65,20 @@ def decode_with_vllm(
         # Only the stop tokens end a completion, not other end tokens of the model's config.
         ignore_eos=True,
         detokenize=False,
+        # Only the log-probability of the chosen token.
+        logprobs=0,
     )
     outputs = engine.generate([TokensPrompt(prompt_token_ids=list(prompt)) for prompt in prompts], sampling)
-    tokens = [list(output.outputs[0].token_ids) for output in outputs]
+    tokens = [_tokens(output.outputs[0]) for output in outputs]
     del engine
     gc.collect()  # ends the engine's process and frees its memory
     return tokens
+
+
+def _tokens(completion: Any) -> list[Token]:
+    """The tokens of a `vllm.CompletionOutput`."""
+    chosen = zip(completion.token_ids, completion.logprobs, strict=True)
+    return [Token(token, by_token[token].logprob) for token, by_token in chosen]
 
 
 def _dtype_of(checkpoint: Path) -> str:

@@ -133,12 +133,21 @@ def binds(gold: CompletedSql, predicted: CompletedSql, ddl: str) -> bool | None:
     MERGE. None (not applicable) where the statement with the gold completion does not bind, since then the context lacks
     its tables, and where the prediction does not bind but reads from a source with unknown columns.
     """
-    if bound_queries(gold, ddl) is None:
-        return None
-    if bound_queries(predicted, ddl) is not None:
+    return None if bound_queries(gold, ddl) is None else resolves(predicted, ddl)
+
+
+def resolves(sql: CompletedSql, ddl: str) -> bool | None:
+    """Whether every table and column of the statements that a completion touches resolves, without a gold completion.
+
+    None where that cannot be known: there are no definitions, or the statements do not bind but read from a source with
+    unknown columns.
+    """
+    if bound_queries(sql, ddl) is not None:
         return True
-    catalog = _catalog_for(predicted, ddl)
-    return None if any(catalog.has_unknown_columns(tree) for tree in predicted.trees or []) else False
+    catalog = _catalog_for(sql, ddl)
+    if not any(catalog.tables.values()):
+        return None
+    return None if any(catalog.has_unknown_columns(tree) for tree in sql.trees or []) else False
 
 
 @lru_cache(maxsize=16)

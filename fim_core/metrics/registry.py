@@ -6,7 +6,7 @@ report, its page and the rules of the gate follow.
 
 from __future__ import annotations
 
-from fim_core.metrics import abstention, likelihood, sql, text
+from fim_core.metrics import abstention, likelihood, selection, sql, text
 from fim_core.metrics.metric import Measure, Metric
 
 METRICS: dict[str, Metric] = {}
@@ -52,6 +52,10 @@ register(
     sql.IDENTIFIER_RECALL,
     abstention.ABSTENTION_PRECISION,
     abstention.ABSTENTION_RECALL,
+    selection.SHOWN_PRECISION,
+    selection.COVERAGE,
+    selection.CORRECT_HIDDEN,
+    selection.WRONG_HIDDEN,
     text.SUFFIX_REPETITION,
     likelihood.RUNAWAY,
     likelihood.LOSS,

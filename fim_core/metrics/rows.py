@@ -47,6 +47,8 @@ class Prediction:
         end_nats: the part of `nats` at the end token.
         gold: the gold completion after the predictor's tokenizer has encoded and decoded it (normalised, for example):
             the closest text that it can write. None from predictors without a tokenizer.
+        logprobs: log-probability of each token of the completion, end token included; None from predictors without a
+            model.
     """
 
     text: str
@@ -55,6 +57,7 @@ class Prediction:
     tokens: int | None = None
     end_nats: float | None = None
     gold: str | None = None
+    logprobs: list[float] | None = None
 
     def sql(self, completion: str) -> str:
         """The text to judge as SQL: the gold `completion` where the predictor's tokenizer cannot tell the two apart."""
@@ -69,11 +72,20 @@ class CompletedRow:
         row: the held-out row.
         prediction: what a predictor wrote for it.
         sql: values that the SQL workers measured (see sql_workers/measures.py); empty for rows that are not placed.
+        shown: whether an editor would show the prediction; None for predictors that are not served, and for the rows that
+            the completion filter was fitted to.
     """
 
     row: EvalRow
     prediction: Prediction
     sql: Mapping[str, Value] = field(default_factory=dict)
+    shown: bool | None = None
+
+    @property
+    def is_correct(self) -> bool:
+        """Whether the prediction is what the user accepted: the same SQL tokens or, where they are not known, the same text."""
+        same_tokens = self.sql.get("exact_match_sql")
+        return self.predicted.strip() == self.gold.strip() if same_tokens is None else same_tokens == 1
 
     @property
     def gold(self) -> str:

@@ -19,7 +19,7 @@ from fim_core.prompt_format.tokens import control_tokens, is_spelled_out, resolv
 from fim_core.prompts.chat_template import ChatMarkup, turn_end
 from fim_core.prompts.guard import ControlTokenGuard
 from fim_core.prompts.secrets import mask_secrets
-from fim_core.records.schema import Completion, Reason, Rejection
+from fim_core.records.schema import CONTEXT_FIELDS, Completion, Reason, Rejection
 from fim_core.tokenization.encoder import TextEncoder
 
 _EXAMPLE_STATE = Completion("SELECT ", " FROM t")
@@ -180,6 +180,12 @@ class PromptBuilder:
             ignore_empty_think=self.data.ignore_empty_think,
             granularity=self._given.granularity if self._given else None,
         )
+
+    @cached_property
+    def context_fields(self) -> tuple[str, ...]:
+        """The CONTEXT_FIELDS that the template uses."""
+        used = {field for fields in self._fields.values() for field in fields}
+        return tuple(name for name in CONTEXT_FIELDS if name.upper() in used)
 
     @cached_property
     def sequence_start(self) -> str:

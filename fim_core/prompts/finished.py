@@ -26,7 +26,7 @@ FIM_TOKENS = tuple(
 """The markers of all families; several families have the same."""
 
 Order = Literal["psm", "spm"]
-_ORDERS: tuple[Order, ...] = ("psm", "spm")
+ORDERS: tuple[Order, ...] = ("psm", "spm")
 _ORDER_WORDS = {"psm": "prefix first", "spm": "suffix first"}
 
 
@@ -54,7 +54,7 @@ def context_of(prompt: str, recipe: Recipe) -> str:
 
 def is_fim_prompt(prompt: str) -> bool:
     """Whether a finished prompt ends in the FIM block of any family, in any order."""
-    return any(around_cursor(prompt, names, order) for names in FIM_TOKENS for order in _ORDERS)
+    return any(around_cursor(prompt, names, order) for names in FIM_TOKENS for order in ORDERS)
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def detect_form(
         (names, order)
         for prompt in prompts
         for names in candidates
-        for order in _ORDERS
+        for order in ORDERS
         if around_cursor(prompt, names, order) is not None
     )
     if not found:

@@ -1,19 +1,21 @@
 """A small completions server for trying a model in a real editor.
 
 It serves one model, one request at a time, and is meant for local use: it has no users and no API keys. It accepts only given
-values of the Host header and only JSON, so that a web page in a browser can neither read from it nor send it work.
+values of the Host header and only JSON, so that a web page in a browser can neither read from it nor send it work. All
+protocols share one way from request to answer, with the same limits.
 """
 
 from __future__ import annotations
 
-import json
 import math
+import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any, TypeVar
 
 import anyio
-from anyio.streams.memory import MemoryObjectSendStream
 from anyio.to_thread import run_sync
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -22,12 +24,17 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
 from fim_core.errors import FimError
+from fim_core.prompts.trim import FittedPrompt
 from fim_core.records.schema import Completion
-from fim_core.serving.completer import Completer, Delta
-from fim_core.serving.protocol import Answer, ApiError, CompletionRequest, Usage, parse_request
+from fim_core.serving.completer import Completer
+from fim_core.serving.delta import Delta
+from fim_core.serving.protocols import PROTOCOLS, Protocol
+from fim_core.serving.protocols.base import ApiError, Body, Call, Generated, Notices, Reply, Served
+from fim_core.serving.protocols.ollama import API_VERSION, ShowBody, list_models, model_name, show_model
+from fim_core.serving.protocols.openai import model_entry
+from fim_core.serving.stream import PartsResponse
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,9 @@ class RequestLimits:
     body_seconds: float = 20
     requests: int = 64
 
+
+T = TypeVar("T")
+_END: Any = object()
 
 LONG_PROMPT = 20_000
 """Prompts longer than this many characters are tokenized in a separate thread, so that short ones do not wait."""
@@ -68,11 +78,16 @@ def create_app(
         ddl_context: table definitions for requests without any, such as those of editors.
         limits: limits of requests.
     """
-    server = _Server(completer, model_name, max_tokens, ddl_context, limits or RequestLimits())
+    served = Served(model_name, completer.context_length, completer.fim_block)
+    server = _Server(completer, served, max_tokens, ddl_context, limits or RequestLimits())
     return Starlette(
         routes=[
-            Route("/v1/completions", server.completions, methods=["POST"]),
+            *(Route(protocol.path, server.endpoint(protocol), methods=["POST"]) for protocol in PROTOCOLS),
             Route("/v1/models", server.models, methods=["GET"]),
+            Route("/v1/models/{name:path}", server.model, methods=["GET"]),
+            Route("/api/tags", server.ollama_models, methods=["GET"]),
+            Route("/api/show", server.ollama_model, methods=["POST"]),
+            Route("/api/version", server.ollama_version, methods=["GET"]),
             Route("/health", server.health, methods=["GET"]),
         ],
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(allowed_hosts), www_redirect=False)],
@@ -82,13 +97,14 @@ def create_app(
 
 class _Server:
     def __init__(
-        self, completer: Completer, model_name: str, max_tokens: int, ddl_context: str, limits: RequestLimits
+        self, completer: Completer, served: Served, max_tokens: int, ddl_context: str, limits: RequestLimits
     ) -> None:
         self._completer = completer
-        self._model_name = model_name
+        self._served = served
         self._max_tokens = max_tokens
         self._ddl_context = ddl_context
         self._limits = limits
+        self._notices = Notices()
         self._requests = 0
         self._turn = anyio.Lock()
         # Separate threads, so that short prompts, long prompts and the model do not wait for each other.
@@ -98,33 +114,53 @@ class _Server:
         return JSONResponse({"status": "ok"})
 
     async def models(self, request: Request) -> Response:
-        model = {"id": self._model_name, "object": "model", "created": 0, "owned_by": "fim"}
-        return JSONResponse({"object": "list", "data": [model]})
+        return JSONResponse({"object": "list", "data": [model_entry(self._served)]})
 
-    async def completions(self, request: Request) -> Response:
-        body = await self._body(request)
+    async def model(self, request: Request) -> Response:
+        self._require_model(request.path_params["name"])
+        return JSONResponse(model_entry(self._served))
+
+    async def ollama_models(self, request: Request) -> Response:
+        return JSONResponse(list_models(self._served))
+
+    async def ollama_version(self, request: Request) -> Response:
+        return JSONResponse({"version": API_VERSION})
+
+    async def ollama_model(self, request: Request) -> Response:
+        body = ShowBody.parse(await self._content(request))
+        self._require_model(model_name(body.model or body.name))
+        return JSONResponse(show_model(self._served))
+
+    def endpoint(self, protocol: Protocol) -> Callable[[Request], Any]:
+        """The endpoint of a protocol, with errors in its format."""
+
+        async def answer(request: Request) -> Response:
+            try:
+                return await self._answer(protocol, request)
+            except ApiError as error:
+                return _error_response(error, protocol.error(error))
+
+        return answer
+
+    async def _answer(self, protocol: Protocol, request: Request) -> Response:
+        content = await self._content(request)
         if self._requests >= self._limits.requests:
             raise ApiError(503, "Too many requests are waiting.", code="overloaded")
         with self._counted():
-            call = parse_request(body)
-            if call.model not in (None, self._model_name):
-                message = f"This server has only one model: {self._model_name}."
-                raise ApiError(404, message, param="model", code="model_not_found")
-            prompt_ids = await self._prompt_ids(call)
-        limit = self._limit(call, prompt_ids)
-        answer = Answer(self._model_name)
-
-        def deltas() -> AsyncGenerator[Delta, None]:
-            return self._deltas(request, prompt_ids, limit, call.stop_strings)
-
+            body: Body = protocol.body.parse(content)
+            self._notices.note(body)
+            call = body.call
+            self._require_model(call.model)
+            prompt = await self._prompt(call)
+        generated = Generated(len(prompt.ids), prompt.trimmed)
+        deltas = self._deltas(request, call, prompt, generated)
+        reply = protocol.reply(body, self._served)
         if call.stream:
-            usage = bool(call.stream_options and call.stream_options.include_usage)
-            return _EventStream(_events(deltas, answer, len(prompt_ids), usage))
-        text, last = "", Delta("", 0)
-        async with aclosing(deltas()) as generated:
-            async for last in generated:
-                text += last.text
-        return JSONResponse(answer.dump(text, last.finish_reason, Usage(len(prompt_ids), last.tokens)))
+            return PartsResponse(_parts(reply, generated, deltas), reply.media_type)
+        async with aclosing(deltas):
+            async for _ in deltas:
+                pass
+        return JSONResponse(reply.body(generated))
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
@@ -135,20 +171,40 @@ class _Server:
         finally:
             self._requests -= 1
 
-    async def _prompt_ids(self, call: CompletionRequest) -> list[int]:
-        """Tokenize the prompt in another thread; raises ApiError if it is much too long."""
-        completion = replace(call.completion, ddl_context=call.ddl_context or self._ddl_context)
+    def _require_model(self, name: str | None) -> None:
+        if name not in (None, self._served.name):
+            message = f"This server has only one model: {self._served.name}."
+            raise ApiError(404, message, param="model", code="model_not_found")
+
+    async def _prompt(self, call: Call) -> FittedPrompt:
+        """Tokenize the prompt in another thread, trimmed if necessary; raises ApiError if it is much too long."""
+        completion = self._completion(call)
         length, most = _characters(completion), self._completer.max_characters
         if length > most:
             message = f"The prompt has {length:,} characters with its context; the maximum for this model is {most:,}."
             raise ApiError(400, message, param="prompt", code="context_length_exceeded")
         limiter = self._long if length > LONG_PROMPT else self._short
+        fit = partial(self._completer.fit, completion, max_tokens=self._max_new(call))
         try:
-            return await run_sync(self._completer.prompt_ids, completion, limiter=limiter)
+            return await run_sync(fit, limiter=limiter)
         except FimError as error:
-            raise ApiError(400, str(error)) from error
+            raise ApiError(400, str(error), param="prompt") from error
 
-    async def _body(self, request: Request) -> bytes:
+    def _completion(self, call: Call) -> Completion:
+        """The fields of the prompt; raises ApiError if it has FIM markers that cannot be taken apart."""
+        prefix, suffix = call.prompt, call.suffix
+        if call.may_be_rendered:
+            try:
+                prefix, suffix = self._completer.text_around_cursor(prefix, suffix)
+            except FimError as error:
+                raise ApiError(400, str(error), param="prompt", code="rendered_prompt") from error
+        context: dict[str, Any] = {**call.context, "ddl_context": call.context["ddl_context"] or self._ddl_context}
+        return Completion(prefix, suffix, **context)
+
+    def _max_new(self, call: Call) -> int:
+        return call.max_tokens or self._max_tokens
+
+    async def _content(self, request: Request) -> bytes:
         """Read the body; raises ApiError if its type is not JSON, or it is too large or too slow."""
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise ApiError(415, "Send the request as Content-Type: application/json.")
@@ -163,92 +219,83 @@ class _Server:
             raise ApiError(408, f"The request body took longer than {self._limits.body_seconds:g} seconds.") from None
         return bytes(body)
 
-    def _limit(self, call: CompletionRequest, prompt_ids: list[int]) -> int:
-        """The limit of new tokens; raises ApiError if they do not fit into the model's context."""
-        room = self._completer.room(prompt_ids)
-        if room is None:
-            return call.max_tokens or self._max_tokens
-        if room < (call.max_tokens or 1):
-            raise ApiError(
-                400,
-                f"The context of the model is {self._completer.context_length} tokens; the prompt has {len(prompt_ids)}, "
-                f"and max_tokens is {call.max_tokens or 1}.",
-                param="prompt",
-                code="context_length_exceeded",
-            )
-        return call.max_tokens or min(self._max_tokens, room)
-
     async def _deltas(
-        self, request: Request, prompt_ids: list[int], limit: int, stop: list[str]
+        self, request: Request, call: Call, prompt: FittedPrompt, generated: Generated
     ) -> AsyncGenerator[Delta, None]:
-        """Wait for this request's turn, and generate until the client disconnects."""
+        """Wait for this request's turn, and generate until the client disconnects; adds the deltas to `generated`."""
         with self._counted():
             async with self._turn:
-                generated = self._completer.deltas(prompt_ids, max_tokens=limit, stop=stop)
-                while True:
+                start, computed = time.monotonic(), self._completer.computed
+                if call.is_warm_up:
                     if await request.is_disconnected():
                         raise ClientDisconnect
-                    delta = await run_sync(next, generated, None, limiter=self._model)
-                    if delta is None:
-                        return
-                    yield delta
-
-
-class _EventStream(Response):
-    """A response of server-sent events.
-
-    A separate task generates the events and buffers them for the client, so that a slow client does not block the model. The
-    buffer is bounded by the number of requested tokens."""
-
-    def __init__(self, events: AsyncGenerator[str, None]) -> None:
-        self._events = events
-        super().__init__(media_type="text/event-stream", headers={"cache-control": "no-store"})
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = [(name, value) for name, value in self.raw_headers if name != b"content-length"]
-        await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
-        produced, ready = anyio.create_memory_object_stream[str | None](math.inf)
-        async with anyio.create_task_group() as tasks, ready:
-            tasks.start_soon(self._produce, produced)
-            async for event in ready:
-                if event is None:
-                    await send({"type": "http.response.body", "body": b"", "more_body": False})
+                    await run_sync(self._completer.read, prompt.ids, limiter=self._model)
+                    generated.prompt_read(time.monotonic() - start, self._completer.computed - computed)
                     return
-                await send({"type": "http.response.body", "body": f"data: {event}\n\n".encode(), "more_body": True})
+                room = self._completer.room(prompt.ids)
+                most = self._max_new(call) if room is None else min(self._max_new(call), room)
+                tokens = self._completer.deltas(prompt.ids, max_tokens=most, stop=call.stop)
+                async for delta in self._steps(request, tokens):
+                    generated.add(delta, time.monotonic() - start, self._completer.computed - computed, call.seconds)
+                    if not self._completer.chooses:
+                        yield generated.deltas[-1]
+                    if generated.finish_reason:
+                        break
+                if self._completer.chooses:
+                    await self._choose(request, call, prompt, generated, most)
+                    yield generated.deltas[-1]
 
-    async def _produce(self, produced: MemoryObjectSendStream[str | None]) -> None:
-        """Send all events to `produced`, then None. A stream that ends without None means that the client disconnected."""
-        try:
-            async with produced, aclosing(self._events) as events:
-                async for event in events:
-                    produced.send_nowait(event)
-                produced.send_nowait(None)
-        except ClientDisconnect:
-            return
+    async def _choose(
+        self, request: Request, call: Call, prompt: FittedPrompt, generated: Generated, max_tokens: int
+    ) -> None:
+        """Replace the greedy completion by what is to be shown."""
+        start, left = time.monotonic(), math.inf if call.seconds is None else call.seconds - generated.seconds
+        choices = self._completer.choose(
+            prompt.ids,
+            prompt.completion,
+            generated.deltas,
+            max_tokens=max_tokens,
+            stop=call.stop,
+            seconds=left,
+        )
+        async for choice in self._steps(request, choices):
+            if choice is not None:
+                generated.choose(choice, time.monotonic() - start)
+
+    async def _steps(self, request: Request, steps: Iterator[T]) -> AsyncGenerator[T, None]:
+        """Take the next step of the model in its thread, until the client disconnects."""
+        while not await request.is_disconnected():
+            step = await run_sync(next, steps, _END, limiter=self._model)
+            if step is _END:
+                return
+            yield step
+        raise ClientDisconnect
 
 
-async def _events(
-    deltas: Callable[[], AsyncGenerator[Delta, None]], answer: Answer, prompt_tokens: int, include_usage: bool
-) -> AsyncGenerator[str, None]:
-    last = Delta("", 0)
-    async with aclosing(deltas()) as generated:
-        async for last in generated:
-            if last.text or last.finish_reason:
-                yield json.dumps(answer.dump(last.text, last.finish_reason, None))
-    if include_usage:
-        yield json.dumps(answer.dump_usage(Usage(prompt_tokens, last.tokens)))
-    yield "[DONE]"
+async def _parts(reply: Reply, generated: Generated, deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[str, None]:
+    """The parts of an answer. Deltas without text wait for the next one with text."""
+    sent = 0
+    async with aclosing(deltas):
+        async for delta in deltas:
+            if delta.text or delta.finish_reason:
+                yield reply.chunk(generated, sent)
+                sent = generated.tokens
+    yield reply.end(generated)
 
 
 def _characters(completion: Completion) -> int:
     return sum(len(text) for text in asdict(completion).values() if isinstance(text, str))
 
 
-async def _api_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, ApiError)
+def _error_response(error: ApiError, content: Any) -> Response:
     # The unread rest of a body would be taken for the next request.
     headers = {"connection": "close"} if error.status in {408, 413, 503} else {}
-    return JSONResponse(error.body, status_code=error.status, headers=headers)
+    return JSONResponse(content, status_code=error.status, headers=headers)
+
+
+async def _api_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return _error_response(error, error.body)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

@@ -13,7 +13,7 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from fim_core.serving.protocol import ApiError
+from fim_core.serving.protocols.base import ApiError
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from fim_core.atomic import replacing
 from fim_core.evaluation.formatting import show_difference, show_figure
 from fim_core.evaluation.page.background import Background
 from fim_core.evaluation.predictor_names import BASE, CHAMPION, EMPTY, MODEL, NOTES, TITLES
+from fim_core.evaluation.selection import SIMILAR
 from fim_core.evaluation.verdicts import sentences, verdict
 from fim_core.folders.report import ReportFolder
 from fim_core.markdown import escaped, fenced, picture
@@ -113,6 +114,10 @@ def _context(report: Mapping[str, Any], background: Background) -> dict[str, Any
         "trend": charts.line_chart(
             background.trend(report["experiment"]), below="version", whole=True, percent=True, size=_WIDE
         ),
+        "shown": shown_sentence(report),
+        "risk_coverage": charts.line_chart(
+            _risk_coverage(report), below="% of completions shown", percent=True, size=_WIDE
+        ),
         "own_versions": [v for v in background.versions if v.experiment == report["experiment"]],
     }
 
@@ -125,6 +130,33 @@ def shares(report: Mapping[str, Any]) -> dict[str, tuple[float, float, float]]:
         if metric.headline
         and metric.unit == "share"
         and (figure := report["metrics"].get(metric.name, {})).get("value") is not None
+    }
+
+
+def shown_sentence(report: Mapping[str, Any]) -> str:
+    """What the completion filter does, or why there is none."""
+    show = report["show"]
+    if not show.get("curves"):
+        reason = show.get("reason") or "`evaluation.show` is null"
+        return f"There is no completion filter: {reason}. Editors show every completion that is not empty."
+    figures, measured_on = report["metrics"], show["measured_on"]
+    hidden = {name: show_figure(figures[name]["value"], "share") for name in ("wrong_hidden", "correct_hidden")}
+    return (
+        f"The completion filter hides {hidden['wrong_hidden']} of the wrong completions and {hidden['correct_hidden']} of "
+        f"the correct ones. Of the completions that are shown, {show_figure(figures['shown_precision']['value'], 'share')} are "
+        f"correct; without the filter, {show_figure(show['curves']['correct'][-1]['precision'], 'share')}. Measured on "
+        f"{measured_on['rows']} completions in {measured_on['groups']} groups that the filter was not fitted to."
+    )
+
+
+def _risk_coverage(report: Mapping[str, Any]) -> dict[str, charts.Line]:
+    labels = {"correct": "correct", "similar": f"edit similarity ≥ {SIMILAR}"}
+    return {
+        labels[name]: charts.Line(
+            [(100 * point["coverage"], point["precision"]) for point in points],
+            [(point["low"], point["high"]) for point in points] if name == "correct" else (),
+        )
+        for name, points in report["show"].get("curves", {}).items()
     }
 
 

@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fim_core.metrics.binding import binds, bound_queries
+from fim_core.metrics.binding import binds, bound_queries, resolves
 from fim_core.metrics.completed_sql import CompletedSql, parses
 from fim_core.metrics.execution import Comparison, Database, Excluded, Sandbox
 from fim_core.metrics.sql_tokens import exact_match_sql, identifier_overlap, names_in
@@ -121,6 +121,18 @@ class Binds(JudgingStage):
         return {"binds": binds(gold.sql, predicted, gold.ddl)}
 
 
+class Statement(JudgingStage):
+    """Parsing and name resolution of the completed statements by themselves, as a server can do without a gold completion."""
+
+    measures = ("statement_parses", "statement_binds")
+
+    def of_gold(self, gold: Gold) -> OfGold:
+        return OfGold(applies=True)
+
+    def of_prediction(self, gold: Gold, predicted: CompletedSql) -> Measures:
+        return {"statement_parses": predicted.trees is not None, "statement_binds": resolves(predicted, gold.ddl)}
+
+
 class Execution(JudgingStage):
     """Comparison of query results."""
 
@@ -134,7 +146,13 @@ class Execution(JudgingStage):
         return {"execution_match": gold.comparison.matches(predicted)}
 
 
-STAGES: dict[str, JudgingStage] = {"tokens": Tokens(), "parses": Parses(), "binds": Binds(), "execution": Execution()}
+STAGES: dict[str, JudgingStage] = {
+    "tokens": Tokens(),
+    "parses": Parses(),
+    "binds": Binds(),
+    "statement": Statement(),
+    "execution": Execution(),
+}
 """By name, in order: each stage uses the results of the stages before it."""
 
 
@@ -143,7 +161,7 @@ def judge(row: SqlRow, stages: Iterable[str], sandbox: Sandbox) -> Generator[OfG
 
     Args:
         row: the row to judge.
-        stages: the first few names of `STAGES`, or all.
+        stages: names of `STAGES`, in their order.
         sandbox: runs the queries.
     """
     sql = CompletedSql(row.prefix, row.gold, row.suffix, row.dialect)

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
-from functools import cache
+from functools import cache, partial
 from queue import LifoQueue
 from typing import Any
 
@@ -129,24 +129,24 @@ class SqlWorkers:
         for each in self._workers:
             self._idle.put(each)
 
-    def judge(self, rows: Sequence[SqlRow]) -> list[JudgedRow]:
-        """Judge rows; returns results in their order.
+    def judge(self, rows: Sequence[SqlRow], stages: Sequence[str] = tuple(STAGES)) -> list[JudgedRow]:
+        """Judge rows at the given stages; returns results in their order.
 
         Raises:
             FimError: the workers do not start.
         """
         with ThreadPoolExecutor(len(self._workers), thread_name_prefix="sql-worker") as threads:
-            return list(threads.map(self._judge_row, rows))
+            return list(threads.map(partial(self._judge_row, stages), rows))
 
     def close(self) -> None:
         """Kill all worker processes."""
         for each in self._workers:
             each.close()
 
-    def _judge_row(self, row: SqlRow) -> JudgedRow:
+    def _judge_row(self, stages: Sequence[str], row: SqlRow) -> JudgedRow:
         one = self._idle.get()
         try:
-            return judge_row(row, one)
+            return judge_row(row, one, stages)
         finally:
             self._idle.put(one)
 
@@ -160,11 +160,11 @@ def shared_workers() -> SqlWorkers:
     return workers
 
 
-def judge_row(row: SqlRow, one: Worker) -> JudgedRow:
-    """Judge a row. After an exceeded limit, a new worker process judges the rest of the row."""
+def judge_row(row: SqlRow, one: Worker, wanted: Sequence[str] = tuple(STAGES)) -> JudgedRow:
+    """Judge a row at the stages `wanted`. After an exceeded limit, a new worker process judges the rest of the row."""
     judged = JudgedRow({text: {} for text in row.texts})
     gold: dict[str, OfGold] = {}
-    stages: Sequence[str] = list(STAGES)
+    stages = wanted
     texts: Sequence[str] = row.texts
     while stages:
         places = [(text, stage) for text in (None, *texts) for stage in stages]
@@ -191,7 +191,7 @@ def judge_row(row: SqlRow, one: Worker) -> JudgedRow:
                 texts = texts[texts.index(text) + 1 :]
             if not texts:
                 break
-    for stage in list(STAGES)[len(stages) :]:
+    for stage in wanted[len(stages) :]:
         for text in row.texts:
             judged.measures[text] |= STAGES[stage].not_judged(row, text)
     if "execution" in gold and gold["execution"].excluded:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fim_core.champion.registry import champion_before, withdrawn
+from fim_core.confidence.filter import CompletionFilter
 from fim_core.config import Experiment
 from fim_core.errors import FimError
 from fim_core.folders.checkpoint import CheckpointFolder
@@ -48,6 +49,8 @@ def _build(build: Build) -> dict[str, Any]:
         weights = output.weights(build.experiment.name)
         _link_tree(candidate.path, weights)
         _write_metrics(weights, report.path)
+        if (completion_filter := CompletionFilter.read(report.path)) is not None:
+            completion_filter.write(weights)
     return {"promote": decision.promote, "candidate": candidate.version}
 
 

@@ -17,7 +17,7 @@ from fim_core.errors import FimError
 from fim_core.evaluation.eval_set import MostFrequent
 from fim_core.evaluation.report import build_report, write_report
 from fim_core.evaluation.run import constant_predictions
-from fim_core.evaluation.scores import score
+from fim_core.evaluation.scores import judge_predictions, score
 from fim_core.folders.report import ReportFolder
 from fim_core.metrics.rows import EvalRow, Prediction
 
@@ -65,7 +65,7 @@ def decision(
     report = build_report(
         ROWS,
         made,
-        score(ROWS, made, dialect="snowflake"),
+        score(judge_predictions(ROWS, made, dialect="snowflake")),
         name="gate",
         options=options,
         seed=0,

@@ -14,7 +14,7 @@ from fim_core.champion.gate import decide
 from fim_core.config.evaluation import EvaluationConfig, GateConfig, GateRule
 from fim_core.evaluation.page import render_page
 from fim_core.evaluation.report import build_report, write_predictions, write_report
-from fim_core.evaluation.scores import Scores, score
+from fim_core.evaluation.scores import Scores, judge_predictions, score
 from fim_core.folders.report import ReportFolder
 from fim_core.metrics.metric import Measure, Metric
 from fim_core.metrics.registry import METRICS, register
@@ -52,7 +52,7 @@ PREDICTIONS = {
 
 
 def evaluate() -> tuple[Scores, dict[str, Any]]:
-    scores = score(ROWS, PREDICTIONS, dialect="snowflake")
+    scores = score(judge_predictions(ROWS, PREDICTIONS, dialect="snowflake"))
     options = EvaluationConfig(bootstrap_samples=100)
     report = build_report(
         ROWS, PREDICTIONS, scores, name="n", options=options, seed=0, show_samples=False, held_out=len(ROWS)

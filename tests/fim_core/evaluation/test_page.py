@@ -18,7 +18,7 @@ from fim_core.evaluation.page import render_markdown, render_page, write_page
 from fim_core.evaluation.page.background import Background, Version
 from fim_core.evaluation.report import build_report, write_report
 from fim_core.evaluation.run import constant_predictions
-from fim_core.evaluation.scores import score
+from fim_core.evaluation.scores import judge_predictions, score
 from fim_core.folders.report import ReportFolder
 from fim_core.metrics.rows import EvalRow, Prediction
 
@@ -60,7 +60,7 @@ def report_of(*, champion: bool = True, show_samples: bool = True) -> dict[str, 
     }
     if champion:
         made["champion"] = [Prediction("c1", True, 1.0, 2) for _ in ROWS]
-    scores = score(ROWS, made, dialect="snowflake")
+    scores = score(judge_predictions(ROWS, made, dialect="snowflake"))
     scores.over_limit = {"accepted": Counter(timeout=2), "model": Counter(out_of_memory=1)}
     return build_report(
         ROWS,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fim_core.evaluation.aggregate import Bootstrap, estimates
-from fim_core.evaluation.scores import Scores, score
+from fim_core.evaluation.scores import Scores, judge_predictions, score
 from fim_core.metrics.rows import EvalRow, Prediction
 
 DDL = "CREATE TABLE t (a NUMBER, aANDb BOOLEAN, url VARCHAR, x VARCHAR);"
@@ -17,7 +17,7 @@ DDL = "CREATE TABLE t (a NUMBER, aANDb BOOLEAN, url VARCHAR, x VARCHAR);"
 def judged(gold: str, predicted: str, prefix: str = "SELECT ", suffix: str = " FROM t", ddl: str = DDL) -> dict:
     """Every measure of one prediction; those that do not apply are left out."""
     row = EvalRow("r", "kind", "g", prefix, suffix, gold, ddl)
-    columns = score([row], {"model": [Prediction(predicted)]}, dialect="snowflake").columns["model"]
+    columns = score(judge_predictions([row], {"model": [Prediction(predicted)]}, dialect="snowflake")).columns["model"]
     return {name: values[0] for name, values in columns.items() if not np.isnan(values[0])}
 
 
@@ -64,8 +64,8 @@ def test_null_is_an_answer() -> None:
 def test_measures_of_a_row_by_hand() -> None:
     row = EvalRow("r", "kind", "g", "SELECT ", "\nFROM t", "a, x", DDL)
     made = Prediction("a, x\nFROM t", stopped=False, nats=2.0, tokens=4, end_nats=0.5)
-    found = {n: v[0] for n, v in score([row], {"model": [made]}, dialect="snowflake").columns["model"].items()}
-    assert found == {
+    columns = score(judge_predictions([row], {"model": [made]}, dialect="snowflake")).columns["model"]
+    assert {name: value[0] for name, value in columns.items() if not np.isnan(value[0])} == {
         "exact_match": 0,
         "exact_match_sql": 0,
         "edit_similarity": pytest.approx(4 / 11),
@@ -98,7 +98,9 @@ def test_measures_of_a_row_by_hand() -> None:
 )
 def test_the_text_part_of_a_loss(nats: float, end: float, tokens: int, text: float) -> None:
     made = Prediction("", nats=nats, tokens=tokens, end_nats=end)
-    columns = score([EvalRow("r", "kind", "g", "SELECT ", "", "a")], {"model": [made]}, dialect="snowflake").columns
+    columns = score(
+        judge_predictions([EvalRow("r", "kind", "g", "SELECT ", "", "a")], {"model": [made]}, dialect="snowflake")
+    ).columns
     assert columns["model"]["loss_text_nats"] == [text]
     assert columns["model"]["loss_end_nats"] == [end]
 
@@ -108,7 +110,7 @@ def test_rows_without_an_execution_match_are_counted_by_reason() -> None:
         return EvalRow("r", "kind", "g", prefix, ";", completion, ddl)
 
     rows = [row("a > 0"), row("a IS NULL AND a = 1"), row("a > 0", ddl=""), row("a > 0", prefix="DELETE FROM t WHERE ")]
-    found = score(rows, {"model": [Prediction("a >= 1")] * 4}, dialect="snowflake")
+    found = score(judge_predictions(rows, {"model": [Prediction("a >= 1")] * 4}, dialect="snowflake"))
     assert found.executions == {"compared": 1, "empty_result": 1, "not_bound": 1, "not_a_query": 1}
     assert np.isnan(found.columns["model"]["execution_match"]).tolist() == [False, True, True, True]
 
@@ -116,7 +118,7 @@ def test_rows_without_an_execution_match_are_counted_by_reason() -> None:
 def test_abstention_counts_what_was_left_empty_and_what_should_be() -> None:
     golds, made = ["", "", "a", "x"], ["", "a", " \n", "x"]
     rows = [EvalRow(f"r{i}", "kind", f"g{i}", "SELECT a", " FROM t", gold) for i, gold in enumerate(golds)]
-    scores: Scores = score(rows, {"model": [Prediction(text) for text in made]}, dialect="snowflake")
+    scores: Scores = score(judge_predictions(rows, {"model": [Prediction(text) for text in made]}, dialect="snowflake"))
     found = estimates(scores.columns["model"], np.arange(4), Bootstrap(100, 0.95, 0))
     precision, recall = found["abstention_precision"], found["abstention_recall"]
     assert (precision.value, precision.n) == (0.5, 2)
@@ -132,7 +134,7 @@ def test_a_completion_is_compared_with_what_the_tokenizer_can_write() -> None:
         "wrong": [Prediction(composed + " x", gold=composed)],
         "constant": [Prediction(composed)],
     }
-    columns = score([row], predictions, dialect="snowflake").columns
+    columns = score(judge_predictions([row], predictions, dialect="snowflake")).columns
     assert [columns[name]["exact_match"][0] for name in predictions] == [1, 0, 0]
     assert [columns[name]["exact_match_sql"][0] for name in predictions] == [1, 0, 0]
     assert columns["wrong"]["prefix_match_chars"][0] == len(composed)

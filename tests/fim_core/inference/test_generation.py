@@ -31,7 +31,8 @@ from transformers import (
 
 from fim_core.errors import FimError
 from fim_core.inference.generation import Generation, generate, load_for_inference, stop_ids_of
-from fim_core.inference.prefix_cache import PrefixCache, common_prefix, greedy_tokens, why_not_shared
+from fim_core.inference.greedy import greedy_tokens
+from fim_core.inference.prefix_cache import PrefixCache, common_prefix, why_not_shared
 from fim_core.prompt_format.tokens import control_ids
 from fim_core.tokenization.encoder import TextEncoder
 
@@ -222,9 +223,23 @@ def test_greedy_tokens_yields_the_stop_token_and_ends(models: dict[str, PreTrain
     model = models["qwen3"]
     endless = list(greedy_tokens(PrefixCache(model), [1, 2, 3], stop_ids=set(), max_new_tokens=8))
     assert len(endless) == 8
-    stop = endless[2]
+    stop = endless[2].id
     tokens = list(greedy_tokens(PrefixCache(model), [1, 2, 3], stop_ids={stop}, max_new_tokens=8))
-    assert tokens == endless[: endless.index(stop) + 1]
+    assert tokens == endless[: [token.id for token in endless].index(stop) + 1]
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "gemma2"])
+def test_logprobs_are_those_of_a_plain_forward_pass(models: dict[str, PreTrainedModel], kind: str) -> None:
+    prompts = tree_of_prompts(seed=5, count=6)
+    for prompt, made in zip(
+        prompts, generate(models[kind], prompts, stop_ids=STOP, max_new_tokens=14, batch_size=3), strict=True
+    ):
+        count = len(made.logprobs)
+        assert count == len(made.token_ids) + made.stopped
+        with torch.no_grad():
+            logits = models[kind](torch.tensor([prompt + made.token_ids])).logits[0]
+        best = logits.log_softmax(-1).max(-1).values[len(prompt) - 1 :][:count]
+        torch.testing.assert_close(torch.tensor(made.logprobs, dtype=best.dtype), best, atol=1e-4, rtol=1e-4)
 
 
 @given(first=st.lists(st.integers(0, 2), max_size=8), second=st.lists(st.integers(0, 2), max_size=8))

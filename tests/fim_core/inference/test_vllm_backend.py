@@ -39,7 +39,14 @@ class StandIn(ModuleType):
     @staticmethod
     def _generate(prompts: Sequence[dict[str, list[int]]], sampling: SimpleNamespace) -> list[SimpleNamespace]:
         answers = [ANSWERS[tuple(prompt["prompt_token_ids"])] for prompt in prompts]
-        return [SimpleNamespace(outputs=[SimpleNamespace(token_ids=tuple(answer))]) for answer in answers]
+        return [SimpleNamespace(outputs=[_completion(answer)]) for answer in answers]
+
+
+def _completion(tokens: list[int]) -> SimpleNamespace:
+    """A `CompletionOutput`; the log-probability of token n is -n."""
+    return SimpleNamespace(
+        token_ids=tuple(tokens), logprobs=[{token: SimpleNamespace(logprob=-float(token))} for token in tokens]
+    )
 
 
 @pytest.fixture
@@ -57,12 +64,14 @@ def run(checkpoint: Path) -> list[Generation]:
 
 
 def test_answers_come_in_the_order_of_the_prompts_without_stop_tokens(vllm: StandIn, evaluated: Evaluated) -> None:
-    assert run(evaluated.checkpoint) == [
+    generations = run(evaluated.checkpoint)
+    assert generations == [
         Generation([9, 9, 9, 9], stopped=False),
         Generation([7, 8], stopped=True),
         Generation([], stopped=True),
         Generation([7, 8], stopped=True),
     ]
+    assert generations[1].logprobs == [-7, -8, -3]
 
 
 def test_decoding_is_greedy_and_stops_at_the_given_tokens_only(vllm: StandIn, evaluated: Evaluated) -> None:
@@ -73,6 +82,7 @@ def test_decoding_is_greedy_and_stops_at_the_given_tokens_only(vllm: StandIn, ev
         "stop_token_ids": [3, 4],
         "ignore_eos": True,
         "detokenize": False,
+        "logprobs": 0,
     }
 
 

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import copy
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import uvicorn
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, set_seed
 
 from fim_core.config import DataConfig, ModelConfig, Source
 from fim_core.prompt_format.recipe import write_recipe
 from fim_core.prompts import PromptBuilder
+from fim_core.serving.app import create_app
 from fim_core.serving.completer import Completer
+from fim_core.serving.connections import ConnectionLimits, limited_protocol
 
 CONTEXT_LENGTH = 1000
 
@@ -48,3 +54,20 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTo
 @pytest.fixture(scope="session")
 def completer(checkpoint: Path) -> Completer:
     return Completer.load(checkpoint)
+
+
+@pytest.fixture(scope="session")
+def address(completer: Completer) -> Iterator[str]:
+    """The address of a server on a free port, as `fim serve` runs it, for the libraries of clients."""
+    app = create_app(completer, model_name="fim", max_tokens=16, allowed_hosts=("127.0.0.1", "localhost"))
+    options = uvicorn.Config(app, port=0, http=limited_protocol(ConnectionLimits()), ws="none", log_level="warning")
+    server = uvicorn.Server(options)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    host, port = server.servers[0].sockets[0].getsockname()
+    yield f"http://{host}:{port}"
+    server.should_exit = True
+    thread.join()

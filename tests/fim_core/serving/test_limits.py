@@ -15,10 +15,11 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 from starlette.types import Message
 
+from fim_core.prompts.trim import FittedPrompt
 from fim_core.records.schema import Completion
 from fim_core.serving.app import LONG_PROMPT, RequestLimits, create_app
 from fim_core.serving.completer import Completer
-from fim_core.serving.protocol import MAX_STOP_CHARACTERS, MAX_STOPS
+from fim_core.serving.protocols.base import MAX_STOP_CHARACTERS, MAX_STOPS
 
 ANSWER_SECONDS = 60
 
@@ -100,11 +101,11 @@ class CountingTokenizer(Completer):
         self.slow = LONG_PROMPT
         self.go_on = threading.Event()
 
-    def prompt_ids(self, completion: Completion) -> list[int]:
+    def fit(self, completion: Completion, *, max_tokens: int) -> FittedPrompt:
         self.tokenized.append(len(completion.prefix))
         if len(completion.prefix) >= self.slow:
             assert self.go_on.wait(ANSWER_SECONDS)
-        return super().prompt_ids(completion)
+        return super().fit(completion, max_tokens=max_tokens)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,69 @@
+"""Mistral's `POST /v1/fim/completions`: the request of a completion, the answer of a chat.
+
+The format is that of https://docs.mistral.ai/api/#tag/fim, as the package `mistralai` sends and reads it.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from fim_core.serving.protocols.base import Body, Call, Generated, Protocol, Reply, Served, Stops, event
+
+
+class FimBody(Body):
+    """The body of a request."""
+
+    without_effect: ClassVar[frozenset[str]] = frozenset({"temperature", "top_p", "random_seed", "min_tokens"})
+
+    prompt: str = Field(description="Text left of the cursor.")
+    suffix: str = Field("", description="Text right of the cursor.")
+    max_tokens: int | None = Field(None, ge=1)
+    stop: Stops = Field(default_factory=list)
+    stream: bool = False
+
+    @property
+    def call(self) -> Call:
+        """The request."""
+        return Call(
+            prompt=self.prompt,
+            suffix=self.suffix,
+            context=self.context,
+            model=self.model or None,
+            max_tokens=self.max_tokens,
+            stop=self.stop,
+            stream=self.stream,
+        )
+
+
+class FimReply(Reply):
+    """An answer."""
+
+    def __init__(self, body: FimBody, served: Served) -> None:
+        super().__init__(body, served)
+        self._common = {"id": uuid.uuid4().hex, "created": int(time.time()), "model": served.name}
+
+    def body(self, generated: Generated) -> dict[str, Any]:
+        """The whole answer, as JSON."""
+        message = {"role": "assistant", "content": generated.text, "tool_calls": None}
+        choice = {"index": 0, "message": message, "finish_reason": generated.finish_reason}
+        answer = {**self._common, "object": "chat.completion", "choices": [choice], "usage": generated.usage}
+        return {**answer, **generated.extension}
+
+    def chunk(self, generated: Generated, start: int) -> str:
+        """One part of a stream; the last one has the usage."""
+        delta = {"role": "assistant", "content": "".join(delta.text for delta in generated.deltas[start:])}
+        reason = generated.finish_reason
+        choice = {"index": 0, "delta": delta, "finish_reason": reason}
+        answer = {**self._common, "object": "chat.completion.chunk", "choices": [choice]}
+        return event({**answer, **({"usage": generated.usage, **generated.extension} if reason else {})})
+
+    def end(self, generated: Generated) -> str:
+        """The end of the stream."""
+        return event("[DONE]")
+
+
+MISTRAL = Protocol("/v1/fim/completions", FimBody, FimReply, lambda error: error.body)
