@@ -26,7 +26,7 @@ ui: $(READY)  ## Dagster's UI on http://127.0.0.1:$(PORT), with schedules and se
 	$(BIN)/dagster dev -w workspace.yaml --port "$(PORT)"
 
 test: $(READY)
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest -n 2
 
 test-slow: $(READY)
 	$(BIN)/pytest -n 2 -m slow

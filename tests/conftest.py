@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import uuid
 from collections.abc import Iterator
+from contextlib import ExitStack
 from importlib.util import find_spec
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # One test worker a core: more threads than cores would wait for each other.
@@ -18,9 +21,23 @@ os.environ.pop("FIM_STORAGE", None)
 
 import pytest
 from object_server import Bucket, client_of, environment, running_server
+from sqlalchemy import Engine, event
 from transformers import PreTrainedTokenizerFast
 
 from fim_core.demo.tokenizer import train_tokenizer
+from fim_core.training.quick_imports import quick_imports
+
+# Collection is mostly imports.
+_collection = ExitStack()
+_collection.enter_context(quick_imports())
+
+
+@event.listens_for(Engine, "connect")
+def _do_not_wait_for_the_disk(connection: Any, _: object) -> None:
+    """Databases of tests, such as Dagster's, need not survive a power cut."""
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute("PRAGMA synchronous = OFF")
+
 
 SQL = [
     "SELECT o.order_id, c.name FROM orders AS o JOIN customers c ON o.customer_id = c.id WHERE o.total > 10.5;",
@@ -31,6 +48,18 @@ SQL = [
     "select * from ranked where rn <= 3 -- top three\n",
     "Complete the SQL at the cursor. Recent statements, table definitions and the open file follow.",
 ]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from scheduling import ByFile
+
+    return ByFile(config, log)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop() -> None:
+    _collection.close()
 
 
 @pytest.fixture(scope="session")

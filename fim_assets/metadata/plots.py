@@ -6,6 +6,7 @@ therefore drawn with as much detail as fits.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 
 import dagster as dg
@@ -64,7 +65,6 @@ def _after(line: charts.Line, first: float) -> charts.Line:
 
 def _fitting(draw: Callable[[int], str], most: int, least: int) -> dg.MetadataValue:
     """The picture with the most detail that the UI shows in place; with the least detail if none is short enough."""
-    for detail in range(most, least, -1):
-        if len(text := picture(draw(detail))) <= SHOWN_CHARACTERS:
-            return dg.MetadataValue.md(text)
-    return dg.MetadataValue.md(picture(draw(least)))
+    details = range(least, max(most, least) + 1)
+    fitting = bisect_right(details, SHOWN_CHARACTERS, key=lambda detail: len(picture(draw(detail))))
+    return dg.MetadataValue.md(picture(draw(details[max(fitting - 1, 0)])))

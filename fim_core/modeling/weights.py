@@ -6,28 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from fim_core.errors import DamagedFile, FimError, first_line
 from fim_core.hub import no_progress_bar
-
-LOADING_ERRORS = (
-    *(
-        OSError,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        AssertionError,
-        ImportError,
-        RuntimeError,
-        MemoryError,
-    ),
-    *(SafetensorError, StrictDataclassError),
-)
-"""Errors that transformers raises for weights, kernels and (quantized) configurations that it cannot find or use."""
+from fim_core.network_config import LOADING_ERRORS
 
 
 def load_weights(place: Path | str, **options: Any) -> PreTrainedModel:

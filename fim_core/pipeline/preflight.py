@@ -96,11 +96,11 @@ def _require_zero_options(section: Mapping[str, Any]) -> None:
 def _require_network(experiment: Experiment) -> None:
     if experiment.model.config is None:
         if experiment.model.hf_config_kwargs:
-            from fim_core.modeling.load import pretrained_config
+            from fim_core.network_config import pretrained_config
 
             pretrained_config(experiment.model)
         return
-    from fim_core.modeling.load import scratch_config
+    from fim_core.network_config import scratch_config
 
     config = scratch_config(experiment.model.config)
     limit, longest = getattr(config, "max_position_embeddings", None), experiment.data.max_length

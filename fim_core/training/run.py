@@ -19,8 +19,9 @@ from fim_core.config import Experiment
 from fim_core.config.deepspeed import offloads_optimizer
 from fim_core.errors import FimError
 from fim_core.modeling.flops import training_cost
-from fim_core.modeling.load import network_config, training_dtype
+from fim_core.modeling.load import training_dtype
 from fim_core.modeling.sequence_parallel import require_sequence_parallel
+from fim_core.network_config import network_config
 from fim_core.packing import PackPlan, Rows, plan_packs
 from fim_core.packing.plan import Strategy
 from fim_core.prompt_format.tokens import load_tokenizer

@@ -20,6 +20,7 @@ from fim_core.errors import FimError, is_disk_full
 from fim_core.process_group import die_with_parent
 from fim_core.training.failures import DISK_FULL, record_failure
 from fim_core.training.job import Job
+from fim_core.training.quick_imports import quick_imports
 
 MIN_FREE_BYTES = 2**20
 """A disk with less free space than this is considered full."""
@@ -65,11 +66,12 @@ def train(job: Job) -> None:
     """Join the other ranks, prepare the run, and train to the end."""
     # DeepSpeed loads states with pickle; this makes torch refuse all but tensors and plain values.
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
-    configure_logging(job.experiment.logger.level)
-    from fim_core.training.distributed import join_ranks, leave_ranks
-    from fim_core.training.estimate.fit import require_fit
-    from fim_core.training.loop import fit
-    from fim_core.training.run import prepare_run
+    with quick_imports():
+        configure_logging(job.experiment.logger.level)
+        from fim_core.training.distributed import join_ranks, leave_ranks
+        from fim_core.training.estimate.fit import require_fit
+        from fim_core.training.loop import fit
+        from fim_core.training.run import prepare_run
 
     ranks = join_ranks()
     require_fit(job, ranks)

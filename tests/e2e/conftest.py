@@ -21,3 +21,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory, instance: dg.DagsterInsta
     result = materialize(path, instance)
     assert set(outcomes(result).values()) == {"made"}, result.all_events[-1].message
     return path
+
+
+@pytest.fixture(scope="session")
+def reused(finished: Path, instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
+    """A second run of the finished experiment."""
+    return materialize(finished, instance)

@@ -21,8 +21,6 @@ from fim_core.pipeline import run
 from fim_core.prompt_format.tokens import load_tokenizer
 from fim_core.tokenization.encoder import TextEncoder
 
-pytestmark = pytest.mark.xdist_group("e2e")
-
 ROWS = 40
 
 

@@ -29,8 +29,6 @@ from fim_core.records.readers import read_file
 from fim_core.records.schema import Completion
 from fim_core.records.sources import digest_sources, write_raw_completions
 
-pytestmark = pytest.mark.xdist_group("e2e")
-
 ROWS = 200
 FORMATS = ("disk", "parquet")
 
@@ -54,21 +52,20 @@ def converted(folder: Path, name: str) -> list[dict[str, str]]:
     return (pq.read_table(place) if place.is_file() else load_from_disk(str(place))).to_pandas().to_dict("records")
 
 
-def train(folder: Path, source: Path, **changes: Any) -> dict[str, StageResult]:
+def train(folder: Path, source: Path, until: str = STAGES[-1].asset, **changes: Any) -> dict[str, StageResult]:
     folder.mkdir()
     model = {**TINY["model"], "tokenizer": str(source.parent / "tokenizer")}
     data = {"sources": [{"name_or_path": str(source)}], "max_length": 2048, "eval_fraction": 0.2, **changes}
-    return run(load_experiment(write_experiment(folder, model=model, data=data)))
+    return run(load_experiment(write_experiment(folder, model=model, data=data)), until=until)
 
 
-@pytest.mark.parametrize("name", FORMATS)
-def test_converting_naming_and_training(folder: Path, tmp_path: Path, name: str) -> None:
+def require_rows_of_the_export(folder: Path, name: str, results: dict[str, StageResult]) -> list[Completion]:
+    """Require that prompts and tokens are those of the converted set; returns what the rows complete."""
     rows = converted(folder, name)
     summary = json.loads((folder / f"{name}.summary.json").read_text())
-    results = train(tmp_path / "run", folder / name)
-    assert list(results) == [stage.asset for stage in STAGES]
-    assert results["fim_prompts"].artifact.counts["rejected"] == {}
-    prompts = pq.read_table(results["fim_prompts"].artifact.path / "prompts.parquet").to_pylist()
+    made = results["fim_prompts"].artifact
+    assert made.counts["rejected"] == {}
+    prompts = pq.read_table(made.path / "prompts.parquet").to_pylist()
     assert len(prompts) == summary["rows_kept"] == len(rows)
     assert [(row["prompt"], row["response"], row["type"]) for row in prompts] == [
         (row["prompt"], row["response"], row["type"]) for row in rows
@@ -77,14 +74,27 @@ def test_converting_naming_and_training(folder: Path, tmp_path: Path, name: str)
     by_state = [states[int(row["row_id"].rpartition("-")[2])] for row in rows]
     assert [(row["prefix"], row["suffix"]) for row in prompts] == [(state.prefix, state.suffix) for state in by_state]
 
-    tokenizer, checkpoint = load_tokenizer(folder / "tokenizer"), results["trained_checkpoint"].artifact.path
-    recipe = read_recipe(checkpoint)
+    tokenizer, end_id = load_tokenizer(folder / "tokenizer"), read_recipe(made.path).fim_tokens.end_id
     tokens = load_from_disk(str(results["tokenized_dataset"].artifact.path / "dataset"))
     by_id = {row["row_id"]: row["input_ids"] for split in ("train", "eval") for row in tokens[split]}
     for row in prompts:
         ids = [tokenizer(row[column], add_special_tokens=False)["input_ids"] for column in ("prompt", "response")]
-        assert by_id[row["row_id"]] == [*ids[0], *ids[1], recipe.fim_tokens.end_id]
+        assert by_id[row["row_id"]] == [*ids[0], *ids[1], end_id]
+    return by_state
 
+
+def test_a_converted_file_is_prepared_as_it_is(folder: Path, tmp_path: Path) -> None:
+    results = train(tmp_path / "run", folder / "parquet", until="tokenized_dataset")
+    require_rows_of_the_export(folder, "parquet", results)
+
+
+def test_converting_naming_and_training(folder: Path, tmp_path: Path) -> None:
+    results = train(tmp_path / "run", folder / "disk")
+    assert list(results) == [stage.asset for stage in STAGES]
+    by_state = require_rows_of_the_export(folder, "disk", results)
+    rows, tokenizer = converted(folder, "disk"), load_tokenizer(folder / "tokenizer")
+    checkpoint = results["trained_checkpoint"].artifact.path
+    assert read_recipe(checkpoint).fim_tokens == read_recipe(results["fim_prompts"].artifact.path).fim_tokens
     builder = load_prompt_builder(checkpoint, load_tokenizer(checkpoint))
     for state, row in zip(by_state, rows, strict=True):
         assert builder.encode(state) == tokenizer(row["prompt"], add_special_tokens=False)["input_ids"]

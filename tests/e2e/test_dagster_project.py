@@ -59,7 +59,6 @@ def test_the_example_loads(project: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("e2e")
 def test_the_example_makes_two_champions(project: Path, home: Path) -> None:
     assert "All definitions loaded successfully" in dg_command("check", "defs", project=project, home=home)
     for model in sorted(MODELS):

@@ -17,8 +17,6 @@ from fim_core.pipeline import STAGES, run
 from fim_core.serving.completer import Completer
 from fim_core.store import Store, require_whole_copy
 
-pytestmark = pytest.mark.xdist_group("e2e")
-
 
 @pytest.fixture
 def experiment(finished: Path, tmp_path: Path) -> Experiment:

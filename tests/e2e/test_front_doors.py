@@ -20,7 +20,7 @@ from fim_assets.definitions import defs
 from fim_core.pipeline import STAGES
 from fim_core.store import Store
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("e2e")]
+pytestmark = pytest.mark.slow
 
 BIN = Path(sys.executable).parent
 RUN_SECONDS = 1200

@@ -20,7 +20,7 @@ from fim_core.config import load_experiment
 from fim_core.pipeline import run
 from fim_core.store import Artifact, Store
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("interrupted")]
+pytestmark = pytest.mark.slow
 
 SECONDS = 15.0
 """Time limit for a run to end."""

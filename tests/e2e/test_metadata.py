@@ -18,8 +18,6 @@ from fim_core.demo.export import write_export
 from fim_core.pipeline import STAGES, run
 from fim_core.store import Store
 
-pytestmark = pytest.mark.xdist_group("e2e")
-
 SHORTEST_TEXT = 24
 """Minimum length of a text that cannot appear elsewhere by chance."""
 
@@ -40,8 +38,8 @@ def plain(value: dg.MetadataValue) -> Any:
 
 
 @pytest.fixture(scope="module")
-def shown(finished: Path, instance: dg.DagsterInstance) -> dict[str, dict[str, Any]]:
-    return shown_of(materialize(finished, instance))
+def shown(reused: dg.ExecuteInProcessResult) -> dict[str, dict[str, Any]]:
+    return shown_of(reused)
 
 
 def test_a_checkpoint_leads_back_to_exports_config_and_commit(

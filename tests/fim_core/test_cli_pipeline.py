@@ -28,7 +28,9 @@ def test_a_failed_check_of_severity_warn_is_printed(tmp_path: Path, capsys: pyte
         assert "Expected: Empty completions are a minority" in said
 
 
-def test_assets_and_training_progress_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_of_assets_training_and_evaluation_is_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     experiment = load_experiment(write_experiment(tmp_path))
     run_pipeline(experiment, until="trained_checkpoint")
     said = capsys.readouterr().err
@@ -39,15 +41,8 @@ def test_assets_and_training_progress_are_printed(tmp_path: Path, capsys: pytest
     said = capsys.readouterr().err
     assert re.search(r"^fim_prompts [0-9a-f]{16}: reused$", said, re.MULTILINE)
 
-
-def test_evaluation_progress_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    experiment = load_experiment(write_experiment(tmp_path))
+    monkeypatch.setattr("fim_core.cli.pipeline.SECONDS_BETWEEN_LINES", 0.0)
     run_pipeline(experiment, until="evaluation_report")
-    said = capsys.readouterr().err
-    assert len(re.findall(r"^step \d", said, re.MULTILINE)) >= 1
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fim_core.cli.pipeline.SECONDS_BETWEEN_LINES", 0.0)
-        run_pipeline(experiment, until="evaluation_report", force=True)
     said = capsys.readouterr().err
     total = experiment.evaluation.max_rows
     assert f"model, completions: 0 of {total} rows, 0.0 rows/s\n" in said

@@ -16,12 +16,10 @@ from fim_core.config import Experiment
 from fim_core.config.model import ModelConfig, TrainedTokenizer
 from fim_core.modeling.load import (
     build_without_weights,
-    network_config,
-    pretrained_config,
-    scratch_config,
     training_dtype,
 )
 from fim_core.modeling.sequence_parallel import SequenceGroup, require_sequence_parallel
+from fim_core.network_config import network_config, pretrained_config, scratch_config
 from fim_core.prompt_format.tokens import load_tokenizer
 from fim_core.training.deepspeed_config import deepspeed_config
 from fim_core.training.estimate.fused_attention import replace_gpu_kernels

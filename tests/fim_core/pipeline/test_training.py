@@ -13,7 +13,7 @@ from fim_core.config import Experiment, load_experiment
 from fim_core.pipeline import run
 from fim_core.pipeline.stages.trained_checkpoint import trained_checkpoint
 
-STEPS, EVERY = 400, 50
+STEPS, EVERY = 100, 25
 
 
 def options(**content: Any) -> dict[str, Any]:

@@ -14,17 +14,23 @@ from fim_core.errors import FimError
 from fim_core.publishing.publish import publish_champion
 from fim_core.store import Store
 
-mlflow: Any = pytest.importorskip("mlflow", reason="mlflow-skinny is not installed: pip install -e '.[mlflow]'")
+pytestmark = pytest.mark.usefixtures("mlflow")
+
+
+@pytest.fixture(scope="module")
+def mlflow() -> Any:
+    """The package, imported only where these tests run."""
+    return pytest.importorskip("mlflow", reason="mlflow-skinny is not installed: pip install -e '.[mlflow]'")
 
 
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A registry; its tables are made once, which takes seconds."""
+    """A registry."""
     return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/registry.db"
 
 
 @pytest.fixture
-def client(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def client(mlflow: Any, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A client of the registry. Files of runs go below the current folder, since SQLite names no other place."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_REGISTRY_URI", raising=False)
@@ -38,10 +44,10 @@ def target(uri: str, model: str) -> dict[str, str]:
 
 def weights_at(client: Any, model: str, tmp_path: Path) -> tuple[str, float]:
     """The version that the alias is on, and the number in the weights that it leads to."""
+    from mlflow.artifacts import download_artifacts
+
     version = client.get_model_version_by_alias(model, "champion")
-    folder = mlflow.artifacts.download_artifacts(
-        f"models:/{model}@champion", dst_path=str(tmp_path / f"v{version.version}")
-    )
+    folder = download_artifacts(f"models:/{model}@champion", dst_path=str(tmp_path / f"v{version.version}"))
     assert {path.name for path in Path(folder).iterdir()} == MODEL_FILES
     return str(version.version), float(load_file(Path(folder) / "model.safetensors")["weight"][0])
 
@@ -74,7 +80,7 @@ def test_an_interrupted_publication_is_repeated(
     store = Store(options.storage)
     made = promote(store, 1)
     with monkeypatch.context() as patch:
-        patch.setattr(mlflow.MlflowClient, "create_model_version", lambda *_, **__: 1 / 0)
+        patch.setattr(type(client), "create_model_version", lambda *_, **__: 1 / 0)
         with pytest.raises(FimError, match=r"is the champion of tiny, but .*`fim champion publish`"):
             publish_champion(options, store)
     assert champion(store, "tiny") == made

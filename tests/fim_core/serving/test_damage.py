@@ -11,7 +11,7 @@ from damage import DAMAGES, damaged
 
 from fim_core.config.model import ModelConfig
 from fim_core.errors import FimError
-from fim_core.modeling.load import pretrained_config
+from fim_core.network_config import pretrained_config
 from fim_core.prompt_format.tokens import load_tokenizer, resolve_fim_tokens
 from fim_core.records.schema import Completion
 from fim_core.serving.completer import Completer

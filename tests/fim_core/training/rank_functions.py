@@ -112,6 +112,15 @@ def whole_run(job: Job) -> dict[str, object]:
     return vars(fit(prepare_run(job, join_ranks())))
 
 
+def whole_runs(jobs: list[Job]) -> None:
+    """Train several runs to the end, one after the other."""
+    ranks = join_ranks()
+    for job in jobs:
+        run = prepare_run(job, ranks)
+        fit(run)
+        run.engine.destroy()
+
+
 def norm_before_and_after_clipping(job: Job) -> tuple[float, float]:
     """Train one step; returns the norm of its gradient, and of the gradient that Adam was given."""
     run = prepare_run(job, join_ranks())

@@ -10,7 +10,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from rank_functions import first_gradient, stage_of_run, sums_of_gradients, whole_run
+from rank_functions import first_gradient, first_gradients, stage_of_run, sums_of_gradients, whole_runs
 from safetensors.torch import load_file
 from training_helpers import FEW_ROWS, MODEL, data_options, run_ranks, tiny_experiment
 from transformers import PreTrainedTokenizerFast
@@ -92,17 +92,21 @@ def test_gradients_of_the_vocabulary_are_added_up(
     ranks: int,
 ) -> None:
     """Output layer and embeddings, tied and not, over several micro-batches, with each way that DeepSpeed takes them."""
-    for tied in (True, False):
-        model = {"model": {"config": {**MODEL, "tie_word_embeddings": tied}, "tokenizer": "unused"}}
+    models = [
+        {"model": {"config": {**MODEL, "tie_word_embeddings": tied}, "tokenizer": "unused"}} for tied in (True, False)
+    ]
+    jobs = []
+    for number, model in enumerate(models):
         experiment = tiny_experiment(
             **model,
             data=data_options(pack_samples="none"),
             batch_rows=FEW_ROWS,
             deepspeed={"zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 0}},
         )
-        job = Job(experiment, few_rows, tokenizer_folder, Work(tmp_path / str(tied)), "test")
-        _, expected = separate_rows(few_rows, tokenizer, False, **model)
-        for _, gradients in run_ranks(ranks, first_gradient, job, folder=tmp_path):
+        jobs.append(Job(experiment, few_rows, tokenizer_folder, Work(tmp_path / str(number)), "test"))
+    wanted = [separate_rows(few_rows, tokenizer, False, **model)[1] for model in models]
+    for of_rank in run_ranks(ranks, first_gradients, jobs, folder=tmp_path):
+        for (_, gradients), expected in zip(of_rank, wanted, strict=True):
             for name, gradient in gradients.items():
                 scale = np.abs(expected[name]).max()
                 np.testing.assert_allclose(gradient, expected[name], rtol=1e-5, atol=1e-6 * scale, err_msg=name)
@@ -130,7 +134,7 @@ def test_same_steps_and_weights_whatever_computes_them(
 ) -> None:
     """Losses step by step and the trained weights, over two epochs whose last batches are smaller."""
 
-    def trained(packing: str, ranks: int, pack_length: int, stage: int) -> tuple[list[float], dict[str, torch.Tensor]]:
+    def job_of(packing: str, ranks: int, pack_length: int, stage: int) -> Job:
         experiment = tiny_experiment(
             data=data_options(pack_samples=packing, sample_weighted_loss=sample_mean, pack_length=pack_length),
             batch_rows=12,
@@ -138,25 +142,26 @@ def test_same_steps_and_weights_whatever_computes_them(
             deepspeed={"zero_optimization": {"stage": stage}},
         )
         work = Work(tmp_path / f"{packing}-{ranks}-{pack_length}-{stage}")
-        run_ranks(ranks, whole_run, Job(experiment, dataset, tokenizer_folder, work, "test"), folder=work.root)
-        events = [json.loads(line) for line in work.metrics.read_text().splitlines()]
-        losses = [event["loss"] for event in events if event["event"] == "step"]
-        return losses, load_file(work.model / "model.safetensors")
+        return Job(experiment, dataset, tokenizer_folder, work, "test")
 
-    expected_losses, expected = trained("none", 1, 64, 0)
+    def trained(job: Job) -> tuple[list[float], dict[str, torch.Tensor]]:
+        events = [json.loads(line) for line in job.work.metrics.read_text().splitlines()]
+        losses = [event["loss"] for event in events if event["event"] == "step"]
+        return losses, load_file(job.work.model / "model.safetensors")
+
+    one_rank = [("none", 64, 0), ("flat", 64, 1), ("prefix_tree", 8192, 1)]
+    two_ranks = [("prefix_tree", 8192, 1), ("flat", 100, 2), ("none", 64, 3), ("prefix_tree", 40, 3)]
+    jobs = []
+    for ranks, cases in ((1, one_rank), (2, two_ranks)):
+        jobs += [job_of(packing, ranks, pack_length, stage) for packing, pack_length, stage in cases]
+        run_ranks(ranks, whole_runs, jobs[-len(cases) :], folder=tmp_path)
+    expected_losses, expected = trained(jobs[0])
     assert len(expected_losses) == 8
-    for packing, ranks, pack_length, stage in (
-        ("flat", 1, 64, 1),
-        ("prefix_tree", 1, 8192, 1),
-        ("prefix_tree", 2, 8192, 1),
-        ("flat", 2, 100, 2),
-        ("none", 2, 64, 3),
-        ("prefix_tree", 2, 40, 3),
-    ):
-        losses, weights = trained(packing, ranks, pack_length, stage)
+    for job in jobs[1:]:
+        losses, weights = trained(job)
         assert losses == pytest.approx(expected_losses, rel=1e-5)
         for name, weight in weights.items():
-            torch.testing.assert_close(weight, expected[name], rtol=1e-3, atol=1e-5, msg=f"{packing}, {ranks}: {name}")
+            torch.testing.assert_close(weight, expected[name], rtol=1e-3, atol=1e-5, msg=f"{job.work.root}: {name}")
 
 
 @pytest.mark.parametrize(("ranks", "sums"), [(1, [0]), (2, [1, 1])])

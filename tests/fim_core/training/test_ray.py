@@ -21,7 +21,7 @@ from fim_core.errors import FimError
 from fim_core.launchers.launch import launch
 from fim_core.training.job import TrainingFailed, Work
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from training_helpers import tiny_experiment
 from fim_core.launchers.launch import launch
 from fim_core.training.job import TrainingFailed, Work
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
+pytestmark = pytest.mark.slow
 
 DASHBOARD_PORT = 8297
 

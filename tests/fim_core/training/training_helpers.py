@@ -6,9 +6,13 @@ import multiprocessing
 import os
 import traceback
 from collections.abc import Callable
+from functools import cache
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import datasets
 import numpy as np
@@ -79,6 +83,19 @@ def save_rows(folder: Path, train: dict[str, list[Any]], held_out: dict[str, lis
     return folder
 
 
+@cache
+def _server() -> ForkServerContext:
+    """A process that has imported everything, from which ranks are forked."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["rank_imports"])
+    # Python 3.11 does not give the server this process's sys.path before it imports.
+    with patch.dict(
+        os.environ, PYTHONPATH=os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    ):
+        forkserver.ensure_running()
+    return context
+
+
 class Ranks:
     """Processes that call `function(*arguments)` and meet by gloo, forked from a server that has torch imported."""
 
@@ -89,8 +106,7 @@ class Ranks:
             folder: folder of the test, in which the ranks meet.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["fim_core.training.loop"])
+        context = _server()
         meeting = str(folder / f"meeting-{os.urandom(4).hex()}")
         self._pipes: list[Connection] = []
         self._processes = []

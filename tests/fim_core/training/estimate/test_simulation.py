@@ -10,7 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 from fim_core.config import Experiment
 from fim_core.errors import FimError
 from fim_core.modeling.attention import attention_name
-from fim_core.modeling.load import scratch_config
+from fim_core.network_config import scratch_config
 from fim_core.training.estimate.live_bytes import LiveBytes
 from fim_core.training.estimate.machine import Machine
 from fim_core.training.estimate.pack_shape import PackShape
