@@ -25,7 +25,7 @@ from sqlalchemy import Engine, event
 from transformers import PreTrainedTokenizerFast
 
 from fim_core.demo.tokenizer import train_tokenizer
-from fim_core.training.quick_imports import quick_imports
+from fim_core.quick_imports import quick_imports
 
 # Collection is mostly imports.
 _collection = ExitStack()

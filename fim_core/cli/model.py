@@ -9,6 +9,7 @@ import typer
 
 from fim_core.config import default_storage, load_experiment
 from fim_core.errors import FimError
+from fim_core.quick_imports import quick_imports
 from fim_core.store import Store
 
 if TYPE_CHECKING:
@@ -69,7 +70,8 @@ def load_completer(
     Raises:
         FimError: as `chosen_checkpoint` and `Completer.load`.
     """
-    from fim_core.serving.completer import Completer
+    with quick_imports():
+        from fim_core.serving.completer import Completer
 
     folder = chosen_checkpoint(checkpoint, experiment)
     options = load_experiment(experiment) if experiment else None

@@ -39,7 +39,7 @@ CANNOT_CHANGE_CONTENT = {
     "fim_core.training.log_tail": "logging",
     "fim_core.training.utilization": "logging",
     "fim_core.training.failures": "how a failed run ends",
-    "fim_core.training.quick_imports": "how fast a rank starts",
+    "fim_core.quick_imports": "how fast a rank starts",
     "fim_core.training.lease": "how a run without a follower ends",
     "fim_core.inference.row_progress": "progress",
     "fim_core.evaluation.page": "the HTML page, which is rewritten without evaluating again",

@@ -18,9 +18,9 @@ from pathlib import Path
 
 from fim_core.errors import FimError, is_disk_full
 from fim_core.process_group import die_with_parent
+from fim_core.quick_imports import quick_imports
 from fim_core.training.failures import DISK_FULL, record_failure
 from fim_core.training.job import Job
-from fim_core.training.quick_imports import quick_imports
 
 MIN_FREE_BYTES = 2**20
 """A disk with less free space than this is considered full."""

@@ -1,6 +1,6 @@
 """What the server imports and caches from which ranks are forked."""
 
-from fim_core.training.quick_imports import quick_imports
+from fim_core.quick_imports import quick_imports
 
 with quick_imports():
     import rank_functions  # noqa: F401
