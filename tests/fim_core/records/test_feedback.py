@@ -16,9 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from data_path import MODEL
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from small_tokenizers import long_run
 from transformers import PreTrainedTokenizerFast
 
 from fim_core.config import DataConfig, Source
@@ -34,6 +35,7 @@ from fim_core.prompts.feedback_metrics import (
     retained,
     texts_rejected_most,
 )
+from fim_core.records.feedback import text_to_train_on, unified
 from fim_core.records.sources import RawCounts, digest_sources, write_raw_completions
 
 TOKENIZER = train_tokenizer(["select a\n  from t;\n"] * 3, 600)
@@ -115,6 +117,25 @@ def expected(row: Row, mapped: set[str]) -> tuple[str, str]:
     return ("rejected", "invalid_json") if row["INPUT"] == "damaged" else ("trained on", text)
 
 
+VALUES = {
+    "SHOWN": ("", "true", "FALSE", " Yes ", "0", "maybe"),
+    "ACTION": ("", "accepted", "Rejected", " EDITED", "typed", "NULL"),
+    "KEPT": ("", "k", "NULL"),
+}
+
+
+def test_the_table_of_what_is_trained_on() -> None:
+    for mapping in MAPPINGS:
+        for values in product(*VALUES.values()):
+            row = {"INPUT": INPUT, "OUTPUT": "o", **dict(zip(VALUES, values, strict=True))}
+            columns = {key: unified(key, pa.array([row[name]]))[0].as_py() for key, name in mapping.items()}
+            found = text_to_train_on(
+                "o", *(columns.get(key) for key in ("shown", "action", "kept")), None, null_marks=["NULL"]
+            )
+            outcome = ("trained on", found) if isinstance(found, str) else ("rejected", str(found.reason))
+            assert outcome == expected(row, set(mapping)), (mapping, row)
+
+
 MAPPINGS = [
     {key: name for key, name in ALL.items() if key in keys}
     for keys in product(*((key, None) for key in ALL))
@@ -122,7 +143,7 @@ MAPPINGS = [
 ]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
+@long_run(short=10)
 @given(FEEDBACK_ROWS, st.sampled_from(MAPPINGS), st.booleans())
 def test_every_row_is_in_exactly_one_class(
     tmp_path_factory: pytest.TempPathFactory, rows: list[Row], mapping: dict[str, str], as_parquet: bool
