@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
+from fim_assets.metadata.feedback import describe_feedback
 from fim_assets.metadata.tables import (
     COLUMN_LINEAGE,
     COLUMN_SCHEMA,
@@ -16,6 +18,7 @@ from fim_assets.metadata.tables import (
 )
 from fim_core.config import Experiment
 from fim_core.folders.prompts import PromptsFolder
+from fim_core.folders.raw import RawFolder
 from fim_core.store import Artifact, Store
 
 _COLUMNS = {
@@ -51,7 +54,7 @@ _LINEAGE = {
 
 
 def describe(artifact: Artifact, experiment: Experiment, store: Store) -> dict[str, Any]:
-    """Row counts by split, and rejected rows by reason."""
+    """Row counts by split, rejected rows by reason, and what users did with the completions."""
     counts = artifact.counts
     lineage = {name: [("raw_completions", source) for source in sources] for name, sources in _LINEAGE.items()}
     return {
@@ -72,4 +75,14 @@ def describe(artifact: Artifact, experiment: Experiment, store: Store) -> dict[s
             "which",
         ),
         "rejected_by_reason": count_table(counts["rejected"], "reason"),
+        # Versions that were made before there was feedback do not count it.
+        **describe_feedback(
+            counts.get("feedback"), _raw(artifact, store) if experiment.metadata.show_samples else None
+        ),
     }
+
+
+def _raw(artifact: Artifact, store: Store) -> Path | None:
+    """The raw table that the prompts were made from, if it still exists."""
+    found = store.find("raw_completions", artifact.manifest["inputs"]["raw_completions"])
+    return None if found is None else RawFolder(found.path).rows

@@ -21,17 +21,26 @@ _COLUMNS = {
     "output": "OUTPUT, exactly as written.",
     "held_out": "Whether the row comes from eval_sources.",
 }
+_FEEDBACK_COLUMNS = {
+    "shown": "Whether the completion was shown.",
+    "action": "What the user did: accepted, rejected or edited.",
+    "kept": "Text that the user kept in place of the completion, exactly as written.",
+    "request_id": "Id in a log of fim serve.",
+}
 
 
 def describe(artifact: Artifact, experiment: Experiment, store: Store) -> dict[str, Any]:
     """Row counts, columns, types, and warnings from reading the exports."""
     counts = artifact.counts
     notes = {"warnings": dg.MetadataValue.md(_list(counts["warnings"]))} if counts["warnings"] else {}
+    described = _COLUMNS | (_FEEDBACK_COLUMNS if experiment.data.has_feedback else {})
+    reports = {"feedback_reports": reports} if (reports := counts.get("reports")) else {}
     left_out = {"rows_left_out_by_sampling": counts["left_out"]} if counts["left_out"] else {}
     return {
         ROW_COUNT: counts["rows"],
         **left_out,
-        COLUMN_SCHEMA: column_schema(pq.read_schema(RawFolder(artifact.path).rows), _COLUMNS),
+        **reports,
+        COLUMN_SCHEMA: column_schema(pq.read_schema(RawFolder(artifact.path).rows), described),
         "rows_by_type": count_table(counts["by_type"], "type"),
         "rows_by_source_type": count_table(counts["by_source_type"], "source_type"),
         **notes,

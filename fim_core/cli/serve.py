@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fim_core.cli.model import CandidatesOption, CheckpointOption, ExperimentOption, ShowOption, load_completer
+
+if TYPE_CHECKING:
+    from fim_core.serving.completion_log import CompletionLog
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 LOCAL_HOST_HEADERS = ("127.0.0.1", "localhost", "[::1]")
@@ -32,6 +36,13 @@ def serve(
     ] = None,
     show: ShowOption = "confident",
     candidates: CandidatesOption = None,
+    log: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSON-lines file (*.jsonl) to append each completion and the users' feedback to, for training. It will contain "
+            "customer text. Default: no log."
+        ),
+    ] = None,
 ) -> None:
     """Serve completions to editors: OpenAI's /v1/completions, llama.cpp's /infill, Mistral's FIM API, Ollama's /api/generate."""
     import uvicorn
@@ -42,6 +53,7 @@ def serve(
 
     ddl_context = read_text(ddl)
     completer, folder = load_completer(checkpoint, experiment, show, candidates)
+    completions = None if log is None else open_log(log, folder)
     local = host in LOOPBACK
     if not local:
         typer.echo(f"fim: anyone who can reach {host} can use this server; it has no access control.", err=True)
@@ -51,9 +63,28 @@ def serve(
         max_tokens=max_tokens,
         allowed_hosts=LOCAL_HOST_HEADERS if local else ("*",),
         ddl_context=ddl_context,
+        log=completions,
     )
     if completer.notice:
         typer.echo(f"fim: {completer.notice}", err=True)
     typer.echo(f"Serving {folder} as model {model_name}.", err=True)
     protocol = limited_protocol(ConnectionLimits())
     uvicorn.run(app, host=host, port=port, log_level="info", http=protocol, ws="none", server_header=False)
+
+
+def open_log(path: Path, checkpoint: Path) -> CompletionLog:
+    """Open the log, and say on standard error what it contains.
+
+    Raises:
+        FimError: it cannot be written.
+    """
+    from fim_core.serving.completion_log import CompletionLog
+    from fim_core.store.places import VERSION_PATTERN
+
+    parts = reversed(checkpoint.resolve().parts)
+    version = next((part for part in parts if re.fullmatch(VERSION_PATTERN, part)), checkpoint.resolve().name)
+    log = CompletionLog(path, version)
+    typer.echo(f"fim: {path} will contain the text of every completion and its context.", err=True)
+    if not log.is_private:
+        typer.echo(f"fim: other users can read {path}; `chmod 600 {path}` prevents that.", err=True)
+    return log

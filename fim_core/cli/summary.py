@@ -56,6 +56,7 @@ def _lines(artifacts: dict[str, Artifact]) -> Iterator[tuple[str, str]]:
     prompts, tokens = artifacts["fim_prompts"].counts, artifacts["tokenized_dataset"].counts
     training, report = artifacts["trained_checkpoint"].counts, artifacts["evaluation_report"].counts
     yield from row_lines(prompts, tokens)
+    yield from feedback_lines(prompts)
     yield "tokens", f"{tokens['tokens']:,}, of which {tokens['trained_tokens']:,} are trained on"
     yield (
         "packing",
@@ -80,6 +81,26 @@ def row_lines(prompts: dict[str, Any], tokens: dict[str, Any]) -> Iterator[tuple
     if account.left_out:
         yield "left out", f"{account.left_out:,} (their group is held out, but their statement is trained on elsewhere)"
     yield "held-out groups", f"{prompts['held_out_groups']:,} of {prompts['groups']:,}"
+
+
+def feedback_lines(prompts: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Label and value of what users did with the completions, if that is known.
+
+    Args:
+        prompts: counts of fim_prompts.
+    """
+    # Versions that were made before there was feedback do not count it.
+    if (feedback := prompts.get("feedback")) is None:
+        return
+    total = feedback["total"]
+    counted = ", ".join(f"{total[name]:,} {name}" for name in ("accepted", "edited", "rejected"))
+    shares = {
+        "acceptance rate": total["acceptance"],
+        "retained characters": total["retained"],
+        "edit similarity of edited": total["edit_similarity"],
+    }
+    known = [f"{name} {value:.1%}" for name, value in shares.items() if value is not None]
+    yield "feedback", "; ".join([f"{total['shown']:,} shown, of which {counted}", *known])
 
 
 def _mean_step(training: dict[str, Any]) -> str:

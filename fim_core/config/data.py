@@ -61,6 +61,32 @@ _IDENTIFIER = r'(?:[A-Za-z_][\w$]*|"(?:[^"]|"")+")'
 _SNOWFLAKE_ONLY = ("table_name", "column_mapping", "limit", "connection")
 
 
+class FeedbackColumns(Section):
+    """Columns of an export with what users did with each completion; names in any case."""
+
+    shown: str | None = Field(None, description="Column: whether the completion was shown (true or false).")
+    action: str | None = Field(
+        None, description="Column: what the user did (accepted, rejected or edited). Rejected ones are not trained on."
+    )
+    kept: str | None = Field(
+        None,
+        description="Column: text that the user kept in its place. Edited completions are trained on as this text.",
+    )
+    id: str | None = Field(
+        None,
+        description="For a log of `fim serve`, whose OUTPUT is what the model generated: column with the id that completions "
+        "share with later rows that say what users did.",
+    )
+
+    @model_validator(mode="after")
+    def _says_what_users_did(self) -> FeedbackColumns:
+        if self.action is None and self.id is not None:
+            raise ValueError("`id` needs `action`, the column of the log with what users did")
+        if self.shown is None and self.action is None and self.kept is None:
+            raise ValueError("name at least one of the columns `shown`, `action` and `kept`")
+        return self
+
+
 class Source(Section):
     """One source of rows: a file, a folder, a hub data set, a Snowflake query, or the built-in demo."""
 
@@ -88,6 +114,10 @@ class Source(Section):
     input_col: str = Field("INPUT", description="Column with the editor's state (any case).")
     output_col: str = Field("OUTPUT", description="Column with the accepted completion (any case).")
     type_col: str = Field("TYPE", description="Optional column with the kind of completion (any case).")
+    feedback: FeedbackColumns | None = Field(
+        None,
+        description="Optional columns with what users did with the completions. Default: all OUTPUTs were inserted.",
+    )
     columns: dict[str, str] | None = Field(
         None,
         description="For `type: huggingface`: names of the columns that hold `prompt` (finished prompts) and `response`, "
@@ -149,6 +179,12 @@ class Source(Section):
             raise ValueError("set either sample_ratio or sample_count, not both")
         if self.content_key is not None and not self.role_mapping:
             raise ValueError("content_key needs role_mapping")
+        return self
+
+    @model_validator(mode="after")
+    def _feedback_is_exported(self) -> Source:
+        if self.feedback is not None and self.type in ("demo", "sql_files"):
+            raise ValueError(f"`feedback` does not go with `type: {self.type}`, whose completions nobody has seen")
         return self
 
     @property
@@ -283,6 +319,11 @@ class DataConfig(Section):
     def day(self) -> date | None:
         """The only day to read, of sources with one export a day; None: every day, or those of the window."""
         return self._day
+
+    @property
+    def has_feedback(self) -> bool:
+        """Whether a source has columns with what users did."""
+        return any(source.feedback is not None for source in (*self.sources, *self.eval_sources))
 
     @property
     def is_dated(self) -> bool:

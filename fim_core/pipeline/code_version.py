@@ -23,6 +23,7 @@ CANNOT_CHANGE_CONTENT = {
     "fim_core.atomic": "how files are written, not what is in them",
     "fim_core.integrity": "detection of damage",
     "fim_core.provenance": "information for people in a manifest",
+    "fim_core.prompts.feedback_metrics": "figures for people in a manifest",
     "fim_core.store": "where artifacts are stored",
     "fim_core.hub": "whether a model exists",
     "fim_core.object_storage": "where files are copied from and to; their digests are part of the version",

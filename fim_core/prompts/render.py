@@ -16,7 +16,7 @@ from fim_core.prompt_format.recipe import Recipe
 from fim_core.prompts.builder import PromptBuilder, PromptRow
 from fim_core.prompts.rows import RowBuilder
 from fim_core.prompts.split import statement_hash, text_hash
-from fim_core.records.schema import RAW_SCHEMA, Rejection
+from fim_core.records.schema import FEEDBACK_SCHEMA, RAW_SCHEMA, Rejection
 
 _FROM_RAW = ("row_id", "type", "source_type")
 RENDERED_SCHEMA = pa.schema(
@@ -47,6 +47,7 @@ _OUTCOME_SCHEMA = pa.schema(
 """The outcome of rendering each row: `reason` and `detail` of a rejected row, everything else of a kept one."""
 
 _RENDERED_FROM = ("source_type", "input", "output")
+_RENDERED_FROM_FEEDBACK = (*_RENDERED_FROM, *FEEDBACK_SCHEMA.names)
 
 
 @dataclass(frozen=True)
@@ -76,11 +77,12 @@ class Renderer:
 
     def __init__(self, builder: PromptBuilder, column: str | None, cache: BatchCache | None) -> None:
         self._rows = RowBuilder(builder)
+        self._decisive = _RENDERED_FROM_FEEDBACK if builder.data.has_feedback else _RENDERED_FROM
         self._column = column
         self._cache = cache
 
     def __call__(self, batch: pa.RecordBatch) -> Rendered:
-        decisive = batch.select(_RENDERED_FROM)
+        decisive = batch.select(self._decisive)
         outcome, is_new = (
             self._cache.get_or_compute(decisive, self._render) if self._cache else (self._render(decisive), True)
         )
@@ -104,7 +106,7 @@ class Renderer:
 
     def _render(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """The outcome of each row, as _OUTCOME_SCHEMA."""
-        texts = [batch.column(name).to_pylist() for name in _RENDERED_FROM]
+        texts = [batch.column(name).to_pylist() for name in self._decisive]
         outcomes = [_outcome(self._rows.build(*row)) for row in zip(*texts, strict=True)]
         return pa.RecordBatch.from_pylist(outcomes, _OUTCOME_SCHEMA)
 

@@ -7,6 +7,7 @@ from typing import assert_never
 from fim_core.prompts.builder import PromptBuilder, PromptRow
 from fim_core.prompts.finished import around_cursor
 from fim_core.prompts.messages import build_conversation
+from fim_core.records.feedback import text_to_train_on
 from fim_core.records.schema import Completion, Conversation, FinishedPrompt, Reason, Rejection
 from fim_core.records.shapes import ParsedRow, shape_of
 
@@ -17,12 +18,20 @@ class RowBuilder:
     def __init__(self, prompts: PromptBuilder) -> None:
         self.prompts = prompts
 
-    def build(self, source_type: str, input_text: str, output: str) -> PromptRow | Rejection:
+    def build(self, source_type: str, input_text: str, output: str, *feedback: str | None) -> PromptRow | Rejection:
         """The row of the raw table's `source_type`, `input` and `output`.
+
+        Args:
+            feedback: the columns of `FEEDBACK_SCHEMA`, if the raw table has them.
 
         Raises:
             FimError: the source_type is unknown.
         """
+        if feedback:
+            text = text_to_train_on(output, *feedback, null_marks=self.prompts.data.null_marks)
+            if isinstance(text, Rejection):
+                return text
+            output = text
         parsed = shape_of(source_type).parse(input_text, self.prompts.data.placeholder)
         if isinstance(parsed, Rejection):
             return parsed

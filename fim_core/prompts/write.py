@@ -21,6 +21,7 @@ from fim_core.folders.prompts import PromptsFolder
 from fim_core.parallel import ordered_map
 from fim_core.prompt_format.recipe import RECIPE, recipe_of, write_recipe
 from fim_core.prompts.builder import PromptBuilder
+from fim_core.prompts.feedback_metrics import FeedbackMetrics, measure_feedback
 from fim_core.prompts.finished import DetectedForm, detect_form
 from fim_core.prompts.render import RENDERED_SCHEMA, Rendered, Renderer, make_renderer
 from fim_core.prompts.split import Split, explain_empty_eval, split_rows
@@ -74,6 +75,7 @@ class PromptCounts:
         notice: describes the prompts' markup.
         family: the FIM control tokens' family; `added`: tokens that the tokenizer lacked.
         vocab_size: entries of the tokenizer, `added` included.
+        feedback: what users did with the completions of all rows; None without feedback.
     """
 
     rows_in: int
@@ -96,6 +98,7 @@ class PromptCounts:
     family: str
     added: list[str]
     vocab_size: int
+    feedback: FeedbackMetrics | None = None
 
 
 def write_fim_prompts(
@@ -177,6 +180,7 @@ def write_fim_prompts(
         family=builder.tokens.family,
         added=list(builder.tokens.added),
         vocab_size=len(tokenizer),
+        feedback=measure_feedback(raw, null_marks=data.null_marks) if data.has_feedback else None,
     )
 
 

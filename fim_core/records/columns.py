@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from fim_core.config.data import Source
+from fim_core.config.data import FeedbackColumns, Source
 from fim_core.errors import FimError
-from fim_core.records.schema import RAW_SCHEMA, FinishedPrompt
+from fim_core.records.schema import FEEDBACK_SCHEMA, RAW_SCHEMA, FinishedPrompt
 from fim_core.records.shapes import SHAPES, RowShape
 from fim_core.records.shapes.messages import MESSAGES, question_columns
 
@@ -20,6 +20,7 @@ class ExportColumns:
         source_type: name of the shape of its rows.
         inputs: columns that `input` is made of.
         output, type: None where the export has no such column.
+        feedback: name in `FEEDBACK_SCHEMA` to position, for those that the source names.
         extras: name in the raw table to position, for every other column.
         join: makes the text of `input` from the cells of `inputs`; None: the one column is copied.
         notice: what the user should know of the choice.
@@ -29,17 +30,19 @@ class ExportColumns:
     inputs: tuple[int, ...]
     output: int | None
     type: int | None
+    feedback: Mapping[str, int]
     extras: Mapping[str, int]
     join: Callable[[Sequence[str]], str] | None = None
     notice: str | None = None
 
 
-def find_columns(names: Sequence[str], source: Source, export: str) -> ExportColumns:
+def find_columns(names: Sequence[str], source: Source, export: str, *, has_feedback: bool = False) -> ExportColumns:
     """Find the columns of an export that `source` describes.
 
     Args:
         names: the export's columns.
         export: its name, for messages.
+        has_feedback: the raw table has the columns of `FEEDBACK_SCHEMA`, which no other column may be named like.
 
     Raises:
         FimError: a column is missing or ambiguous, or the options contradict each other.
@@ -67,8 +70,25 @@ def find_columns(names: Sequence[str], source: Source, export: str) -> ExportCol
     inputs = tuple(map(position, columns.inputs))
     output = None if columns.output is None else position(columns.output)
     kind = find_column(names, source.type_col, export)
-    extras = _extras(names, {*inputs, output, kind})
-    return ExportColumns(shape.name, inputs, output, kind, extras, columns.join, notice)
+    feedback = {} if source.feedback is None else _feedback_columns(names, source.feedback, export)
+    if feedback and output is None:
+        raise FimError(f"{export}: `feedback` goes with rows that have an OUTPUT; its rows are {shape.name}.")
+    reserved = [*RAW_SCHEMA.names, *(FEEDBACK_SCHEMA.names if has_feedback else ())]
+    extras = _extras(names, {*inputs, output, kind, *feedback.values()}, reserved)
+    return ExportColumns(shape.name, inputs, output, kind, feedback, extras, columns.join, notice)
+
+
+def _feedback_columns(names: Sequence[str], feedback: FeedbackColumns, export: str) -> dict[str, int]:
+    found = {}
+    for key, column in feedback.model_dump(exclude_none=True).items():
+        at = find_column(names, column, export)
+        if at is None:
+            raise FimError(
+                f"{export} has no column {column}, which `feedback.{key}` names. Its columns are: {_listed(names)}. Name "
+                f"another one, or remove `{key}` if the export has none."
+            )
+        found["request_id" if key == "id" else key] = at
+    return found
 
 
 def find_column(names: Sequence[str], wanted: str, export: str) -> int | None:
@@ -128,7 +148,7 @@ def _recognised_shape(
     )
 
 
-def _extras(columns: Sequence[str], taken: set[int | None]) -> dict[str, int]:
+def _extras(columns: Sequence[str], taken: set[int | None], reserved: Collection[str]) -> dict[str, int]:
     """The other columns' names in the raw table: as written, but never empty, and distinct also when case is ignored."""
     names: dict[str, int] = {}
     used: set[str] = set()
@@ -136,7 +156,7 @@ def _extras(columns: Sequence[str], taken: set[int | None]) -> dict[str, int]:
         if at in taken:
             continue
         name = column.strip() or f"column_{at + 1}"
-        if name.casefold() in RAW_SCHEMA.names:
+        if name.casefold() in reserved:
             name = f"export_{name}"
         unique, number = name, 1
         while unique.casefold() in used:

@@ -84,6 +84,13 @@ def parse_input(text: str, placeholder: str = PLACEHOLDER) -> Completion | Rejec
         return unusable.rejection
 
 
+def format_input(completion: Completion, placeholder: str = PLACEHOLDER) -> str:
+    """INPUT in the newer form, from which `parse_input` reads the same completion unless its texts have the placeholder."""
+    context = {field: getattr(completion, field) for field in CONTEXT_FIELDS}
+    texts = (json.dumps(context, ensure_ascii=False), completion.prefix + placeholder + completion.suffix)
+    return json.dumps([{"type": "text", "text": text} for text in texts], ensure_ascii=False)
+
+
 def _parse(text: str, placeholder: str) -> Completion:
     if not text or text.isspace():
         raise _Unusable(Reason.EMPTY_INPUT, "INPUT is empty")

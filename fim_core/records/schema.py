@@ -36,12 +36,26 @@ RAW_SCHEMA = pa.schema(
 """
 
 
+FEEDBACK_SCHEMA = pa.schema([(name, pa.string()) for name in ("shown", "action", "kept", "request_id")])
+"""Columns after those of `RAW_SCHEMA`, only if a source has feedback; null where its export does not have the column.
+
+    shown       whether the completion was shown: true, false, or empty if unknown
+    action      what the user did: accepted, rejected, edited, or empty if unknown
+    kept        the text that the user kept in place of the completion; empty if unknown
+    request_id  id in a log of `fim serve`, where `output` is what the model generated
+
+Case and white space of `shown` and `action` are unified; values of another kind stay as written.
+"""
+
 LEFT_OUT = "left_out"
 """The split of rows that are neither trained on nor held out (see `fim_core.prompts.split`)."""
 
 
 class Reason(StrEnum):
-    """Why a row is not used."""
+    """Why a row is not used.
+
+    REJECTED_BY_USER, NO_ACTION and NO_KEPT_TEXT are what users did with usable rows (see `fim_core.records.feedback`).
+    """
 
     EMPTY_INPUT = "empty_input"
     INVALID_JSON = "invalid_json"
@@ -55,6 +69,10 @@ class Reason(StrEnum):
     EMPTY_OUTPUT = "empty_output"
     EMPTY_PREFIX = "empty_prefix"
     TOO_LONG = "too_long"
+    REJECTED_BY_USER = "rejected_by_user"
+    NO_ACTION = "no_action"
+    NO_KEPT_TEXT = "no_kept_text"
+    UNKNOWN_FEEDBACK = "unknown_feedback"
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,9 +22,11 @@ from fim_core.parallel import ordered_map
 from fim_core.prompt_format.recipe import Recipe, schema_with
 from fim_core.records.columns import ExportColumns, find_columns
 from fim_core.records.dated import days_to_read, require_exports
+from fim_core.records.feedback import unified
+from fim_core.records.feedback_log import join_reports
 from fim_core.records.locate import locate
 from fim_core.records.readers import Export, read_file
-from fim_core.records.schema import RAW_SCHEMA
+from fim_core.records.schema import FEEDBACK_SCHEMA, RAW_SCHEMA
 from fim_core.records.selection import selected_rows, selects
 
 _log = logging.getLogger(__name__)
@@ -42,6 +44,7 @@ _GENERATED = {
     "type_col": "TYPE",
     "columns": None,
     "role_mapping": None,
+    "feedback": None,
 }
 
 
@@ -67,6 +70,7 @@ class RawCounts:
         by_type: rows by the export's TYPE; the rarest are summed up if there are more than MOST_TYPES.
         exports: in the order they were read.
         left_out: rows that the slices and samples of the sources do not select.
+        reports: further rows of logs, which say what users did with completions (see `fim_core.records.feedback_log`).
     """
 
     rows: int
@@ -75,6 +79,7 @@ class RawCounts:
     by_type: dict[str, int]
     exports: list[ExportRead]
     left_out: int = 0
+    reports: int = 0
     warnings: list[str] = field(default_factory=list)
 
 
@@ -98,9 +103,9 @@ def write_raw_completions(data: DataConfig, output: Path, downloads: Path | None
     """Read all sources into one Parquet file, in batches: memory does not grow with the number of rows.
 
     Rows come in the order of the sources, files of a folder by name, then those of `eval_sources`. Columns are those of
-    `RAW_SCHEMA`, then every other column of any export; it is empty for exports without it. Columns
-    whose names differ only in case are one column. The file carries the recipe of finished prompts (see
-    `recipe_of`), if the sources have one.
+    `RAW_SCHEMA`, those of `FEEDBACK_SCHEMA` if a source has feedback, then every other column of any export; it is empty for
+    exports without it. Columns whose names differ only in case are one column. The file carries the recipe of finished
+    prompts (see `recipe_of`), if the sources have one.
 
     Args:
         downloads: folder for copies of objects from object storage. Default: one that is removed afterwards.
@@ -130,9 +135,11 @@ def write_raw_completions(data: DataConfig, output: Path, downloads: Path | None
                 yield batch
 
     with TemporaryDirectory(prefix="fim-sources-") as scratch:
-        inputs = _inputs(data, Path(scratch), downloads or Path(scratch), warn)
+        inputs, reports = _inputs(data, Path(scratch), downloads or Path(scratch), warn)
         extras = _all_extras([entry.columns for entry in inputs])
-        schema = pa.schema([*RAW_SCHEMA, *(pa.field(name, pa.string(), nullable=False) for name in extras.values())])
+        feedback = FEEDBACK_SCHEMA if data.has_feedback else ()
+        others = [pa.field(name, pa.string(), nullable=False) for name in extras.values()]
+        schema = pa.schema([*RAW_SCHEMA, *feedback, *others])
         if (recipe := _common_recipe(entry.export for entry in inputs)) is not None:
             schema = schema_with(schema, recipe)
         with GroupWriter(output, schema, use_dictionary=_FEW_VALUES) as writer:
@@ -147,6 +154,7 @@ def write_raw_completions(data: DataConfig, output: Path, downloads: Path | None
         by_type=_most_frequent(by_type),
         exports=[ExportRead(entry.export.name, entry.digest, by_export[entry.digest]) for entry in inputs],
         left_out=sum(int((~entry.selected).sum()) for entry in inputs if entry.selected is not None),
+        reports=reports,
         warnings=warnings,
     )
 
@@ -178,7 +186,9 @@ def digest_sources(data: DataConfig, downloads: Path | None = None) -> str:
                 exports = locate(source, data.cache_dir, downloads or Path(scratch), _log.debug, days)
                 content = [[export.name, export.digest()] for export in exports]
                 found += exports
-            options = source.model_dump(mode="json", exclude={"name_or_path", "connection"})
+            options = source.model_dump(mode="json", exclude={"name_or_path", "connection", "feedback"})
+            if source.feedback is not None:
+                options["feedback"] = source.feedback.model_dump(mode="json")
             digest.update(json.dumps([held_out, options, content], sort_keys=True).encode() + b"\n")
     if (recipe := _common_recipe(found)) is not None:
         recipe.refuse_contradictions(data)
@@ -210,8 +220,10 @@ def _all_sources(data: DataConfig) -> Iterator[tuple[bool, Source]]:
     yield from ((True, source) for source in data.eval_sources)
 
 
-def _inputs(data: DataConfig, scratch: Path, downloads: Path, warn: Callable[[str], None]) -> list[_Input]:
+def _inputs(data: DataConfig, scratch: Path, downloads: Path, warn: Callable[[str], None]) -> tuple[list[_Input], int]:
+    """All exports, and the number of reports that were joined to their rows."""
     inputs: list[_Input] = []
+    all_reports = 0
     seen: dict[str, list[_Input]] = {}
     days = days_to_read(data)
     require_exports(data, days)
@@ -221,10 +233,17 @@ def _inputs(data: DataConfig, scratch: Path, downloads: Path, warn: Callable[[st
             exports = [_demo(source, scratch / f"{number}.csv")]
         else:
             exports = locate(source, data.cache_dir, downloads, warn, days)
+        if source.feedback is not None and any(export.generated for export in exports):
+            raise FimError(
+                f"{source.name_or_path} holds SQL files, and nobody has seen the completions that are cut from them. Remove "
+                "`feedback`."
+            )
+        exports, reports = join_reports(exports, source, warn)
+        all_reports += reports
         masks = selected_rows(source, exports, warn) if selects(source) else repeat(None, len(exports))
         for export, selected in zip(exports, masks, strict=True):
             options = source.model_copy(update=_GENERATED) if export.generated else source
-            columns = find_columns(export.columns, options, export.name)
+            columns = find_columns(export.columns, options, export.name, has_feedback=data.has_feedback)
             if export.recipe and source.render:
                 raise FimError(f"{export.name} holds finished prompts, made by `fim convert`. Remove `render`.")
             if columns.notice:
@@ -237,7 +256,7 @@ def _inputs(data: DataConfig, scratch: Path, downloads: Path, warn: Callable[[st
             name = hashlib.sha256(f"{digest} {len(inputs)}".encode()).hexdigest() if same else digest
             same.append(_Input(export, columns, name, held_out, selected))
             inputs.append(same[-1])
-    return inputs
+    return inputs, all_reports
 
 
 def _overlap(one: np.ndarray | None, other: np.ndarray | None) -> bool:
@@ -295,6 +314,7 @@ def _raw_batches(
     """The rows of one export in the raw table's columns."""
     columns = entry.columns
     own = {name.casefold(): at for name, at in columns.extras.items()}
+    feedback = [name for name in FEEDBACK_SCHEMA.names if name in schema.names and name not in extras]
     first = 0
     for whole in batches:
         numbers = np.arange(first, first + whole.num_rows)
@@ -320,10 +340,15 @@ def _raw_batches(
                 text,
                 _column(batch, columns.output),
                 pa.repeat(pa.scalar(entry.held_out), count),
+                *(_feedback(batch, name, columns.feedback.get(name)) for name in feedback),
                 *(_column(batch, own.get(name)) for name in extras),
             ],
             schema=schema,
         )
+
+
+def _feedback(batch: pa.RecordBatch, name: str, at: int | None) -> pa.Array:
+    return pa.nulls(batch.num_rows, pa.string()) if at is None else unified(name, batch.column(at))
 
 
 def _column(batch: pa.RecordBatch, at: int | None) -> pa.Array:

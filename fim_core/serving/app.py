@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -29,7 +29,9 @@ from fim_core.errors import FimError
 from fim_core.prompts.trim import FittedPrompt
 from fim_core.records.schema import Completion
 from fim_core.serving.completer import Completer
+from fim_core.serving.completion_log import CompletionLog
 from fim_core.serving.delta import Delta
+from fim_core.serving.feedback import FEEDBACK_PATH, FeedbackBody
 from fim_core.serving.protocols import PROTOCOLS, Protocol
 from fim_core.serving.protocols.base import ApiError, Body, Call, Generated, Notices, Reply, Served
 from fim_core.serving.protocols.ollama import API_VERSION, ShowBody, list_models, model_name, show_model
@@ -67,6 +69,7 @@ def create_app(
     allowed_hosts: Sequence[str],
     ddl_context: str = "",
     limits: RequestLimits | None = None,
+    log: CompletionLog | None = None,
 ) -> Starlette:
     """Create the ASGI application.
 
@@ -77,9 +80,10 @@ def create_app(
         allowed_hosts: accepted values of the Host header; `*` for any.
         ddl_context: table definitions for requests without any, such as those of editors.
         limits: limits of requests.
+        log: of completions and of what users did with them; None keeps none.
     """
     served = Served(model_name, completer.context_length, completer.fim_block)
-    server = _Server(completer, served, max_tokens, ddl_context, limits or RequestLimits())
+    server = _Server(completer, served, max_tokens, ddl_context, limits or RequestLimits(), log)
     return Starlette(
         routes=[
             *(Route(protocol.path, server.endpoint(protocol), methods=["POST"]) for protocol in PROTOCOLS),
@@ -88,6 +92,7 @@ def create_app(
             Route("/api/tags", server.ollama_models, methods=["GET"]),
             Route("/api/show", server.ollama_model, methods=["POST"]),
             Route("/api/version", server.ollama_version, methods=["GET"]),
+            *([] if log is None else [Route(FEEDBACK_PATH, partial(server.feedback, log), methods=["POST"])]),
             Route("/health", server.health, methods=["GET"]),
         ],
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(allowed_hosts), www_redirect=False)],
@@ -97,18 +102,25 @@ def create_app(
 
 class _Server:
     def __init__(
-        self, completer: Completer, served: Served, max_tokens: int, ddl_context: str, limits: RequestLimits
+        self,
+        completer: Completer,
+        served: Served,
+        max_tokens: int,
+        ddl_context: str,
+        limits: RequestLimits,
+        log: CompletionLog | None,
     ) -> None:
         self._completer = completer
         self._served = served
         self._max_tokens = max_tokens
         self._ddl_context = ddl_context
         self._limits = limits
+        self._log = log
         self._notices = Notices()
         self._requests = 0
         self._turn = anyio.Lock()
-        # Separate threads, so that short prompts, long prompts and the model do not wait for each other.
-        self._short, self._long, self._model = (anyio.CapacityLimiter(1) for _ in range(3))
+        # Separate threads, so that short prompts, long prompts, the model and the log do not wait for each other.
+        self._short, self._long, self._model, self._writer = (anyio.CapacityLimiter(1) for _ in range(4))
 
     async def health(self, request: Request) -> Response:
         return JSONResponse({"status": "ok"})
@@ -131,6 +143,15 @@ class _Server:
         self._require_model(model_name(body.model or body.name))
         return JSONResponse(show_model(self._served))
 
+    async def feedback(self, log: CompletionLog, request: Request) -> Response:
+        """Add to the log what a user did with a completion."""
+        body = FeedbackBody.parse(await self._content(request))
+        if not log.knows(body.id):
+            raise ApiError(404, "No completion of this server has this id.", param="id", code="unknown_id")
+        if not await run_sync(log.report, body.id, body.action, body.kept, limiter=self._writer):
+            raise ApiError(503, "The log of this server cannot be written.", code="log_unavailable")
+        return JSONResponse({"id": body.id, "action": body.action})
+
     def endpoint(self, protocol: Protocol) -> Callable[[Request], Any]:
         """The endpoint of a protocol, with errors in its format."""
 
@@ -143,6 +164,7 @@ class _Server:
         return answer
 
     async def _answer(self, protocol: Protocol, request: Request) -> Response:
+        start = time.monotonic()
         content = await self._content(request)
         if self._requests >= self._limits.requests:
             raise ApiError(503, "Too many requests are waiting.", code="overloaded")
@@ -151,16 +173,37 @@ class _Server:
             self._notices.note(body)
             call = body.call
             self._require_model(call.model)
-            prompt = await self._prompt(call)
+            completion = self._completion(call)
+            prompt = await self._prompt(call, completion)
         generated = Generated(len(prompt.ids), prompt.trimmed)
+        if self._log is not None and not call.is_warm_up:
+            generated.id = self._log.new_id()
+        finish = partial(self._finish, body, completion, generated, start)
         deltas = self._deltas(request, call, prompt, generated)
         reply = protocol.reply(body, self._served)
         if call.stream:
-            return PartsResponse(_parts(reply, generated, deltas), reply.media_type)
+            return PartsResponse(_parts(reply, generated, deltas, finish), reply.media_type)
         async with aclosing(deltas):
             async for _ in deltas:
                 pass
+        await finish()
         return JSONResponse(reply.body(generated))
+
+    async def _finish(self, body: Body, completion: Completion, generated: Generated, start: float) -> None:
+        """Add a completion to the log, if there is one."""
+        if self._log is None or generated.id is None:
+            return
+        write = partial(
+            self._log.completion,
+            generated.id,
+            completion,
+            generated.choice.hidden if generated.choice and not generated.choice.shown else generated.text,
+            kind=body.type,
+            shown=bool(generated.text),
+            confidence=generated.choice.confidence if generated.choice else None,
+            seconds=time.monotonic() - start,
+        )
+        await run_sync(write, limiter=self._writer)
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
@@ -176,9 +219,8 @@ class _Server:
             message = f"This server has only one model: {self._served.name}."
             raise ApiError(404, message, param="model", code="model_not_found")
 
-    async def _prompt(self, call: Call) -> FittedPrompt:
+    async def _prompt(self, call: Call, completion: Completion) -> FittedPrompt:
         """Tokenize the prompt in another thread, trimmed if necessary; raises ApiError if it is much too long."""
-        completion = self._completion(call)
         length, most = _characters(completion), self._completer.max_characters
         if length > most:
             message = f"The prompt has {length:,} characters with its context; the maximum for this model is {most:,}."
@@ -272,7 +314,9 @@ class _Server:
         raise ClientDisconnect
 
 
-async def _parts(reply: Reply, generated: Generated, deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[str, None]:
+async def _parts(
+    reply: Reply, generated: Generated, deltas: AsyncGenerator[Delta, None], finish: Callable[[], Awaitable[None]]
+) -> AsyncGenerator[str, None]:
     """The parts of an answer. Deltas without text wait for the next one with text."""
     sent = 0
     async with aclosing(deltas):
@@ -280,6 +324,7 @@ async def _parts(reply: Reply, generated: Generated, deltas: AsyncGenerator[Delt
             if delta.text or delta.finish_reason:
                 yield reply.chunk(generated, sent)
                 sent = generated.tokens
+    await finish()
     yield reply.end(generated)
 
 

@@ -24,12 +24,14 @@ class Choice:
         confidence: the probability that users accept it, by the completion filter; None without a filter.
         shown: whether it is confident enough to be shown.
         alternative: whether it was chosen in place of the greedy completion.
+        hidden: its text if it is not shown.
     """
 
     deltas: list[Delta]
     confidence: float | None = None
     shown: bool = True
     alternative: bool = False
+    hidden: str = ""
 
     @property
     def text(self) -> str:
@@ -94,9 +96,10 @@ class Chooser:
         logprobs = [delta.logprob for delta in deltas]
         features = completion_features(logprobs, parses=statement.parses, binds=statement.binds)
         shown = bool(self.filter.shows(features))
+        hidden = "" if shown else _text(deltas)
         if not shown:
             deltas = [replace(delta, text="") for delta in deltas]
-        return Choice(deltas, float(self.filter.confidence(features)), shown, alternative)
+        return Choice(deltas, float(self.filter.confidence(features)), shown, alternative, hidden)
 
 
 def _text(deltas: Sequence[Delta]) -> str:

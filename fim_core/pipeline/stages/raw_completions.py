@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fim_core.config import Experiment
+from fim_core.config import Experiment, Source
 from fim_core.folders.raw import RawFolder
 from fim_core.object_storage.download import DOWNLOADS
 from fim_core.object_storage.urls import is_url
@@ -42,9 +42,15 @@ def _options(experiment: Experiment) -> dict[str, Any]:
     # Part of the options, so that training notices rows that were read with another window.
     window = {"window": data.window} if data.window is not None else {}
     return window | {
-        part: [source.model_dump(mode="json", include=set(_SOURCE_OPTIONS)) for source in sources]
+        part: [_source_options(source) for source in sources]
         for part, sources in (("sources", data.sources), ("eval_sources", data.eval_sources))
     }
+
+
+def _source_options(source: Source) -> dict[str, Any]:
+    options = source.model_dump(mode="json", include=set(_SOURCE_OPTIONS))
+    # Left out where it is not set, as in versions that were made before there was feedback.
+    return options | ({"feedback": source.feedback.model_dump(mode="json")} if source.feedback else {})
 
 
 def _exports(experiment: Experiment, store: Store, inputs: Mapping[str, Artifact]) -> dict[str, str]:

@@ -1,10 +1,13 @@
--- description: Only a small share of the rows was rejected.
+-- description: Only a small share of the rows was rejected, apart from those that users did not accept.
 -- severity: error
 -- max_share: 0.1
 -- note: (
 --   SELECT 'By reason: ' || (
 --     SELECT string_agg(format('{} {:,}', reason, rows), ', ' ORDER BY rows DESC, reason)
---     FROM (SELECT reason, count(*) AS rows FROM rejected GROUP BY reason)
+--     FROM (
+--       SELECT reason, count(*) AS rows FROM rejected
+--       WHERE reason NOT IN ('rejected_by_user', 'no_action', 'no_kept_text') GROUP BY reason
+--     )
 --   ) || '.' || coalesce(
 --     ' Only ' || $placeholder || ' marks the cursor, but rows contain ' || (
 --       SELECT string_agg(format('{} ({:,})', marker, rows), ', ' ORDER BY rows DESC, marker)
@@ -15,11 +18,17 @@
 --     ) || ': set data.placeholder.', ''
 --   ) || ' All rejected rows with their reasons: ' || $rejected_path
 --   )
--- total: (SELECT count(*) FROM raw_completions)
+-- total: (
+--   SELECT count(*) FROM raw_completions
+--   WHERE row_id NOT IN (
+--     SELECT row_id FROM rejected WHERE reason IN ('rejected_by_user', 'no_action', 'no_kept_text')
+--   )
+--   )
 -- parameter: placeholder = config.data.placeholder
 -- parameter: rejected_path = tables.rejected
 SELECT row_id
-FROM rejected;
+FROM rejected
+WHERE reason NOT IN ('rejected_by_user', 'no_action', 'no_kept_text');
 
 SELECT reason, count(*) AS rows, round(count(*) / (SELECT count(*) FROM raw_completions), 5) AS share
 FROM rejected

@@ -79,6 +79,7 @@ class Generated:
         prompt_seconds: from the request's turn to the first token.
         seconds: from the first token to the last one.
         choice: what was chosen to be shown; None if the greedy completion is shown whatever it is.
+        id: by which clients can say what the user did; None if the server keeps no log.
     """
 
     prompt_tokens: int
@@ -88,6 +89,7 @@ class Generated:
     prompt_seconds: float = 0.0
     seconds: float = 0.0
     choice: Choice | None = None
+    id: str | None = None
 
     def prompt_read(self, seconds: float, computed: int) -> None:
         """Note that the prompt has been read: after so many seconds, with so many tokens computed."""
@@ -137,7 +139,8 @@ class Generated:
     @property
     def extension(self) -> dict[str, Any]:
         """The key `fim` of an answer, which none of the protocols has; empty if there is nothing to say."""
-        found: dict[str, Any] = {"trimmed": dict(self.trimmed)} if self.trimmed else {}
+        found: dict[str, Any] = {"id": self.id} if self.id else {}
+        found |= {"trimmed": dict(self.trimmed)} if self.trimmed else {}
         if (choice := self.choice) is not None:
             found |= {"confidence": choice.confidence} if choice.confidence is not None else {}
             found |= {"shown": choice.shown, "alternative": choice.alternative}
@@ -217,6 +220,7 @@ class Body(Options, ABC):
     ddl_context: str = Field("", description="Table definitions; context as in training.")
     last_few_executed: str = Field("", description="Statements that ran last; context as in training.")
     file_content: str = Field("", description="The open file; context as in training.")
+    type: str = Field("", description="Kind of completion: TYPE in the log, if the server keeps one.")
 
     @property
     def context(self) -> dict[str, str]:

@@ -273,3 +273,11 @@ def test_copies_that_no_run_uses_are_garbage(bucket: Bucket, tmp_path: Path) -> 
     os.utime(new, (month_ago, month_ago))
     digest_sources(config(f"{bucket.url}/new.csv"), downloads)
     assert find_garbage(store) == []
+
+
+def test_reports_of_a_log_are_joined_over_the_objects_of_a_bucket(bucket: Bucket, tmp_path: Path) -> None:
+    bucket.put("logs/1.jsonl", b'{"ID": "a", "INPUT": "<fillMe>", "OUTPUT": "x", "ACTION": ""}\n')
+    bucket.put("logs/2.jsonl", b'{"ID": "a", "INPUT": "", "OUTPUT": "", "ACTION": "accepted"}\n')
+    counts, rows = read(f"{bucket.url}/logs", tmp_path, feedback={"id": "ID", "action": "ACTION"})
+    assert (counts.rows, counts.reports) == (1, 1)
+    assert [(row["request_id"], row["action"]) for row in rows] == [("a", "accepted")]

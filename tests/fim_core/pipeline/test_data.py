@@ -14,6 +14,7 @@ from fim_core.config import Experiment, load_experiment
 from fim_core.errors import FimError
 from fim_core.pipeline import run
 from fim_core.pipeline.stages.fim_prompts import fim_prompts
+from fim_core.pipeline.stages.raw_completions import raw_completions
 from fim_core.prompt_format.recipe import read_recipe
 from fim_core.store import Artifact, Store
 
@@ -63,6 +64,16 @@ def test_prompts_do_not_depend_on_weights_of_another_folder(tmp_path: Path) -> N
     config = {"model_type": "qwen3"}
     assert set(outside(tmp_path, config=config, tokenizer=str(tmp_path))) == {"template", "tokenizer"}
     assert set(outside(tmp_path, name_or_path=str(tmp_path))) == {"template", "tokenizer"}
+
+
+def test_feedback_is_an_option_of_raw_rows_only_where_it_is_set() -> None:
+    def source(**changes: Any) -> dict[str, Any]:
+        content = {"model": {"name_or_path": "m"}, "data": {"sources": [{"name_or_path": "x.csv", **changes}]}}
+        (options,) = raw_completions.options(Experiment.model_validate(content))["sources"]
+        return dict(options)
+
+    assert "feedback" not in source()
+    assert source(feedback={"action": "A"}) != source(feedback={"action": "B"})
 
 
 def test_prompts_without_a_recipe_depend_on_the_form_that_the_experiment_states(

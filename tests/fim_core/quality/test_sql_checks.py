@@ -17,6 +17,7 @@ from fim_core import quality
 from fim_core.prompts.secrets import mask_secrets
 from fim_core.quality.check import Check
 from fim_core.quality.run import load_checks, run_checks
+from fim_core.records.feedback import NOT_ACCEPTED
 
 Rows = list[dict[str, Any]]
 Tables = dict[str, Rows]
@@ -206,6 +207,18 @@ CASES: list[tuple[str, Callable[[Tables], None], list[str]]] = [
     ("prompts_accounted_for", repeating(P, 5, row_id="stranger"), ["stranger"]),
     ("prompts_accounted_for", setting("rejected", 0, reason=""), ["r9"]),
     ("rejected_share", adding("rejected", row_id="r1", reason="too_long", detail=""), ["r1", "r9"]),
+    (
+        "rejected_share",
+        lambda tables: [
+            adding("rejected", row_id=f"u{n}", reason=str(reason), detail="")(tables)
+            for n, reason in enumerate(NOT_ACCEPTED)
+        ],
+        ["r9"],
+    ),
+    ("not_accepted", adding("rejected", row_id="r1", reason="rejected_by_user", detail=""), ["r1"]),
+    ("not_accepted", adding("rejected", row_id="r1", reason="no_action", detail=""), ["r1"]),
+    ("not_accepted", adding("rejected", row_id="r1", reason="no_kept_text", detail=""), ["r1"]),
+    ("not_accepted", adding("rejected", row_id="r1", reason="unknown_feedback", detail=""), []),
     ("empty_outputs", setting(P, 2, response=""), ["r2"]),
     ("empty_prefix", setting(P, 2, prefix=""), ["r2"]),
     ("ends_in_middle_token", prompt_of(1, MIDDLE + " "), ["r1"]),

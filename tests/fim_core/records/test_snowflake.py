@@ -186,3 +186,13 @@ def test_a_run_queries_once_and_the_next_run_again(
         digests = {digest_sources(experiment.data, tmp_path / "downloads") for _ in range(2)}
     assert len(digests) == 1
     assert len(queries) == 3
+
+
+def test_feedback_in_columns_of_a_table(server: SnowflakeServer, table: str, tmp_path: Path) -> None:
+    execute(server, f"create table {table}_F (INPUT varchar, OUTPUT varchar, SHOWN boolean, ACTION varchar)")
+    execute(server, f"insert into {table}_F values ('<fillMe>', 'a', true, 'Accepted'), ('<fillMe>', 'b', false, NULL)")
+    rows = read(tmp_path, table_name=f"{table}_F", feedback={"shown": "shown", "action": "action"})
+    assert [(row["output"], row["shown"], row["action"], row["kept"]) for row in rows] == [
+        ("a", "true", "accepted", None),
+        ("b", "false", "", None),
+    ]

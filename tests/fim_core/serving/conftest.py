@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ import pytest
 import uvicorn
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, set_seed
 
+from fim_core.confidence.features import FEATURES
+from fim_core.confidence.filter import CompletionFilter
 from fim_core.config import DataConfig, ModelConfig, Source
 from fim_core.prompt_format.recipe import write_recipe
 from fim_core.prompts import PromptBuilder
@@ -48,6 +51,15 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTo
     model.save_pretrained(folder)
     copy.deepcopy(tokenizer).save_pretrained(folder)
     write_recipe(folder, PromptBuilder(copy.deepcopy(tokenizer), MODEL, DATA).recipe)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def filtered(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with a filter that hides everything."""
+    folder = tmp_path_factory.mktemp("filtered") / "checkpoint"
+    shutil.copytree(checkpoint, folder)
+    CompletionFilter(dict.fromkeys(FEATURES, 1.0), 0.0, 1.0, "duckdb").write(folder)
     return folder
 
 

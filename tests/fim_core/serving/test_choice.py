@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -90,15 +89,6 @@ def test_the_filter_hides_what_is_not_confident_enough(checker: StatementChecker
     assert chosen(strict, deltas("made_up", -0.5)).shown is False
     assert chosen(strict, deltas(" ", -90)) == Choice(deltas(" ", -90)), "an empty completion shows nothing"
     assert strict.least_logprob == pytest.approx(3 - 4)
-
-
-@pytest.fixture(scope="module")
-def filtered(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint with a filter that hides everything."""
-    folder = tmp_path_factory.mktemp("filtered") / "checkpoint"
-    shutil.copytree(checkpoint, folder)
-    CompletionFilter(WEIGHTS, 0.0, 1.0, "duckdb").write(folder)
-    return folder
 
 
 @pytest.mark.parametrize("stream", [False, True])

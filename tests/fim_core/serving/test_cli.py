@@ -87,11 +87,11 @@ def test_complete_names_what_a_checkpoint_lacks(app: typer.Typer, tmp_path: Path
 
 
 @contextmanager
-def server(checkpoint: Path, log: Path) -> Iterator[str]:
+def server(checkpoint: Path, log: Path, *options: str) -> Iterator[str]:
     """A running `fim serve` on a free port of this machine; yields its address."""
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-c", SERVE, "--checkpoint", str(checkpoint), "--port", "0"],
+            [sys.executable, "-c", SERVE, "--checkpoint", str(checkpoint), "--port", "0", *options],
             stdout=output,
             stderr=output,
         )
@@ -117,9 +117,9 @@ def post(address: str, body: dict[str, object]) -> bytes:
 
 
 def test_serve(checkpoint: Path, completer: Completer, tmp_path: Path) -> None:
-    log = tmp_path / "log"
+    log, completions = tmp_path / "log", tmp_path / "completions.jsonl"
     prompts = [f"SELECT customer_secret_{number}, " for number in range(4)]
-    with server(checkpoint, log) as address:
+    with server(checkpoint, log, "--log", str(completions)) as address:
         with urlopen(f"{address}/health", timeout=60) as response:
             assert json.load(response) == {"status": "ok"}
         # A client that reads one chunk of a stream and leaves does not keep the others waiting.
@@ -138,3 +138,7 @@ def test_serve(checkpoint: Path, completer: Completer, tmp_path: Path) -> None:
     assert streamed.endswith(b"data: [DONE]\n\n")
     assert "POST /v1/completions" in log.read_text(), "the log is the one of this server"
     assert "customer_secret" not in log.read_text()
+    assert f"{completions} will contain the text" in log.read_text()
+    rows = [json.loads(line) for line in completions.read_text().splitlines()]
+    assert {answer["fim"]["id"] for answer in answers} < {row["ID"] for row in rows}
+    assert {row["MODEL"] for row in rows} == {checkpoint.name}
