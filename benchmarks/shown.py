@@ -82,7 +82,7 @@ def main(
     _print_features(greedy, groups)
     chosen = [_choose(candidates) for candidates in written]
     replaced = sum(one is not first for one, first in zip(chosen, greedy, strict=True))
-    unsound = sum(not first.is_sound and not is_empty(first.text) for first in greedy)
+    unsound = sum(not first.is_sound for first in greedy)
     print(f"\n{unsound} greedy completions do not parse or bind; {replaced} of them are replaced.")
     print("| | exact match | parses | binds | same result | ms |\n| --- | ---: | ---: | ---: | ---: | ---: |")
     _print_choice("greedy", greedy, greedy_ms)
@@ -146,7 +146,7 @@ def _judge(
 def _choose(candidates: Sequence[Written]) -> Written:
     greedy, *others = candidates
     sound = [other for other in others if other.is_sound]
-    if is_empty(greedy.text) or greedy.is_sound or not sound:
+    if greedy.is_sound or not sound:
         return greedy
     return max(sound, key=lambda written: sum(written.logprobs))
 

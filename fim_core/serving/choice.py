@@ -63,15 +63,17 @@ class Chooser:
     ) -> Iterator[Choice | None]:
         """Choose what to show: yields None while it is not known, and the choice last.
 
-        The greedy completion stays unless it does not parse, or names something that does not exist, and the most probable
-        alternative that does not have these faults takes its place.
+        The greedy completion stays unless the statement with it does not parse, or names something that does not exist; then
+        the most probable alternative without these faults takes its place. An empty completion is treated alike, and is
+        never hidden.
 
         Args:
             completion: the state of the editor.
             greedy: the whole greedy completion.
             alternatives: the finished ones after each step of the model; taken only if they are needed.
         """
-        if not _text(greedy).strip():
+        is_empty = not _text(greedy).strip()
+        if is_empty and self.candidates == 1:
             yield Choice(greedy)
             return
         [statement] = self._check(completion, [greedy])
@@ -84,7 +86,10 @@ class Chooser:
             checked = zip(found, self._check(completion, found), strict=True)
             if sound := [pair for pair in checked if pair[1].is_sound]:
                 chosen, statement = max(sound, key=lambda pair: _logprob(pair[0]))
-        yield self._filtered(chosen, statement, alternative=chosen is not greedy)
+        if chosen is greedy and is_empty:
+            yield Choice(greedy)
+        else:
+            yield self._filtered(chosen, statement, alternative=chosen is not greedy)
 
     def _check(self, completion: Completion, candidates: Sequence[list[Delta]]) -> list[Statement]:
         texts = [_text(deltas) for deltas in candidates]

@@ -79,6 +79,15 @@ def test_the_most_probable_sound_alternative_replaces_a_name_that_does_not_exist
     assert chosen(chooser, deltas("made_up"), *others, state=unknown) == Choice(deltas("made_up"))
 
 
+def test_an_empty_completion_is_replaced_where_something_is_missing(checker: StatementChecker) -> None:
+    chooser = Chooser(checker, None, 4)
+    missing = Completion("SELECT id FROM orders WHERE ", ";", ddl_context=DDL)
+    assert chosen(chooser, deltas(""), deltas("id > 1"), state=missing) == Choice(deltas("id > 1"), alternative=True)
+    assert chosen(chooser, deltas(""), deltas(">"), state=missing) == Choice(deltas(""))
+    nothing_missing = Completion("SELECT id ", " FROM orders", ddl_context=DDL)
+    assert chosen(chooser, deltas(""), deltas(", city"), state=nothing_missing) == Choice(deltas(""))
+
+
 def test_the_filter_hides_what_is_not_confident_enough(checker: StatementChecker) -> None:
     strict = Chooser(checker, CompletionFilter(WEIGHTS, -3.0, 0.5, "duckdb"), 1)
     shown = chosen(strict, deltas("id", -0.5))
