@@ -103,6 +103,14 @@ class PrefixCache:
         self._ids = [*cached, token]
         return logits
 
+    def shared(self, ids: Sequence[int]) -> int:
+        """The number of tokens at the start of `ids` that are cached."""
+        return common_prefix(self._ids, ids)
+
+    def clear(self) -> None:
+        """Forget all tokens."""
+        self._cache, self._ids = self._new_cache(), []
+
     def states(self, start: int, end: int) -> list[LayerStates]:
         """Copies of every layer's states of the tokens from `start` to `end`, with one row each."""
         return [

@@ -17,9 +17,10 @@ from fim_core.config import Experiment, default_storage
 from fim_core.config.evaluation import EvaluationConfig
 from fim_core.errors import FimError
 from fim_core.inference.alternatives import decode_alternatives
+from fim_core.inference.cache_slots import CacheSlots
 from fim_core.inference.generation import load_for_inference, stop_ids_of
 from fim_core.inference.greedy import Token, greedy_tokens
-from fim_core.inference.prefix_cache import PrefixCache, why_not_shared
+from fim_core.inference.prefix_cache import why_not_shared
 from fim_core.inference.prompting import load_prompt_builder
 from fim_core.prompts import PromptBuilder
 from fim_core.prompts.rendered import fim_block, text_around_cursor
@@ -34,12 +35,15 @@ MAX_CHARACTERS = 1_000_000
 CHARACTERS_PER_TOKEN = 16
 """Upper bound of the average; tokens of SQL have 3 or 4 characters."""
 
+SLOTS = 8
+"""Documents whose last prompt stays in the cache, for several people or windows that share a server."""
+
 
 class Completer:
     """Completes SQL with one model. Not thread-safe: one completion at a time.
 
-    The common prefix of a prompt and the previous one (the template, table definitions, text left of the cursor) is not
-    computed again.
+    The common prefix of a prompt and the previous one of the same document (the template, table definitions, text left of
+    the cursor) is not computed again.
     """
 
     def __init__(
@@ -52,7 +56,7 @@ class Completer:
         self._builder = builder
         self._chooser = chooser
         self._stop_ids = stop_ids_of(model, tokenizer)
-        self._cache = PrefixCache(model)
+        self._caches = CacheSlots(model, SLOTS)
         self.context_length: int | None = getattr(model.config, "max_position_embeddings", None)
         """Maximum number of tokens of prompt and completion together; None if unknown."""
 
@@ -104,7 +108,7 @@ class Completer:
     @property
     def computed(self) -> int:
         """Number of tokens that the model has computed so far; those in its cache are not computed again."""
-        return self._cache.computed
+        return self._caches.computed
 
     def text_around_cursor(self, prompt: str, suffix: str) -> tuple[str, str]:
         """Text before and after the cursor of a client's prompt, which may have the FIM markers of this model.
@@ -130,7 +134,11 @@ class Completer:
 
     def read(self, prompt_ids: Sequence[int]) -> None:
         """Compute the states of a prompt, so that the next one that begins like it is faster."""
-        self._cache.read(prompt_ids)
+        self._caches.choose(prompt_ids).read(prompt_ids)
+
+    def forget(self) -> None:
+        """Empty the cache."""
+        self._caches.clear()
 
     def room(self, prompt_ids: Sequence[int]) -> int | None:
         """The number of tokens that fit after a prompt; None if unknown."""
@@ -149,7 +157,9 @@ class Completer:
             max_tokens: limit of new tokens, at least 1, the stop token included.
             stop: strings that end the completion and are not part of it.
         """
-        tokens = greedy_tokens(self._cache, prompt_ids, stop_ids=self._stop_ids, max_new_tokens=max_tokens)
+        tokens = greedy_tokens(
+            self._caches.choose(prompt_ids), prompt_ids, stop_ids=self._stop_ids, max_new_tokens=max_tokens
+        )
         return self._deltas(tokens, max_tokens, stop)
 
     def choose(
@@ -174,7 +184,7 @@ class Completer:
             yield Choice(greedy)
             return
         steps = decode_alternatives(
-            self._cache,
+            self._caches.choose(prompt_ids),
             prompt_ids,
             number=self._chooser.candidates - 1,
             stop_ids=self._stop_ids,

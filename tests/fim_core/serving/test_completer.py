@@ -47,10 +47,10 @@ def test_a_longer_prompt_computes_only_what_is_new(checkpoint: Path) -> None:
     completer = Completer.load(checkpoint)
     first = completer.prompt_ids(Completion("SELECT a", ""))
     next(completer.deltas(first, max_tokens=1))
-    before = completer._cache.computed
+    before = completer.computed
     second = completer.prompt_ids(Completion("SELECT a, b", ""))
     next(completer.deltas(second, max_tokens=1))
-    assert completer._cache.computed - before < len(second) / 2
+    assert completer.computed - before < len(second) / 2
 
 
 def test_refuses_a_prompt_that_fills_the_context(completer: Completer) -> None:
