@@ -1,8 +1,7 @@
 """Writing of a checkpoint as one GGUF file, the format of llama.cpp (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
 
-Written with `gguf`, the package of llama.cpp. Its converter, convert_hf_to_gguf.py, is in no package that llama.cpp publishes;
-it also knows tokenizers by a list of hashes, so that it refuses every tokenizer trained here, and it reads Gemma's from a file
-that checkpoints do not have.
+Written with `gguf`, the package of llama.cpp. Its converter, convert_hf_to_gguf.py, is in no package that llama.cpp publishes, and
+knows tokenizers by a list of hashes, so that it refuses every tokenizer that was trained here.
 """
 
 from __future__ import annotations
