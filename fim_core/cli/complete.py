@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fim_core.cli.model import CheckpointOption, ExperimentOption, chosen_checkpoint
+from fim_core.cli.model import CandidatesOption, CheckpointOption, ExperimentOption, ShowOption, load_completer
 from fim_core.errors import FimError
 
 
@@ -28,8 +28,10 @@ def complete(
     checkpoint: CheckpointOption = None,
     experiment: ExperimentOption = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest completion in tokens.")] = 128,
+    show: ShowOption = "confident",
+    candidates: CandidatesOption = None,
 ) -> None:
-    """Print the completion at <fillMe>, without a trailing newline."""
+    """Print the completion at <fillMe>, without a trailing newline; nothing if the model is not confident enough."""
     from fim_core.records.schema import Completion
 
     prefix, suffix = _split_at_cursor(read_text(sql))
@@ -42,13 +44,17 @@ def complete(
         file_content=read_text(file),
     )
 
-    from fim_core.serving.completer import Completer
-
-    completer = Completer.load(chosen_checkpoint(checkpoint, experiment))
+    completer, _ = load_completer(checkpoint, experiment, show, candidates)
     if completer.notice:
         typer.echo(f"fim: {completer.notice}", err=True)
+    choice = completer.complete(completion, max_tokens=max_tokens)
+    if not choice.shown:
+        typer.echo(
+            f"fim: the completion is not shown, as its confidence is only {choice.confidence:.1%}; see it with --show all.",
+            err=True,
+        )
     # Bytes, so that line ends are printed as generated.
-    typer.echo(completer.complete(completion, max_tokens=max_tokens).encode(), nl=False)
+    typer.echo(choice.text.encode(), nl=False)
 
 
 def read_text(path: Path | None) -> str:

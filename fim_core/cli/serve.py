@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fim_core.cli.model import CheckpointOption, ExperimentOption, chosen_checkpoint
+from fim_core.cli.model import CandidatesOption, CheckpointOption, ExperimentOption, ShowOption, load_completer
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 LOCAL_HOST_HEADERS = ("127.0.0.1", "localhost", "[::1]")
@@ -30,18 +30,18 @@ def serve(
     ddl: Annotated[
         Path | None, typer.Option(help="File with table definitions, for requests without ddl_context.")
     ] = None,
+    show: ShowOption = "confident",
+    candidates: CandidatesOption = None,
 ) -> None:
     """Serve completions to editors: OpenAI's /v1/completions, llama.cpp's /infill, Mistral's FIM API, Ollama's /api/generate."""
     import uvicorn
 
     from fim_core.cli.complete import read_text
     from fim_core.serving.app import create_app
-    from fim_core.serving.completer import Completer
     from fim_core.serving.connections import ConnectionLimits, limited_protocol
 
     ddl_context = read_text(ddl)
-    folder = chosen_checkpoint(checkpoint, experiment)
-    completer = Completer.load(folder)
+    completer, folder = load_completer(checkpoint, experiment, show, candidates)
     local = host in LOOPBACK
     if not local:
         typer.echo(f"fim: anyone who can reach {host} can use this server; it has no access control.", err=True)

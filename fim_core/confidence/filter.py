@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
@@ -37,6 +38,19 @@ class CompletionFilter:
         """The probability that a completion is accepted: float64 [..., FEATURES] to [...]."""
         logits = features @ np.array([self.weights[name] for name in FEATURES]) + self.bias
         return np.exp(-np.logaddexp(0, -logits))
+
+    def shows(self, features: np.ndarray) -> np.ndarray:
+        """Whether completions are shown: float64 [..., FEATURES] to bool [...]."""
+        return self.confidence(features) >= self.threshold
+
+    @property
+    def least_logprob(self) -> float:
+        """The log-probability below which no completion is shown, even if it parses and binds; -inf if there is none."""
+        slope = self.weights["logprob"]
+        if slope <= 0 or not 0 < self.threshold < 1:
+            return -math.inf
+        of_rest = sum(max(0.0, weight) for name, weight in self.weights.items() if name != "logprob")
+        return (math.log(self.threshold / (1 - self.threshold)) - self.bias - of_rest) / slope
 
     def write(self, folder: Path) -> None:
         """Write the filter into the folder of a model or a report."""

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fim_core.confidence.features import FEATURES
 from fim_core.confidence.filter import CompletionFilter
+
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
 
 FOLDS = 5
 FEWEST = 20
@@ -43,6 +47,27 @@ def fit_filter(
     Raises:
         CannotFit: there are fewer than FEWEST correct or wrong rows, or fewer than 2 groups with both.
     """
+    model, unseen = fit_regression(features, correct, groups)
+    threshold = choose_threshold(unseen, correct, lose_accepted=lose_accepted, precision=precision)
+    scaler, regression = model[0], model[-1]
+    weights = regression.coef_[0] / scaler.scale_
+    return CompletionFilter(
+        weights=dict(zip(FEATURES, weights.tolist(), strict=True)),
+        bias=float(regression.intercept_[0] - weights @ scaler.mean_),
+        threshold=threshold,
+        dialect=dialect,
+    )
+
+
+def fit_regression(features: np.ndarray, correct: np.ndarray, groups: np.ndarray) -> tuple[Pipeline, np.ndarray]:
+    """Fit a logistic regression of standardized features; see `fit_filter` for the arguments.
+
+    Returns:
+        The scaler and the regression, and the confidence of each row by a regression that was not fitted to its group.
+
+    Raises:
+        CannotFit: see `fit_filter`.
+    """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GroupKFold, cross_val_predict
     from sklearn.pipeline import make_pipeline
@@ -51,7 +76,8 @@ def fit_filter(
     rows, right = len(correct), int(correct.sum())
     if min(right, rows - right) < FEWEST:
         raise CannotFit(
-            f"{right} of the {rows} completions to fit it to are correct; it needs at least {FEWEST} correct and {FEWEST} wrong ones"
+            f"{right} of the {rows} completions to fit it to are correct; it needs at least {FEWEST} correct and {FEWEST} "
+            "wrong ones"
         )
     folds = min(FOLDS, len(np.unique(groups)))
     if folds < 2:
@@ -61,20 +87,21 @@ def fit_filter(
     if any(len(np.unique(correct[train])) < 2 for train, _ in splits):
         raise CannotFit("the correct completions to fit it to belong to one group")
     unseen = cross_val_predict(model, features, correct, cv=splits, method="predict_proba")[:, 1]
+    return model.fit(features, correct), unseen
+
+
+def choose_threshold(
+    confidences: np.ndarray, correct: np.ndarray, *, lose_accepted: float | None = None, precision: float | None = None
+) -> float:
+    """The threshold for a wanted share of lost completions or for a wanted precision; see `fit_filter`.
+
+    Raises:
+        CannotFit: no threshold does that.
+    """
     if lose_accepted is not None:
-        threshold = _threshold_by_loss(unseen[correct], lose_accepted)
-    else:
-        assert precision is not None
-        threshold = _threshold_by_precision(unseen, correct, precision)
-    model.fit(features, correct)
-    scaler, regression = model[0], model[-1]
-    weights = regression.coef_[0] / scaler.scale_
-    return CompletionFilter(
-        weights=dict(zip(FEATURES, weights.tolist(), strict=True)),
-        bias=float(regression.intercept_[0] - weights @ scaler.mean_),
-        threshold=threshold,
-        dialect=dialect,
-    )
+        return _threshold_by_loss(confidences[correct], lose_accepted)
+    assert precision is not None
+    return _threshold_by_precision(confidences, correct, precision)
 
 
 def _threshold_by_loss(confidences: np.ndarray, share: float) -> float:

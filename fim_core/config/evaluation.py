@@ -1,4 +1,4 @@
-"""Sections `evaluation` and `gate`: evaluation on held-out rows, and the rules for promotion."""
+"""Sections `evaluation`, `gate` and `serving`: evaluation on held-out rows, the rules for promotion, and what is served."""
 
 from __future__ import annotations
 
@@ -98,3 +98,15 @@ class GateConfig(Section):
     """`gate`: the rules for promotion of a candidate to champion."""
 
     rules: list[GateRule] = Field(DEFAULT_GATE, description="Rules, all of which must hold.")
+
+
+class ServingConfig(Section):
+    """`serving`: options of `fim complete` and `fim serve` with `--experiment`."""
+
+    candidates: int = Field(
+        1,
+        ge=1,
+        le=16,
+        description="Completions to choose from, if the most probable one does not parse or names something that does "
+        "not exist.",
+    )

@@ -12,7 +12,7 @@ from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_
 from fim_core.config.base import NAME_LENGTH, Section, closest
 from fim_core.config.data import DataConfig
 from fim_core.config.deepspeed import checked_section, offloads_optimizer
-from fim_core.config.evaluation import EvaluationConfig, GateConfig
+from fim_core.config.evaluation import EvaluationConfig, GateConfig, ServingConfig
 from fim_core.config.launchers import LAUNCHER_TYPES, LauncherConfig, LauncherSection, LocalLauncher
 from fim_core.config.model import ModelConfig, TrainedTokenizer
 from fim_core.config.publishing import PublishTarget
@@ -139,6 +139,7 @@ class Experiment(Section):
 
     evaluation: EvaluationConfig = EvaluationConfig()
     gate: GateConfig = GateConfig()
+    serving: ServingConfig = ServingConfig()
     publish: list[PublishTarget] = Field(
         [],
         description="Where each new champion is published. A bare path or URL is short for `{type: folder, path: …}`.",

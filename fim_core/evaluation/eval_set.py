@@ -14,14 +14,17 @@ import duckdb
 import pyarrow.parquet as pq
 from datasets import Dataset, load_from_disk
 
+from fim_core.config import Experiment
 from fim_core.errors import FimError
 from fim_core.folders.prompts import PromptsFolder
+from fim_core.folders.raw import RawFolder
 from fim_core.folders.tokenized import TokenizedFolder
 from fim_core.metrics.rows import EvalRow
 from fim_core.prompt_format.recipe import Recipe, read_recipe
 from fim_core.prompts.finished import context_of
 from fim_core.records.schema import PLACEHOLDER, Completion, FinishedPrompt
 from fim_core.records.shapes import shape_of
+from fim_core.store import Store
 
 TokenIds = list[int]
 
@@ -101,6 +104,29 @@ def load_eval_set(
             )
         )
     return EvalSet(rows, *_split_tokens(tokens), raw_rows, held_out=held_out)
+
+
+def held_out_states(store: Store, experiment: Experiment, most: int) -> list[Completion]:
+    """The editor's states of held-out rows, without those of finished prompts.
+
+    Args:
+        store: has the current data of the experiment.
+        experiment: provides the placeholder.
+        most: maximum number of rows.
+
+    Raises:
+        FimError: the experiment has no tokenized_dataset yet, or no such rows.
+    """
+    raw, prompts, dataset = (
+        store.current(asset, experiment.name).path for asset in ("raw_completions", "fim_prompts", "tokenized_dataset")
+    )
+    placeholder = experiment.data.placeholder
+    evaluated = load_eval_set(RawFolder(raw).rows, prompts, dataset, max_rows=most, placeholder=placeholder)
+    parsed = (shape_of(row.source_type).parse(row.input, placeholder) for row in evaluated.raw)
+    states = [state for state in parsed if isinstance(state, Completion)]
+    if not states:
+        raise FimError("No held-out row has the state of an editor (prefix and suffix); all are finished prompts.")
+    return states
 
 
 def sample(row_ids: Sequence[str], size: int | None) -> list[int]:

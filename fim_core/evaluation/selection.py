@@ -149,7 +149,7 @@ def _shown(row: CompletedRow, found: CompletionFilter | None) -> bool | None:
         return None
     if found is None or not _can_be_filtered(row):
         return True
-    return bool(found.confidence(_features(row)) >= found.threshold)
+    return bool(found.shows(_features(row)))
 
 
 def _features(row: CompletedRow) -> np.ndarray:

@@ -68,7 +68,7 @@ class PrefixCache:
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        self._model = model
+        self.model = model
         self._shares = why_not_shared(model) is None
         self._cache = self._new_cache()
         self._ids: list[int] = []
@@ -103,6 +103,14 @@ class PrefixCache:
         self._ids = [*cached, token]
         return logits
 
+    def shared(self, ids: Sequence[int]) -> int:
+        """The number of tokens at the start of `ids` that are cached."""
+        return common_prefix(self._ids, ids)
+
+    def clear(self) -> None:
+        """Forget all tokens."""
+        self._cache, self._ids = self._new_cache(), []
+
     def states(self, start: int, end: int) -> list[LayerStates]:
         """Copies of every layer's states of the tokens from `start` to `end`, with one row each."""
         return [
@@ -112,12 +120,12 @@ class PrefixCache:
 
     def _new_cache(self) -> DynamicCache:
         # With a config, the cache would drop tokens outside a layer's window.
-        return DynamicCache() if self._shares else DynamicCache(config=self._model.config)
+        return DynamicCache() if self._shares else DynamicCache(config=self.model.config)
 
     def _forward(self, ids: Sequence[int], position: int) -> Tensor:
-        device = self._model.device
+        device = self.model.device
         self.computed += len(ids)
-        output = self._model(
+        output = self.model(
             input_ids=torch.tensor([list(ids)], device=device),
             position_ids=torch.arange(position, position + len(ids), device=device)[None],
             past_key_values=self._cache,

@@ -24,7 +24,7 @@ _HIDDEN_WRONG = Measure("hidden_wrong", lambda row: _share_of_written(row, row.s
 
 SHOWN_PRECISION = Metric(
     name="shown_precision",
-    title="Precision of shown completions",
+    title="Precision when shown",
     meaning="share of the completions that an editor would show that are correct (exact match by SQL tokens)",
     unit="share",
     over=_SHOWN_CORRECT,

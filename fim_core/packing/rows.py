@@ -7,14 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
-import datasets
 import numpy as np
 import pyarrow as pa
 
 from fim_core.errors import FimError
 from fim_core.folders.tokenized import IGNORE_INDEX
 from fim_core.packing.prompt_order import WINDOW, PromptOrder, sort_prompts
+
+if TYPE_CHECKING:
+    import datasets
 
 
 @dataclass(frozen=True)

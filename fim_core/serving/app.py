@@ -7,12 +7,13 @@ protocols share one way from request to answer, with the same limits.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 from anyio.to_thread import run_sync
@@ -27,7 +28,8 @@ from starlette.routing import Route
 from fim_core.errors import FimError
 from fim_core.prompts.trim import FittedPrompt
 from fim_core.records.schema import Completion
-from fim_core.serving.completer import Completer, Delta
+from fim_core.serving.completer import Completer
+from fim_core.serving.delta import Delta
 from fim_core.serving.protocols import PROTOCOLS, Protocol
 from fim_core.serving.protocols.base import ApiError, Body, Call, Generated, Notices, Reply, Served
 from fim_core.serving.protocols.ollama import API_VERSION, ShowBody, list_models, model_name, show_model
@@ -49,6 +51,9 @@ class RequestLimits:
     body_seconds: float = 20
     requests: int = 64
 
+
+T = TypeVar("T")
+_END: Any = object()
 
 LONG_PROMPT = 20_000
 """Prompts longer than this many characters are tokenized in a separate thread, so that short ones do not wait."""
@@ -148,7 +153,7 @@ class _Server:
             self._require_model(call.model)
             prompt = await self._prompt(call)
         generated = Generated(len(prompt.ids), prompt.trimmed)
-        deltas = self._deltas(request, call, prompt.ids, generated)
+        deltas = self._deltas(request, call, prompt, generated)
         reply = protocol.reply(body, self._served)
         if call.stream:
             return PartsResponse(_parts(reply, generated, deltas), reply.media_type)
@@ -215,7 +220,7 @@ class _Server:
         return bytes(body)
 
     async def _deltas(
-        self, request: Request, call: Call, prompt_ids: list[int], generated: Generated
+        self, request: Request, call: Call, prompt: FittedPrompt, generated: Generated
     ) -> AsyncGenerator[Delta, None]:
         """Wait for this request's turn, and generate until the client disconnects; adds the deltas to `generated`."""
         with self._counted():
@@ -224,22 +229,47 @@ class _Server:
                 if call.is_warm_up:
                     if await request.is_disconnected():
                         raise ClientDisconnect
-                    await run_sync(self._completer.read, prompt_ids, limiter=self._model)
+                    await run_sync(self._completer.read, prompt.ids, limiter=self._model)
                     generated.prompt_read(time.monotonic() - start, self._completer.computed - computed)
                     return
-                room = self._completer.room(prompt_ids)
+                room = self._completer.room(prompt.ids)
                 most = self._max_new(call) if room is None else min(self._max_new(call), room)
-                tokens = self._completer.deltas(prompt_ids, max_tokens=most, stop=call.stop)
-                while True:
-                    if await request.is_disconnected():
-                        raise ClientDisconnect
-                    delta = await run_sync(next, tokens, None, limiter=self._model)
-                    if delta is None:
-                        return
+                tokens = self._completer.deltas(prompt.ids, max_tokens=most, stop=call.stop)
+                async for delta in self._steps(request, tokens):
                     generated.add(delta, time.monotonic() - start, self._completer.computed - computed, call.seconds)
-                    yield generated.deltas[-1]
+                    if not self._completer.chooses:
+                        yield generated.deltas[-1]
                     if generated.finish_reason:
-                        return
+                        break
+                if self._completer.chooses:
+                    await self._choose(request, call, prompt, generated, most)
+                    yield generated.deltas[-1]
+
+    async def _choose(
+        self, request: Request, call: Call, prompt: FittedPrompt, generated: Generated, max_tokens: int
+    ) -> None:
+        """Replace the greedy completion by what is to be shown."""
+        start, left = time.monotonic(), math.inf if call.seconds is None else call.seconds - generated.seconds
+        choices = self._completer.choose(
+            prompt.ids,
+            prompt.completion,
+            generated.deltas,
+            max_tokens=max_tokens,
+            stop=call.stop,
+            seconds=left,
+        )
+        async for choice in self._steps(request, choices):
+            if choice is not None:
+                generated.choose(choice, time.monotonic() - start)
+
+    async def _steps(self, request: Request, steps: Iterator[T]) -> AsyncGenerator[T, None]:
+        """Take the next step of the model in its thread, until the client disconnects."""
+        while not await request.is_disconnected():
+            step = await run_sync(next, steps, _END, limiter=self._model)
+            if step is _END:
+                return
+            yield step
+        raise ClientDisconnect
 
 
 async def _parts(reply: Reply, generated: Generated, deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[str, None]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import datasets
-
 from fim_core.folders.tokenized import TokenizedFolder
 from fim_core.packing.rows import Rows
 
@@ -17,4 +15,6 @@ def load_rows(folder: Path, split: str) -> Rows:
         folder: written by `tokenize_prompts`.
         split: train or eval.
     """
+    import datasets  # slow, and models are served without it
+
     return Rows.from_dataset(datasets.load_from_disk(str(TokenizedFolder(folder).split(split))))

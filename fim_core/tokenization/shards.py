@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pyarrow as pa
 
 _SHARD_BYTES = 500_000_000
@@ -46,6 +45,8 @@ class SplitWriter:
 
     def close(self) -> None:
         """Finish the last shard and describe the split."""
+        import datasets  # slow, and models are served without it
+
         self._finish_shard()
         features = datasets.Features.from_arrow_schema(self._schema)
         datasets.DatasetInfo(features=features).write_to_directory(str(self._folder))

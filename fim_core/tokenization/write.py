@@ -8,7 +8,6 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -125,7 +124,9 @@ def tokenize_prompts(
                 _warn_of(result.rejected)
     for writer in writers.values():
         writer.close()
-    (files.dataset / datasets.config.DATASETDICT_JSON_FILENAME).write_text(json.dumps({"splits": list(SPLITS)}))
+    from datasets.config import DATASETDICT_JSON_FILENAME  # slow, and models are served without it
+
+    (files.dataset / DATASETDICT_JSON_FILENAME).write_text(json.dumps({"splits": list(SPLITS)}))
     return totals.counts(
         source.metadata.num_rows, {split: writer.rows for split, writer in writers.items()}, worker.encoder
     )

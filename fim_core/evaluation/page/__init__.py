@@ -134,8 +134,10 @@ def shares(report: Mapping[str, Any]) -> dict[str, tuple[float, float, float]]:
 
 
 def shown_sentence(report: Mapping[str, Any]) -> str:
-    """What the completion filter does, or why there is none."""
+    """What the completion filter does, or why there is none; empty for a report that has nothing to do with a filter."""
     show = report["show"]
+    if not show:
+        return ""
     if not show.get("curves"):
         reason = show.get("reason") or "`evaluation.show` is null"
         return f"There is no completion filter: {reason}. Editors show every completion that is not empty."

@@ -17,7 +17,8 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from fim_core.records.schema import CONTEXT_FIELDS
-from fim_core.serving.completer import Delta
+from fim_core.serving.choice import Choice
+from fim_core.serving.delta import Delta
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +78,7 @@ class Generated:
         prompt_computed: tokens of the prompt that were not in the cache.
         prompt_seconds: from the request's turn to the first token.
         seconds: from the first token to the last one.
+        choice: what was chosen to be shown; None if the greedy completion is shown whatever it is.
     """
 
     prompt_tokens: int
@@ -85,6 +87,7 @@ class Generated:
     prompt_computed: int = 0
     prompt_seconds: float = 0.0
     seconds: float = 0.0
+    choice: Choice | None = None
 
     def prompt_read(self, seconds: float, computed: int) -> None:
         """Note that the prompt has been read: after so many seconds, with so many tokens computed."""
@@ -104,6 +107,11 @@ class Generated:
         if limit is not None and self.seconds > limit and "\n" in delta.text and not delta.finish_reason:
             delta = replace(delta, finish_reason="length")
         self.deltas.append(delta)
+
+    def choose(self, choice: Choice, seconds: float) -> None:
+        """Note what is shown, which took so many seconds to choose."""
+        self.choice, self.deltas = choice, choice.deltas
+        self.seconds += seconds
 
     @property
     def text(self) -> str:
@@ -129,7 +137,11 @@ class Generated:
     @property
     def extension(self) -> dict[str, Any]:
         """The key `fim` of an answer, which none of the protocols has; empty if there is nothing to say."""
-        return {"fim": {"trimmed": dict(self.trimmed)}} if self.trimmed else {}
+        found: dict[str, Any] = {"trimmed": dict(self.trimmed)} if self.trimmed else {}
+        if (choice := self.choice) is not None:
+            found |= {"confidence": choice.confidence} if choice.confidence is not None else {}
+            found |= {"shown": choice.shown, "alternative": choice.alternative}
+        return {"fim": found} if found else {}
 
 
 @dataclass(frozen=True)

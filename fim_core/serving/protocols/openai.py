@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from fim_core.serving.completer import Delta
+from fim_core.serving.delta import Delta
 from fim_core.serving.protocols.base import Body, Call, Generated, Options, Protocol, Reply, Served, Stops, event
 
 

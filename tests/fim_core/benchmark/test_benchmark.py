@@ -21,7 +21,7 @@ from fim_core.benchmark.masks import MASKS
 from fim_core.benchmark.run import run_benchmark
 from fim_core.cli import benchmark as command
 from fim_core.errors import FimError
-from fim_core.evaluation.scores import score
+from fim_core.evaluation.scores import judge_predictions, score
 from fim_core.integrity import read_sealed, write_sealed
 from fim_core.metrics.rows import EvalRow, Prediction
 from tests.fim_core.conftest import Evaluated, save_checkpoint
@@ -63,7 +63,7 @@ def test_gold_completions_match_and_empty_ones_only_where_nothing_is_missing(ite
         "empty": [Prediction("") for _ in items],
         "made_up": [Prediction(item.completion + " made_up") for item in items],
     }
-    found = score(items, made, dialect=DIALECT, databases=make_databases(5))
+    found = score(judge_predictions(items, made, dialect=DIALECT, databases=make_databases(5)))
     assert found.executions == {"compared": len(items)}
     assert found.columns["gold"]["execution_match"].tolist() == [1.0] * len(items)
     assert found.columns["gold"]["binds"].tolist() == [1.0] * len(items)

@@ -16,7 +16,8 @@ from starlette.types import Message
 
 from fim_core.records.schema import CONTEXT_FIELDS, Completion
 from fim_core.serving.app import RequestLimits, create_app
-from fim_core.serving.completer import Completer, Delta
+from fim_core.serving.completer import Completer
+from fim_core.serving.delta import Delta
 from fim_core.serving.protocols import PROTOCOLS
 
 HOSTS = ("127.0.0.1",)
@@ -37,7 +38,7 @@ def client(completer: Completer) -> Iterator[TestClient]:
 
 
 def text_of(completer: Completer, completion: Completion, max_tokens: int = 8) -> str:
-    return completer.complete(completion, max_tokens=max_tokens)
+    return completer.complete(completion, max_tokens=max_tokens).text
 
 
 def events(body: str) -> list[str]:

@@ -54,7 +54,7 @@ def test_complete_prints_only_the_completion(
             file_content=contexts["file"],
         ),
         max_tokens=9,
-    )
+    ).text
     assert expected, "the case needs some text"
     from_file = CliRunner().invoke(app, [str(tmp_path / "query.sql"), *options])
     assert from_file.stdout_bytes == expected.encode()
@@ -134,7 +134,7 @@ def test_serve(checkpoint: Path, completer: Completer, tmp_path: Path) -> None:
             answers = list(pool.map(lambda prompt: json.loads(post(address, {"prompt": prompt})), prompts))
         streamed = post(address, {"prompt": prompts[0], "stream": True})
     for prompt, answer in zip(prompts, answers, strict=True):
-        assert answer["choices"][0]["text"] == completer.complete(Completion(prompt, ""), max_tokens=128)
+        assert answer["choices"][0]["text"] == completer.complete(Completion(prompt, ""), max_tokens=128).text
     assert streamed.endswith(b"data: [DONE]\n\n")
     assert "POST /v1/completions" in log.read_text(), "the log is the one of this server"
     assert "customer_secret" not in log.read_text()

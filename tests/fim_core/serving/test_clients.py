@@ -13,7 +13,8 @@ from mistralai.client import Mistral
 from mistralai.client.errors import SDKError
 
 from fim_core.records.schema import Completion
-from fim_core.serving.completer import Completer, Delta
+from fim_core.serving.completer import Completer
+from fim_core.serving.delta import Delta
 
 PREFIX, SUFFIX = "SELECT a", "\nFROM t"
 RENDERED = f"<|fim_prefix|>{PREFIX}<|fim_suffix|>{SUFFIX}<|fim_middle|>"
@@ -65,14 +66,15 @@ def test_openai_log_probabilities(openai_client: openai.OpenAI, expected: list[D
     found = answer.choices[0].logprobs
     assert found is not None
     assert found.tokens == [delta.text for delta in expected]
-    assert found.token_logprobs == pytest.approx([delta.logprob for delta in expected])
+    # Rounding depends on the part of the prompt that is cached.
+    assert found.token_logprobs == pytest.approx([delta.logprob for delta in expected], abs=1e-4)
     assert found.text_offset is not None
     assert found.tokens is not None
     text = answer.choices[0].text
     assert [text[place:].startswith(token) for place, token in zip(found.text_offset, found.tokens, strict=True)]
     assert found.text_offset[0] == 0
     if logprobs:
-        assert found.top_logprobs == [{delta.text: pytest.approx(delta.logprob)} for delta in expected]
+        assert found.top_logprobs == [{delta.text: pytest.approx(delta.logprob, abs=1e-4)} for delta in expected]
     else:
         assert found.top_logprobs is None
 

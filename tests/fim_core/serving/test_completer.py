@@ -30,7 +30,7 @@ def test_serves_what_evaluation_measures(completer: Completer, checkpoint: Path,
     assert [delta.tokens for delta in deltas] == list(range(1, len(deltas) + 1))
     assert [delta.finish_reason for delta in deltas[:-1]] == [None] * (len(deltas) - 1)
     assert deltas[-1].finish_reason == ("stop" if measured.stopped else "length")
-    assert completer.complete(completion, max_tokens=12) == text
+    assert completer.complete(completion, max_tokens=12).text == text
 
 
 def test_ends_at_a_stop_string(completer: Completer) -> None:
@@ -47,10 +47,10 @@ def test_a_longer_prompt_computes_only_what_is_new(checkpoint: Path) -> None:
     completer = Completer.load(checkpoint)
     first = completer.prompt_ids(Completion("SELECT a", ""))
     next(completer.deltas(first, max_tokens=1))
-    before = completer._cache.computed
+    before = completer.computed
     second = completer.prompt_ids(Completion("SELECT a, b", ""))
     next(completer.deltas(second, max_tokens=1))
-    assert completer._cache.computed - before < len(second) / 2
+    assert completer.computed - before < len(second) / 2
 
 
 def test_refuses_a_prompt_that_fills_the_context(completer: Completer) -> None:
@@ -69,7 +69,7 @@ def test_shortens_the_limit_to_the_context(completer: Completer) -> None:
     assert room is not None
     assert 0 < room < 9
     prompt = completer.prompt_ids(longest)
-    assert completer.complete(longest, max_tokens=9) == "".join(
+    assert completer.complete(longest, max_tokens=9).text == "".join(
         delta.text for delta in completer.deltas(prompt, max_tokens=room)
     )
 

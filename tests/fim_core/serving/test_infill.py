@@ -12,7 +12,8 @@ from starlette.testclient import TestClient
 
 from fim_core.records.schema import Completion
 from fim_core.serving.app import create_app
-from fim_core.serving.completer import Completer, Delta
+from fim_core.serving.completer import Completer
+from fim_core.serving.delta import Delta
 from fim_core.serving.protocols.base import Generated
 
 # llama#fim of autoload/llama.vim, at the default options, with one chunk in the ring; the cursor is after "SELECT a, ".
@@ -55,7 +56,7 @@ def post(client: TestClient, request: str, **changes: Any) -> Any:
 
 
 def text_of(completer: Completer, completion: Completion, max_tokens: int) -> str:
-    return completer.complete(completion, max_tokens=max_tokens)
+    return completer.complete(completion, max_tokens=max_tokens).text
 
 
 def test_llama_vim(client: TestClient, completer: Completer) -> None:

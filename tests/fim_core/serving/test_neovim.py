@@ -44,7 +44,7 @@ def case_for(completer: Completer, *, before: str, after: str, tokens: int) -> t
     """
     for words in itertools.product(("SELECT", "WITH", "-- q"), ("a, ", "x AS (", "b + ", "c, d, ", "e ")):
         line = " ".join(words)
-        text = completer.complete(Completion(before + line, after), max_tokens=tokens)
+        text = completer.complete(Completion(before + line, after), max_tokens=tokens).text
         if text.isprintable() and text.isascii() and len(text.strip()) > 2 and text == text.rstrip():
             return line, text
     raise AssertionError("no line has a plain completion")
