@@ -15,7 +15,7 @@ export TOKENIZERS_PARALLELISM ?= false
 export DAGSTER_DISABLE_TELEMETRY ?= yes
 
 .PHONY: demo train ui test test-slow test-browser test-cluster test-gpu soak lint format fuzz \
-	bench-attention bench-data bench-estimate bench-finetune bench-generation bench-long bench-packing bench-train clean
+	bench-attention bench-data bench-estimate bench-finetune bench-generation bench-gguf bench-long bench-packing bench-train clean
 
 demo: $(READY)  ## CSV -> prompts -> tokens -> checkpoint -> report -> champion, all in Dagster
 	$(BIN)/python -m fim_assets.resources.run_worker
@@ -61,6 +61,10 @@ bench-finetune: $(READY)  ## half an hour on 2 cores; ARGS='--cases lora full --
 
 bench-generation: $(READY)
 	$(BIN)/python -m benchmarks.generation
+
+# make bench-gguf ARGS='--checkpoint FOLDER'
+bench-gguf: $(READY)
+	$(BIN)/python -m benchmarks.gguf_parity $(ARGS)
 
 bench-long: $(READY)
 	$(BIN)/python -m benchmarks.long $(ARGS)
