@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,7 @@ def _content(page: Path) -> str | None:
 
 def render_page(report: Mapping[str, Any], background: Background | None = None) -> str:
     """Render the page as HTML. All text from rows is escaped."""
-    environment = _environment(autoescape=True)
-    environment.filters["inline"] = lambda svg: Markup(svg.replace(" xmlns='http://www.w3.org/2000/svg'", ""))
-    return environment.get_template(_HTML).render(_context(report, background or Background()))
+    return _environment(autoescape=True).get_template(_HTML).render(_context(report, background or Background()))
 
 
 def render_markdown(report: Mapping[str, Any], background: Background | None = None) -> dict[str, str]:
@@ -65,13 +64,14 @@ def render_markdown(report: Mapping[str, Any], background: Background | None = N
         if the report has their texts.
     """
     environment = _environment(autoescape=False)
-    environment.filters |= {"picture": picture, "escaped": escaped, "fenced": fenced}
     context = _context(report, background or Background())
     parts = {name: environment.get_template(f"{name}.md.tmpl").render(context) for name in _PARTS}
     return {name: text for name, text in parts.items() if text.strip()}
 
 
+@cache
 def _environment(*, autoescape: bool) -> Environment:
+    """The environment of the templates, which keeps them compiled."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=autoescape,
@@ -86,6 +86,10 @@ def _environment(*, autoescape: bool) -> Environment:
         "name": TITLES.__getitem__,
         "note": lambda key: NOTES.get(key, ""),
         "predictors": by_predictor,
+        "inline": lambda svg: Markup(svg.replace(" xmlns='http://www.w3.org/2000/svg'", "")),
+        "picture": picture,
+        "escaped": escaped,
+        "fenced": fenced,
     }
     return environment
 
