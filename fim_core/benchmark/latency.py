@@ -64,7 +64,7 @@ def time_typing(completer: Completer, states: Sequence[Completion], *, people: i
     before, as editors do. The answer to the last key is waited for.
     """
     with _served(completer, max_tokens) as address:
-        return asyncio.run(_type_at_once(address, states, people, max_tokens))
+        return asyncio.run(_type_at_once(address, states, min(people, len(states)), max_tokens))
 
 
 def summarize(timings: Mapping[str, Sequence[Timing]], typing: Mapping[int, Sequence[float]]) -> dict[str, Any]:

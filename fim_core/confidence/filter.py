@@ -62,16 +62,17 @@ class CompletionFilter:
         """Read the filter of a folder; None if it has none.
 
         Raises:
-            FimError: its features are not those of this version.
+            FimError: its features or numbers are not those of this version.
             DamagedFile: the file cannot be read.
         """
         try:
             found = read_json_as(folder / FILE, cls)
         except FileNotFoundError:
             return None
-        if set(found.weights) != set(FEATURES):
+        finite = all(map(math.isfinite, [*found.weights.values(), found.bias])) and 0 <= found.threshold <= 1
+        if set(found.weights) != set(FEATURES) or not finite:
             raise FimError(
                 f"{folder / FILE} was fitted by another version of fim. Materialize evaluation_report and champion_model "
-                "again, or delete the file to show every completion."
+                "again, or show every completion with --show all."
             )
         return found

@@ -114,7 +114,7 @@ def _threshold_by_loss(confidences: np.ndarray, share: float) -> float:
     Raises:
         CannotFit: k is 0.
     """
-    k = math.floor(share * (len(confidences) + 1))
+    k = math.floor(share * (len(confidences) + 1) + 1e-9)  # 0.29 * 100 is less than 29
     if k == 0:
         raise CannotFit(
             f"{len(confidences)} correct completions are too few to choose a threshold that loses at most {share:.1%} of them"
@@ -123,14 +123,15 @@ def _threshold_by_loss(confidences: np.ndarray, share: float) -> float:
 
 
 def _threshold_by_precision(confidences: np.ndarray, correct: np.ndarray, precision: float) -> float:
-    """The smallest threshold from which on at least a share `precision` of the shown completions is correct.
+    """The smallest threshold from which on at least a share `precision` of the shown completions is correct, one more wrong
+    completion included: without it, the threshold that happens to do best is too low for new completions.
 
     Raises:
         CannotFit: no threshold that shows FEWEST completions reaches that precision.
     """
     order = np.argsort(-confidences, kind="stable")
     ranked = confidences[order]
-    reached = np.cumsum(correct[order]) / np.arange(1, len(order) + 1) >= precision
+    reached = np.cumsum(correct[order]) / np.arange(2, len(order) + 2) >= precision
     # A threshold shows all rows of equal confidence.
     last_of_equals = np.append(ranked[1:] != ranked[:-1], True)
     places = np.flatnonzero(reached & last_of_equals)

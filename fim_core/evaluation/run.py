@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from fim_core.confidence.filter import CompletionFilter
 from fim_core.config import Experiment
 from fim_core.config.evaluation import EvaluationConfig
+from fim_core.errors import FimError
 from fim_core.evaluation.base_model import Base, BaseUnavailable, predict_with_base
 from fim_core.evaluation.checkpoint_prompts import build_tokens, same_prompts
 from fim_core.evaluation.eval_set import EvalSet, MostFrequent, load_eval_set, most_frequent_in_training
@@ -22,6 +24,8 @@ from fim_core.evaluation.scores import judge_predictions, score
 from fim_core.evaluation.selection import select, with_shown
 from fim_core.inference.row_progress import OnEvent, RowProgress
 from fim_core.metrics.rows import EvalRow, Prediction
+
+_log = logging.getLogger(__name__)
 
 
 def evaluate(
@@ -72,7 +76,7 @@ def evaluate(
         predictions[CHAMPION] = _predict_with(champion, evaluated, checkpoint, options, RowProgress(on_event, CHAMPION))
     judged = judge_predictions(evaluated.rows, predictions, dialect=options.dialect)
     selection = select(judged, options, experiment.seed)
-    filters = {MODEL: selection.filter} | ({CHAMPION: CompletionFilter.read(champion)} if champion else {})
+    filters = {MODEL: selection.filter} | (_filter_of_champion(champion) if champion else {})
     scores = score(with_shown(judged, filters))
     report = build_report(
         evaluated.rows,
@@ -132,6 +136,15 @@ def _predict_with(
     del predictor
     _release_memory()
     return predictions
+
+
+def _filter_of_champion(folder: Path) -> dict[str, CompletionFilter | None]:
+    """The champion's completion filter by predictor; empty if this version cannot read it, so that what it shows is unknown."""
+    try:
+        return {CHAMPION: CompletionFilter.read(folder)}
+    except FimError as error:
+        _log.warning("What the champion shows is left out of the report: %s", error)
+        return {}
 
 
 def _release_memory() -> None:

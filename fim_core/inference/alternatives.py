@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from torch import Tensor
 
@@ -20,6 +20,7 @@ def decode_alternatives(
     stop_ids: set[int],
     max_new_tokens: int,
     least_logprob: float = -math.inf,
+    ends: Callable[[Sequence[Token]], bool] = lambda tokens: False,
 ) -> Iterator[list[list[Token]]]:
     """Continue a prompt with its second, third, … most probable token, and each of them greedily.
 
@@ -33,6 +34,7 @@ def decode_alternatives(
         stop_ids: tokens that end an alternative.
         max_new_tokens: limit of new tokens, the stop token included.
         least_logprob: alternatives with a lower sum of log-probabilities are dropped, which saves steps.
+        ends: whether an alternative is finished although it has no stop token, because of a stop string.
 
     Yields:
         After each step of the model, the tokens of the finished alternatives, stop token included, the most probable first
@@ -41,7 +43,7 @@ def decode_alternatives(
     rows = [DecodedRow(list(prompt)) for _ in range(number)]
     for row, first in zip(rows, _after_the_best(cache.read(prompt), number), strict=True):
         row.add(first, stop_ids, max_new_tokens)
-    yield _finished(rows, least_logprob)
+    yield _finished(rows, least_logprob, ends)
     waiting = [row for row in rows if not row.done]
     if not waiting:
         return
@@ -51,11 +53,15 @@ def decode_alternatives(
         # Set for each step, since the model may complete another prompt before the next one.
         with decoding_attention(cache.model):
             batch.step(cache.model, stop_ids, max_new_tokens)
-        yield _finished(rows, least_logprob)
+        yield _finished(rows, least_logprob, ends)
 
 
-def _finished(rows: Sequence[DecodedRow], least_logprob: float) -> list[list[Token]]:
-    """The tokens of finished rows; ends rows below `least_logprob`."""
+def _finished(
+    rows: Sequence[DecodedRow], least_logprob: float, ends: Callable[[Sequence[Token]], bool]
+) -> list[list[Token]]:
+    """The tokens of finished rows; ends rows with a stop string and those below `least_logprob`."""
+    for row in rows:
+        row.done = row.done or ends(row.tokens)
     possible = [sum(token.logprob for token in row.tokens) >= least_logprob for row in rows]
     finished = [row.tokens for row, kept in zip(rows, possible, strict=True) if row.done and kept]
     for row, kept in zip(rows, possible, strict=True):

@@ -7,6 +7,7 @@ protocols share one way from request to answer, with the same limits.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
@@ -53,6 +54,8 @@ class RequestLimits:
     body_seconds: float = 20
     requests: int = 64
 
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _END: Any = object()
@@ -294,15 +297,18 @@ class _Server:
         start, left = time.monotonic(), math.inf if call.seconds is None else call.seconds - generated.seconds
         choices = self._completer.choose(
             prompt.ids,
-            prompt.completion,
+            self._completion(call),  # not trimmed, since a half statement does not parse
             generated.deltas,
             max_tokens=max_tokens,
             stop=call.stop,
             seconds=left,
         )
-        async for choice in self._steps(request, choices):
-            if choice is not None:
-                generated.choose(choice, time.monotonic() - start)
+        try:
+            async for choice in self._steps(request, choices):
+                if choice is not None:
+                    generated.choose(choice, time.monotonic() - start)
+        except FimError as error:
+            logger.warning("fim: a completion is shown without being checked: %s", error)
 
     async def _steps(self, request: Request, steps: Iterator[T]) -> AsyncGenerator[T, None]:
         """Take the next step of the model in its thread, until the client disconnects."""

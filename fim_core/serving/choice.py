@@ -64,20 +64,19 @@ class Chooser:
         """Choose what to show: yields None while it is not known, and the choice last.
 
         The greedy completion stays unless the statement with it does not parse, or names something that does not exist; then
-        the most probable alternative without these faults takes its place. An empty completion is treated alike, and is
-        never hidden.
+        the most probable alternative without these faults takes its place, unless the filter hides it and not the greedy
+        one. An empty completion is treated alike, and is never hidden.
 
         Args:
             completion: the state of the editor.
             greedy: the whole greedy completion.
             alternatives: the finished ones after each step of the model; taken only if they are needed.
         """
-        is_empty = not _text(greedy).strip()
-        if is_empty and self.candidates == 1:
+        if self.candidates == 1 and not _text(greedy).strip():
             yield Choice(greedy)
             return
         [statement] = self._check(completion, [greedy])
-        chosen = greedy
+        choice = self._filtered(greedy, statement)
         if not statement.is_sound and self.candidates > 1:
             found: list[list[Delta]] = []
             for finished in alternatives:
@@ -85,26 +84,25 @@ class Chooser:
                 yield None
             checked = zip(found, self._check(completion, found), strict=True)
             if sound := [pair for pair in checked if pair[1].is_sound]:
-                chosen, statement = max(sound, key=lambda pair: _logprob(pair[0]))
-        if chosen is greedy and is_empty:
-            yield Choice(greedy)
-        else:
-            yield self._filtered(chosen, statement, alternative=chosen is not greedy)
+                other = self._filtered(*max(sound, key=lambda pair: _logprob(pair[0])))
+                if other.shown or not choice.shown:
+                    choice = replace(other, alternative=True)
+        yield choice
 
     def _check(self, completion: Completion, candidates: Sequence[list[Delta]]) -> list[Statement]:
         texts = [_text(deltas) for deltas in candidates]
         return self.checker.check(completion.prefix, completion.suffix, texts, completion.ddl_context)
 
-    def _filtered(self, deltas: list[Delta], statement: Statement, *, alternative: bool) -> Choice:
-        if self.filter is None:
-            return Choice(deltas, alternative=alternative)
+    def _filtered(self, deltas: list[Delta], statement: Statement) -> Choice:
+        if self.filter is None or statement.parses is None or not _text(deltas).strip():
+            return Choice(deltas)
         logprobs = [delta.logprob for delta in deltas]
         features = completion_features(logprobs, parses=statement.parses, binds=statement.binds)
         shown = bool(self.filter.shows(features))
         hidden = "" if shown else _text(deltas)
         if not shown:
             deltas = [replace(delta, text="") for delta in deltas]
-        return Choice(deltas, float(self.filter.confidence(features)), shown, alternative, hidden)
+        return Choice(deltas, float(self.filter.confidence(features)), shown, hidden=hidden)
 
 
 def _text(deltas: Sequence[Delta]) -> str:

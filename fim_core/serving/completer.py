@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import Self
@@ -76,7 +77,7 @@ class Completer:
         model, tokenizer = load_for_inference(checkpoint)
         if candidates > 1 and (why := why_not_shared(model)):
             raise FimError(f"This model completes in one way only: {why}. Leave out --candidates.")
-        found = CompletionFilter.read(checkpoint)
+        found = None if show_all and candidates == 1 else CompletionFilter.read(checkpoint)
         used = None if show_all else found
         chooser = None
         if used or candidates > 1:
@@ -190,6 +191,7 @@ class Completer:
             stop_ids=self._stop_ids,
             max_new_tokens=max_tokens,
             least_logprob=self._chooser.least_logprob,
+            ends=partial(self._has_stop, stop),
         )
         start = time.monotonic()
         alternatives = (
@@ -216,6 +218,10 @@ class Completer:
         *_, choice = self.choose(prompt_ids, completion, greedy, max_tokens=limit)
         assert choice is not None
         return choice
+
+    def _has_stop(self, stop: Sequence[str], tokens: Sequence[Token]) -> bool:
+        text = self._builder.encoder.decode([token.id for token in tokens]) if stop else ""
+        return any(each in text for each in stop)
 
     def _deltas(self, tokens: Iterable[Token], max_tokens: int, stop: Sequence[str]) -> Iterator[Delta]:
         """The text that each token adds; ends at a stop token, a stop string or the limit."""

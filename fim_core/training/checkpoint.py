@@ -15,6 +15,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,15 @@ _LEFTOVER = re.compile(r"\.step-\d+(?:-\d+)?-(?:unfinished|universal)")
 # Classes that DeepSpeed pickles into its states besides tensors and plain values. No others are loaded: ranks run with
 # TORCH_FORCE_WEIGHTS_ONLY_LOAD, see worker.py.
 PICKLED_CLASSES = [LossScaler, DynamicLossScaler, fragment_address, ZeroStageEnum, OffloadDeviceEnum]
+
+
+def _reduce_to_value(member: Enum, protocol: int) -> tuple[type[Enum], tuple[Any]]:
+    return type(member), (member.value,)
+
+
+for _kind in (ZeroStageEnum, OffloadDeviceEnum):
+    # As in later Pythons. Early 3.11 pickles members with getattr, which must not be loaded.
+    _kind.__reduce_ex__ = _reduce_to_value
 
 
 @dataclass(frozen=True)

@@ -127,6 +127,8 @@ class Statement(JudgingStage):
     measures = ("statement_parses", "statement_binds")
 
     def of_gold(self, gold: Gold) -> OfGold:
+        # Parses the definitions, which are cached, so that the limits of a prediction are for its own statement.
+        resolves(gold.sql, gold.ddl)
         return OfGold(applies=True)
 
     def of_prediction(self, gold: Gold, predicted: CompletedSql) -> Measures:

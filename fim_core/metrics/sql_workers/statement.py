@@ -7,48 +7,49 @@ from typing import NamedTuple
 
 from fim_core.metrics.sql_workers.measures import SqlRow
 from fim_core.metrics.sql_workers.pool import Worker, judge_row
-from fim_core.metrics.sql_workers.worker import Limits
-
-LIMITS = Limits(cpu_seconds=0.5, seconds=1.0)
-"""An editor waits for the answer."""
 
 
 class Statement(NamedTuple):
     """What is known of a completed statement.
 
     Attributes:
-        parses: whether it parses.
+        parses: whether it parses; None if the definitions exceeded a limit.
         binds: whether all its tables and columns exist; None if the definitions are not known.
     """
 
-    parses: bool
+    parses: bool | None
     binds: bool | None
 
     @property
     def is_sound(self) -> bool:
-        """Whether it parses and names nothing that is known not to exist."""
-        return self.parses and self.binds is not False
+        """Whether nothing is known to be wrong with it."""
+        return self.parses is not False and self.binds is not False
 
 
 class StatementChecker:
-    """Parses and binds completed statements in a worker process. A statement that exceeds a limit counts as not parsed."""
+    """Parses and binds completed statements in a worker process, under the limits of an evaluation.
+
+    A statement that exceeds a limit counts as not parsed.
+    """
 
     def __init__(self, dialect: str) -> None:
         self._dialect = dialect
-        self._worker = Worker(LIMITS)
+        self._worker = Worker()
         self.check("", "", ["SELECT 1"], "")  # starts the process before the first request
 
     def check(self, prefix: str, suffix: str, texts: Sequence[str], ddl: str) -> list[Statement]:
         """Check completions of one cursor position."""
         row = SqlRow(prefix, suffix, "", tuple(dict.fromkeys(texts)), self._dialect, ddl)
         measures = judge_row(row, self._worker, ["statement"]).measures
-        found = [measures[text] for text in texts]
-        binds = [each["statement_binds"] for each in found]
         return [
-            Statement(each["statement_parses"] == 1, None if bound is None else bound == 1)
-            for each, bound in zip(found, binds, strict=True)
+            Statement(_flag(found["statement_parses"]), _flag(found["statement_binds"]))
+            for found in map(measures.__getitem__, texts)
         ]
 
     def close(self) -> None:
         """End the process."""
         self._worker.close()
+
+
+def _flag(value: float | None) -> bool | None:
+    return None if value is None else value == 1

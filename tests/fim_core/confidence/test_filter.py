@@ -82,7 +82,8 @@ def test_the_threshold_by_precision_is_the_smallest_that_reaches_it(
     drawn: list[tuple[int, bool]], wanted: float
 ) -> None:
     confidences, correct = np.array([c for c, _ in drawn], float), np.array([right for _, right in drawn])
-    reaching = [t for t in set(confidences) if correct[confidences >= t].mean() >= wanted]
+    shown = {t: confidences >= t for t in confidences}
+    reaching = [t for t, rows in shown.items() if correct[rows].sum() / (rows.sum() + 1) >= wanted]
     if not reaching or (confidences >= min(reaching)).sum() < FEWEST:
         with pytest.raises(CannotFit, match="no threshold"):
             _threshold_by_precision(confidences, correct, wanted)
@@ -104,6 +105,9 @@ def test_the_file_holds_the_filter(tmp_path) -> None:
     assert CompletionFilter.read(tmp_path) == found
     text = (tmp_path / FILE).read_text()
     (tmp_path / FILE).write_text(text.replace("does_not_bind", "another"))
+    with pytest.raises(FimError, match="another version"):
+        CompletionFilter.read(tmp_path)
+    (tmp_path / FILE).write_text(text.replace(f'"threshold": {found.threshold}', '"threshold": NaN'))
     with pytest.raises(FimError, match="another version"):
         CompletionFilter.read(tmp_path)
     (tmp_path / FILE).write_text(text.replace('"bias"', '"biased"'))
