@@ -33,6 +33,7 @@ def test_a_warm_prefix_computes_only_the_last_characters(completer: Completer) -
 def test_everybody_gets_an_answer(completer: Completer) -> None:
     answers = time_typing(completer, STATES, people=2, max_tokens=2)
     assert len(answers) == len(STATES)
+    assert len(time_typing(completer, STATES[:1], people=5, max_tokens=2)) == 1
     assert all(answer > 0 for answer in answers)
 
 

@@ -89,6 +89,20 @@ def test_report_and_predictions_hold_every_row_and_predictor(report: Path, evalu
             assert difference["n"] == ours["n"]
 
 
+def test_a_champions_filter_of_another_version_leaves_out_what_it_shows(
+    evaluated: Evaluated, report: Path, tmp_path: Path
+) -> None:
+    champion = tmp_path / "champion"
+    shutil.copytree(report.parent / "champion", champion)
+    (champion / "completion_filter.json").write_text(
+        '{"weights": {}, "bias": 0.0, "threshold": 0.5, "dialect": "duckdb"}'
+    )
+    run(evaluated, tmp_path / "out", champion=champion)
+    metrics = ReportFolder(tmp_path / "out").read()["others"]["champion"]["metrics"]
+    assert "coverage" not in metrics
+    assert "coverage" in ReportFolder(report).read()["others"]["champion"]["metrics"]
+
+
 def test_every_slice_holds_all_predictors(report: Path) -> None:
     figures = ReportFolder(report).read()
     table = pq.read_table(report / "predictions.parquet").to_pandas()

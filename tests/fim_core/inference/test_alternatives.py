@@ -51,6 +51,15 @@ def test_improbable_ones_are_dropped_and_end() -> None:
     ]
 
 
+def test_those_with_a_stop_string_end() -> None:
+    model = build("qwen3")
+    *steps, found = decode_alternatives(
+        PrefixCache(model), PROMPT, number=4, stop_ids=set(), max_new_tokens=12, ends=lambda tokens: len(tokens) >= 3
+    )
+    assert [len(tokens) for tokens in found] == [3] * 4
+    assert len(steps) == 2
+
+
 def test_the_cache_still_serves_the_next_prompt() -> None:
     model = build("qwen3")
     cache = PrefixCache(model)

@@ -10,6 +10,7 @@ from starlette.testclient import TestClient
 
 from fim_core.confidence.filter import CompletionFilter
 from fim_core.metrics.sql_workers.statement import Statement, StatementChecker
+from fim_core.metrics.sql_workers.worker import Limits
 from fim_core.records.schema import Completion
 from fim_core.serving.app import create_app
 from fim_core.serving.choice import Choice, Chooser
@@ -98,6 +99,32 @@ def test_the_filter_hides_what_is_not_confident_enough(checker: StatementChecker
     assert chosen(strict, deltas("made_up", -0.5)).shown is False
     assert chosen(strict, deltas(" ", -90)) == Choice(deltas(" ", -90)), "an empty completion shows nothing"
     assert strict.least_logprob == pytest.approx(3 - 4)
+
+
+def test_an_alternative_does_not_hide_a_greedy_completion_that_is_shown(checker: StatementChecker) -> None:
+    lenient = Chooser(checker, CompletionFilter(WEIGHTS, 0.0, 0.05, "duckdb"), 4)
+    unlikely = deltas("id", -9)
+    assert chosen(lenient, deltas("made_up", -1), unlikely).text == "made_up"
+    assert chosen(lenient, deltas("made_up", -9), unlikely).shown is False
+    assert chosen(lenient, deltas("made_up", -1), deltas("id", -2)).text == "id"
+
+
+def test_an_empty_alternative_is_not_hidden(checker: StatementChecker) -> None:
+    strict = Chooser(checker, CompletionFilter(WEIGHTS, 0.0, 0.99, "duckdb"), 4)
+    state = Completion("SELECT id FROM orders WHERE id = 1", ";", ddl_context=DDL)
+    assert chosen(strict, deltas(" AND ("), deltas("", -9), state=state) == Choice(deltas("", -9), alternative=True)
+
+
+def test_definitions_that_exceed_a_limit_leave_a_completion_as_it_is() -> None:
+    slow = StatementChecker("duckdb")
+    slow._worker._limits = Limits(cpu_seconds=0.02, seconds=10)
+    slow.close()
+    many = "".join(f"CREATE TABLE t{number} (a INT, b TEXT);\n" for number in range(2000))
+    assert slow.check("SELECT ", " FROM t1", ["a"], many) == [Statement(None, None)]
+    state = Completion("SELECT ", " FROM t1", ddl_context=many)
+    strict = Chooser(slow, CompletionFilter(WEIGHTS, 0.0, 1.0, "duckdb"), 4)
+    assert chosen(strict, deltas("a"), deltas("b"), state=state) == Choice(deltas("a"))
+    slow.close()
 
 
 @pytest.mark.parametrize("stream", [False, True])
