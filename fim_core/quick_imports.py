@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import sys
 from collections.abc import Iterator
@@ -29,5 +30,7 @@ def quick_imports() -> Iterator[None]:
         for name in hidden:
             sys.modules.pop(name, None)
         gc.freeze()
+        # Else libraries report their modules as leaked when the process ends.
+        atexit.register(gc.unfreeze)
         if was_enabled:
             gc.enable()
