@@ -29,6 +29,7 @@ from starlette.routing import Route
 from fim_core.errors import FimError
 from fim_core.prompts.trim import FittedPrompt
 from fim_core.records.schema import Completion
+from fim_core.serving.choice import Choice
 from fim_core.serving.completer import Completer
 from fim_core.serving.completion_log import CompletionLog
 from fim_core.serving.delta import Delta
@@ -182,7 +183,7 @@ class _Server:
         if self._log is not None and not call.is_warm_up:
             generated.id = self._log.new_id()
         finish = partial(self._finish, body, completion, generated, start)
-        deltas = self._deltas(request, call, prompt, generated)
+        deltas = self._deltas(request, call, completion, prompt.ids, generated)
         reply = protocol.reply(body, self._served)
         if call.stream:
             return PartsResponse(_parts(reply, generated, deltas, finish), reply.media_type)
@@ -265,7 +266,7 @@ class _Server:
         return bytes(body)
 
     async def _deltas(
-        self, request: Request, call: Call, prompt: FittedPrompt, generated: Generated
+        self, request: Request, call: Call, completion: Completion, prompt_ids: list[int], generated: Generated
     ) -> AsyncGenerator[Delta, None]:
         """Wait for this request's turn, and generate until the client disconnects; adds the deltas to `generated`."""
         with self._counted():
@@ -274,12 +275,12 @@ class _Server:
                 if call.is_warm_up:
                     if await request.is_disconnected():
                         raise ClientDisconnect
-                    await run_sync(self._completer.read, prompt.ids, limiter=self._model)
+                    await run_sync(self._completer.read, prompt_ids, limiter=self._model)
                     generated.prompt_read(time.monotonic() - start, self._completer.computed - computed)
                     return
-                room = self._completer.room(prompt.ids)
+                room = self._completer.room(prompt_ids)
                 most = self._max_new(call) if room is None else min(self._max_new(call), room)
-                tokens = self._completer.deltas(prompt.ids, max_tokens=most, stop=call.stop)
+                tokens = self._completer.deltas(prompt_ids, max_tokens=most, stop=call.stop)
                 async for delta in self._steps(request, tokens):
                     generated.add(delta, time.monotonic() - start, self._completer.computed - computed, call.seconds)
                     if not self._completer.chooses:
@@ -287,22 +288,20 @@ class _Server:
                     if generated.finish_reason:
                         break
                 if self._completer.chooses:
-                    await self._choose(request, call, prompt, generated, most)
+                    choices = self._completer.choose(
+                        prompt_ids,
+                        completion,  # not trimmed, since a half statement does not parse
+                        generated.deltas,
+                        max_tokens=most,
+                        stop=call.stop,
+                        seconds=math.inf if call.seconds is None else call.seconds - generated.seconds,
+                    )
+                    await self._choose(request, choices, generated)
                     yield generated.deltas[-1]
 
-    async def _choose(
-        self, request: Request, call: Call, prompt: FittedPrompt, generated: Generated, max_tokens: int
-    ) -> None:
+    async def _choose(self, request: Request, choices: Iterator[Choice | None], generated: Generated) -> None:
         """Replace the greedy completion by what is to be shown."""
-        start, left = time.monotonic(), math.inf if call.seconds is None else call.seconds - generated.seconds
-        choices = self._completer.choose(
-            prompt.ids,
-            self._completion(call),  # not trimmed, since a half statement does not parse
-            generated.deltas,
-            max_tokens=max_tokens,
-            stop=call.stop,
-            seconds=left,
-        )
+        start = time.monotonic()
         try:
             async for choice in self._steps(request, choices):
                 if choice is not None:

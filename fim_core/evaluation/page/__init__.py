@@ -138,8 +138,8 @@ def shares(report: Mapping[str, Any]) -> dict[str, tuple[float, float, float]]:
 
 
 def shown_sentence(report: Mapping[str, Any]) -> str:
-    """What the completion filter does, or why there is none; empty for a report that has nothing to do with a filter."""
-    show = report["show"]
+    """What the completion filter does, or why there is none; empty for a report without one, such as those of earlier code."""
+    show = report.get("show")
     if not show:
         return ""
     if not show.get("curves"):
@@ -162,7 +162,7 @@ def _risk_coverage(report: Mapping[str, Any]) -> dict[str, charts.Line]:
             [(100 * point["coverage"], point["precision"]) for point in points],
             [(point["low"], point["high"]) for point in points] if name == "correct" else (),
         )
-        for name, points in report["show"].get("curves", {}).items()
+        for name, points in report.get("show", {}).get("curves", {}).items()
     }
 
 

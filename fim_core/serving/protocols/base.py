@@ -233,6 +233,29 @@ class Body(Options, ABC):
         """The request."""
 
 
+class PromptBody(Body):
+    """The body of a request in the manner of OpenAI, which other protocols have taken over."""
+
+    prompt: str = Field(description="Text left of the cursor.")
+    suffix: str = Field("", description="Text right of the cursor.")
+    max_tokens: int | None = Field(None, ge=1)
+    stop: Stops = Field(default_factory=list)
+    stream: bool = False
+
+    @property
+    def call(self) -> Call:
+        """The request."""
+        return Call(
+            prompt=self.prompt,
+            suffix=self.suffix,
+            context=self.context,
+            model=self.model or None,
+            max_tokens=self.max_tokens,
+            stop=self.stop,
+            stream=self.stream,
+        )
+
+
 class Reply(ABC):
     """The format of one answer.
 

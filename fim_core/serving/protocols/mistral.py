@@ -9,34 +9,13 @@ import time
 import uuid
 from typing import Any, ClassVar
 
-from pydantic import Field
-
-from fim_core.serving.protocols.base import Body, Call, Generated, Protocol, Reply, Served, Stops, event
+from fim_core.serving.protocols.base import Generated, PromptBody, Protocol, Reply, Served, event
 
 
-class FimBody(Body):
+class FimBody(PromptBody):
     """The body of a request."""
 
     without_effect: ClassVar[frozenset[str]] = frozenset({"temperature", "top_p", "random_seed", "min_tokens"})
-
-    prompt: str = Field(description="Text left of the cursor.")
-    suffix: str = Field("", description="Text right of the cursor.")
-    max_tokens: int | None = Field(None, ge=1)
-    stop: Stops = Field(default_factory=list)
-    stream: bool = False
-
-    @property
-    def call(self) -> Call:
-        """The request."""
-        return Call(
-            prompt=self.prompt,
-            suffix=self.suffix,
-            context=self.context,
-            model=self.model or None,
-            max_tokens=self.max_tokens,
-            stop=self.stop,
-            stream=self.stream,
-        )
 
 
 class FimReply(Reply):

@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BeforeValidator, Field, field_validator
 
 from fim_core.serving.delta import Delta
-from fim_core.serving.protocols.base import Body, Call, Generated, Options, Protocol, Reply, Served, Stops, event
+from fim_core.serving.protocols.base import Generated, Options, PromptBody, Protocol, Reply, Served, event
 
 
 def _single(prompt: Any) -> Any:
@@ -28,7 +28,7 @@ class StreamOptions(Options):
     include_usage: bool = False
 
 
-class CompletionBody(Body):
+class CompletionBody(PromptBody):
     """The body of a request."""
 
     without_effect: ClassVar[frozenset[str]] = frozenset(
@@ -39,10 +39,6 @@ class CompletionBody(Body):
     )
 
     prompt: Annotated[str, BeforeValidator(_single)] = Field(description="Text left of the cursor.")
-    suffix: str = Field("", description="Text right of the cursor.")
-    max_tokens: int | None = Field(None, ge=1)
-    stop: Stops = Field(default_factory=list)
-    stream: bool = False
     stream_options: StreamOptions = StreamOptions()
     logprobs: bool | int | None = Field(None, description="0: of the chosen tokens; more: in top_logprobs as well.")
     echo: bool = False
@@ -59,19 +55,6 @@ class CompletionBody(Body):
     def wants_logprobs(self) -> bool:
         """Whether the answer has log-probabilities."""
         return self.logprobs is not None and self.logprobs is not False
-
-    @property
-    def call(self) -> Call:
-        """The request."""
-        return Call(
-            prompt=self.prompt,
-            suffix=self.suffix,
-            context=self.context,
-            model=self.model or None,
-            max_tokens=self.max_tokens,
-            stop=self.stop,
-            stream=self.stream,
-        )
 
 
 class CompletionReply(Reply):

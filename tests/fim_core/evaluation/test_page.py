@@ -177,3 +177,10 @@ def test_a_page_is_not_written_into_a_folder_that_is_gone(tmp_path: Path) -> Non
     with pytest.raises(FimError):
         write_page(gone)
     assert not gone.exists()
+
+
+def test_a_report_of_earlier_code_has_a_page_without_a_filter() -> None:
+    report = report_of()
+    del report["show"]
+    assert "What editors show" not in render_page(report)
+    assert "What editors show" not in render_markdown(report)["report"]
