@@ -31,6 +31,7 @@ from fim_core.inference.prefix_cache import PrefixCache
 from fim_core.metrics.abstention import is_empty
 from fim_core.metrics.sql_workers.measures import Measures, SqlRow
 from fim_core.metrics.sql_workers.pool import shared_workers
+from fim_core.metrics.sql_workers.statement import Statement
 from fim_core.store import Store
 
 HALVES = 20
@@ -48,8 +49,9 @@ class Written:
 
     @property
     def is_sound(self) -> bool:
-        """Whether it parses and names nothing that is known not to exist."""
-        return self.measures["statement_parses"] == 1 and self.measures["statement_binds"] != 0
+        """Whether nothing is known to be wrong with its statement."""
+        binds = self.measures["statement_binds"]
+        return Statement(self.measures["statement_parses"] == 1, None if binds is None else binds == 1).is_sound
 
 
 FEATURES: Mapping[str, Callable[[Written], Sequence[float]]] = {

@@ -79,8 +79,8 @@ def _allocator() -> dict[str, str]:
     """Settings of glibc for ranks that train on a CPU.
 
     By default it keeps freed blocks of up to 32 MiB, which the activations of a step fragment: with recomputed activations a
-    rank took 1.6 times the memory that it needed. Returning blocks from 4 MiB on prevents that; from 1 MiB on, it costs a
-    quarter of the time (see benchmarks/README.md).
+    rank took 1.6 times the memory that it needed. Returning blocks from 4 MiB on prevents most of that at no measurable cost;
+    from 1 MiB on, it took a fifth more processor time (see benchmarks/README.md).
     """
     name = "MALLOC_MMAP_THRESHOLD_"
     return {name: os.environ.get(name, str(4 * 2**20))} if device_type() == "cpu" else {}
