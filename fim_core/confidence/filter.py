@@ -12,6 +12,7 @@ import numpy as np
 
 from fim_core.atomic import read_json_as
 from fim_core.confidence.features import FEATURES
+from fim_core.config.base import known_dialect
 from fim_core.errors import FimError
 
 FILE = "completion_filter.json"
@@ -62,7 +63,7 @@ class CompletionFilter:
         """Read the filter of a folder; None if it has none.
 
         Raises:
-            FimError: its features or numbers are not those of this version.
+            FimError: its features or numbers are not those of this version, or sqlglot does not know its dialect.
             DamagedFile: the file cannot be read.
         """
         try:
@@ -75,4 +76,11 @@ class CompletionFilter:
                 f"{folder / FILE} was fitted by another version of fim. Materialize evaluation_report and champion_model "
                 "again, or show every completion with --show all."
             )
+        try:
+            known_dialect(found.dialect)
+        except ValueError as error:
+            raise FimError(
+                f"{folder / FILE}: sqlglot has no dialect {found.dialect!r}. Install the version of sqlglot that the filter was "
+                "fitted with, or materialize evaluation_report and champion_model again."
+            ) from error
         return found

@@ -9,9 +9,10 @@ import pickle
 import shlex
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from functools import cache, partial
@@ -26,6 +27,9 @@ from fim_core.metrics.sql_workers.worker import Limits
 
 MOST_WORKERS = 4
 
+START_SECONDS = 120.0
+"""A worker that is not ready after this time does not start."""
+
 
 class Limit(StrEnum):
     """The limit that a completion exceeded."""
@@ -34,6 +38,8 @@ class Limit(StrEnum):
     OUT_OF_MEMORY = "out_of_memory"
     CRASHED = "crashed"
     """The worker process ended in another way."""
+    STOPPED = "stopped"
+    """The worker process did not answer, nor did its own timers end it: something else stopped it."""
 
 
 @dataclass
@@ -82,13 +88,16 @@ class Worker:
         assert process.stdout
         finished = False
         try:
-            with suppress(BrokenPipeError):  # the process ended while reading; there are no answers
-                pickle.dump((row, tuple(stages)), process.stdin)
-                process.stdin.flush()
-            for _ in range(len(stages) * (1 + len(row.texts))):
-                line = process.stdout.readline()
+            for number in range(len(stages) * (1 + len(row.texts))):
+                with _killed_after(self._limits.patience(), process) as stopped:
+                    if number == 0:
+                        with suppress(BrokenPipeError):  # the process ended while reading; there are no answers
+                            pickle.dump((row, tuple(stages)), process.stdin)
+                            process.stdin.flush()
+                    line = process.stdout.readline()
                 if not line.endswith(b"\n"):
-                    raise LimitExceeded(_limit_of(process.wait()), was_new=was_new)
+                    limit = Limit.STOPPED if stopped.is_set() else _limit_of(process.wait())
+                    raise LimitExceeded(limit, was_new=was_new)
                 yield json.loads(line)
             finished = True
         finally:
@@ -112,7 +121,9 @@ class Worker:
             )
             self._requests = 0
             assert self._process.stdout
-            if self._process.stdout.readline() != worker.READY:
+            with _killed_after(START_SECONDS, self._process):
+                line = self._process.stdout.readline()
+            if line != worker.READY:
                 self.close()
                 raise FimError(
                     f"The process that parses and runs SQL does not start. To see the error, run: {shlex.join(command)}"
@@ -197,6 +208,24 @@ def judge_row(row: SqlRow, one: Worker, wanted: Sequence[str] = tuple(STAGES)) -
     if "execution" in gold and gold["execution"].excluded:
         judged.excluded = Excluded(gold["execution"].excluded)
     return judged
+
+
+@contextmanager
+def _killed_after(seconds: float, process: subprocess.Popen[bytes]) -> Iterator[threading.Event]:
+    """Kill a process if the block takes longer, which ends its pipes; yields an event that is set then."""
+    killed = threading.Event()
+
+    def kill() -> None:
+        killed.set()
+        process.kill()
+
+    timer = threading.Timer(seconds, kill)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield killed
+    finally:
+        timer.cancel()
 
 
 def _environment() -> dict[str, str]:

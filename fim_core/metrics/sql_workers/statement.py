@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from fim_core.metrics.sql_workers.measures import SqlRow
-from fim_core.metrics.sql_workers.pool import Worker, judge_row
+from fim_core.metrics.sql_workers.pool import Limit, Worker, judge_row
 
 
 class Statement(NamedTuple):
     """What is known of a completed statement.
 
     Attributes:
-        parses: whether it parses; None if the definitions exceeded a limit.
+        parses: whether it parses; None if the definitions exceeded a limit, or the worker process was stopped.
         binds: whether all its tables and columns exist; None if the definitions are not known.
     """
 
@@ -29,7 +29,8 @@ class Statement(NamedTuple):
 class StatementChecker:
     """Parses and binds completed statements in a worker process, under the limits of an evaluation.
 
-    A statement that exceeds a limit counts as not parsed.
+    A statement that exceeds a limit counts as not parsed. Of one whose worker process was stopped by something else, nothing
+    is known.
     """
 
     def __init__(self, dialect: str) -> None:
@@ -40,10 +41,12 @@ class StatementChecker:
     def check(self, prefix: str, suffix: str, texts: Sequence[str], ddl: str) -> list[Statement]:
         """Check completions of one cursor position."""
         row = SqlRow(prefix, suffix, "", tuple(dict.fromkeys(texts)), self._dialect, ddl)
-        measures = judge_row(row, self._worker, ["statement"]).measures
+        judged = judge_row(row, self._worker, ["statement"])
         return [
-            Statement(_flag(found["statement_parses"]), _flag(found["statement_binds"]))
-            for found in map(measures.__getitem__, texts)
+            Statement(None, None)
+            if judged.limits.get(text) == Limit.STOPPED
+            else Statement(*map(_flag, map(judged.measures[text].get, ("statement_parses", "statement_binds"))))
+            for text in texts
         ]
 
     def close(self) -> None:

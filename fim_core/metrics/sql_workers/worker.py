@@ -34,6 +34,14 @@ class Limits:
     seconds: float = 4.0
     memory: int = 512 * 2**20
 
+    def elapsed(self) -> float:
+        """Seconds of elapsed time under the present load of the machine."""
+        return self.seconds * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+    def patience(self) -> float:
+        """Seconds after which a process that has not ended by its own limits is not working at all."""
+        return 2 * self.elapsed() + 1
+
 
 READY = b"ready\n"
 OUT_OF_MEMORY = 3
@@ -79,7 +87,7 @@ def _answer(request: Request, sandbox: Sandbox, limits: Limits, answers: BinaryI
     row, stages = request
     judged = judge(row, stages, sandbox)
     for _ in range(len(stages) * (1 + len(row.texts))):
-        _set_timers(limits.cpu_seconds, limits.seconds * _queue_length())
+        _set_timers(limits.cpu_seconds, limits.elapsed())
         found = next(judged)
         _set_timers(0, 0)
         answers.write(json.dumps(asdict(found) if isinstance(found, OfGold) else found).encode() + b"\n")
@@ -90,11 +98,6 @@ def _answer(request: Request, sandbox: Sandbox, limits: Limits, answers: BinaryI
 def _set_timers(cpu_seconds: float, seconds: float) -> None:
     signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
     signal.setitimer(signal.ITIMER_REAL, seconds)
-
-
-def _queue_length() -> float:
-    """The number of runnable processes per processor, at least 1."""
-    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 def _address_space() -> int:

@@ -113,6 +113,9 @@ def test_the_file_holds_the_filter(tmp_path) -> None:
     (tmp_path / FILE).write_text(text.replace('"bias"', '"biased"'))
     with pytest.raises(FimError, match="is damaged"):
         CompletionFilter.read(tmp_path)
+    (tmp_path / FILE).write_text(text.replace('"snowflake"', '"snowflakes"'))
+    with pytest.raises(FimError, match=rf"{FILE}: sqlglot has no dialect 'snowflakes'. Install"):
+        CompletionFilter.read(tmp_path)
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.booleans()), min_size=1, max_size=40))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sql_attacks import DDL as ATTACKED
+from sql_attacks import PARSING
 from starlette.testclient import TestClient
 
 from fim_core.confidence.filter import CompletionFilter
@@ -125,6 +129,41 @@ def test_definitions_that_exceed_a_limit_leave_a_completion_as_it_is() -> None:
     strict = Chooser(slow, CompletionFilter(WEIGHTS, 0.0, 1.0, "duckdb"), 4)
     assert chosen(strict, deltas("a"), deltas("b"), state=state) == Choice(deltas("a"))
     slow.close()
+
+
+class ShortPatience(Limits):
+    def patience(self) -> float:
+        return 0.3
+
+
+@pytest.fixture
+def impatient() -> Iterator[StatementChecker]:
+    found = StatementChecker("duckdb")
+    found._worker._limits = ShortPatience(cpu_seconds=60, seconds=60)
+    found._worker.close()
+    found.check("", "", ["SELECT 1"], "")
+    yield found
+    found.close()
+
+
+@pytest.mark.parametrize("ddl", [DDL, DDL + " " * 2**20], ids=["waits for an answer", "waits for the pipe"])
+def test_a_worker_that_is_stopped_is_replaced(impatient: StatementChecker, ddl: str) -> None:
+    process = impatient._worker._process
+    assert process is not None
+    os.kill(process.pid, signal.SIGSTOP)
+    assert impatient.check("SELECT ", " FROM orders", ["ids"], ddl) == [Statement(True, False)]
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_without_a_working_process_the_filter_shows_the_completion(impatient: StatementChecker) -> None:
+    never_answers = PARSING["or_chain"]
+    state = Completion("", "", ddl_context=ATTACKED)
+    assert impatient.check("", "", ["SELECT 1", never_answers], ATTACKED) == [
+        Statement(True, True),
+        Statement(None, None),
+    ]
+    strict = Chooser(impatient, CompletionFilter(WEIGHTS, 0.0, 1.0, "duckdb"), 1)
+    assert chosen(strict, deltas(never_answers), state=state) == Choice(deltas(never_answers))
 
 
 @pytest.mark.parametrize("stream", [False, True])
