@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from fim_core.atomic import read_json_as
 from fim_core.errors import FimError
@@ -14,9 +15,14 @@ from fim_core.exporting.output import export_folder
 from fim_core.folders.checkpoint import CheckpointFolder
 from fim_core.store import MANIFEST, require_whole_copy
 
+if TYPE_CHECKING:
+    from fim_core.exporting.vocabulary import Vocabulary
+    from fim_core.prompts import PromptBuilder
+
 Quantization = Literal["q8_0", "q4_k_m"]
 
 MODELFILE = "Modelfile"
+README = "README.md"
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,7 @@ def export_safetensors(checkpoint: Path, output: Path | None = None) -> Export:
 
 
 def export_gguf(checkpoint: Path, output: Path | None = None, *, quantization: Quantization | None = None) -> Export:
-    """Export a GGUF file for llama.cpp, and a Modelfile for Ollama.
+    """Export a GGUF file for llama.cpp, a Modelfile for Ollama, and a README of what differs from `fim serve`.
 
     Args:
         output: the folder; None: one in the current folder, named like the model.
@@ -107,6 +113,7 @@ def export_gguf(checkpoint: Path, output: Path | None = None, *, quantization: Q
         starts_with_bos=starts_with_bos,
         context_length=config.max_position_embeddings,
     )
+    notices = _notices_of_gguf(builder, vocabulary)
     record = {"model": name_of(checkpoint), "format": "gguf", "weights": quantization or "f16"}
     with export_folder(final, record) as folder:
         if quantization == "q4_k_m":
@@ -117,16 +124,8 @@ def export_gguf(checkpoint: Path, output: Path | None = None, *, quantization: Q
         else:
             write_gguf(checkpoint, config, vocabulary, folder / file, name=name, storage=quantization or "f16")
         (folder / MODELFILE).write_text(text, encoding="utf-8")
-    notices = []
-    if builder.context_fields:
-        notices.append(
-            f"Ollama and llama.cpp's /infill send no context ({', '.join(builder.context_fields)}); `fim serve` does."
-        )
-    if vocabulary.splitting.skips_nfc:
-        notices.append("llama.cpp does not normalize text to NFC, so decomposed accents become other tokens.")
-    if vocabulary.other_ends:
-        notices.append(f"llama.cpp does not stop at {', '.join(vocabulary.other_ends)}; the Modelfile does.")
-    return Export(final, (final / file,), tuple(notices))
+        (folder / README).write_text(_readme_of_gguf(name, file, notices), encoding="utf-8")
+    return Export(final, (final / file,), notices)
 
 
 def end_ids_of(checkpoint: Path) -> list[int]:
@@ -151,3 +150,28 @@ def _require_checkpoint(checkpoint: Path) -> None:
 def _add_to_card(card: Path, name: str) -> None:
     text = card.read_text(encoding="utf-8").rstrip() if card.exists() else f"# {name}"
     card.write_text(f"{text}\n\n## Export\n\n{name}, weights rounded to bfloat16.\n", encoding="utf-8")
+
+
+def _notices_of_gguf(builder: PromptBuilder, vocabulary: Vocabulary) -> tuple[str, ...]:
+    """What differs in llama.cpp and Ollama from `fim serve`."""
+    notices = [
+        "The completion filter and candidates are not part of a GGUF file: llama.cpp and Ollama show every completion, `fim serve` "
+        "only those that are confident enough."
+    ]
+    if builder.context_fields:
+        notices.append(
+            f"Ollama and llama.cpp's /infill send no context ({', '.join(builder.context_fields)}); `fim serve` does."
+        )
+    if vocabulary.splitting.skips_nfc:
+        notices.append("llama.cpp does not normalize text to NFC, so decomposed accents become other tokens.")
+    if vocabulary.other_ends:
+        notices.append(f"llama.cpp does not stop at {', '.join(vocabulary.other_ends)}; the Modelfile does.")
+    return tuple(notices)
+
+
+def _readme_of_gguf(name: str, file: str, notices: Sequence[str]) -> str:
+    differences = "\n".join(f"- {notice}" for notice in notices)
+    return (
+        f"# {name}\n\n`{file}` is for llama.cpp; `{MODELFILE}` makes an Ollama model of it.\n\n"
+        f"## Differences from `fim serve`\n\n{differences}\n"
+    )

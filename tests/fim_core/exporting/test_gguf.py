@@ -54,6 +54,14 @@ def test_control_and_end_tokens(checkpoint: Path, tmp_path: Path) -> None:
     assert f"llama.cpp does not stop at {fim.prefix}, {fim.suffix}, {fim.middle}; the Modelfile does." in done.notices
 
 
+def test_the_readme_says_what_differs(checkpoint: Path, tmp_path: Path) -> None:
+    done = export_gguf(checkpoint, tmp_path / "out")
+    assert "completion filter and candidates are not part of a GGUF file" in done.notices[0]
+    text = (done.folder / "README.md").read_text()
+    assert text.startswith(f"# {done.weights[0].stem}\n")
+    assert all(f"- {notice}\n" in text for notice in done.notices)
+
+
 def test_end_tokens_without_a_name(checkpoint: Path, tmp_path: Path) -> None:
     """llama.cpp has fields for two ends that it does not know by name; the others are named in a notice."""
     shutil.copytree(checkpoint, tmp_path / "model")
