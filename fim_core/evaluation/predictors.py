@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from fim_core.config.evaluation import EvaluationConfig
 from fim_core.evaluation.eval_set import TokenIds
-from fim_core.inference.generation import generate, load_for_inference, stop_ids_of
+from fim_core.inference.generation import Generation, generate, load_for_inference, stop_ids_of
 from fim_core.inference.row_progress import Advance, RowProgress
 from fim_core.metrics.rows import Prediction
 from fim_core.modeling.attention import attention_name, register, select_backend
@@ -80,16 +80,7 @@ def predict(
     rows = len(prompts)
     usable = [place for place, prompt in enumerate(prompts) if prompt]
     prompts, targets = [prompts[i] for i in usable], [targets[i] for i in usable]
-    reloaded_from = predictor.weights if options.backend == "vllm" else None
-    generations = generate(
-        reloaded_from or predictor.model,
-        prompts,
-        stop_ids=predictor.stop_ids,
-        max_new_tokens=options.max_new_tokens,
-        batch_size=options.batch_size,
-        backend="vllm" if reloaded_from else "transformers",
-        on_rows=progress.start("completions", len(prompts)),
-    )
+    generations = complete(predictor, prompts, options, progress.start("completions", len(prompts)))
     losses = cross_entropies(
         predictor.model, prompts, targets, on_rows=progress.start("losses of gold completions", len(prompts))
     )
@@ -106,6 +97,22 @@ def predict(
         for place, generation, loss, target in zip(usable, generations, losses, targets, strict=True)
     }
     return [made.get(place) for place in range(rows)]
+
+
+def complete(
+    predictor: Predictor, prompts: Sequence[TokenIds], options: EvaluationConfig, on_rows: Advance
+) -> list[Generation]:
+    """Complete each prompt greedily; see `predict` for the arguments. No prompt is empty."""
+    reloaded_from = predictor.weights if options.backend == "vllm" else None
+    return generate(
+        reloaded_from or predictor.model,
+        prompts,
+        stop_ids=predictor.stop_ids,
+        max_new_tokens=options.max_new_tokens,
+        batch_size=options.batch_size,
+        backend="vllm" if reloaded_from else "transformers",
+        on_rows=on_rows,
+    )
 
 
 class RowLoss(NamedTuple):

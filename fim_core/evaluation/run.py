@@ -19,9 +19,10 @@ from fim_core.evaluation.checkpoint_prompts import build_tokens, same_prompts
 from fim_core.evaluation.eval_set import EvalSet, MostFrequent, load_eval_set, most_frequent_in_training
 from fim_core.evaluation.predictor_names import BASE, CHAMPION, EMPTY, MODEL, MOST_FREQUENT, MOST_FREQUENT_BY_TYPE
 from fim_core.evaluation.predictors import Predictor, predict
+from fim_core.evaluation.rejected import accepted_rows, rejected_completions
 from fim_core.evaluation.report import build_report, write_predictions, write_report
 from fim_core.evaluation.scores import judge_predictions, score
-from fim_core.evaluation.selection import select, with_shown
+from fim_core.evaluation.selection import Verdicts, select, with_shown
 from fim_core.inference.row_progress import OnEvent, RowProgress
 from fim_core.metrics.rows import EvalRow, Prediction
 
@@ -63,7 +64,19 @@ def evaluate(
     """
     options = experiment.evaluation
     evaluated = load_eval_set(raw, prompts, dataset, max_rows=options.max_rows, placeholder=experiment.data.placeholder)
-    predictions = {MODEL: _predict_with(checkpoint, evaluated, checkpoint, options, RowProgress(on_event, MODEL))}
+    progress = RowProgress(on_event, MODEL)
+    predictor = Predictor.load(checkpoint)
+    predictions: dict[str, Sequence[Prediction | None]] = {
+        MODEL: predict(predictor, evaluated.prompts, evaluated.targets, options, progress)
+    }
+    verdicts = None
+    if options.show is not None and experiment.data.has_feedback:
+        verdicts = Verdicts(
+            rejected_completions(predictor, prompts, experiment.data, options, progress),
+            accepted_rows(raw, [row.row_id for row in evaluated.rows]),
+        )
+    del predictor
+    _release_memory()
     unavailable = {}
     if base is not None:
         try:
@@ -73,9 +86,11 @@ def evaluate(
         _release_memory()
     predictions |= constant_predictions(evaluated.rows, most_frequent_in_training(prompts))
     if champion is not None:
-        predictions[CHAMPION] = _predict_with(champion, evaluated, checkpoint, options, RowProgress(on_event, CHAMPION))
+        predictions[CHAMPION] = _predict_with_champion(
+            champion, evaluated, checkpoint, options, RowProgress(on_event, CHAMPION)
+        )
     judged = judge_predictions(evaluated.rows, predictions, dialect=options.dialect)
-    selection = select(judged, options, experiment.seed)
+    selection = select(judged, options, experiment.seed, verdicts)
     filters = {MODEL: selection.filter} | (_filter_of_champion(champion) if champion else {})
     scores = score(with_shown(judged, filters))
     report = build_report(
@@ -121,12 +136,12 @@ def headline(report: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _predict_with(
+def _predict_with_champion(
     folder: Path, evaluated: EvalSet, checkpoint: Path, options: EvaluationConfig, progress: RowProgress
 ) -> Sequence[Prediction | None]:
-    """Predict the held-out rows with the model in `folder`; their tokens are in the format of `checkpoint`.
+    """Predict the held-out rows with the champion in `folder`; their tokens are in the format of `checkpoint`.
 
-    A prediction is None where a champion cannot read the row.
+    A prediction is None where the champion cannot read the row.
     """
     predictor = Predictor.load(folder)
     prompts, targets = evaluated.prompts, evaluated.targets

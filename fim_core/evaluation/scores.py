@@ -11,7 +11,7 @@ import numpy as np
 from fim_core.metrics.execution import Database
 from fim_core.metrics.registry import measures
 from fim_core.metrics.rows import CompletedRow, EvalRow, Prediction
-from fim_core.metrics.sql_workers.measures import SqlRow
+from fim_core.metrics.sql_workers.measures import STAGES, SqlRow
 from fim_core.metrics.sql_workers.pool import JudgedRow, shared_workers
 
 ACCEPTED = "accepted"
@@ -59,6 +59,7 @@ def judge_predictions(
     *,
     dialect: str,
     databases: Mapping[str, Database] | None = None,
+    stages: Sequence[str] = tuple(STAGES),
 ) -> Judged:
     """Parse, bind and execute every prediction with its row.
 
@@ -67,8 +68,9 @@ def judge_predictions(
         predictions: by predictor, one prediction per row; None where the predictor cannot read the row.
         dialect: sqlglot dialect of the rows.
         databases: by the names that rows use.
+        stages: what the SQL workers do, see sql_workers/measures.py. Measures of other stages do not apply.
     """
-    judged = _judge(rows, predictions, dialect, databases or {})
+    judged = _judge(rows, predictions, dialect, databases or {}, stages)
     completed = {
         name: [
             None if prediction is None else CompletedRow(row, prediction, _sql_measures(row, prediction, found))
@@ -95,6 +97,7 @@ def _judge(
     predictions: Mapping[str, Sequence[Prediction | None]],
     dialect: str,
     databases: Mapping[str, Database],
+    stages: Sequence[str],
 ) -> list[JudgedRow | None]:
     """What the SQL workers measured of each row's distinct predictions; None for rows that are not placed."""
     placed = [
@@ -110,7 +113,7 @@ def _judge(
         for index, row in enumerate(rows)
         if row.is_placed
     ]
-    judged = iter(shared_workers().judge(placed))
+    judged = iter(shared_workers().judge(placed, stages))
     return [next(judged) if row.is_placed else None for row in rows]
 
 

@@ -4,7 +4,7 @@ other."""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from fim_core.confidence.features import FEATURES, completion_features
 from fim_core.confidence.filter import CompletionFilter
-from fim_core.confidence.fit import CannotFit, fit_filter
+from fim_core.confidence.fit import FEWEST, CannotFit, fit_filter
 from fim_core.confidence.risk_coverage import COVERAGES, area_under_risk, precision_bounds, precisions
 from fim_core.config.evaluation import EvaluationConfig
 from fim_core.evaluation.predictor_names import MODEL
@@ -40,18 +40,44 @@ class Selection:
     report: dict[str, Any]
 
 
-def select(judged: Judged, options: EvaluationConfig, seed: int) -> Selection:
+@dataclass(frozen=True)
+class Verdicts:
+    """What users did with completions that the model still writes.
+
+    Attributes:
+        rejected: completions that users rejected (see rejected.py).
+        accepted: row_ids of the held-out rows whose completion users accepted.
+    """
+
+    rejected: Sequence[CompletedRow]
+    accepted: Collection[str]
+
+
+def select(judged: Judged, options: EvaluationConfig, seed: int, verdicts: Verdicts | None = None) -> Selection:
     """Fit the filter of the model as `evaluation.show` asks, and draw its risk-coverage curve.
 
-    Only completions that are not empty take part: an empty one shows nothing.
+    Only completions that are not empty take part: an empty one shows nothing. Held-out rows have a completion that users accepted,
+    kept or typed, so that prompts whose completion was rejected are missing among them. Rejected completions that the model still
+    writes are added, to either half, if there are at least FEWEST of them and FEWEST accepted ones to fit the filter to.
+
+    Args:
+        judged: the held-out rows.
+        options: of the evaluation.
+        seed: of the bootstrap.
+        verdicts: what users did; None without feedback.
 
     Returns:
         A selection whose report has the keys `rule` (as in the experiment), `reason` (why there is no filter, or None),
-        `fitted_to` and `measured_on` (`rows`, `correct` and `groups`), `threshold`, `curves` (by `correct` and `similar`: points
-        `{coverage, precision, low, high}`), `areas` (area under the risk-coverage curve of the filter and of the log-probability alone)
-        and `calibration` (`{confidence, correct, rows}` in bins of equal size).
+        `fitted_to` and `measured_on` (`rows`, `correct` and `groups`), `feedback` (None without feedback: `used`, and `fitted_to` and
+        `measured_on` with the numbers of `accepted` and `rejected` completions), `threshold`, `curves` (by `correct` and `similar`:
+        points `{coverage, precision, low, high}`), `shown` (the metrics of metrics/selection.py over all rows of `measured_on`),
+        `areas` (area under the risk-coverage curve of the filter and of the log-probability alone) and `calibration`
+        (`{confidence, correct, rows}` in bins of equal size).
     """
     written = [row for row in judged.completed[MODEL] if row is not None and _can_be_filtered(row)]
+    feedback = _feedback(written, verdicts) if verdicts else None
+    if verdicts and feedback and feedback["used"]:
+        written += verdicts.rejected
     fit, rest = _Half.of([r for r in written if fits(r)]), _Half.of([r for r in written if not fits(r)])
     found, reason = None, None
     if options.show is not None:
@@ -70,6 +96,7 @@ def select(judged: Judged, options: EvaluationConfig, seed: int) -> Selection:
         "reason": reason,
         "fitted_to": fit.size,
         "measured_on": rest.size,
+        "feedback": feedback,
         "threshold": found.threshold if found else None,
         **(_curves(rest, found, options, seed) if found and rest.size["rows"] else {}),
     }
@@ -109,7 +136,7 @@ class _Half:
         return cls(
             np.array([_features(row) for row in rows]).reshape(len(rows), len(FEATURES)),
             np.array([row.is_correct for row in rows], bool),
-            np.array([edit_similarity(row.gold, row.predicted) >= SIMILAR for row in rows], bool),
+            np.array([not row.rejected and edit_similarity(row.gold, row.predicted) >= SIMILAR for row in rows], bool),
             np.array([row.row.group for row in rows]),
         )
 
@@ -129,7 +156,36 @@ def _curves(rows: _Half, found: CompletionFilter, options: EvaluationConfig, see
         points = zip(COVERAGES, precisions(confidences, labels), low, high, strict=True)
         curves[name] = [dict(zip(("coverage", "precision", "low", "high"), map(float, p), strict=True)) for p in points]
     areas = {name: area_under_risk(values, rows.correct) for name, values in scores.items()}
-    return {"curves": curves, "areas": areas, "calibration": _calibration(confidences, rows.correct)}
+    return {
+        "curves": curves,
+        "shown": _what_is_shown(confidences >= found.threshold, rows.correct),
+        "areas": areas,
+        "calibration": _calibration(confidences, rows.correct),
+    }
+
+
+def _what_is_shown(shown: np.ndarray, correct: np.ndarray) -> dict[str, float | None]:
+    """Metrics of metrics/selection.py; None where there is no row to divide by."""
+    parts = {
+        "shown_precision": correct[shown],
+        "coverage": shown,
+        "correct_hidden": ~shown[correct],
+        "wrong_hidden": ~shown[~correct],
+    }
+    return {name: float(part.mean()) if len(part) else None for name, part in parts.items()}
+
+
+def _feedback(written: Sequence[CompletedRow], verdicts: Verdicts) -> dict[str, Any]:
+    """Numbers of completions that users accepted and rejected, by half, and whether they are enough."""
+    accepted = [row for row in written if row.row.row_id in verdicts.accepted and row.is_correct]
+    counts = {
+        half: {
+            "accepted": sum(fits(row) == is_fitted for row in accepted),
+            "rejected": sum(fits(row) == is_fitted for row in verdicts.rejected),
+        }
+        for half, is_fitted in (("fitted_to", True), ("measured_on", False))
+    }
+    return {"used": min(counts["fitted_to"].values()) >= FEWEST, **counts}
 
 
 def _calibration(confidences: np.ndarray, correct: np.ndarray) -> list[dict[str, float]]:

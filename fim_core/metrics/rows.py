@@ -74,16 +74,20 @@ class CompletedRow:
         sql: values that the SQL workers measured (see sql_workers/measures.py); empty for rows that are not placed.
         shown: whether an editor would show the prediction; None for predictors that are not served, and for the rows that
             the completion filter was fitted to.
+        rejected: whether a user rejected this very text.
     """
 
     row: EvalRow
     prediction: Prediction
     sql: Mapping[str, Value] = field(default_factory=dict)
     shown: bool | None = None
+    rejected: bool = False
 
     @property
     def is_correct(self) -> bool:
         """Whether the prediction is what the user accepted: the same SQL tokens or, where they are not known, the same text."""
+        if self.rejected:
+            return False
         same_tokens = self.sql.get("exact_match_sql")
         return self.predicted.strip() == self.gold.strip() if same_tokens is None else same_tokens == 1
 

@@ -13,8 +13,11 @@ import heapq
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 
 from fim_core.config import DataConfig
+from fim_core.errors import FimError
+from fim_core.records.schema import RAW_SCHEMA
 
 TOLERANCE = 0.02
 """Maximum deviation from the configured share, or a fifth of that share if this is less. If groups are too large for that,
@@ -39,6 +42,29 @@ def statement_hash(text: str) -> int:
 def text_hash(text: str) -> int:
     """64-bit hash of a text."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
+def group_name(statement: str, value: str | None = None) -> str:
+    """The group of a row in the prompts table: that of its value in the column to group by, else of its statement."""
+    return f"{text_hash(value) if value else statement_hash(statement):016x}"
+
+
+def group_column(schema: pa.Schema, group_by: str) -> str | None:
+    """The column of a table of raw rows to group by, or None for grouping by statement.
+
+    Raises:
+        FimError: there is no such column.
+    """
+    if group_by == "statement":
+        return None
+    names = {field.name.casefold(): field.name for field in reversed(list(schema)) if pa.types.is_string(field.type)}
+    if group_by.casefold() not in names:
+        extra = [name for name in schema.names if name not in RAW_SCHEMA.names]
+        raise FimError(
+            f"data.group_by: the export has no column {group_by}. Use `statement`"
+            + (f" or one of {', '.join(extra)}." if extra else "; it has no other columns.")
+        )
+    return names[group_by.casefold()]
 
 
 @dataclass(frozen=True)

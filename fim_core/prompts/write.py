@@ -16,7 +16,6 @@ from transformers import PreTrainedTokenizerFast
 from fim_core.batch_cache import BatchCache
 from fim_core.batches import GroupWriter, by_export
 from fim_core.config import DataConfig, ModelConfig
-from fim_core.errors import FimError
 from fim_core.folders.prompts import PromptsFolder
 from fim_core.parallel import ordered_map
 from fim_core.prompt_format.recipe import RECIPE, recipe_of, write_recipe
@@ -24,8 +23,8 @@ from fim_core.prompts.builder import PromptBuilder
 from fim_core.prompts.feedback_metrics import FeedbackMetrics, measure_feedback
 from fim_core.prompts.finished import DetectedForm, detect_form
 from fim_core.prompts.render import RENDERED_SCHEMA, Rendered, Renderer, make_renderer
-from fim_core.prompts.split import Split, explain_empty_eval, split_rows
-from fim_core.records.schema import LEFT_OUT, RAW_SCHEMA, Completion, Conversation, FinishedPrompt
+from fim_core.prompts.split import Split, explain_empty_eval, group_column, split_rows
+from fim_core.records.schema import LEFT_OUT, Completion, Conversation, FinishedPrompt
 from fim_core.records.shapes import names_of
 
 logger = logging.getLogger(__name__)
@@ -138,7 +137,7 @@ def write_fim_prompts(
     if cache is not None:
         cache = cache.keyed_also_by(*sorted(files.tokenizer.iterdir()), output / RECIPE)
     rendered = output / ".rendered.arrow"
-    column = _group_column(source.schema_arrow, data.group_by)
+    column = group_column(source.schema_arrow, data.group_by)
     totals = _Totals()
     with (
         pa.ipc.new_file(str(rendered), RENDERED_SCHEMA, options=_LZ4) as kept,
@@ -262,24 +261,6 @@ def _has_chat_rows(raw: Path) -> bool:
     """Whether there are conversations, which have chat markup whatever the template."""
     types = pq.read_table(raw, columns=["source_type"], read_dictionary=["source_type"]).column("source_type")
     return not names_of(Conversation).isdisjoint(types.unique().to_pylist())
-
-
-def _group_column(schema: pa.Schema, group_by: str) -> str | None:
-    """The raw table's column to group by, or None for grouping by statement.
-
-    Raises:
-        FimError: there is no such column.
-    """
-    if group_by == "statement":
-        return None
-    names = {field.name.casefold(): field.name for field in reversed(list(schema)) if pa.types.is_string(field.type)}
-    if group_by.casefold() not in names:
-        extra = [name for name in schema.names if name not in RAW_SCHEMA.names]
-        raise FimError(
-            f"data.group_by: the export has no column {group_by}. Use `statement`"
-            + (f" or one of {', '.join(extra)}." if extra else "; it has no other columns.")
-        )
-    return names[group_by.casefold()]
 
 
 def _rejected_schema(raw: pa.Schema) -> pa.Schema:

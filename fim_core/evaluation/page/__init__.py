@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from fim_core import charts
 from fim_core.atomic import replacing
+from fim_core.confidence.fit import FEWEST
 from fim_core.evaluation.formatting import show_difference, show_figure
 from fim_core.evaluation.page.background import Background
 from fim_core.evaluation.predictor_names import BASE, CHAMPION, EMPTY, MODEL, NOTES, TITLES
@@ -145,13 +146,34 @@ def shown_sentence(report: Mapping[str, Any]) -> str:
     if not show.get("curves"):
         reason = show.get("reason") or "`evaluation.show` is null"
         return f"There is no completion filter: {reason}. Editors show every completion that is not empty."
-    figures, measured_on = report["metrics"], show["measured_on"]
-    hidden = {name: show_figure(figures[name]["value"], "share") for name in ("wrong_hidden", "correct_hidden")}
+    # Reports of earlier code have these figures in the metrics only, which were of the same rows.
+    of_rows = show.get("shown") or {name: figure["value"] for name, figure in report["metrics"].items()}
+    figures = {
+        name: show_figure(of_rows[name], "share") for name in ("wrong_hidden", "correct_hidden", "shown_precision")
+    }
+    measured_on = show["measured_on"]
     return (
-        f"The completion filter hides {hidden['wrong_hidden']} of the wrong completions and {hidden['correct_hidden']} of "
-        f"the correct ones. Of the completions that are shown, {show_figure(figures['shown_precision']['value'], 'share')} are "
+        f"The completion filter hides {figures['wrong_hidden']} of the wrong completions and {figures['correct_hidden']} of "
+        f"the correct ones. Of the completions that are shown, {figures['shown_precision']} are "
         f"correct; without the filter, {show_figure(show['curves']['correct'][-1]['precision'], 'share')}. Measured on "
         f"{measured_on['rows']} completions in {measured_on['groups']} groups that the filter was not fitted to."
+        + _of_feedback(show.get("feedback"))
+    )
+
+
+def _of_feedback(feedback: Mapping[str, Any] | None) -> str:
+    """Whether users' verdicts are part of the filter; empty without feedback."""
+    if feedback is None:
+        return ""
+    fitted, measured = (
+        f"accepted {feedback[half]['accepted']} and rejected {feedback[half]['rejected']}"
+        for half in ("fitted_to", "measured_on")
+    )
+    if feedback["used"]:
+        return f" Users had {fitted} of the completions that it was fitted to, and {measured} of those that it was measured on."
+    return (
+        f" Rejected completions are no part of it: users had {fitted} of what the model still writes, and {FEWEST} of each are "
+        "needed."
     )
 
 

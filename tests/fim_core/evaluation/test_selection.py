@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from fim_core.confidence.filter import CompletionFilter
+from fim_core.confidence.fit import FEWEST
 from fim_core.config.evaluation import EvaluationConfig, ShowConfig
 from fim_core.evaluation.page import shown_sentence
 from fim_core.evaluation.report import build_report
 from fim_core.evaluation.scores import Judged, Scores, judge_predictions, score
-from fim_core.evaluation.selection import Selection, fits, select, with_shown
+from fim_core.evaluation.selection import Selection, Verdicts, fits, select, with_shown
 from fim_core.metrics.rows import EvalRow, Prediction
 
 ROWS = [EvalRow(f"r{i}", "kind", f"g{i // 4}", "SELECT ", " FROM t", f"c{i % 7}") for i in range(400)]
@@ -111,6 +114,62 @@ def test_without_a_filter_the_report_says_why(
     sentence = shown_sentence(figures(judged, selection))
     assert reason in sentence
     assert "show every completion" in sentence
+
+
+@pytest.fixture(scope="module")
+def judged() -> Judged:
+    return judge_predictions(ROWS, {"model": predicted()}, dialect="duckdb")
+
+
+def with_verdicts(judged: Judged, accepted: int, rejected: int) -> Selection:
+    """A filter with verdicts: as many in each half, where the model is as confident as in correct completions."""
+    model = [row for row in judged.completed["model"] if row is not None]
+    halves = [[row for row in model if fits(row) is half and row.is_correct] for half in (True, False)]
+    chosen = {row.row.row_id for half in halves for row in half[:accepted]}
+    again = [replace(row, rejected=True) for half in halves for row in half[:rejected]]
+    return select(judged, OPTIONS, 1, Verdicts(again, chosen))
+
+
+def test_rejected_completions_are_wrong_ones(judged: Judged) -> None:
+    plain = select(judged, OPTIONS, 1)
+    assert plain.report["feedback"] is None
+    selection = with_verdicts(judged, FEWEST, 2 * FEWEST)
+    counted = {"accepted": FEWEST, "rejected": 2 * FEWEST}
+    assert selection.report["feedback"] == {"used": True, "fitted_to": counted, "measured_on": counted}
+    for half in ("fitted_to", "measured_on"):
+        assert selection.report[half]["rows"] == plain.report[half]["rows"] + 2 * FEWEST
+        assert selection.report[half]["correct"] == plain.report[half]["correct"]
+    # As likely to be rejected as they are to be accepted, so the confidence in them is lower.
+    sure = np.array([0.0, 1, 0, 0])
+    assert selection.filter is not None
+    assert plain.filter is not None
+    assert selection.filter.confidence(sure) < plain.filter.confidence(sure) - 0.1
+    calibration = selection.report["calibration"]
+    assert np.mean([abs(part["confidence"] - part["correct"]) for part in calibration]) < 0.1
+    everything = selection.report["curves"]["correct"][-1]["precision"]
+    assert everything == pytest.approx(
+        selection.report["measured_on"]["correct"] / selection.report["measured_on"]["rows"]
+    )
+    assert selection.report["shown"]["shown_precision"] > everything
+
+
+@pytest.mark.parametrize(("accepted", "rejected"), [(FEWEST - 1, 40), (40, FEWEST - 1)])
+def test_too_few_verdicts_change_nothing(judged: Judged, accepted: int, rejected: int) -> None:
+    plain = select(judged, OPTIONS, 1)
+    selection = with_verdicts(judged, accepted, rejected)
+    assert selection.filter == plain.filter
+    assert selection.report["feedback"]["used"] is False
+    assert {**selection.report, "feedback": None} == plain.report
+
+
+def test_the_sentence_says_what_the_filter_was_fitted_to(judged: Judged) -> None:
+    assert shown_sentence(figures(judged, with_verdicts(judged, 20, 40))).endswith(
+        " Users had accepted 20 and rejected 40 of the completions that it was fitted to, and accepted 20 and rejected 40 of "
+        "those that it was measured on."
+    )
+    assert shown_sentence(figures(judged, with_verdicts(judged, 20, 7))).endswith(
+        "users had accepted 20 and rejected 7 of what the model still writes, and 20 of each are needed."
+    )
 
 
 def test_options_ask_for_one_rule() -> None:
