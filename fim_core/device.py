@@ -18,6 +18,15 @@ def gpus() -> int:
     return max(1, torch.cuda.device_count())
 
 
+def device_name() -> str:
+    """The device on which models complete, for people: `NVIDIA H200`, or `CPU with 2 threads`."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"CPU with {torch.get_num_threads()} thread{'s' if torch.get_num_threads() > 1 else ''}"
+
+
 def cores() -> int:
     """Number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -53,6 +53,7 @@ def describe(artifact: Artifact, experiment: Experiment, store: Store) -> dict[s
         "report": dg.MetadataValue.md(parts.pop("report")),
         "gate": background.verdict(),
         **{metric.name: round(figures[metric.name]["value"], 4) for metric in measured if metric.name in _PLOTTED},
+        **(report.get("latency") or {"figures": {}})["figures"],
         "intervals": plots.shares(shares(report)),
         "exact_match_by_version": plots.versions(background.trend(experiment.name)),
         "comparison": dg.MetadataValue.md("\n".join(f"- {sentence}" for sentence in sentences(report))),

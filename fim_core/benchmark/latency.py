@@ -1,4 +1,7 @@
-"""Latency of completions as an editor sees it: cold, with a warm prefix, and with several people typing at once."""
+"""Latency of completions as an editor sees it: cold, with a warm prefix, and with several people typing at once.
+
+Single completions are measured in serving/latency.py.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -17,9 +20,10 @@ import uvicorn
 from fim_core.records.schema import CONTEXT_FIELDS, Completion
 from fim_core.serving.app import create_app
 from fim_core.serving.completer import Completer
+from fim_core.serving.latency import NEW_CHARACTERS, Timing
 
-TYPED = 3
-"""Characters that are new in a prompt with a warm prefix, and number of keys that each person types."""
+TYPED = NEW_CHARACTERS
+"""Number of keys that each person types."""
 
 KEY_SECONDS = 0.15
 """Time between two keys: 80 words a minute are 6.7 characters a second."""
@@ -27,34 +31,6 @@ KEY_SECONDS = 0.15
 PERCENTILES = (50, 95, 99)
 LENGTHS = (256, 1024, 4096)
 """Upper bounds of the length of prompts in tokens; longer ones form the last class."""
-
-
-@dataclass(frozen=True)
-class Timing:
-    """The time of one completion, in milliseconds from the request.
-
-    Attributes:
-        prompt_tokens: length of the prompt.
-        first: until the first text could be shown.
-        end: until the end of the completion.
-    """
-
-    prompt_tokens: int
-    first: float
-    end: float
-
-
-def time_completions(completer: Completer, states: Sequence[Completion], *, max_tokens: int) -> dict[str, list[Timing]]:
-    """Complete each state twice: with an empty cache (`cold`), and after its prompt without the last characters (`warm`)."""
-    timings: dict[str, list[Timing]] = {"cold": [], "warm": []}
-    for state in states:
-        completer.forget()
-        timings["cold"].append(_time(completer, state, max_tokens))
-        completer.forget()
-        before = replace(state, prefix=state.prefix[:-TYPED])
-        completer.read(completer.fit(before, max_tokens=max_tokens).ids)
-        timings["warm"].append(_time(completer, state, max_tokens))
-    return timings
 
 
 def time_typing(completer: Completer, states: Sequence[Completion], *, people: int, max_tokens: int) -> list[float]:
@@ -98,20 +74,6 @@ def summarize(timings: Mapping[str, Sequence[Timing]], typing: Mapping[int, Sequ
             for people, answers in typing.items()
         ],
     }
-
-
-def _time(completer: Completer, state: Completion, max_tokens: int) -> Timing:
-    start = time.perf_counter()
-    prompt = completer.fit(state, max_tokens=max_tokens)
-    deltas, first = [], None
-    for delta in completer.deltas(prompt.ids, max_tokens=max_tokens):
-        deltas.append(delta)
-        if delta.text and first is None and not completer.chooses:
-            first = time.perf_counter()
-    for _ in completer.choose(prompt.ids, state, deltas, max_tokens=max_tokens):
-        pass
-    end = time.perf_counter()
-    return Timing(len(prompt.ids), 1000 * ((first or end) - start), 1000 * (end - start))
 
 
 @contextmanager

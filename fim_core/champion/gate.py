@@ -13,6 +13,7 @@ from fim_core.evaluation.formatting import show_difference, show_with_unit
 from fim_core.evaluation.predictor_names import BASE, CHAMPION, CONSTANTS, TITLES
 from fim_core.evaluation.verdicts import EXPLANATIONS, Figure, comparison, verdict
 from fim_core.folders.report import ReportFolder
+from fim_core.metrics.latency import LATENCIES
 from fim_core.metrics.registry import METRICS
 
 BETTER_THAN = {"better_than_base": (BASE,), "better_than_constants": CONSTANTS, "better": (CHAMPION,)}
@@ -99,6 +100,8 @@ def _apply(rule: GateRule, report: Mapping[str, Any]) -> RuleResult:
         return _better(rule, report, BETTER_THAN[rule.rule])
     if rule.rule == "not_worse":
         return _not_worse(rule, report)
+    if rule.is_latency:
+        return _latency(rule, report)
     metric, ours = METRICS[rule.metric], report["metrics"].get(rule.metric)
     if ours is None or ours["value"] is None:
         reason = _reason(metric.title, False, "not a finite number" if ours else "the report has no such figure")
@@ -112,6 +115,19 @@ def _apply(rule: GateRule, report: Mapping[str, Any]) -> RuleResult:
     holds = ours["value"] >= rule.value if rule.rule == "at_least" else ours["value"] <= rule.value
     required = f"{rule.rule.replace('_', ' ')} {show_with_unit(rule.value, metric.unit)} is required"
     return RuleResult(rule.metric, rule.rule, holds, _reason(summary, holds, required), {"candidate": ours})
+
+
+def _latency(rule: GateRule, report: Mapping[str, Any]) -> RuleResult:
+    title, measured = LATENCIES[rule.metric].title, report.get("latency")
+    if measured is None:
+        why = "the latency was not measured; materialize evaluation_report again"
+        return RuleResult(rule.metric, rule.rule, False, _reason(title, False, why))
+    assert rule.value is not None, "validated"
+    found = measured["figures"][rule.metric]
+    holds = found <= rule.value
+    summary = f"{title}: {show_with_unit(found, 'ms')}, {measured['rows']:,} rows, on {measured['device']}"
+    required = f"at most {show_with_unit(rule.value, 'ms')} is required"
+    return RuleResult(rule.metric, rule.rule, holds, _reason(summary, holds, required), {"candidate": {"value": found}})
 
 
 def _better(rule: GateRule, report: Mapping[str, Any], rivals: Sequence[str]) -> RuleResult:

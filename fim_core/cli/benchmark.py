@@ -87,9 +87,10 @@ def latency(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure how long editors wait for the completions of held-out rows, on this machine."""
-    from fim_core.benchmark.latency import summarize, time_completions, time_typing
+    from fim_core.benchmark.latency import summarize, time_typing
     from fim_core.config import load_experiment
     from fim_core.evaluation.eval_set import held_out_states
+    from fim_core.serving.latency import time_completions
     from fim_core.store import Store
 
     experiment = load_experiment(config)

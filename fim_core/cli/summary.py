@@ -35,7 +35,7 @@ def summary(config: Config) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from fim_core.evaluation.page import shown_sentence
+    from fim_core.evaluation.page import latency_sentence, shown_sentence
     from fim_core.folders.report import ReportFolder
 
     experiment = load_experiment(config)
@@ -46,8 +46,10 @@ def summary(config: Config) -> None:
     table.add_column(overflow="fold")
     for label, value in _lines(artifacts):
         table.add_row(label, value)
-    if sentence := shown_sentence(ReportFolder(artifacts["evaluation_report"].path).read()):
-        table.add_row("shown", sentence)
+    report = ReportFolder(artifacts["evaluation_report"].path).read()
+    for label, sentence in (("shown", shown_sentence(report)), ("latency", latency_sentence(report))):
+        if sentence:
+            table.add_row(label, sentence)
     table.add_row("champion", _champion(store, experiment.name, artifacts["trained_checkpoint"]))
     table.add_row("gate", _gate(store, experiment.name, artifacts["trained_checkpoint"]))
     console = Console()

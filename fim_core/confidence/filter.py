@@ -12,7 +12,6 @@ import numpy as np
 
 from fim_core.atomic import read_json_as
 from fim_core.confidence.features import FEATURES
-from fim_core.config.base import known_dialect
 from fim_core.errors import FimError
 
 FILE = "completion_filter.json"
@@ -76,8 +75,10 @@ class CompletionFilter:
                 f"{folder / FILE} was fitted by another version of fim. Materialize evaluation_report and champion_model "
                 "again, or show every completion with --show all."
             )
+        from sqlglot.dialects.dialect import Dialect
+
         try:
-            known_dialect(found.dialect)
+            Dialect.get_or_raise(found.dialect)
         except ValueError as error:
             raise FimError(
                 f"{folder / FILE}: sqlglot has no dialect {found.dialect!r}. Install the version of sqlglot that the filter was "

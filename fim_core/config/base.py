@@ -72,17 +72,12 @@ def closest(name: str, known: Sequence[str]) -> str:
     return f"; did you mean {names[0]}?" if names else ""
 
 
-def known_dialect(name: str) -> str:
-    """The name, if sqlglot has a dialect of it.
-
-    Raises:
-        ValueError: it has none.
-    """
+def _known_dialect(name: str) -> str:
     from sqlglot.dialects.dialect import Dialect
 
     Dialect.get_or_raise(name)
     return name
 
 
-DialectName = Annotated[str, AfterValidator(known_dialect)]
+DialectName = Annotated[str, AfterValidator(_known_dialect)]
 """A dialect that sqlglot knows."""

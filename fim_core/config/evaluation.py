@@ -43,6 +43,12 @@ class EvaluationConfig(Section):
         description="The filter that `fim complete` and `fim serve` apply to completions, fitted to one half of the "
         "held-out groups and measured on the other. null: show every completion.",
     )
+    latency_rows: int = Field(
+        0,
+        ge=0,
+        description="Held-out rows to complete one by one, as `fim serve` does, to measure the latency on the machine that "
+        "makes the report; 0: do not measure it.",
+    )
     backend: Literal["transformers", "vllm"] = Field(
         "transformers",
         description="Engine that generates completions. vllm needs that package and a GPU; it has not been run yet.",
@@ -52,7 +58,9 @@ class EvaluationConfig(Section):
 class GateRule(Section):
     """One condition for promotion to champion."""
 
-    metric: str = Field(description="Metric of the report, for example exact_match_sql.")
+    metric: str = Field(
+        description="Metric of the report, for example exact_match_sql; or latency_p50_ms or latency_p95_ms, with at_most."
+    )
     rule: Literal[
         "finite", "better_than_base", "better_than_constants", "not_worse", "better", "at_least", "at_most"
     ] = Field(
@@ -66,17 +74,28 @@ class GateRule(Section):
     @field_validator("metric")
     @classmethod
     def _known_metric(cls, value: str) -> str:
+        from fim_core.metrics.latency import LATENCIES
         from fim_core.metrics.registry import METRICS
 
-        if value not in METRICS:
-            raise ValueError(f"no such metric: {value}{closest(value, list(METRICS))} (there are {', '.join(METRICS)})")
+        known = [*METRICS, *LATENCIES]
+        if value not in known:
+            raise ValueError(f"no such metric: {value}{closest(value, known)} (there are {', '.join(known)})")
         return value
 
     @model_validator(mode="after")
     def _bound_has_a_value(self) -> GateRule:
         if self.rule in ("at_least", "at_most") and self.value is None:
             raise ValueError(f"{self.rule} needs `value`")
+        if self.is_latency and self.rule != "at_most":
+            raise ValueError(f"{self.metric} is measured for the candidate only: use at_most")
         return self
+
+    @property
+    def is_latency(self) -> bool:
+        """Whether the rule is on a latency, which is measured only with `evaluation.latency_rows`."""
+        from fim_core.metrics.latency import LATENCIES
+
+        return self.metric in LATENCIES
 
 
 DEFAULT_GATE = [

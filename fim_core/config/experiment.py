@@ -270,6 +270,16 @@ class Experiment(Section):
             raise ValueError("eval_interval is set, but there are no held-out rows: give eval_sources or eval_fraction")
         return self
 
+    @model_validator(mode="after")
+    def _latency_rules_need_rows(self) -> Experiment:
+        asked = [rule.metric for rule in self.gate.rules if rule.is_latency]
+        if asked and self.evaluation.latency_rows == 0:
+            raise ValueError(
+                f"gate.rules has {asked[0]}, but no latency is measured: set evaluation.latency_rows, for example to 100, or "
+                "remove the rule"
+            )
+        return self
+
 
 def register_launcher_options(options: type[LauncherSection]) -> None:
     """Add a launcher type to experiment files. `options.type` is a Literal with its name.

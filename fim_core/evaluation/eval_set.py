@@ -122,7 +122,18 @@ def held_out_states(store: Store, experiment: Experiment, most: int) -> list[Com
     )
     placeholder = experiment.data.placeholder
     evaluated = load_eval_set(RawFolder(raw).rows, prompts, dataset, max_rows=most, placeholder=placeholder)
-    parsed = (shape_of(row.source_type).parse(row.input, placeholder) for row in evaluated.raw)
+    return editor_states(evaluated, placeholder)
+
+
+def editor_states(evaluated: EvalSet, placeholder: str, most: int | None = None) -> list[Completion]:
+    """The editor's states of the rows, or of a sample, without those of finished prompts.
+
+    Raises:
+        FimError: there are none.
+    """
+    places = sample([row.row_id for row in evaluated.rows], most)
+    raw = [evaluated.raw[place] for place in places]
+    parsed = (shape_of(row.source_type).parse(row.input, placeholder) for row in raw)
     states = [state for state in parsed if isinstance(state, Completion)]
     if not states:
         raise FimError("No held-out row has the state of an editor (prefix and suffix); all are finished prompts.")

@@ -19,6 +19,7 @@ from fim_core.evaluation.power import power_of
 from fim_core.evaluation.predictor_names import BASE, CHAMPION, MODEL
 from fim_core.evaluation.scores import Columns, Scores
 from fim_core.folders.report import ReportFolder
+from fim_core.metrics.latency import LATENCIES
 from fim_core.metrics.registry import METRICS
 from fim_core.metrics.rows import EvalRow, Prediction
 
@@ -42,6 +43,7 @@ def build_report(
     held_out: int,
     unavailable: Mapping[str, str] | None = None,
     show: Mapping[str, Any] | None = None,
+    latency: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Compute all figures of an evaluation.
 
@@ -56,6 +58,7 @@ def build_report(
         held_out: number of held-out rows, of which `rows` may be a sample.
         unavailable: reasons by predictor that is missing.
         show: report of the completion filter (see selection.py).
+        latency: measured latency (see `fim_core.serving.latency.measure_latency`).
 
     Returns:
         A dict with the keys
@@ -65,6 +68,7 @@ def build_report(
           predictor, paired over these rows, each also with `detectable`;
         - `unavailable`: why a predictor is missing;
         - `show`: the completion filter and its risk-coverage curve (see selection.py);
+        - `latency`: percentiles, and how they were measured; None if they were not;
         - `power`: the smallest gain that can be detected (see power.py);
         - `by_type` and `by_length`: `{rows, metrics, others}` of each slice;
         - `counts`, `definitions` (of the metrics), `options`, `versions`;
@@ -83,6 +87,7 @@ def build_report(
         **figures,
         "unavailable": dict(unavailable or {}),
         "show": dict(show or {}),
+        "latency": latency and dict(latency),
         "power": power_of(figures["others"], size),
         "by_type": _slices(scores, kinds, sorted(set(kinds)), groups, bootstrap),
         "by_length": _slices(scores, lengths, [name for _, name in LENGTH_BUCKETS], groups, bootstrap),
@@ -102,6 +107,10 @@ def build_report(
                 "higher_is_better": metric.higher_is_better,
             }
             for name, metric in METRICS.items()
+        }
+        | {
+            name: {"title": each.title, "meaning": each.meaning, "unit": "ms", "higher_is_better": False}
+            for name, each in LATENCIES.items()
         },
         "examples": _examples(rows, predictions, scores, options.examples, show_samples),
         "options": options.model_dump(mode="json") | {"seed": seed},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,13 @@ from fim_core.config.evaluation import EvaluationConfig
 from fim_core.errors import FimError
 from fim_core.evaluation.base_model import Base, BaseUnavailable, predict_with_base
 from fim_core.evaluation.checkpoint_prompts import build_tokens, same_prompts
-from fim_core.evaluation.eval_set import EvalSet, MostFrequent, load_eval_set, most_frequent_in_training
+from fim_core.evaluation.eval_set import (
+    EvalSet,
+    MostFrequent,
+    editor_states,
+    load_eval_set,
+    most_frequent_in_training,
+)
 from fim_core.evaluation.predictor_names import BASE, CHAMPION, EMPTY, MODEL, MOST_FREQUENT, MOST_FREQUENT_BY_TYPE
 from fim_core.evaluation.predictors import Predictor, predict
 from fim_core.evaluation.rejected import accepted_rows, rejected_completions
@@ -25,6 +31,10 @@ from fim_core.evaluation.scores import judge_predictions, score
 from fim_core.evaluation.selection import Verdicts, select, with_shown
 from fim_core.inference.row_progress import OnEvent, RowProgress
 from fim_core.metrics.rows import EvalRow, Prediction
+from fim_core.records.schema import Completion
+
+MeasureLatency = Callable[[Sequence[Completion], Path], dict[str, Any]]
+"""Measures the latency of the model on editor states, see `fim_core.serving.latency.measure_latency`."""
 
 _log = logging.getLogger(__name__)
 
@@ -39,6 +49,7 @@ def evaluate(
     output: Path,
     base: Base | None = None,
     champion: Path | None = None,
+    measure_latency: MeasureLatency | None = None,
     on_event: OnEvent = lambda event: None,
 ) -> dict[str, Any]:
     """Complete held-out rows with a checkpoint, and write the report and the predictions (see `ReportFolder`).
@@ -54,6 +65,8 @@ def evaluate(
         output: existing folder for the files.
         base: the base model; if it cannot be loaded, the report says so.
         champion: HF folder of the champion.
+        measure_latency: called last, with `evaluation.latency_rows` states of held-out rows and the folder with the completion
+            filter; None: the latency is not measured.
         on_event: receives the events of `RowProgress` for each model.
 
     Returns:
@@ -64,6 +77,7 @@ def evaluate(
     """
     options = experiment.evaluation
     evaluated = load_eval_set(raw, prompts, dataset, max_rows=options.max_rows, placeholder=experiment.data.placeholder)
+    states = editor_states(evaluated, experiment.data.placeholder, options.latency_rows) if measure_latency else []
     progress = RowProgress(on_event, MODEL)
     predictor = Predictor.load(checkpoint)
     predictions: dict[str, Sequence[Prediction | None]] = {
@@ -91,6 +105,8 @@ def evaluate(
         )
     judged = judge_predictions(evaluated.rows, predictions, dialect=options.dialect)
     selection = select(judged, options, experiment.seed, verdicts)
+    if selection.filter is not None:
+        selection.filter.write(output)
     filters = {MODEL: selection.filter} | (_filter_of_champion(champion) if champion else {})
     scores = score(with_shown(judged, filters))
     report = build_report(
@@ -104,10 +120,9 @@ def evaluate(
         held_out=evaluated.held_out,
         unavailable=unavailable,
         show=selection.report,
+        latency=measure_latency(states, output) if measure_latency else None,
     )
     write_report(output, report)
-    if selection.filter is not None:
-        selection.filter.write(output)
     write_predictions(output, evaluated.rows, predictions, scores)
     return headline(report)
 

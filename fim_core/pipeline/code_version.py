@@ -44,6 +44,7 @@ CANNOT_CHANGE_CONTENT = {
     "fim_core.training.lease": "how a run without a follower ends",
     "fim_core.inference.row_progress": "progress",
     "fim_core.evaluation.page": "the HTML page, which is rewritten without evaluating again",
+    "fim_core.pipeline.report_latency": "latency, which is measured only if the version of the report includes that code",
     "fim_core.pipeline.report_background": "what that page shows of other artifacts",
 }
 """Modules and packages that are excluded from all versions, with the reason. Their imports count only through others."""

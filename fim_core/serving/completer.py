@@ -62,7 +62,15 @@ class Completer:
         """Maximum number of tokens of prompt and completion together; None if unknown."""
 
     @classmethod
-    def load(cls, checkpoint: Path, *, show_all: bool = False, candidates: int = 1, dialect: str | None = None) -> Self:
+    def load(
+        cls,
+        checkpoint: Path,
+        *,
+        show_all: bool = False,
+        candidates: int = 1,
+        dialect: str | None = None,
+        filter_in: Path | None = None,
+    ) -> Self:
         """Load a checkpoint folder.
 
         Args:
@@ -70,6 +78,7 @@ class Completer:
             show_all: do not use the completion filter in the folder.
             candidates: number of completions to choose from.
             dialect: sqlglot dialect of the statements. Default: that of the filter, else that of `EvaluationConfig`.
+            filter_in: folder with the completion filter. Default: the checkpoint.
 
         Raises:
             FimError: the folder lacks weights, an end token or the recipe for prompts, or the model cannot have candidates.
@@ -77,7 +86,7 @@ class Completer:
         model, tokenizer = load_for_inference(checkpoint)
         if candidates > 1 and (why := why_not_shared(model)):
             raise FimError(f"This model completes in one way only: {why}. Leave out --candidates.")
-        found = None if show_all and candidates == 1 else CompletionFilter.read(checkpoint)
+        found = None if show_all and candidates == 1 else CompletionFilter.read(filter_in or checkpoint)
         used = None if show_all else found
         chooser = None
         if used or candidates > 1:
@@ -218,6 +227,11 @@ class Completer:
         *_, choice = self.choose(prompt_ids, completion, greedy, max_tokens=limit)
         assert choice is not None
         return choice
+
+    def close(self) -> None:
+        """End the process that checks statements."""
+        if self._chooser is not None:
+            self._chooser.checker.close()
 
     def _has_stop(self, stop: Sequence[str], tokens: Sequence[Token]) -> bool:
         text = self._builder.encoder.decode([token.id for token in tokens]) if stop else ""

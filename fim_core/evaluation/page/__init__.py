@@ -13,13 +13,14 @@ from markupsafe import Markup
 from fim_core import charts
 from fim_core.atomic import replacing
 from fim_core.confidence.fit import FEWEST
-from fim_core.evaluation.formatting import show_difference, show_figure
+from fim_core.evaluation.formatting import show_difference, show_figure, show_with_unit
 from fim_core.evaluation.page.background import Background
 from fim_core.evaluation.predictor_names import BASE, CHAMPION, EMPTY, MODEL, NOTES, TITLES
 from fim_core.evaluation.selection import SIMILAR
 from fim_core.evaluation.verdicts import sentences, verdict
 from fim_core.folders.report import ReportFolder
 from fim_core.markdown import escaped, fenced, picture
+from fim_core.metrics.latency import LATENCIES
 from fim_core.metrics.registry import METRICS
 
 _HTML, _PARTS = "report.html.tmpl", ("report", "slices", "examples")
@@ -120,6 +121,7 @@ def _context(report: Mapping[str, Any], background: Background) -> dict[str, Any
             background.trend(report["experiment"]), below="version", whole=True, percent=True, size=_WIDE
         ),
         "shown": shown_sentence(report),
+        "latency": latency_sentence(report),
         "risk_coverage": charts.line_chart(
             _risk_coverage(report), below="% of completions shown", percent=True, size=_WIDE
         ),
@@ -174,6 +176,20 @@ def _of_feedback(feedback: Mapping[str, Any] | None) -> str:
     return (
         f" Rejected completions are no part of it: users had {fitted} of what the model still writes, and {FEWEST} of each are "
         "needed."
+    )
+
+
+def latency_sentence(report: Mapping[str, Any]) -> str:
+    """How long completions take, and where that was measured; empty if it was not."""
+    if not (measured := report.get("latency")):
+        return ""
+    figures = [
+        f"{show_with_unit(value, 'ms')} ({LATENCIES[name].title.split()[-1]})"
+        for name, value in measured["figures"].items()
+    ]
+    return (
+        f"The model finishes a completion in {' and '.join(figures)}: wall time on {measured['device']}, {measured['rows']} "
+        f"held-out rows one by one, nothing cached, at most {measured['max_tokens']} tokens. Another measurement gives other figures."
     )
 
 

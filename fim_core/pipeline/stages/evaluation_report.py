@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +27,15 @@ if TYPE_CHECKING:
 def _options(experiment: Experiment) -> dict[str, Any]:
     return {
         "evaluation": experiment.evaluation.model_dump(mode="json"),
+        # What the latency depends on; everything else in the report does not.
+        **({"served": _served(experiment)} if experiment.evaluation.latency_rows else {}),
         "show_samples": experiment.metadata.show_samples,
         "seed": experiment.seed,
     }
+
+
+def _served(experiment: Experiment) -> dict[str, Any]:
+    return {"serving": experiment.serving.model_dump(mode="json"), "code": code_version("fim_core.serving.latency")}
 
 
 def _champion_and_base(experiment: Experiment, store: Store, inputs: Mapping[str, Artifact]) -> dict[str, str]:
@@ -42,6 +49,7 @@ def _champion_and_base(experiment: Experiment, store: Store, inputs: Mapping[str
 
 def _build(build: Build) -> dict[str, Any]:
     from fim_core.evaluation.run import evaluate
+    from fim_core.pipeline.report_latency import measure_report_latency
 
     inputs = build.inputs
     champion = champion_before(build.store, build.experiment.name, inputs["trained_checkpoint"].version)
@@ -54,6 +62,9 @@ def _build(build: Build) -> dict[str, Any]:
         output=build.output,
         champion=champion_weights(champion) if champion else None,
         base=_base(build),
+        measure_latency=partial(measure_report_latency, build.experiment, inputs["trained_checkpoint"].path)
+        if build.experiment.evaluation.latency_rows
+        else None,
         on_event=build.on_event,
     )
 

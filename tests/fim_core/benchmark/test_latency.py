@@ -6,9 +6,10 @@ import json
 
 import pytest
 
-from fim_core.benchmark.latency import Timing, summarize, time_completions, time_typing
+from fim_core.benchmark.latency import summarize, time_typing
 from fim_core.records.schema import Completion
 from fim_core.serving.completer import Completer
+from fim_core.serving.latency import Timing, time_completions
 from tests.fim_core.conftest import Evaluated
 
 STATES = [Completion(f"SELECT city{place} FROM shop.orders WHERE id ", ";") for place in range(4)]
