@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import dagster as dg
 
@@ -32,7 +32,9 @@ def describe_feedback(feedback: Mapping[str, Any] | None, raw: Path | None) -> d
         "edit_similarity_of_edited": total["edit_similarity"],
     }
     tables = {
-        "feedback": _actions([total, *feedback["by_type"]]),
+        "feedback": _actions("type", [total, *feedback["by_type"]]),
+        # Earlier versions do not count by model.
+        **({"feedback_by_model": _actions("model", by_model)} if (by_model := feedback.get("by_model")) else {}),
         "rejected_most": _rejected_most(feedback["rejected_most"]),
     }
     if raw is not None and (texts := texts_rejected_most(raw, _TEXTS)):
@@ -44,14 +46,22 @@ def describe_feedback(feedback: Mapping[str, Any] | None, raw: Path | None) -> d
     }
 
 
-def _actions(counts: Sequence[Mapping[str, Any]]) -> str:
+def _actions(key: Literal["type", "model"], counts: Sequence[Mapping[str, Any]]) -> str:
     head = [
-        *("TYPE", "shown", "accepted", "edited", "rejected", "acceptance rate", "retained characters"),
+        *(
+            "TYPE" if key == "type" else key,
+            "shown",
+            "accepted",
+            "edited",
+            "rejected",
+            "acceptance rate",
+            "retained characters",
+        ),
         "edit similarity of edited",
     ]
     rows = [
         [
-            "**all**" if found["type"] is None else _cell(found["type"] or "(none)"),
+            "**all**" if found[key] is None else _cell(found[key] or "(none)"),
             *(f"{found[name]:,}" for name in ("shown", "accepted", "edited", "rejected")),
             *(_share(found[name]) for name in ("acceptance", "retained", "edit_similarity")),
         ]

@@ -26,6 +26,7 @@ _FEEDBACK_COLUMNS = {
     "action": "What the user did: accepted, rejected or edited.",
     "kept": "Text that the user kept in place of the completion, exactly as written.",
     "request_id": "Id in a log of fim serve.",
+    "model_version": "Version of the model that wrote OUTPUT.",
 }
 
 

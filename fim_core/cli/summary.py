@@ -108,6 +108,14 @@ def feedback_lines(prompts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     }
     known = [f"{name} {value:.1%}" for name, value in shares.items() if value is not None]
     yield "feedback", "; ".join([f"{total['shown']:,} shown, of which {counted}", *known])
+    # Earlier versions do not count by model.
+    by_model = [
+        f"{found['model']}: {found['shown']:,} shown"
+        + ("" if found["acceptance"] is None else f", acceptance rate {found['acceptance']:.1%}")
+        for found in feedback.get("by_model", ())
+    ]
+    if by_model:
+        yield "feedback by model", "; ".join(by_model)
 
 
 def _mean_step(training: dict[str, Any]) -> str:

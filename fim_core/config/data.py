@@ -77,6 +77,10 @@ class FeedbackColumns(Section):
         description="For a log of `fim serve`, whose OUTPUT is what the model generated: column with the id that completions "
         "share with later rows that say what users did.",
     )
+    model: str | None = Field(
+        None,
+        description="Column: version of the model that wrote OUTPUT. Metrics of feedback are then also by version.",
+    )
 
     @model_validator(mode="after")
     def _says_what_users_did(self) -> FeedbackColumns:

@@ -1,4 +1,5 @@
-"""Metrics of what users did with completions, by TYPE: acceptance, kept characters, and what is rejected most."""
+"""Metrics of what users did with completions, by TYPE and by version of the model: acceptance, kept characters, and what is
+rejected most."""
 
 from __future__ import annotations
 
@@ -20,10 +21,11 @@ MOST_GROUPS = 50
 
 @dataclass(frozen=True)
 class ActionCounts:
-    """What users did with the completions of one TYPE.
+    """What users did with the completions of one TYPE, or of one model.
 
     Attributes:
         type: the export's TYPE; None for the rows of all TYPEs.
+        model: version of the model; None for the rows of all models.
         shown: completions that were shown: SHOWN is true, or is unknown and there is an ACTION.
         accepted, edited, rejected: of these, by ACTION; the others have none.
         acceptance: accepted / shown; None if nothing was shown.
@@ -34,6 +36,7 @@ class ActionCounts:
     """
 
     type: str | None
+    model: str | None
     shown: int
     accepted: int
     edited: int
@@ -65,39 +68,50 @@ class FeedbackMetrics:
     Attributes:
         total: of all TYPEs.
         by_type: of the TYPEs with the most shown rows.
+        by_model: of the model versions with the most shown rows; empty if the export does not name them.
         rejected_most: groups with rejected rows, those with the most first.
     """
 
     total: ActionCounts
     by_type: list[ActionCounts]
+    by_model: list[ActionCounts]
     rejected_most: list[RejectedGroup]
 
 
 _ROWS = """
     CREATE TEMP TABLE feedback AS
     SELECT
-        type, output, action, length(output) AS characters,
-        CASE WHEN kept <> '' AND kept NOT IN (SELECT unnest($null_marks)) THEN kept END AS kept_text,
-        shown = 'true' OR (shown IS DISTINCT FROM 'false' AND action IN ('accepted', 'edited', 'rejected')) AS is_shown
-    FROM read_parquet($file)
-    WHERE shown <> '' OR action <> '' OR kept <> ''
+        *,
+        CASE WHEN kept_text IS NOT NULL THEN characters END AS compared,
+        retained(output, kept_text) AS retained,
+        edit_similarity(output, CASE WHEN action = 'edited' THEN kept_text END) AS similarity
+    FROM (
+        SELECT
+            type, nullif(model_version, '') AS model, output, action, length(output) AS characters,
+            CASE
+                WHEN kept <> '' AND kept NOT IN (SELECT unnest($null_marks)) AND action IS DISTINCT FROM 'rejected' THEN kept
+            END AS kept_text,
+            shown = 'true' OR (shown IS DISTINCT FROM 'false' AND action IN ('accepted', 'edited', 'rejected')) AS is_shown
+        FROM read_parquet($file)
+        WHERE shown <> '' OR action <> '' OR kept <> ''
+    )
 """
 
 _ACTIONS = """
     SELECT
-        CASE WHEN grouping(type) = 0 THEN type END AS type,
+        {type} AS type,
+        {model} AS model,
         count(*) FILTER (is_shown) AS shown,
         count(*) FILTER (is_shown AND action = 'accepted') AS accepted,
         count(*) FILTER (is_shown AND action = 'edited') AS edited,
         count(*) FILTER (is_shown AND action = 'rejected') AS rejected,
         accepted / nullif(shown, 0) AS acceptance,
-        sum(retained(output, kept_text)) FILTER (has_kept)
-            / nullif(sum(characters) FILTER (has_kept), 0) AS retained,
-        avg(edit_similarity(output, kept_text)) FILTER (has_kept AND action = 'edited') AS edit_similarity
-    FROM (SELECT *, kept_text IS NOT NULL AND action IS DISTINCT FROM 'rejected' AS has_kept FROM feedback)
-    GROUP BY GROUPING SETS ((), (type))
-    ORDER BY grouping(type) DESC, shown DESC, type
-    LIMIT $limit + 1
+        sum(retained) / nullif(sum(compared), 0) AS retained,
+        avg(similarity) AS edit_similarity
+    FROM feedback
+    {rest}
+    ORDER BY shown DESC, type, model
+    LIMIT $limit
 """
 
 _REJECTED = """
@@ -131,11 +145,18 @@ def measure_feedback(raw: Path, *, null_marks: Sequence[str] = ()) -> FeedbackMe
         connection.create_function("retained", retained, ["VARCHAR", "VARCHAR"], "BIGINT")
         connection.create_function("edit_similarity", edit_similarity, ["VARCHAR", "VARCHAR"], "DOUBLE")
         connection.execute(_ROWS, {"file": str(raw), "null_marks": list(null_marks)})
-        total, *by_type = connection.execute(_ACTIONS, {"limit": MOST_GROUPS}).fetchall()
+        (total,) = _counts(connection)
+        by_type = _counts(connection, type="type", rest="GROUP BY type")
+        by_model = _counts(connection, model="model", rest="WHERE model IS NOT NULL GROUP BY model")
         groups = connection.execute(_REJECTED, {"limit": MOST_GROUPS, "lengths": list(LENGTHS)}).fetchall()
-    return FeedbackMetrics(
-        ActionCounts(*total), [ActionCounts(*row) for row in by_type], [RejectedGroup(*row) for row in groups]
-    )
+    return FeedbackMetrics(total, by_type, by_model, [RejectedGroup(*row) for row in groups])
+
+
+def _counts(
+    connection: duckdb.DuckDBPyConnection, *, type: str = "NULL", model: str = "NULL", rest: str = ""
+) -> list[ActionCounts]:
+    query = _ACTIONS.format(type=type, model=model, rest=rest)
+    return [ActionCounts(*row) for row in connection.execute(query, {"limit": MOST_GROUPS}).fetchall()]
 
 
 def texts_rejected_most(raw: Path, number: int) -> list[tuple[str, int]]:

@@ -16,7 +16,7 @@ from fim_core.prompt_format.recipe import Recipe
 from fim_core.prompts.builder import PromptBuilder, PromptRow
 from fim_core.prompts.rows import RowBuilder
 from fim_core.prompts.split import statement_hash, text_hash
-from fim_core.records.schema import FEEDBACK_SCHEMA, RAW_SCHEMA, Rejection
+from fim_core.records.schema import RAW_SCHEMA, VERDICT_COLUMNS, Rejection
 
 _FROM_RAW = ("row_id", "type", "source_type")
 RENDERED_SCHEMA = pa.schema(
@@ -47,7 +47,7 @@ _OUTCOME_SCHEMA = pa.schema(
 """The outcome of rendering each row: `reason` and `detail` of a rejected row, everything else of a kept one."""
 
 _RENDERED_FROM = ("source_type", "input", "output")
-_RENDERED_FROM_FEEDBACK = (*_RENDERED_FROM, *FEEDBACK_SCHEMA.names)
+_RENDERED_FROM_FEEDBACK = (*_RENDERED_FROM, *VERDICT_COLUMNS)
 
 
 @dataclass(frozen=True)

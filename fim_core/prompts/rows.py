@@ -22,7 +22,7 @@ class RowBuilder:
         """The row of the raw table's `source_type`, `input` and `output`.
 
         Args:
-            feedback: the columns of `FEEDBACK_SCHEMA`, if the raw table has them.
+            feedback: the VERDICT_COLUMNS, if the raw table has them.
 
         Raises:
             FimError: the source_type is unknown.

@@ -78,6 +78,10 @@ def find_columns(names: Sequence[str], source: Source, export: str, *, has_feedb
     return ExportColumns(shape.name, inputs, output, kind, feedback, extras, columns.join, notice)
 
 
+_RAW_NAMES = {"id": "request_id", "model": "model_version"}
+"""Columns of `FEEDBACK_SCHEMA` by the key of `feedback`, where they differ."""
+
+
 def _feedback_columns(names: Sequence[str], feedback: FeedbackColumns, export: str) -> dict[str, int]:
     found = {}
     for key, column in feedback.model_dump(exclude_none=True).items():
@@ -87,7 +91,7 @@ def _feedback_columns(names: Sequence[str], feedback: FeedbackColumns, export: s
                 f"{export} has no column {column}, which `feedback.{key}` names. Its columns are: {_listed(names)}. Name "
                 f"another one, or remove `{key}` if the export has none."
             )
-        found["request_id" if key == "id" else key] = at
+        found[_RAW_NAMES.get(key, key)] = at
     return found
 
 

@@ -48,7 +48,7 @@ def text_to_train_on(
 
     Args:
         output: of the raw row.
-        shown, action, kept, request_id: its columns of `FEEDBACK_SCHEMA`.
+        shown, action, kept, request_id: its VERDICT_COLUMNS.
         null_marks: values that mean an empty one.
     """
     if shown in null_marks:

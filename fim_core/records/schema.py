@@ -36,13 +36,17 @@ RAW_SCHEMA = pa.schema(
 """
 
 
-FEEDBACK_SCHEMA = pa.schema([(name, pa.string()) for name in ("shown", "action", "kept", "request_id")])
+VERDICT_COLUMNS = ("shown", "action", "kept", "request_id")
+"""Columns that decide which text of a row is trained on (see `fim_core.records.feedback`)."""
+
+FEEDBACK_SCHEMA = pa.schema([(name, pa.string()) for name in (*VERDICT_COLUMNS, "model_version")])
 """Columns after those of `RAW_SCHEMA`, only if a source has feedback; null where its export does not have the column.
 
-    shown       whether the completion was shown: true, false, or empty if unknown
-    action      what the user did: accepted, rejected, edited, or empty if unknown
-    kept        the text that the user kept in place of the completion; empty if unknown
-    request_id  id in a log of `fim serve`, where `output` is what the model generated
+    shown          whether the completion was shown: true, false, or empty if unknown
+    action         what the user did: accepted, rejected, edited, or empty if unknown
+    kept           the text that the user kept in place of the completion; empty if unknown
+    request_id     id in a log of `fim serve`, where `output` is what the model generated
+    model_version  version of the model that generated `output`; empty if unknown
 
 Case and white space of `shown` and `action` are unified; values of another kind stay as written.
 """

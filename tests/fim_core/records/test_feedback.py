@@ -84,6 +84,7 @@ FEEDBACK_ROWS = st.lists(
             "SHOWN": st.sampled_from(["", "true", "FALSE", " Yes ", "0", "maybe"]),
             "ACTION": st.sampled_from(["", "accepted", "Rejected", " EDITED", "typed", "NULL"]),
             "KEPT": st.one_of(TEXTS, st.just("NULL")),
+            "MODEL": st.sampled_from(["", "v1", "v2"]),
         }
     ),
     min_size=1,
@@ -144,7 +145,7 @@ MAPPINGS = [
 
 
 @long_run(short=10)
-@given(FEEDBACK_ROWS, st.sampled_from(MAPPINGS), st.booleans())
+@given(FEEDBACK_ROWS, st.sampled_from([*MAPPINGS, *({**m, "model": "MODEL"} for m in MAPPINGS)]), st.booleans())
 def test_every_row_is_in_exactly_one_class(
     tmp_path_factory: pytest.TempPathFactory, rows: list[Row], mapping: dict[str, str], as_parquet: bool
 ) -> None:
@@ -174,8 +175,11 @@ def reference_metrics(table: list[dict[str, Any]]) -> FeedbackMetrics:
     """The metrics row by row, with NULL as a null mark."""
     measured = [row for row in table if row["shown"] or row["action"] or row["kept"]]
     by_type: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    by_model: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in measured:
         by_type[row["type"]].append(row)
+        if row["model_version"]:
+            by_model[row["model_version"]].append(row)
 
     def actions(rows: list[dict[str, Any]]) -> Counter[str]:
         known = ("accepted", "edited", "rejected")
@@ -185,13 +189,14 @@ def reference_metrics(table: list[dict[str, Any]]) -> FeedbackMetrics:
             if row["shown"] == "true" or (row["shown"] != "false" and row["action"] in known)
         )
 
-    def counts(kind: str | None, rows: list[dict[str, Any]]) -> ActionCounts:
+    def counts(rows: list[dict[str, Any]], kind: str | None = None, model: str | None = None) -> ActionCounts:
         shown = actions(rows)
         kept = [row for row in rows if row["kept"] not in (None, "", "NULL") and row["action"] != "rejected"]
         characters = sum(len(row["output"]) for row in kept)
         edited = [edit_similarity(row["output"], row["kept"]) for row in kept if row["action"] == "edited"]
         return ActionCounts(
             kind,
+            model,
             shown.total(),
             shown["accepted"],
             shown["edited"],
@@ -203,8 +208,12 @@ def reference_metrics(table: list[dict[str, Any]]) -> FeedbackMetrics:
 
     found = {kind: actions(rows) for kind, rows in by_type.items()}
     return FeedbackMetrics(
-        counts(None, measured),
-        [counts(kind, by_type[kind]) for kind in sorted(by_type, key=lambda kind: (-found[kind].total(), kind))],
+        counts(measured),
+        [counts(by_type[kind], kind) for kind in sorted(by_type, key=lambda kind: (-found[kind].total(), kind))],
+        [
+            counts(by_model[model], model=model)
+            for model in sorted(by_model, key=lambda model: (-actions(by_model[model]).total(), model))
+        ],
         [
             RejectedGroup(kind, 10, found[kind]["rejected"], found[kind].total())
             for kind in sorted(by_type, key=lambda kind: (-found[kind]["rejected"], kind))

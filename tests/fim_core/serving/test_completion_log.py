@@ -29,7 +29,7 @@ from fim_core.serving.app import create_app
 from fim_core.serving.completer import Completer
 from fim_core.serving.completion_log import COLUMNS, CompletionLog
 
-FEEDBACK = {"id": "ID", "shown": "SHOWN", "action": "ACTION", "kept": "KEPT"}
+FEEDBACK = {"id": "ID", "shown": "SHOWN", "action": "ACTION", "kept": "KEPT", "model": "MODEL"}
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8).filter(lambda text: "<" not in text)
 
 
@@ -100,6 +100,9 @@ def test_from_serving_to_training(client: TestClient, path: Path, tmp_path: Path
     assert prompts.counts["rejected"] == {"no_action": 1, "no_kept_text": 1, "rejected_by_user": 1}
     total = prompts.counts["feedback"]["total"]
     assert [total[name] for name in ("shown", "accepted", "edited", "rejected")] == [6, 2, 2, 1]
+    (by_model,) = prompts.counts["feedback"]["by_model"]
+    assert by_model == {**total, "model": table[0]["model_version"]}
+    assert by_model["model"]
     assert {check.name: check.passed for check in results["fim_prompts"].checks}["rejected_share"]
 
 
