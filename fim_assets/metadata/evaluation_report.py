@@ -40,7 +40,7 @@ def describe(artifact: Artifact, experiment: Experiment, store: Store) -> dict[s
 
     The columns of the predictions are a table at the end: the UI would show a column schema above the metrics.
     """
-    from fim_core.evaluation.page import render_markdown, shares
+    from fim_core.evaluation.page import latency_sentence, render_markdown, shares
     from fim_core.evaluation.verdicts import sentences
     from fim_core.metrics.registry import METRICS
     from fim_core.pipeline.report_background import background_of
@@ -53,7 +53,6 @@ def describe(artifact: Artifact, experiment: Experiment, store: Store) -> dict[s
         "report": dg.MetadataValue.md(parts.pop("report")),
         "gate": background.verdict(),
         **{metric.name: round(figures[metric.name]["value"], 4) for metric in measured if metric.name in _PLOTTED},
-        **(report.get("latency") or {"figures": {}})["figures"],
         "intervals": plots.shares(shares(report)),
         "exact_match_by_version": plots.versions(background.trend(experiment.name)),
         "comparison": dg.MetadataValue.md("\n".join(f"- {sentence}" for sentence in sentences(report))),
@@ -62,6 +61,7 @@ def describe(artifact: Artifact, experiment: Experiment, store: Store) -> dict[s
         "differences": _differences_table(measured, report),
         **{name: dg.MetadataValue.md(text) for name, text in parts.items()},
         "versions": _versions_table(background.versions),
+        **({"latency": latency} if (latency := latency_sentence(report)) else {}),
         "rows": f"{artifact.counts['rows']:,} in {artifact.counts['groups']:,} groups",
         "page": dg.MetadataValue.path(str(files.page)),
         "predictions": _columns_table(pq.read_schema(files.predictions)),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from tiny_pipeline import materialize, outcomes, write_experiment
+from tiny_pipeline import TINY, materialize, outcomes, write_experiment
 
 
 @pytest.fixture(scope="session")
@@ -17,7 +17,8 @@ def instance(tmp_path_factory: pytest.TempPathFactory) -> dg.DagsterInstance:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, instance: dg.DagsterInstance) -> Path:
     """The experiment file of a run that made every asset."""
-    path = write_experiment(tmp_path_factory.mktemp("tiny"))
+    evaluation = {**TINY["evaluation"], "latency_rows": 2}
+    path = write_experiment(tmp_path_factory.mktemp("tiny"), evaluation=evaluation)
     result = materialize(path, instance)
     assert set(outcomes(result).values()) == {"made"}, result.all_events[-1].message
     return path

@@ -104,11 +104,13 @@ def test_serving_builds_the_prompts_of_training(finished: Path) -> None:
 
 def test_the_report_and_the_summary(finished: Path) -> None:
     report = store_of(finished).current("evaluation_report").path
-    assert json.loads((report / "report.json").read_text())["counts"]["evaluated"] == 6
+    figures = json.loads((report / "report.json").read_text())
+    assert figures["counts"]["evaluated"] == 6
+    assert figures["latency"]["rows"] == 2
     assert "<html" in (report / "report.html").read_text()
     printed = CliRunner().invoke(app, ["summary", str(finished)])
     assert printed.exit_code == 0, printed.output
-    for label in ("rows in", "rejected", "packing", "held-out loss", "champion"):
+    for label in ("rows in", "rejected", "packing", "held-out loss", "champion", "latency"):
         assert label in printed.output
 
 
