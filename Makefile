@@ -62,9 +62,8 @@ bench-finetune: $(READY)  ## half an hour on 2 cores; ARGS='--cases lora full --
 bench-generation: $(READY)
 	$(BIN)/python -m benchmarks.generation
 
-# make bench-gguf ARGS='--checkpoint FOLDER'
-bench-gguf: $(READY)
-	$(BIN)/python -m benchmarks.gguf_parity $(ARGS)
+bench-gguf: $(READY)  ## of the model of EXPERIMENT; ARGS='--pretrained FOLDER' for another
+	$(BIN)/python -m benchmarks.gguf_parity "$(FIM_EXPERIMENT)" $(ARGS)
 
 bench-long: $(READY)
 	$(BIN)/python -m benchmarks.long $(ARGS)

@@ -3,21 +3,21 @@
     python -m benchmarks.estimate [--case NAME …]
 
 Each case trains two optimizer steps with the launcher and loop of `fim train`, on random rows, and compares the largest
-peak of its ranks (`ru_maxrss` of the process, as the kernel counts it) with what the estimate says before. Memory besides
+peak of its ranks (`ru_maxrss`, as the kernel counts it) with what the estimate says before. Memory besides
 tensors is that of a process which has loaded the same libraries; it is most of the smallest case, so the table also
 shows both figures without it.
 
 By default glibc keeps freed blocks of up to 32 MiB in its heap, which a training step fragments: memory that is neither
-used nor returned. The estimate does not count it. Ranks on a CPU return blocks from 4 MiB on (`MALLOC_MMAP_THRESHOLD_`); the
-last column shows a run with 32 MiB.
+used nor returned. Ranks on a CPU return blocks from 4 MiB on (`MALLOC_MMAP_THRESHOLD_`). The estimate counts smaller ones as never
+returned, but no fragmentation. The last column shows a run with 32 MiB.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
+import resource
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +28,7 @@ import numpy as np
 
 from fim_core.config import DataConfig, Experiment, ModelConfig
 from fim_core.demo.tokenizer import train_tokenizer
+from fim_core.device import RETURNED_FROM
 from fim_core.folders.tokenized import IGNORE_INDEX
 
 GIB = 2**30
@@ -115,14 +116,13 @@ def main() -> None:
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     spawn = multiprocessing.get_context("spawn")
     for name in chosen:
-        with tempfile.TemporaryDirectory() as folder, spawn.Pool(1) as pool:
+        # Each in a process of its own: the estimate counts its own memory as that of a rank without tensors, and the peak is
+        # that of all processes that its process started.
+        with tempfile.TemporaryDirectory() as folder, spawn.Pool(1, maxtasksperchild=1) as pool:
             prepare(CASES[name], Path(folder))
-            # In a process of its own, as the estimate counts its own memory as that of a rank without tensors.
             estimate = pool.apply(estimated, (CASES[name], Path(folder)))
-            measured = trained(CASES[name], Path(folder), "measured")
-            os.environ["MALLOC_MMAP_THRESHOLD_"] = str(GLIBC_DEFAULT)
-            default = trained(CASES[name], Path(folder), "default")
-            del os.environ["MALLOC_MMAP_THRESHOLD_"]
+            measured = pool.apply(trained, (CASES[name], Path(folder), "measured"))
+            default = pool.apply(trained_with_defaults, (CASES[name], Path(folder), "default"))
         print(line(CASES[name], estimate, measured, default), flush=True)
 
 
@@ -199,12 +199,17 @@ def estimated(case: Case, folder: Path) -> dict[str, Any]:
 
 
 def trained(case: Case, folder: Path, name: str) -> int:
-    """Train in a folder of this name; returns the largest peak of rank 0 in bytes."""
+    """Train in a folder of this name; returns the largest peak of all ranks in bytes, if this process trains nothing else."""
     from fim_core.launchers.launch import launch
 
     launch(experiment_of(case, folder), folder / "rows", folder / "prompts" / "tokenizer", folder / name)
-    events = [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
-    return max(event["memory_bytes"] for event in events if event["event"] == "step")
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+
+
+def trained_with_defaults(case: Case, folder: Path, name: str) -> int:
+    """As `trained`, with the allocator's default."""
+    os.environ[RETURNED_FROM] = str(GLIBC_DEFAULT)
+    return trained(case, folder, name)
 
 
 if __name__ == "__main__":

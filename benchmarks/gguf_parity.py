@@ -1,10 +1,9 @@
 """Parity of GGUF exports: greedy completions of the same token ids in llama.cpp and here.
 
-    python -m benchmarks.gguf_parity --checkpoint FOLDER [--rows N] [--max-new-tokens N]
-    python -m benchmarks.gguf_parity --pretrained FOLDER
+    python -m benchmarks.gguf_parity CONFIG [--checkpoint FOLDER | --pretrained FOLDER] [--rows N]
 
-The rows are of a synthetic export with a seed of its own, which no checkpoint was trained on, and become prompts by the recipe
-of the checkpoint. A pretrained model gets a checkpoint as training would write it, with FIM tokens added if it lacks them.
+The prompts are those of held-out rows of an experiment, in the format of the checkpoint. A pretrained model gets a checkpoint as
+training would write it, with FIM tokens added if it lacks them.
 
 The reference decodes in float32. A different completion is no error where two tokens are almost equally probable, so the first
 differing token is compared in the reference: the gap is the difference of the two log-probabilities.
@@ -12,104 +11,99 @@ differing token is compared in the reference: the gap is the difference of the t
 
 from __future__ import annotations
 
-import argparse
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated
 
 import torch
+import typer
 
+from benchmarks.held_out import held_out_prompts
 from benchmarks.llama_server import LlamaServer
-from fim_core.config import DataConfig, ModelConfig, Source
-from fim_core.demo.export import clean_rows
-from fim_core.exporting.export import export_gguf
-from fim_core.inference.generation import load_for_inference, stop_ids_of
+from fim_core.cli.model import chosen_checkpoint
+from fim_core.config import DataConfig, ModelConfig, load_experiment
+from fim_core.evaluation.predictors import Predictor
+from fim_core.exporting.export import Quantization, export_gguf
 from fim_core.inference.greedy import greedy_tokens
 from fim_core.inference.prefix_cache import PrefixCache
-from fim_core.inference.prompting import load_prompt_builder
 from fim_core.modeling.load import build_model
 from fim_core.modeling.save import save_model
 from fim_core.prompt_format.recipe import write_recipe
 from fim_core.prompt_format.tokens import load_tokenizer
-from fim_core.prompts import Prompt, PromptBuilder
-from fim_core.records.parse import parse_input
-from fim_core.records.schema import Completion
+from fim_core.prompts import PromptBuilder
 
-SEED = 90_001
+QUANTIZATIONS: dict[str, Quantization | None] = {"f16": None, "q8_0": "q8_0", "q4_k_m": "q4_k_m"}
 
 
-def main() -> None:
-    """Export, compare and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--checkpoint", type=Path, help="a trained checkpoint")
-    source.add_argument("--pretrained", type=Path, help="a pretrained model; compared without training")
-    parser.add_argument("--rows", type=int, default=50)
-    parser.add_argument("--max-new-tokens", type=int, default=32)
-    parser.add_argument("--weights", nargs="+", choices=("f16", "q8_0", "q4_k_m"), default=["f16", "q8_0", "q4_k_m"])
-    parser.add_argument("--no-context", action="store_true", help="only the text around the cursor: shorter prompts")
-    parser.add_argument("--threads", type=int, default=2)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoint = options.checkpoint or untrained(options.pretrained, Path(folder))
-        compare(checkpoint, options)
+def main(
+    config: Annotated[Path, typer.Argument(help="Experiment with current data, and a checkpoint unless one is given.")],
+    checkpoint: Annotated[Path | None, typer.Option(help="Another checkpoint.")] = None,
+    pretrained: Annotated[Path | None, typer.Option(help="A pretrained model; compared without training.")] = None,
+    rows: Annotated[int, typer.Option(help="Held-out rows.")] = 50,
+    max_tokens: int = 32,
+    longest: Annotated[int, typer.Option(help="Longest prompt, in tokens; longer ones are skipped.")] = 1024,
+    weights: Annotated[str, typer.Option(help="Kinds of weights, separated by commas.")] = ",".join(QUANTIZATIONS),
+    threads: int = 2,
+) -> None:
+    """Export a checkpoint, complete held-out rows with each export, and print the shares."""
+    experiment = load_experiment(config)
+    with _checkpoint(checkpoint, pretrained, config, experiment.data) as folder:
+        predictor = Predictor.load(folder)
+        _, prompts = held_out_prompts(experiment, predictor, None)
+        prompts = [prompt for prompt in prompts if 0 < len(prompt) <= longest][:rows]
+        tokens = sum(map(len, prompts)) / len(prompts)
+        print(f"{pretrained or folder}: {len(prompts)} prompts of {tokens:.0f} tokens on average")
+        compare(predictor, prompts, weights.split(","), max_tokens=max_tokens, threads=threads)
 
 
-def compare(checkpoint: Path, options: argparse.Namespace) -> None:
-    """Export a checkpoint, complete the rows with each export, and print the shares."""
-    model, tokenizer = load_for_inference(checkpoint)
-    builder = load_prompt_builder(checkpoint, tokenizer)
-    rows = completions(options.rows, with_context=not options.no_context)
-    prompts = [builder.encode(row) for row in rows]
-    cache, stop_ids = PrefixCache(model), stop_ids_of(model, tokenizer)
-    expected = [reference(cache, prompt, stop_ids, options.max_new_tokens) for prompt in prompts]
+def compare(
+    predictor: Predictor, prompts: Sequence[list[int]], weights: Sequence[str], *, max_tokens: int, threads: int
+) -> None:
+    """Export the checkpoint in each of `weights`, complete the prompts with it, and print the shares of equal completions."""
+    cache, stop_ids = PrefixCache(predictor.model), predictor.stop_ids
+    expected = [reference(cache, prompt, stop_ids, max_tokens) for prompt in prompts]
     ended = sum(ids[-1] in stop_ids for ids in expected)
-    print(
-        f"{options.checkpoint or options.pretrained}: {len(prompts)} prompts of {sum(map(len, prompts)) / len(prompts):.0f} tokens on average"
-    )
-    print(f"reference: {sum(map(len, expected))} new tokens, {ended} completions ended")
-    for weights in options.weights:
+    print(f"reference: {sum(map(len, expected))} new tokens, {ended} completions ended", flush=True)
+    for kind in weights:
         with tempfile.TemporaryDirectory() as folder:
-            quantization = None if weights == "f16" else weights
-            done = export_gguf(checkpoint, Path(folder) / "export", quantization=quantization)
-            server = LlamaServer(done.weights[0], threads=options.threads)
-            found = [server.complete(prompt, max_tokens=options.max_new_tokens) for prompt in prompts]
-            same = sum(a == b for a, b in zip(found, expected, strict=True))
+            done = export_gguf(predictor.folder, Path(folder) / "export", quantization=QUANTIZATIONS[kind])
+            server = LlamaServer(done.weights[0], threads=threads)
+            found = [server.complete(prompt, max_tokens=max_tokens) for prompt in prompts]
             gaps = [
                 gap_of(cache, prompt, ours, theirs)
                 for prompt, ours, theirs in zip(prompts, expected, found, strict=True)
                 if ours != theirs
             ]
-            size = done.weights[0].stat().st_size / 1e6
-            print(f"{weights}: {size:,.1f} MB, {same} of {len(prompts)} completions are equal{_gaps(gaps)}")
-            if weights == options.weights[0]:
-                texts = [text_of(builder, row) for row in rows]
-                read = sum(server.tokenize(text) == ids for text, ids in zip(texts, prompts, strict=True))
-                print(f"text: {read} of {len(prompts)} prompts are tokenized to the same ids")
+            size, same = done.weights[0].stat().st_size / 1e6, len(prompts) - len(gaps)
+            print(f"{kind}: {size:,.1f} MB, {same} of {len(prompts)} completions are equal{_gaps(gaps)}", flush=True)
+            if kind == weights[0]:
+                read = sum(server.tokenize(text_of(predictor, prompt)) == prompt for prompt in prompts)
+                print(f"text: {read} of {len(prompts)} prompts are tokenized to the same ids", flush=True)
             del server
 
 
-def untrained(pretrained: Path, folder: Path) -> Path:
+@contextmanager
+def _checkpoint(checkpoint: Path | None, pretrained: Path | None, config: Path, data: DataConfig) -> Iterator[Path]:
+    """The folder of the checkpoint to compare."""
+    if pretrained is None:
+        yield chosen_checkpoint(checkpoint, config)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield untrained(pretrained, data, Path(folder))
+
+
+def untrained(pretrained: Path, data: DataConfig, folder: Path) -> Path:
     """Write a checkpoint of a pretrained model as training would, without a step."""
     tokenizer = load_tokenizer(pretrained)
     options = ModelConfig(name_or_path=str(pretrained))
-    recipe = PromptBuilder(tokenizer, options, DataConfig(sources=[Source(type="demo")])).recipe
+    recipe = PromptBuilder(tokenizer, options, data).recipe
     new = [tokenizer.get_vocab()[token] for token in recipe.fim_tokens.added]
     model = build_model(options, tokenizer, seed=0, dtype=torch.bfloat16, new_token_ids=new)
     save_model(model, tokenizer, recipe.fim_tokens.end_ids, folder)
     write_recipe(folder, recipe)
     return folder
-
-
-def completions(count: int, *, with_context: bool = True) -> list[Completion]:
-    """Editor states of an export with a seed of its own; every 40th row, so that they are of many worksheets."""
-    found: list[Completion] = []
-    for number, row in enumerate(clean_rows(SEED)):
-        if len(found) == count:
-            break
-        if number % 40 == 0 and isinstance(completion := parse_input(row.input), Completion):
-            found.append(completion if with_context else Completion(completion.prefix, completion.suffix))
-    return found
 
 
 def reference(cache: PrefixCache, prompt: Sequence[int], stop_ids: set[int], max_new_tokens: int) -> list[int]:
@@ -127,12 +121,13 @@ def gap_of(cache: PrefixCache, prompt: Sequence[int], ours: Sequence[int], their
     return float(logits[ours[first]] - logits[theirs[first]])
 
 
-def text_of(builder: PromptBuilder, row: Completion) -> str:
+def text_of(predictor: Predictor, prompt: Sequence[int]) -> str:
     """A prompt as text, without the start token, which llama.cpp adds."""
-    prompt = builder.build(row)
-    assert isinstance(prompt, Prompt)
-    assert prompt.control_spans is None, "rows of the demo name no control tokens"
-    return prompt.text.removeprefix(builder.sequence_start)
+    start = predictor.tokenizer.bos_token_id
+    ids = list(prompt[1:] if prompt[0] == start else prompt)
+    text = predictor.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+    assert isinstance(text, str)
+    return text
 
 
 def _gaps(gaps: Sequence[float]) -> str:
@@ -142,4 +137,4 @@ def _gaps(gaps: Sequence[float]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

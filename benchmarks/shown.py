@@ -18,13 +18,12 @@ from typing import Annotated
 import numpy as np
 import typer
 
+from benchmarks.held_out import held_out_prompts
 from fim_core.cli.model import chosen_checkpoint
 from fim_core.confidence.fit import CannotFit, choose_threshold, fit_regression
-from fim_core.config import Experiment, load_experiment
-from fim_core.evaluation.checkpoint_prompts import build_tokens, same_prompts
-from fim_core.evaluation.eval_set import EvalSet, load_eval_set
+from fim_core.config import load_experiment
+from fim_core.evaluation.eval_set import EvalSet
 from fim_core.evaluation.predictors import Predictor
-from fim_core.folders.raw import RawFolder
 from fim_core.inference.alternatives import decode_alternatives
 from fim_core.inference.greedy import Token, greedy_tokens
 from fim_core.inference.prefix_cache import PrefixCache
@@ -32,7 +31,6 @@ from fim_core.metrics.abstention import is_empty
 from fim_core.metrics.sql_workers.measures import Measures, SqlRow
 from fim_core.metrics.sql_workers.pool import shared_workers
 from fim_core.metrics.sql_workers.statement import Statement
-from fim_core.store import Store
 
 HALVES = 20
 LOSE = 0.05
@@ -75,7 +73,7 @@ def main(
     """Print both tables."""
     experiment = load_experiment(config)
     predictor = Predictor.load(chosen_checkpoint(checkpoint, config))
-    evaluated, prompts = _rows(experiment, predictor, rows)
+    evaluated, prompts = held_out_prompts(experiment, predictor, rows)
     decoded, greedy_ms, choosing_ms = _decode(predictor, prompts, max_tokens)
     written = _judge(predictor, evaluated, decoded, experiment.evaluation.dialect)
     greedy = [candidates[0] for candidates in written]
@@ -92,18 +90,6 @@ def main(
     print(
         f"\nDecoding the alternatives of one prompt takes {choosing_ms:.1f} ms, the greedy completion {greedy_ms:.1f} ms."
     )
-
-
-def _rows(experiment: Experiment, predictor: Predictor, most: int | None) -> tuple[EvalSet, list[list[int]]]:
-    store = Store(experiment.storage)
-    raw, prompts, dataset, trained = (
-        store.current(asset, experiment.name).path
-        for asset in ("raw_completions", "fim_prompts", "tokenized_dataset", "trained_checkpoint")
-    )
-    evaluated = load_eval_set(RawFolder(raw).rows, prompts, dataset, max_rows=most)
-    if same_prompts(predictor.folder, trained):
-        return evaluated, evaluated.prompts
-    return evaluated, build_tokens(predictor, evaluated.raw, [row.completion for row in evaluated.rows])[0]
 
 
 def _decode(

@@ -8,9 +8,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-UNUSED = ("mlflow", "scipy", "sklearn")
-"""Libraries that DeepSpeed and transformers import if they are there, for parts that are not used: an autotuner, losses of object
-detection, a kind of speculative decoding."""
+UNUSED = ("boto3", "mlflow", "scipy", "sklearn")
+"""Libraries that DeepSpeed, accelerate and transformers import if they are there, for parts that are not used: training on
+SageMaker, an autotuner, losses of object detection, a kind of speculative decoding."""
 
 
 @contextmanager

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from fim_core.atomic import require_free
-from fim_core.demo.export import write_export
 
 
 def demo_data(
@@ -17,6 +16,8 @@ def demo_data(
     seed: Annotated[int, typer.Option(help="The same seed gives the same file.")] = 7,
 ) -> None:
     """Write a synthetic export like the log of a SQL editor with a completion model. Never overwrites a file."""
+    from fim_core.demo.export import write_export
+
     require_free(output)
     write_export(output, rows=rows, seed=seed)
     typer.echo(f"{rows:,} rows in {output}")

@@ -9,7 +9,6 @@ import typer
 
 from fim_core.cli.model import ExperimentOption, StorageOption, open_store
 from fim_core.errors import FimError
-from fim_core.pipeline.garbage import experiments_in, find_garbage, remove
 
 
 def register(app: typer.Typer) -> None:
@@ -40,6 +39,8 @@ def collect(
     ] = False,
 ) -> None:
     """Remove versions that no kept checkpoint, champion or active run refers to. A dry run unless --delete is given."""
+    from fim_core.pipeline.garbage import experiments_in, find_garbage, remove
+
     store = open_store(storage, experiment)
     if unknown := sorted(set(forget or ()) - experiments_in(store)):
         raise FimError(f"No experiment named {' or '.join(unknown)} has artifacts in {store.root}.")

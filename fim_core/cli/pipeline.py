@@ -5,13 +5,15 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from fim_core.cli.row_bars import RowBars, rows_line
 from fim_core.config import Experiment, read_experiment_file
-from fim_core.pipeline import StageResult, run
+
+if TYPE_CHECKING:
+    from fim_core.pipeline import StageResult
 
 INTERRUPTED = 130
 
@@ -38,6 +40,8 @@ def run_pipeline(experiment: Experiment, *, until: str, force: bool = False) -> 
         FimError: as `run` does.
         typer.Exit: Ctrl-C stopped it; the last line says where the next run continues.
     """
+    from fim_core.pipeline import run
+
     printer = _ProgressPrinter()
     try:
         return run(experiment, until=until, force=force, on_event=printer)

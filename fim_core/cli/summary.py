@@ -11,8 +11,6 @@ import typer
 from fim_core.champion.registry import decisions
 from fim_core.cli.champion import reasons
 from fim_core.config import load_experiment
-from fim_core.pipeline import STAGES
-from fim_core.pipeline.accounting import RowAccount
 from fim_core.store import Artifact, Store
 
 _HEADLINE = {
@@ -37,6 +35,7 @@ def summary(config: Config) -> None:
 
     from fim_core.evaluation.page import latency_sentence, shown_sentence
     from fim_core.folders.report import ReportFolder
+    from fim_core.pipeline import STAGES
 
     experiment = load_experiment(config)
     store = Store(experiment.storage)
@@ -81,6 +80,8 @@ def row_lines(prompts: dict[str, Any], tokens: dict[str, Any]) -> Iterator[tuple
     Args:
         prompts, tokens: counts of fim_prompts and of tokenized_dataset.
     """
+    from fim_core.pipeline.accounting import RowAccount
+
     account = RowAccount.of(prompts, tokens)
     yield "rows in", f"{account.rows_in:,}"
     yield "kept", f"{account.kept:,} ({account.train:,} to train on, {account.eval:,} held out)"

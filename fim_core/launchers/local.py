@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from fim_core.device import cores, device_type, gpus
+from fim_core.device import RETURNED_FROM, cores, device_type, gpus, returned_from
 from fim_core.errors import FimError
 from fim_core.launchers.base import register
 from fim_core.launchers.heartbeat import Heartbeat
@@ -67,23 +67,12 @@ def rank_commands(job: Job, world_size: int, ranks: Sequence[int], environment: 
             PARENT: str(os.getpid()),
             RENDEZVOUS_FILE: str(job.work.rendezvous(job.attempt)),
             "DS_ACCELERATOR": device_type(),
-            **_allocator(),
+            **({RETURNED_FROM: str(returned_from())} if device_type() == "cpu" else {}),
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores() // len(ranks)))),
             **environment,
         }
         commands.append(Command(rank_command(job.work.job), variables, job.log_folder / f"rank-{rank}.log"))
     return commands
-
-
-def _allocator() -> dict[str, str]:
-    """Settings of glibc for ranks that train on a CPU.
-
-    By default it keeps freed blocks of up to 32 MiB, which the activations of a step fragment: with recomputed activations a
-    rank took 1.6 times the memory that it needed. Returning blocks from 4 MiB on prevents most of that at no measurable cost;
-    from 1 MiB on, it took a fifth more processor time (see benchmarks/README.md).
-    """
-    name = "MALLOC_MMAP_THRESHOLD_"
-    return {name: os.environ.get(name, str(4 * 2**20))} if device_type() == "cpu" else {}
 
 
 def rank_command(job: Path) -> list[str]:

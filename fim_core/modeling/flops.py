@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -11,6 +12,9 @@ from fim_core.modeling.partition import whole_shape
 from fim_core.modeling.support import causal_model, head_size
 from fim_core.packing import Layout
 from fim_core.packing.cost import Cost
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 
 def training_cost(model: PreTrainedModel | PeftModel) -> Cost:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
-from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -22,6 +21,9 @@ from fim_core.modeling.attention import attends_over_packs
 from fim_core.modeling.sequence_parallel import SequenceGroup
 from fim_core.modeling.support import causal_model
 from fim_core.packing import PackedBatch
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 Reduction = Literal["token", "sample"]
 

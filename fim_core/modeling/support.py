@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from peft import PeftModel
 from transformers import PretrainedConfig, PreTrainedModel
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 PACKED_MODEL_TYPES = frozenset(
     {
@@ -61,7 +63,9 @@ def head_size(config: PretrainedConfig) -> int:
 
 def causal_model(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     """The transformers model, which PEFT may have wrapped."""
-    return cast("PreTrainedModel", model.get_base_model()) if isinstance(model, PeftModel) else model
+    # Without isinstance: peft takes long to import, and completions do not need it.
+    unwrap: Any = getattr(model, "get_base_model", lambda: model)
+    return cast("PreTrainedModel", unwrap())
 
 
 def _rope_types(parameters: Any) -> Iterator[str]:

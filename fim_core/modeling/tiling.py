@@ -15,11 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-from peft import PeftModel
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
@@ -27,6 +26,9 @@ from transformers import PreTrainedModel
 from fim_core.errors import FimError
 from fim_core.modeling.partition import is_partitioned
 from fim_core.modeling.support import PACKED_MODEL_TYPES, causal_model
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 TILE_TOKENS = 4096
 """Maximum number of tokens of a tile.

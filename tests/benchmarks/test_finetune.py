@@ -13,7 +13,8 @@ from benchmarks.finetune_cases import CASES, NATIVE, experiment_of
 from fim_core.config.model import ModelConfig
 from fim_core.demo.export import write_export
 from fim_core.demo.tokenizer import train_tokenizer
-from fim_core.modeling import build_model, save_model
+from fim_core.modeling.load import build_model
+from fim_core.modeling.save import save_model
 
 BASE = {
     "model_type": "qwen2",

@@ -13,7 +13,8 @@ from transformers import PreTrainedTokenizerFast
 
 from fim_core.config import Experiment
 from fim_core.metrics.execution import Sandbox
-from fim_core.modeling import build_model, save_model
+from fim_core.modeling.load import build_model
+from fim_core.modeling.save import save_model
 from fim_core.prompt_format.recipe import write_recipe
 from fim_core.prompts import PromptBuilder, write_fim_prompts
 from fim_core.records.sources import write_raw_completions

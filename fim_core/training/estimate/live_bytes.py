@@ -23,23 +23,28 @@ class LiveBytes(TorchDispatchMode):
         label: what allocations are counted as from now on.
         phase: the part of the computation that now runs; each has a peak of its own.
         peaks: for each phase, the live bytes by label at the moment when their sum was largest.
+        heap_peaks: the same of blocks smaller than `returned_from`, which are not in `peaks`.
     """
 
-    def __init__(self, known: Iterable[torch.Tensor] = ()) -> None:
+    def __init__(self, known: Iterable[torch.Tensor] = (), *, returned_from: int = 0) -> None:
         """Args:
         known: tensors that exist already, and are not counted.
+        returned_from: bytes of a block from which the allocator returns it when it is freed; see `Machine`.
         """
         super().__init__()
         self.label = self.phase = "activations"
         self.peaks: dict[str, Counter[str]] = {}
+        self.heap_peaks: dict[str, Counter[str]] = {}
         self._live: Counter[str] = Counter()
+        self._heap: Counter[str] = Counter()
+        self._returned_from = returned_from
         self._sizes: dict[int, tuple[str, int]] = {}  # by address of the storage, while it exists
         self._known = {tensor.untyped_storage()._cdata for tensor in known}
 
     @property
     def live(self) -> Mapping[str, int]:
         """Live bytes by label."""
-        return self._live
+        return self._live + self._heap
 
     @contextmanager
     def counting_as(self, label: str) -> Iterator[None]:
@@ -55,8 +60,9 @@ class LiveBytes(TorchDispatchMode):
         address = tensor.untyped_storage()._cdata
         if address in self._sizes:
             before, size = self._sizes[address]
-            self._live[before] -= size
-            self._live[label] += size
+            live = self._of(size)
+            live[before] -= size
+            live[label] += size
             self._sizes[address] = (label, size)
 
     def __torch_dispatch__(
@@ -78,20 +84,25 @@ class LiveBytes(TorchDispatchMode):
         if address in self._sizes or address in self._known:
             return
         self._sizes[address] = (self.label, storage.nbytes())
-        self._live[self.label] += storage.nbytes()
+        self._of(storage.nbytes())[self.label] += storage.nbytes()
         weakref.finalize(storage, self._free, address).atexit = False
         self._note_peak()
 
     def _free(self, address: int) -> None:
         label, size = self._sizes.pop(address)
-        self._live[label] -= size
+        self._of(size)[label] -= size
+
+    def _of(self, size: int) -> Counter[str]:
+        """The live bytes of blocks of such a size."""
+        return self._live if size >= self._returned_from else self._heap
 
     def _note_peak(self, scratch: int = 0) -> None:
         """Record the live bytes if they, with `scratch` bytes of the running kernel, are this phase's largest so far."""
-        total = self._live.total() + scratch
-        if self.phase not in self.peaks or total > self.peaks[self.phase].total():
-            self.peaks[self.phase] = +self._live
-            self.peaks[self.phase][self.label] += scratch
+        self._live[self.label] += scratch
+        for live, peaks in ((self._live, self.peaks), (self._heap, self.heap_peaks)):
+            if self.phase not in peaks or live.total() > peaks[self.phase].total():
+                peaks[self.phase] = +live
+        self._live[self.label] -= scratch
 
 
 def _flash_backward_scratch(

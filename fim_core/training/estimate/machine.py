@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import psutil
 import torch
 
+from fim_core.device import returned_from
 from fim_core.errors import FimError
 from fim_core.training.utilization import PEAK_FLOPS
 
@@ -38,6 +39,8 @@ class Machine:
         name: for people.
         flops: peak rate of a rank in floating-point operations per second; None if unknown.
         capability: CUDA compute capability of a GPU.
+        returned_from: bytes of a block from which the allocator returns it when it is freed. Smaller ones stay in its heap,
+            which is as large as all of them together were at their peak.
     """
 
     device: torch.device
@@ -47,6 +50,7 @@ class Machine:
     name: str
     flops: float | None
     capability: tuple[int, int] | None = None
+    returned_from: int = 0
 
     @classmethod
     def gpu(cls, name: str, memory: int) -> Machine:
@@ -80,7 +84,8 @@ class Machine:
         own = psutil.Process().memory_info().rss
         memory = psutil.virtual_memory().total // ranks
         source = "measured: this process, which has loaded the same libraries"
-        return cls(torch.device("cpu"), memory, own, source, f"this CPU, {in_gib(memory)} a rank", None)
+        name = f"this CPU, {in_gib(memory)} a rank"
+        return cls(torch.device("cpu"), memory, own, source, name, None, returned_from=returned_from())
 
 
 def parse_memory(text: str) -> int:

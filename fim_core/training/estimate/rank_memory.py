@@ -123,7 +123,8 @@ def prepare(experiment: Experiment, machine: Machine, tokenizer: Path | None) ->
     parts = experiment.sequence_parallel_size
     # The last rank of a group has the ends of rows, and with them most targets.
     group = None if parts == 1 else SequenceGroup(parts, parts - 1, None)
-    return Simulation(with_loss(experiment, network, group), offload=offload)
+    module = with_loss(experiment, network, group)
+    return Simulation(module, offload=offload, returned_from=machine.returned_from)
 
 
 def planned_config(model: ModelConfig) -> PretrainedConfig:
@@ -193,10 +194,19 @@ class RankMemory:
             held["optimizer states"] += states.host
         passes = Counter({"gathered weights": states.gathered, "communication": states.buffers})
         for label, size in footprint.peak.items():
-            passes["backward pass" if label == "backward" else label] += size
+            passes[_component(label)] += size
+        # Freed activations stay in the heap. Gradients are counted whole, so those in the heap do not count again.
         step = Counter({"gradients": states.whole_gradients, "optimizer step": states.step})
+        for label, size in footprint.heap.items():
+            if label != "gradients" or kept == "removed":
+                step[_component(label)] += size
         peak, during = max(
             ((held + passes, "forward and backward pass"), (held + step, "optimizer step")),
             key=lambda found: found[0].total(),
         )
         return Memory({name: peak[name] for name in COMPONENTS if peak[name]}, during, host if on_gpu else 0)
+
+
+def _component(label: str) -> str:
+    """The one of COMPONENTS that bytes of a simulation belong to."""
+    return "backward pass" if label == "backward" else label

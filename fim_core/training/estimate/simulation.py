@@ -33,16 +33,23 @@ class Footprint:
 
     Attributes:
         phases: for each phase, bytes by purpose at its peak: activations, output layer, backward, gradients.
+        heap_phases: the same of blocks that the allocator does not return when they are freed.
         host: bytes of activations in host memory.
     """
 
     phases: dict[str, Counter[str]] = field(default_factory=dict)
+    heap_phases: dict[str, Counter[str]] = field(default_factory=dict)
     host: int = 0
 
     @property
     def peak(self) -> Counter[str]:
         """Bytes by purpose at the moment when most memory is used."""
-        return max(self.phases.values(), key=lambda parts: parts.total())
+        return _largest(self.phases) + self.heap
+
+    @property
+    def heap(self) -> Counter[str]:
+        """Bytes by purpose that are in the allocator's heap from the first pass on, whether they are in use or not."""
+        return _largest(self.heap_phases)
 
 
 class CannotSimulate(FimError):
@@ -55,15 +62,16 @@ class Simulation:
     Args:
         module: the network with its loss as in training, on the meta device.
         offload: whether checkpointed activations are kept in host memory.
+        returned_from: see `Machine`.
     """
 
-    def __init__(self, module: PackedCausalLM, *, offload: bool = False) -> None:
+    def __init__(self, module: PackedCausalLM, *, offload: bool = False, returned_from: int = 0) -> None:
         self.network = module.model
         self._module = module.train()
         self._causal: Any = causal_model(module.model)
         body: Any = self._causal.base_model
         self._layers: Sequence[nn.Module] = list(body.layers)
-        self._host = 0
+        self._host, self._returned_from = 0, returned_from
         if offload:
             self._causal._set_gradient_checkpointing(enable=True, gradient_checkpointing_func=self._checkpoint_on_host)
 
@@ -84,11 +92,8 @@ class Simulation:
         less, more = (self.run_layers(shape, gradients, self._layers[:n]) for n in (first, first + period))
         times = (depth - first) // period
         return Footprint(
-            {
-                phase: _extrapolated(parts, more.phases[phase], times)
-                for phase, parts in less.phases.items()
-                if phase != BETWEEN
-            },
+            _extrapolated(less.phases, more.phases, times),
+            _extrapolated(less.heap_phases, more.heap_phases, times),
             less.host + (more.host - less.host) * times,
         )
 
@@ -105,7 +110,7 @@ class Simulation:
         self._host = 0
         with self._only(layers), ExitStack() as hooks:
             parameters = list(self._module.parameters())
-            live = LiveBytes([*parameters, *self._module.buffers()])
+            live = LiveBytes([*parameters, *self._module.buffers()], returned_from=self._returned_from)
             trained = [parameter for parameter in parameters if parameter.requires_grad]
             for hook in (*self._watch_gradients(live, trained, gradients), *self._watch_phases(live, layers)):
                 hooks.callback(hook.remove)
@@ -124,7 +129,7 @@ class Simulation:
                     ) from error
             for parameter in trained:
                 parameter.grad = None
-        return Footprint(live.peaks, self._host)
+        return Footprint(live.peaks, live.heap_peaks, self._host)
 
     @staticmethod
     def _watch_gradients(live: LiveBytes, trained: Sequence[nn.Parameter], gradients: Gradients) -> Iterator[Any]:
@@ -197,6 +202,19 @@ def repetition(layers: Sequence[nn.Module]) -> int:
     return next(n for n in range(1, len(layers) + 1) if all(a == b for a, b in zip(kinds, kinds[n:], strict=False)))
 
 
-def _extrapolated(less: Counter[str], more: Counter[str], times: int) -> Counter[str]:
-    """Bytes by purpose with `times` times the layers that `more` has and `less` has not."""
-    return Counter({label: less[label] + (more[label] - less[label]) * times for label in less | more})
+Phases = dict[str, Counter[str]]
+
+
+def _largest(phases: Phases) -> Counter[str]:
+    return max(phases.values(), key=lambda parts: parts.total())
+
+
+def _extrapolated(less: Phases, more: Phases, times: int) -> Phases:
+    """Bytes by phase and purpose with `times` times the layers that `more` has and `less` has not."""
+    return {
+        phase: Counter(
+            {label: parts[label] + (more[phase][label] - parts[label]) * times for label in parts | more[phase]}
+        )
+        for phase, parts in less.items()
+        if phase != BETWEEN
+    }

@@ -28,7 +28,8 @@ from fim_core.evaluation.run import evaluate
 from fim_core.folders.report import ReportFolder
 from fim_core.inference.generation import Generation
 from fim_core.inference.generation import generate as real_generate
-from fim_core.modeling import build_model, save_model
+from fim_core.modeling.load import build_model
+from fim_core.modeling.save import save_model
 from fim_core.prompt_format.recipe import read_recipe, write_recipe
 from fim_core.prompt_format.tokens import control_ids, load_tokenizer
 from fim_core.prompts import PromptBuilder

@@ -15,7 +15,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTra
 
 from fim_core.config import DataConfig, ModelConfig, Source
 from fim_core.inference.generation import Generation, generate, load_for_inference, stop_ids_of
-from fim_core.modeling import save_model
+from fim_core.modeling.save import save_model
 from fim_core.prompt_format.tokens import FimTokens, control_ids
 from fim_core.prompts import PromptBuilder
 from fim_core.serving.completer import Completer

@@ -10,10 +10,10 @@ from peft import LoraConfig, get_peft_model
 from tiny_models import family_rows, gradient, relative_difference, tiny_model
 from torch import nn
 
-from fim_core.modeling import PackedCausalLM, enable_activation_checkpointing
 from fim_core.modeling.accumulation import make_embedding_gradient_sparse
 from fim_core.modeling.attention import attention_name, register
-from fim_core.modeling.loss import run_body
+from fim_core.modeling.load import enable_activation_checkpointing
+from fim_core.modeling.loss import PackedCausalLM, run_body
 from fim_core.packing import collate, plan_packs
 
 register()

@@ -12,14 +12,12 @@ from transformers import AutoModelForCausalLM, Mamba2Config, Qwen3Config
 
 from fim_core.config.model import ModelConfig
 from fim_core.errors import FimError
-from fim_core.modeling import (
-    batch_loss,
-    build_model,
-    save_model,
-    supports_prefix_tree,
-    training_cost,
-)
 from fim_core.modeling.attention import attends_over_packs
+from fim_core.modeling.flops import training_cost
+from fim_core.modeling.load import build_model
+from fim_core.modeling.loss import batch_loss
+from fim_core.modeling.save import save_model
+from fim_core.modeling.support import supports_prefix_tree
 from fim_core.packing import collate, plan_packs
 
 SMALL = {

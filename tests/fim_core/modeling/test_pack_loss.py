@@ -8,9 +8,9 @@ from tiny_models import OPTIONS, family_rows, gradient, plain_loss, relative_dif
 from torch import nn
 
 from fim_core.errors import FimError
-from fim_core.modeling import PackedCausalLM, batch_loss, enable_activation_checkpointing
 from fim_core.modeling.attention import attention_name, register
-from fim_core.modeling.loss import LossOptions, TiledCrossEntropy
+from fim_core.modeling.load import enable_activation_checkpointing
+from fim_core.modeling.loss import LossOptions, PackedCausalLM, TiledCrossEntropy, batch_loss
 from fim_core.modeling.support import PACKED_MODEL_TYPES
 from fim_core.packing import IGNORE_INDEX, Rows, collate, plan_packs
 

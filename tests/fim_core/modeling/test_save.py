@@ -12,8 +12,8 @@ from tiny_models import VOCABULARY, tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fim_core.config.model import ModelConfig
-from fim_core.modeling import build_model, checkpoint_dtype, save_model
-from fim_core.modeling.save import merged_weights
+from fim_core.modeling.load import build_model, checkpoint_dtype
+from fim_core.modeling.save import merged_weights, save_model
 
 SCRATCH = {
     "model_type": "qwen3",

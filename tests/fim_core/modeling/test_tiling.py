@@ -14,9 +14,11 @@ from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from fim_core.errors import FimError
-from fim_core.modeling import PackedCausalLM, enable_activation_checkpointing, enable_tiled_compute
 from fim_core.modeling.attention import attention_name, register
+from fim_core.modeling.load import enable_activation_checkpointing
+from fim_core.modeling.loss import PackedCausalLM
 from fim_core.modeling.support import PACKED_MODEL_TYPES
+from fim_core.modeling.tiling import enable_tiled_compute
 from fim_core.packing import IGNORE_INDEX, Rows, collate, plan_packs
 
 register()

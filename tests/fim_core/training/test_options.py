@@ -16,7 +16,8 @@ from training_helpers import MODEL, data_options, make_rows, run_ranks, save_row
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast, Qwen3Config
 
 from fim_core.errors import FimError
-from fim_core.modeling import build_model, save_model
+from fim_core.modeling.load import build_model
+from fim_core.modeling.save import save_model
 from fim_core.prompt_format.recipe import read_recipe
 from fim_core.training.deepspeed_config import deepspeed_config
 from fim_core.training.job import Job, Work

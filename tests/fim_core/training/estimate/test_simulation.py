@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import accumulate
+
 import pytest
 import torch
 from estimate_helpers import CPU, experiment_of
@@ -14,7 +17,7 @@ from fim_core.network_config import scratch_config
 from fim_core.training.estimate.live_bytes import LiveBytes
 from fim_core.training.estimate.machine import Machine
 from fim_core.training.estimate.pack_shape import PackShape
-from fim_core.training.estimate.rank_memory import Networks
+from fim_core.training.estimate.rank_memory import Memory, Networks, RankMemory
 from fim_core.training.estimate.simulation import Gradients, repetition
 from fim_core.training.model import save_activation_memory, with_loss
 
@@ -43,17 +46,17 @@ def real_step(experiment: Experiment):
     return module, step
 
 
-def profiled_peak(step) -> int:
-    """Largest sum of live bytes, as torch's allocator reports each allocation and free to the profiler."""
+def profiled_sizes(step) -> list[int]:
+    """Bytes of each allocation of a step and, negative, of each free, as torch's allocator reports them to the profiler."""
     step()  # what is made once, such as tables of positions, is not part of it
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         step()
-    live = peak = 0
-    for event in profiler.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            live += event.nbytes()
-            peak = max(peak, live)
-    return peak
+    return [event.nbytes() for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+
+
+def peak_of(sizes: list[int]) -> int:
+    """Largest sum of live bytes."""
+    return max(accumulate(sizes), default=0)
 
 
 @pytest.mark.parametrize("options", KEPT, ids=["plain", "checkpointing", "tiles"])
@@ -62,7 +65,35 @@ def test_peak_equals_that_of_the_allocator(model_type: str, options: dict[str, b
     experiment = experiment_of(model_type, **options)
     found = Networks(CPU).footprint(experiment, SHAPE, "new").peak.total()
     _, step = real_step(experiment)
-    assert found == pytest.approx(profiled_peak(step), rel=0.05)
+    assert found == pytest.approx(peak_of(profiled_sizes(step)), rel=0.05)
+
+
+@pytest.mark.parametrize("options", KEPT, ids=["plain", "checkpointing", "tiles"])
+def test_small_blocks_stay_in_the_heap(options: dict[str, bool]) -> None:
+    experiment, returned_from = experiment_of("qwen3", **options), 2 * 700 * 64 * 4
+    footprint = Networks(replace(CPU, returned_from=returned_from)).footprint(experiment, SHAPE, "new")
+    _, step = real_step(experiment)
+    sizes = profiled_sizes(step)
+    heap = peak_of([size for size in sizes if abs(size) < returned_from])
+    returned = peak_of([size for size in sizes if abs(size) >= returned_from])
+    assert min(heap, returned) > 0.2 * (heap + returned)
+    assert footprint.heap.total() == pytest.approx(heap, rel=0.1), "what kernels use while they run is not seen"
+    assert footprint.peak.total() == pytest.approx(heap + returned, rel=0.05)
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_freed_activations_take_memory_in_the_optimizer_step(stage: int) -> None:
+    experiment = experiment_of("qwen3", deepspeed={"zero_optimization": {"stage": stage}})
+
+    def memory(returned_from: int) -> Memory:
+        networks = Networks(replace(CPU, returned_from=returned_from))
+        return RankMemory(experiment, networks, ranks=2, several_packs=True).of(PackShape(tokens=64, targets=8))
+
+    returned, kept = memory(0), memory(2**30)
+    assert returned.during == kept.during == "optimizer step"
+    assert "activations" not in returned.parts
+    assert kept.parts["activations"] > 3 * 64 * 64 * 4
+    assert kept.parts["gradients"] == returned.parts["gradients"]
 
 
 def test_real_tensors_are_counted_like_those_without_data() -> None:
@@ -75,6 +106,7 @@ def test_real_tensors_are_counted_like_those_without_data() -> None:
     assert Networks(CPU).footprint(experiment, SHAPE, "new").peak.total() == pytest.approx(peak, rel=0.02)
 
 
+@pytest.mark.parametrize("returned_from", [0, 2 * 700 * 64 * 4])
 @pytest.mark.parametrize(
     ("model_type", "options", "gradients"),
     [
@@ -85,13 +117,15 @@ def test_real_tensors_are_counted_like_those_without_data() -> None:
     ],
 )
 def test_repeated_layers_are_extrapolated_exactly(
-    model_type: str, options: dict[str, bool], gradients: Gradients
+    model_type: str, options: dict[str, bool], gradients: Gradients, returned_from: int
 ) -> None:
-    simulation = Networks(CPU).simulation(experiment_of(model_type, layers=13, **options))
+    machine = replace(CPU, returned_from=returned_from)
+    simulation = Networks(machine).simulation(experiment_of(model_type, layers=13, **options))
     layers = list(simulation.network.model.layers)
     assert repetition(layers) == GROUPS[model_type]
     whole = simulation.run_layers(SHAPE, gradients, layers)
-    assert simulation.run(SHAPE, gradients).peak == whole.peak
+    found = simulation.run(SHAPE, gradients)
+    assert (found.peak, found.heap) == (whole.peak, whole.heap)
 
 
 @pytest.mark.parametrize("size", [2, 4])
