@@ -34,7 +34,7 @@ def evaluate(
 def print_figures(report: Mapping[str, Any]) -> None:
     """Print the headline metrics of all predictors, then the comparisons in words."""
     from fim_core.evaluation.formatting import show_figure
-    from fim_core.evaluation.page import by_predictor
+    from fim_core.evaluation.page import by_predictor, latency_sentence
     from fim_core.evaluation.predictor_names import TITLES
     from fim_core.evaluation.verdicts import sentences
     from fim_core.metrics.registry import METRICS
@@ -56,5 +56,6 @@ def print_figures(report: Mapping[str, Any]) -> None:
                 cells[0] += "\n" + " – ".join(show_figure(own[bound], metric.unit) for bound in ("low", "high"))
             table.add_row(metric.title, *cells)
     Console().print(table)
-    for sentence in (*sentences(report), report["power"]["sentence"]):
-        typer.echo(sentence)
+    for sentence in (*sentences(report), report["power"]["sentence"], latency_sentence(report)):
+        if sentence:
+            typer.echo(sentence)

@@ -105,7 +105,7 @@ def _row(row: Mapping[str, Any], column: str | None, data: DataConfig) -> tuple[
 
 
 def _prompt_text(builder: PromptBuilder, state: Completion) -> str:
-    """The prompt as the prompts table has it; empty if it cannot be built."""
+    """The prompt as the prompts table has it; empty if training rejects it, so that no training row has it."""
     prompt = builder.build(state)
     return "" if isinstance(prompt, Rejection) else prompt.text
 
