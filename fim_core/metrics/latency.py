@@ -1,6 +1,6 @@
 """Latency of completions: percentiles over held-out prompts, measured by wall time where the report is made.
 
-They are no ratios of sums over rows, as the metrics of the registry are, and no two measurements are equal.
+Unlike the metrics of the registry, they are not ratios of sums over rows, and no two measurements are equal.
 """
 
 from __future__ import annotations
