@@ -106,17 +106,23 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscribe=
 """
 
 
+def missing_packages() -> list[str]:
+    """Debian's packages that the cluster needs and this machine lacks."""
+    search = os.environ["PATH"] + ":" + SYSTEM_PATH
+    return sorted({package for program, package in PACKAGES.items() if not shutil.which(program, path=search)})
+
+
 def why_not() -> str | None:
     """Why this machine cannot have the cluster; None if it can."""
     if os.geteuid() != 0:
         return "namespaces of hosts need root"
-    search = os.environ["PATH"] + ":" + SYSTEM_PATH
-    if missing := sorted({package for program, package in PACKAGES.items() if not shutil.which(program, path=search)}):
+    if missing := missing_packages():
         return f"missing packages: apt-get install {' '.join(missing)}"
     trial = f"fim-trial-{secrets.token_hex(3)}"
     for command in (
         ["ip", "netns", "add", trial],
-        ["ip", "-n", trial, "link", "add", "trial", "type", "bridge"],
+        ["ip", "-n", trial, "link", "add", "bridge", "type", "bridge"],
+        ["ip", "-n", trial, "link", "add", "one", "type", "veth", "peer", "name", "other"],
         ["unshare", "--mount", "--uts", "--pid", "--fork", "mount", "-t", "tmpfs", "tmpfs", "/mnt"],
         ["ip", "netns", "del", trial],
     ):
@@ -342,3 +348,7 @@ def kill(pid: int) -> None:
     """SIGKILL a process, if it still runs."""
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    print(*missing_packages())
