@@ -35,7 +35,7 @@ test-browser: $(READY)  ## Dagster's UI in Debian's Chromium; pictures in artifa
 	$(BIN)/pytest -m browser -rs
 
 test-cluster: $(READY)  ## pdsh, Slurm and OpenMPI on three hosts, made of namespaces; needs root; table in artifacts/cluster
-	$(BIN)/pytest -n 0 -m cluster -rs tests/cluster
+	$(BIN)/pytest -n 0 -m cluster -rs $(ARGS) tests/cluster
 
 test-gpu: $(READY)  ## on NVIDIA GPUs: kernels, losses, speed, NCCL; report in artifacts/gpu
 	$(BIN)/pytest -n 0 -m gpu -rs tests/gpu

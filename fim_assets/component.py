@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from functools import partial
 from typing import Annotated, Any
 
@@ -21,7 +21,9 @@ from fim_assets.instance import PipelineInstance
 from fim_assets.resources.experiment import ExperimentResource, workflow_settings
 from fim_assets.resources.launcher import Launcher
 from fim_assets.scaffold import FimPipelineScaffolder
+from fim_core.config import DataConfig
 from fim_core.config.launchers import LauncherConfig
+from fim_core.errors import FimError
 from fim_core.records.dated import dates_of
 
 
@@ -118,7 +120,7 @@ def definitions_of(instance: PipelineInstance) -> dg.Definitions:
     settings = workflow_settings(instance)
     days = settings.data if settings.data is not None and settings.data.is_dated else None
     if days is not None:
-        instance = replace(instance, first_day=next(iter(dates_of(days)), datetime.now(UTC).date()))
+        instance = replace(instance, first_day=_first_day(days))
     jobs = build_jobs(instance)
     return dg.Definitions(
         assets=dg.map_asset_specs(
@@ -135,3 +137,16 @@ def definitions_of(instance: PipelineInstance) -> dg.Definitions:
             instance.named("launcher"): Launcher(),
         },
     )
+
+
+def _first_day(data: DataConfig) -> date:
+    """The day of the oldest export; today if there is none, or the bucket cannot be listed, which must not break the code
+    location."""
+    try:
+        dates = dates_of(data)
+    except FimError as error:
+        dg.get_dagster_logger().warning(
+            f"The exports cannot be listed, so that the only daily partition is today. Reload the definitions. {error}"
+        )
+        dates = []
+    return dates[0] if dates else datetime.now(UTC).date()

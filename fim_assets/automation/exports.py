@@ -55,17 +55,19 @@ def exports_sensor(
         key = f"{content}-{changes}"
         if dated is None:
             return dg.SensorResult(run_requests=[dg.RunRequest(run_key=key)], cursor=cursor)
-        days = changed_days(dated, Path(folder), files, known["files"])
+        days = changed_days(dated, folder, files, known["files"])
         requests = [dg.RunRequest(run_key=f"{key}-{day}", partition_key=str(day)) for day in days]
         return dg.SensorResult(run_requests=requests, cursor=cursor)
 
     return exports
 
 
-def changed_days(data: DataConfig, folder: Path, files: dict[str, list], known: dict[str, list]) -> list[date]:
+def changed_days(data: DataConfig, folder: str, files: dict[str, list], known: dict[str, list]) -> list[date]:
     """The days of new and changed exports, sorted. `files` and `known` are as `list_exports` returns them."""
-    changed = [folder / name for name, entry in files.items() if entry[2] != known.get(name, (0, 0, ""))[2]]
-    days = {day_of(source, path) for source in data.sources if source.is_dated for path in changed}
+    changed = [
+        f"{folder.rstrip('/')}/{name}" for name, entry in files.items() if entry[2] != known.get(name, (0, 0, ""))[2]
+    ]
+    days = {day_of(source, place) for source in data.sources if source.is_dated for place in changed}
     return sorted(day for day in days if day is not None)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from datetime import date
 from typing import Annotated, Any, Literal
 
@@ -10,6 +11,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from fim_core.config.base import DialectName, PathOrId, PlaceOrId, Section
 from fim_core.config.split_expression import parse_split
+from fim_core.object_storage.urls import is_url
 
 SourceType = Literal[
     "auto",
@@ -100,8 +102,7 @@ class Source(Section):
     name_or_path: PlaceOrId | None = Field(
         None,
         description="CSV, Parquet or JSON-lines file, folder or glob, on this machine or at `s3://`, `gs://`, `az://` or "
-        "`hf://`; or a hub id. `{date}` in a path on this machine stands for the date of a daily export: "
-        "exports/{date}/*.parquet.",
+        "`hf://`; or a hub id. `{date}` in a path or URL stands for the date of a daily export: exports/{date}/*.parquet.",
     )
     split: str = Field(
         "train",
@@ -201,8 +202,8 @@ class Source(Section):
         if not self.is_dated:
             return self
         place = self.name_or_path or ""
-        if "://" in place:
-            raise ValueError(f"{DATE} is for paths on this machine")
+        if is_url(place) and (DATE in (bucket := place.split("/")[2]) or glob.has_magic(bucket)):
+            raise ValueError(f"{place}: name one bucket; {DATE} and wildcards go into the rest of the URL")
         if "**" in place[: place.index(DATE)]:
             raise ValueError(f"{place}: `**` before {DATE} could be folders of any depth; write `*` for each of them")
         if self.sample_ratio is not None or self.sample_count is not None or parse_split(self.split)[1] is not None:

@@ -30,9 +30,13 @@ def follow(job: Job, ranks: RunningRanks, on_event: OnEvent) -> None:
     """
     events = EventTail(job.work.metrics, job.attempt)
     logs = RankLogs(job)
+    newest = _newest_state(job)
 
     def report() -> None:
+        nonlocal newest
         for event in events.read():
+            if event["event"] == "checkpoint" and event["type"] == "deepspeed":
+                newest = event["step"]
             on_event(event)
         logs.show()
 
@@ -51,6 +55,14 @@ def follow(job: Job, ranks: RunningRanks, on_event: OnEvent) -> None:
         ranks.end()
         # Ranks that are ended may have saved another state, from which the next attempt resumes.
         report()
+        # A rank may be ended after it has saved a state and before it has recorded that.
+        if (step := _newest_state(job)) > newest:
+            on_event({"event": "checkpoint", "step": step, "type": "deepspeed"})
+
+
+def _newest_state(job: Job) -> int:
+    """The step of the newest state in the work folder; -1 if there is none."""
+    return max((int(folder.name.split("-")[1]) for folder in job.work.states.glob("step-*")), default=-1)
 
 
 class RankLogs:

@@ -13,7 +13,7 @@ from fim_core.errors import FimError
 from fim_core.object_storage.download import download, download_folder, read_start
 from fim_core.object_storage.listing import Listing, list_files
 from fim_core.object_storage.urls import is_url
-from fim_core.records.dated import Days, dated_files
+from fim_core.records.dated import Days, dated_files, dated_objects
 from fim_core.records.parquet_file import PARQUET_MAGIC, is_parquet
 from fim_core.records.readers import DATA_SUFFIXES, Export, read_file
 from fim_core.records.text_file import EmptyExport, is_utf8
@@ -53,6 +53,9 @@ def locate(
     place = source.name_or_path or ""
     path = Path(place).expanduser()
     split, _ = parse_split(source.split)
+    if source.is_dated and is_url(place):
+        objects = dated_objects(source, days)
+        return _in_object_storage(objects, source, split, downloads, warn) if objects.files else []
     if source.is_dated:
         root, found = dated_files(source, days)
         exports = [p for p in found if is_export(p.relative_to(root).as_posix()) and p.is_file()]

@@ -6,14 +6,15 @@ network file system, except for the folders that belong to a host: /run, /dev/sh
 
 from __future__ import annotations
 
+import ctypes
 import os
 import secrets
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -37,7 +38,9 @@ HOSTS = (HEAD, *WORKERS)
 GPU_WORKER = "worker-3"
 """The worker for which Slurm counts a GPU, which does not exist."""
 
-_SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+_CLONE_NEWNET = 0x40000000
 
 _INIT = """
 set -e
@@ -103,17 +106,23 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscribe=
 """
 
 
+def missing_packages() -> list[str]:
+    """Debian's packages that the cluster needs and this machine lacks."""
+    search = os.environ["PATH"] + ":" + SYSTEM_PATH
+    return sorted({package for program, package in PACKAGES.items() if not shutil.which(program, path=search)})
+
+
 def why_not() -> str | None:
     """Why this machine cannot have the cluster; None if it can."""
     if os.geteuid() != 0:
         return "namespaces of hosts need root"
-    search = os.environ["PATH"] + ":" + _SYSTEM_PATH
-    if missing := sorted({package for program, package in PACKAGES.items() if not shutil.which(program, path=search)}):
+    if missing := missing_packages():
         return f"missing packages: apt-get install {' '.join(missing)}"
     trial = f"fim-trial-{secrets.token_hex(3)}"
     for command in (
         ["ip", "netns", "add", trial],
-        ["ip", "-n", trial, "link", "add", "trial", "type", "bridge"],
+        ["ip", "-n", trial, "link", "add", "bridge", "type", "bridge"],
+        ["ip", "-n", trial, "link", "add", "one", "type", "veth", "peer", "name", "other"],
         ["unshare", "--mount", "--uts", "--pid", "--fork", "mount", "-t", "tmpfs", "tmpfs", "/mnt"],
         ["ip", "netns", "del", trial],
     ):
@@ -215,7 +224,7 @@ class Cluster:
             "--mount-proc",
             "--kill-child",
         ]
-        environment = {"PATH": _SYSTEM_PATH, "HOME": "/root", "NAME": host, "ROOT": str(self.root)}
+        environment = {"PATH": SYSTEM_PATH, "HOME": "/root", "NAME": host, "ROOT": str(self.root)}
         with (self.root / host / "init.log").open("ab") as log:
             self._init[host] = subprocess.Popen(
                 ["ip", "netns", "exec", network, *spaces, "bash", "-c", _INIT],
@@ -269,7 +278,7 @@ class Cluster:
         with log.open("ab") as output:
             return subprocess.Popen(
                 self.command(host, inside),
-                env={"PATH": _SYSTEM_PATH, "HOME": "/root", **environment},
+                env={"PATH": SYSTEM_PATH, "HOME": "/root", **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -279,6 +288,19 @@ class Cluster:
     def output(self, host: str, command: Sequence[str]) -> str:
         """Standard output of a command on a host."""
         return self._run(*self.command(host, command))
+
+    @contextmanager
+    def network_of(self, host: str) -> Iterator[None]:
+        """Let this thread use the network of a host."""
+        with (
+            open("/proc/thread-self/ns/net", "rb") as own,
+            open(f"/proc/{self._first(host)}/ns/net", "rb") as other,
+        ):
+            _enter_network(other.fileno())
+            try:
+                yield
+            finally:
+                _enter_network(own.fileno())
 
     def slurm_jobs(self) -> list[str]:
         """State, name and nodes of each job that Slurm has, one that is completing included."""
@@ -317,7 +339,16 @@ class Cluster:
         self.close()
 
 
+def _enter_network(namespace: int) -> None:
+    if ctypes.CDLL(None, use_errno=True).setns(namespace, _CLONE_NEWNET) != 0:
+        raise OSError(ctypes.get_errno(), "setns failed")
+
+
 def kill(pid: int) -> None:
     """SIGKILL a process, if it still runs."""
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    print(*missing_packages())

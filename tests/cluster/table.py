@@ -7,6 +7,7 @@ from trainings import BACKENDS
 ROWS = {
     "trains": "trains bit-equal to two local ranks",
     "cancel": "cancel (Ctrl-C)",
+    "dagster": "cancel in Dagster",
     "sigkill": "SIGKILL of `fim train`",
     "rank": "one rank killed",
     "host": "one host gone",

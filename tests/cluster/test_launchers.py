@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 
 import pytest
 from hosts import WORKERS, Cluster, kill, wait_for
+from leftovers import assert_clean, is_clean, limit
 from table import Table
-from trainings import BACKENDS, Training, Trainings
-
-from fim_core.locks import is_locked
+from trainings import BACKENDS, Trainings
 
 pytestmark = [pytest.mark.cluster, pytest.mark.parametrize("backend", BACKENDS)]
 
 STEPS = 60
-NOTICE_SECONDS = 15.0
-"""Time in which a failure has to be noticed and reported, and everything has to be gone, on a machine with cores to spare."""
-
-
-def limit() -> float:
-    """NOTICE_SECONDS, longer if other programs keep the cores busy."""
-    return NOTICE_SECONDS * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 @pytest.fixture(scope="session")
@@ -31,20 +22,6 @@ def reference(all_trainings: Trainings) -> str:
     training = all_trainings.start(all_trainings.folder("reference"), steps=STEPS)
     assert training.wait() == 0, training.output
     return training.weights()
-
-
-def is_clean(cluster: Cluster, training: Training) -> bool:
-    """Whether no process, Slurm job or lock of a run is left."""
-    assert training.work is not None or training.weights()
-    locks = [] if training.work is None else [training.work / "lock", *(training.work / "hosts").glob("lock-*")]
-    return not cluster.processes() and not cluster.slurm_jobs() and not any(map(is_locked, locks))
-
-
-def assert_clean(cluster: Cluster, training: Training) -> None:
-    """Assert that nothing is left of a run whose front door has just ended."""
-    assert cluster.processes() == {}
-    assert [job for job in cluster.slurm_jobs() if not job.startswith("COMPLETING")] == []
-    wait_for(lambda: is_clean(cluster, training), 10, "nothing is left")
 
 
 def rank_process(cluster: Cluster, rank: int) -> int:

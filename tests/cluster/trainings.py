@@ -22,11 +22,13 @@ from fim_core.config import load_experiment
 from fim_core.pipeline import run
 
 BACKENDS = ("pdsh", "slurm", "openmpi")
+TWO_HOSTS = ("worker-1 slots=1", "worker-2 slots=1")
+"""Lines of a hostfile."""
 ENDLESS = 3_000
 """Optimizer steps of a run that a test ends. All their packs are planned before the first."""
 
 _ROOT = Path(__file__).parents[2]
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "PYTHONPATH": str(_ROOT),
     "PYTHONDONTWRITEBYTECODE": "1",
     "OMP_NUM_THREADS": "1",
@@ -67,7 +69,7 @@ class Trainings:
         self,
         folder: Path,
         backend: str = "local",
-        hosts: Sequence[str] = ("worker-1 slots=1", "worker-2 slots=1"),
+        hosts: Sequence[str] = TWO_HOSTS,
         *,
         steps: int = ENDLESS,
         environment: Mapping[str, str] | None = None,
@@ -75,13 +77,32 @@ class Trainings:
         before: Sequence[str] = (),
         **options: Any,
     ) -> Training:
-        """Start `fim train` on the head.
+        """Start `fim train` on the head; arguments as those of `configure`.
+
+        Args:
+            before: words to put before the command line, such as `salloc`.
+        """
+        self.configure(folder, backend, hosts, steps=steps, launcher=launcher, **options)
+        training = Training(self.cluster, folder, {**ENVIRONMENT, **(environment or {})}, before)
+        self._started.append(training)
+        return training
+
+    def configure(
+        self,
+        folder: Path,
+        backend: str = "local",
+        hosts: Sequence[str] = TWO_HOSTS,
+        *,
+        steps: int = ENDLESS,
+        launcher: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Path:
+        """Write the experiment file of a folder; returns its path.
 
         Args:
             backend: of the launcher `hostfile`, or `local` for two ranks on the head.
             hosts: lines of the hostfile; without any, the launcher has none.
             launcher: further options of the launcher.
-            before: words to put before the command line, such as `salloc`.
         """
         section: dict[str, Any] = {"num_processes": 2}
         if backend != "local":
@@ -91,9 +112,7 @@ class Trainings:
                 section["hostfile"] = str(folder / "hosts")
         options.setdefault("checkpoint", {"type": "deepspeed", "save_every_n_steps": 5})
         self._write(folder, section | dict(launcher or {}), {"max_steps": steps, **options})
-        training = Training(self.cluster, folder, {**_ENVIRONMENT, **(environment or {})}, before)
-        self._started.append(training)
-        return training
+        return folder / "experiment.yaml"
 
     def end(self) -> None:
         """End what a failed test has left."""
@@ -102,21 +121,11 @@ class Trainings:
         self._started.clear()
 
 
-class Training:
-    """One run of `fim train` on the head."""
+class RunFolder:
+    """The folder of an experiment that is trained."""
 
-    def __init__(self, cluster: Cluster, folder: Path, environment: Mapping[str, str], before: Sequence[str]) -> None:
-        self._cluster = cluster
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._log = folder / f"{time.time_ns()}.log"
-        self.began = time.monotonic()
-        program = [str(Path(sys.executable).with_name("fim")), "train", "experiment.yaml"]
-        self._process = cluster.popen(HEAD, [*before, *program], environment, folder, self._log)
-
-    @property
-    def output(self) -> str:
-        """What it has printed."""
-        return self._log.read_text(encoding="utf-8", errors="replace")
 
     @property
     def launched(self) -> float:
@@ -146,6 +155,34 @@ class Training:
         if start and events[start[-1]].get("attempt") not in json.dumps(job):
             return 0
         return max((event["step"] for event in events if event["event"] == "step"), default=0)
+
+    def events(self) -> str:
+        """The events of its trained checkpoint, one JSON object a line."""
+        return (self._checkpoint / "metrics.jsonl").read_text(encoding="utf-8")
+
+    def weights(self) -> str:
+        """Digest of the trained weights."""
+        return hashlib.sha256((self._checkpoint / "model.safetensors").read_bytes()).hexdigest()
+
+    @property
+    def _checkpoint(self) -> Path:
+        return (self.folder / "store" / "trained_checkpoint" / "current").resolve()
+
+
+class Training(RunFolder):
+    """One run of `fim train` on the head."""
+
+    def __init__(self, cluster: Cluster, folder: Path, environment: Mapping[str, str], before: Sequence[str]) -> None:
+        super().__init__(folder)
+        self._log = folder / f"{time.time_ns()}.log"
+        self.began = time.monotonic()
+        program = [str(Path(sys.executable).with_name("fim")), "train", "experiment.yaml"]
+        self._process = cluster.popen(HEAD, [*before, *program], environment, folder, self._log)
+
+    @property
+    def output(self) -> str:
+        """What it has printed."""
+        return self._log.read_text(encoding="utf-8", errors="replace")
 
     def wait_for_steps(self, steps: int = 8, seconds: float = 240) -> None:
         """Wait until it has trained so many steps."""
@@ -189,18 +226,6 @@ class Training:
     def kill(self) -> None:
         """SIGKILL of `fim train` alone."""
         self.front_door.kill()
-
-    def events(self) -> str:
-        """The events of its trained checkpoint, one JSON object a line."""
-        return (self._checkpoint / "metrics.jsonl").read_text(encoding="utf-8")
-
-    def weights(self) -> str:
-        """Digest of the trained weights."""
-        return hashlib.sha256((self._checkpoint / "model.safetensors").read_bytes()).hexdigest()
-
-    @property
-    def _checkpoint(self) -> Path:
-        return (self.folder / "store" / "trained_checkpoint" / "current").resolve()
 
     def cleanup(self) -> None:
         """End it, if a failed test has left it running."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import dagster as dg
@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from daily_exports import write_daily_experiment, write_day
+from object_server import Bucket
 from transformers import PreTrainedTokenizerFast
 
 from fim_assets.component import definitions_of
@@ -131,6 +132,35 @@ def test_partitions_begin_with_the_first_export_and_end_today(
         assert keys[0] == "2026-03-01"
         assert date.today().isoformat() in keys[-2:]
     assert graph.get(dg.AssetKey("tokenized_dataset")).partitions_def is None
+
+
+@pytest.mark.slow
+def test_days_in_a_bucket(tmp_path: Path, tokenizer: PreTrainedTokenizerFast, bucket: Bucket) -> None:
+    for day in ("2026-03-01", "2026-03-03"):
+        write_day(tmp_path, day, DAYS["2026-03-01"])
+        bucket.put(f"exports/{day}/rows.csv", (tmp_path / "exports" / day / "rows.csv").read_bytes())
+    path = write_daily_experiment(tmp_path, tokenizer)
+    path.write_text(path.read_text().replace(f"{tmp_path}/exports", f"{bucket.url}/exports"))
+    dagster = dg.DagsterInstance.ephemeral()
+    for day in ("2026-03-01", "2026-03-03"):
+        assert run_job(path, "prepare_day", dagster, day).success
+        assert rendered(Store(tmp_path / "store"), day) == (100, 100)
+    assert not run_job(path, "prepare_day", dagster, "2026-03-02").success
+    in_bucket = run(load_experiment(path), until="fim_prompts")["fim_prompts"].artifact
+    # The reference: the same exports in a folder have the same version.
+    path.write_text(path.read_text().replace(f"{bucket.url}/exports", f"{tmp_path}/exports"))
+    assert run(load_experiment(path), until="fim_prompts")["fim_prompts"].artifact == in_bucket
+
+
+def test_a_bucket_that_cannot_be_listed_does_not_break_the_code_location(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, bucket: Bucket, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write_daily_experiment(tmp_path, tokenizer)
+    path.write_text(path.read_text().replace(f"{tmp_path}/exports", "s3://no-such-bucket/exports"))
+    graph = definitions_of(PipelineInstance(str(path))).resolve_asset_graph()
+    [today] = graph.get(dg.AssetKey("raw_completions")).partitions_def.get_partition_keys()
+    assert today == datetime.now(UTC).date().isoformat()
+    assert "There is no bucket or object s3://no-such-bucket" in caplog.text
 
 
 def test_make_demo_leaves_out_the_assets_with_partitions(

@@ -118,27 +118,33 @@ def test_other_files_and_missing_folders_start_nothing(tmp_path: Path) -> None:
     assert "There is no folder" in tick(tmp_path / "absent", None)[2]
 
 
-def test_each_day_whose_exports_changed_is_a_run(tmp_path: Path) -> None:
-    dated = DataConfig.model_validate({"sources": [{"name_or_path": f"{tmp_path}/{{date}}/*.csv"}]})
+def days_started(source: str, folder: str, cursor: str | None) -> tuple[list[str], str | None]:
+    """Evaluate the sensor once, with exports by day: days whose runs it starts, and the new cursor."""
+    dated = DataConfig.model_validate({"sources": [{"name_or_path": source}]})
+    instance, config = PipelineInstance("tiny.yaml"), ExportsConfig(folder=folder, settle_seconds=0)
+    sensor = exports_sensor(instance, build_jobs(instance)["prepare_data"], config, dated)
+    context = dg.build_sensor_context(cursor=cursor, instance=dg.DagsterInstance.ephemeral())
+    result = sensor(context)
+    if isinstance(result, dg.SkipReason):
+        return [], context.cursor
+    return [request.partition_key for request in result.run_requests], result.cursor
 
-    def days(cursor: str | None) -> tuple[list[str], str | None]:
-        instance = PipelineInstance("tiny.yaml")
-        sensor = exports_sensor(
-            instance, build_jobs(instance)["prepare_data"], ExportsConfig(folder=str(tmp_path)), dated
-        )
-        context = dg.build_sensor_context(cursor=cursor, instance=dg.DagsterInstance.ephemeral())
-        result = sensor(context)
-        if isinstance(result, dg.SkipReason):
-            return [], context.cursor
-        return [request.partition_key for request in result.run_requests], result.cursor
 
+@pytest.mark.parametrize("place", ["folder", "bucket", "bucket/"])
+def test_each_day_whose_exports_changed_is_a_run(tmp_path: Path, place: str, request: pytest.FixtureRequest) -> None:
+    if place == "folder":
+        folder, write = str(tmp_path), lambda name, text: put(tmp_path, name, text)
+    else:
+        bucket = request.getfixturevalue("bucket")
+        folder, write = f"{bucket.url}/exports", lambda name, text: bucket.put(f"exports/{name}", text)
+    source, watched = f"{folder}/{{date}}/*.csv", folder + place.removeprefix("bucket").removeprefix("folder")
     for day in ("2026-03-01", "2026-03-02"):
-        put(tmp_path, f"{day}/a.csv", day)
-    put(tmp_path, "other/a.csv", "of no day")
-    assert days(None)[0] == ["2026-03-01", "2026-03-02"]
-    cursor = days(None)[1]
-    put(tmp_path, "2026-03-02/a.csv", "changed")
-    put(tmp_path, "2026-03-03/b.csv", "new")
-    changed, cursor = days(cursor)
+        write(f"{day}/a.csv", day)
+    write("other/a.csv", "of no day")
+    started, cursor = days_started(source, watched, None)
+    assert started == ["2026-03-01", "2026-03-02"]
+    write("2026-03-02/a.csv", "changed")
+    write("2026-03-03/b.csv", "new")
+    changed, cursor = days_started(source, watched, cursor)
     assert changed == ["2026-03-02", "2026-03-03"]
-    assert days(cursor)[0] == []
+    assert days_started(source, watched, cursor)[0] == []

@@ -49,13 +49,17 @@ class DagsterHome:
         """Start a Python module in this home; its output goes to the log."""
         with self.log.open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", *module_and_arguments],
+                self.command([sys.executable, "-m", *module_and_arguments]),
                 env=self._environment,
                 cwd=self.folder,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
+
+    def command(self, command: list[str]) -> list[str]:
+        """The command line that starts a command where this home is: here, unless a subclass says otherwise."""
+        return command
 
     def tail(self) -> str:
         """The last lines of output."""

@@ -8,10 +8,13 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from object_server import Bucket
 from pydantic import ValidationError
 
 from fim_core.config.data import DataConfig, Source
 from fim_core.errors import FimError
+from fim_core.object_storage.listing import Listing, list_files
+from fim_core.records import dated
 from fim_core.records.dated import dates_of, day_of, days_to_read
 from fim_core.records.sources import digest_sources, write_raw_completions
 
@@ -58,10 +61,14 @@ def exports(tmp_path: Path) -> Path:
         ("exports/{date}/*.csv", "exports/20260301/a.csv", None),
         ("exports/{date}/*.csv", "other/2026-03-01/a.csv", None),
         ("exports/{date}/*.csv", "exports", None),
+        ("s3://logs/exports/{date}/*.csv", "s3://logs/exports/2026-03-01/a.csv", "2026-03-01"),
+        ("s3://logs/{date}", "s3://logs/2026-03-01/deeper/a.csv", "2026-03-01"),
+        ("s3://logs/{date}/*.csv", "s3://other/2026-03-01/a.csv", None),
+        ("s3://logs/{date}/*.csv", "logs/2026-03-01/a.csv", None),
     ],
 )
 def test_the_day_of_a_path(pattern: str, path: str, day: str | None) -> None:
-    assert day_of(Source(name_or_path=pattern), Path(path)) == (date.fromisoformat(day) if day else None)
+    assert day_of(Source(name_or_path=pattern), path) == (date.fromisoformat(day) if day else None)
 
 
 @pytest.mark.parametrize("pattern", ["{date}/*.csv", "{date}"])
@@ -118,12 +125,63 @@ def test_a_day_without_an_export_is_reported(exports: Path) -> None:
         digest_sources(data_of(f"{exports}/nowhere/{{date}}/*.csv"))
 
 
+PATTERNS = [
+    *("{date}/*.csv", "{date}", "{date}/", "log-{date}.csv", "*/{date}/**/*.csv", "eu/{date}/**", "eu/{date}/*"),
+    *("eu/date={date}/**/r*.csv", "{date}/log-{date}*.csv", "*/{date}/[ab]/*.csv"),
+]
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("days", [None, date(2026, 3, 1), date(2026, 2, 28)], ids=str)
+def test_objects_are_those_that_files_of_the_same_names_would_be(
+    exports: Path, bucket: Bucket, pattern: str, days: date | None, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    for name in ("a/rows.csv", "a/b/rows.csv", "c/rows.csv", "rows.csv", ".hidden/rows.csv", "_old.csv"):
+        write(exports / "eu" / "2026-03-01" / name, name)
+        write(exports / "eu" / "date=2026-03-02" / name, name)
+    write(exports / "2026-03-01" / "log-2026-03-01-2.csv", "twice the date")
+    for file in exports.rglob("*"):
+        if file.is_file():
+            bucket.put(f"all/{file.relative_to(exports).as_posix()}", file.read_bytes())
+    found = []
+    for place in (str(exports), f"{bucket.url}/all"):
+        data = data_of(f"{place}/{pattern}")
+        known = [dates_of(data)]
+        try:
+            found.append((known, rows(data if days is None else data.of_day(days), tmp_path_factory.mktemp("raw"))))
+        except FimError as error:
+            found.append((known, str(error).replace(place, "")))
+    assert found[0] == found[1]
+
+
+def test_a_day_is_listed_alone(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    for day in ("2026-03-01", "2026-03-02"):
+        bucket.put(f"exports/{day}/rows.csv", "INPUT,OUTPUT\nx,y\n")
+    listed = []
+
+    def record(url: str, **options: Any) -> Listing:
+        listed.append(url)
+        return list_files(url, **options)
+
+    monkeypatch.setattr(dated, "list_files", record)
+    [source] = data_of(f"{bucket.url}/exports/{{date}}/*.csv", window=2).sources
+    day = date(2026, 3, 1)
+    assert list(dated.dated_objects(source, dated.Days(day, day)).files) == ["2026-03-01/rows.csv"]
+    assert listed == [f"{bucket.url}/exports/2026-03-01"]
+
+
+def test_a_bucket_that_does_not_exist_is_reported(bucket: Bucket) -> None:
+    with pytest.raises(FimError, match="no bucket or object s3://no-such-bucket"):
+        dates_of(data_of("s3://no-such-bucket/exports/{date}/*.csv"))
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         ({"sources": ["rows.csv"], "window": 3}, "window needs a source with {date}"),
         ({"sources": ["rows.csv"], "eval_sources": ["{date}.csv"]}, "held-out rows are the same every day"),
-        ({"sources": ["s3://bucket/{date}.csv"]}, "on this machine"),
+        ({"sources": ["s3://exports-{date}/rows.csv"]}, "name one bucket"),
+        ({"sources": ["s3://exports-*/{date}.csv"]}, "name one bucket"),
         ({"sources": ["a/**/{date}.csv"]}, "any depth"),
         ({"sources": [{"name_or_path": "{date}.csv", "split": "train[:10]"}]}, "set data.window"),
         ({"sources": [{"name_or_path": "{date}.csv", "sample_count": 10}]}, "set data.window"),

@@ -1,15 +1,18 @@
-"""Logs of ranks as the launcher shows them: prefixed, selected, and limited in length."""
+"""Logs of ranks as the launcher shows them: prefixed, selected, and limited in length. Saved states that it reports."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from training_helpers import tiny_experiment
 
+from fim_core.errors import FimError
 from fim_core.launchers import monitor
-from fim_core.launchers.monitor import RankLogs
+from fim_core.launchers.monitor import RankLogs, follow
 from fim_core.training.job import Job, Work
+from fim_core.training.trackers import EventLog
 
 
 def job_in(folder: Path, **logger: object) -> Job:
@@ -64,3 +67,46 @@ def test_long_output_is_cut(
         "[rank 0] 01234",
         f"[rank 0] Further lines are only in {log}",
     ]
+
+
+class EndedRanks:
+    """Ranks that are cancelled at the first look, and have saved states by then, of which the last may not be recorded."""
+
+    def __init__(self, job: Job, saved: int, recorded: int) -> None:
+        self._job, self._saved, self._recorded = job, saved, recorded
+
+    @property
+    def running(self) -> bool:
+        raise KeyboardInterrupt
+
+    def check(self) -> None: ...
+
+    def failure(self) -> FimError | None:
+        return None
+
+    def end(self) -> None:
+        log = EventLog(self._job.work.metrics, [], None)
+        log.write("start", 0, attempt=self._job.attempt)
+        for step in range(5, self._saved + 1, 5):
+            (self._job.work.states / f"step-{step}").mkdir(parents=True)
+            if step <= self._recorded:
+                log.write("checkpoint", step, type="deepspeed")
+
+
+@pytest.mark.parametrize(("saved", "recorded"), [(0, 0), (10, 10), (10, 5), (5, 0)])
+def test_the_last_state_is_reported_even_if_its_rank_had_no_time_to_record_it(
+    tmp_path: Path, saved: int, recorded: int
+) -> None:
+    job, events = job_in(tmp_path), list[dict[str, Any]]()
+    with pytest.raises(KeyboardInterrupt):
+        follow(job, EndedRanks(job, saved, recorded), events.append)
+    states = [event for event in events if event["event"] == "checkpoint" and event["type"] == "deepspeed"]
+    assert [event["step"] for event in states] == list(range(5, saved + 1, 5))
+
+
+def test_states_of_an_earlier_attempt_are_not_reported(tmp_path: Path) -> None:
+    job, events = job_in(tmp_path), list[dict[str, Any]]()
+    (job.work.states / "step-5-2").mkdir(parents=True)
+    with pytest.raises(KeyboardInterrupt):
+        follow(job, EndedRanks(job, 0, 0), events.append)
+    assert [event["event"] for event in events] == ["start"]
