@@ -172,9 +172,12 @@ def _of_feedback(feedback: Mapping[str, Any] | None) -> str:
         for half in ("fitted_to", "measured_on")
     )
     if feedback["used"]:
-        return f" Users had {fitted} of the completions that it was fitted to, and {measured} of those that it was measured on."
+        return (
+            f" Users had {fitted} of the completions that it was fitted to, and {measured} of those that it was measured on. "
+            f"The metric {METRICS['shown_precision'].title!r} does not count the rejected ones."
+        )
     return (
-        f" Rejected completions are no part of it: users had {fitted} of what the model still writes, and {FEWEST} of each are "
+        f" Rejected completions are not part of it: users had {fitted} of what the model still writes, and {FEWEST} of each are "
         "needed."
     )
 
@@ -189,7 +192,7 @@ def latency_sentence(report: Mapping[str, Any]) -> str:
     ]
     return (
         f"The model finishes a completion in {' and '.join(figures)}: wall time on {measured['device']}, {measured['rows']} "
-        f"held-out rows one by one, nothing cached, at most {measured['max_tokens']} tokens. Another measurement gives other figures."
+        f"held-out rows one by one, nothing cached, at most {measured['max_tokens']} tokens. Wall time differs from run to run."
     )
 
 

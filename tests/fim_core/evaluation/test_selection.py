@@ -165,7 +165,7 @@ def test_too_few_verdicts_change_nothing(judged: Judged, accepted: int, rejected
 def test_the_sentence_says_what_the_filter_was_fitted_to(judged: Judged) -> None:
     assert shown_sentence(figures(judged, with_verdicts(judged, 20, 40))).endswith(
         " Users had accepted 20 and rejected 40 of the completions that it was fitted to, and accepted 20 and rejected 40 of "
-        "those that it was measured on."
+        "those that it was measured on. The metric 'Precision when shown' does not count the rejected ones."
     )
     assert shown_sentence(figures(judged, with_verdicts(judged, 20, 7))).endswith(
         "users had accepted 20 and rejected 7 of what the model still writes, and 20 of each are needed."
