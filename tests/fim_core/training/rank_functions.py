@@ -13,7 +13,7 @@ import torch
 from deepspeed.utils import safe_get_full_grad
 from safetensors.torch import load_file
 
-import fim_core.training.run as run_module
+import fim_core.training.model as model_module
 from fim_core.modeling.loss import batch_loss
 from fim_core.modeling.tiling import enable_tiled_compute
 from fim_core.packing import collate
@@ -181,7 +181,7 @@ def in_tiles(function: Callable[[Job, Ranks], Any], jobs: list[Job]) -> list[Any
         tiled.append(model)
         enable_tiled_compute(model, tile_tokens=8)
 
-    run_module.enable_tiled_compute = enable  # type: ignore[assignment]
+    model_module.enable_tiled_compute = enable  # type: ignore[assignment]
     ranks = join_ranks()
     results = [function(job, ranks) for job in jobs]
     assert len(tiled) == sum(job.experiment.tiled_mlp_compute for job in jobs)
