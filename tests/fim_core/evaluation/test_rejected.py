@@ -165,6 +165,19 @@ def test_a_prompt_that_is_trained_on_is_left_out(
     assert {one.row.prefix for one in feedback.rejected()} == {state(number).prefix for number in range(30)} - trained
 
 
+@pytest.mark.parametrize("actions", [("accepted", "accepted"), ("accepted", "rejected")], ids=["none", "trained on"])
+def test_an_export_without_rejected_completions_to_use(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, written: list[str], actions: tuple[str, str]
+) -> None:
+    rows = [row(number, f"id = {number}", f"sheet{number}", "accepted") for number in range(12)]
+    plain = Feedback(tmp_path, tokenizer, rows, group_by="SHEET")
+    table = pq.read_table(plain.prompts / "prompts.parquet").to_pylist()
+    number = next(int(row["row_id"].rsplit("-")[-1]) for row in table if row["split"] == "train")
+    (tmp_path / "second").mkdir()
+    rows += [row(20 + number, written[number], f"sheet{number}", action) for action in actions]
+    assert Feedback(tmp_path / "second", tokenizer, rows, group_by="SHEET").rejected() == []
+
+
 def test_the_report_counts_the_verdicts(tmp_path: Path, tokenizer: PreTrainedTokenizerFast, written: list[str]) -> None:
     feedback = Feedback(tmp_path, tokenizer, export(written), group_by="SHEET")
     (tmp_path / "out").mkdir()
