@@ -26,7 +26,7 @@ from fim_core.tokenization import tokenize_prompts
 from tests.fim_core.conftest import MODEL, Evaluated, save_checkpoint
 
 DDL = "CREATE TABLE orders (id INT, total INT);"
-COLUMNS = ("TYPE", "INPUT", "OUTPUT", "SHEET", "SHOWN", "ACTION")
+COLUMNS = ("TYPE", "INPUT", "OUTPUT", "SHEET", "SHOWN", "ACTION", "reason")
 LONG = " " * 3000
 
 
@@ -39,7 +39,7 @@ def row(number: int, output: str, sheet: str, action: str, *, history: str = "")
     context = {"sql_history": history, "ddl_context": DDL, "last_few_executed": "", "file_content": ""}
     parts = [json.dumps(context), one.prefix + "<fillMe>" + one.suffix]
     text = json.dumps([{"type": "text", "text": part} for part in parts])
-    return ["expr", text, output, sheet, "true", action]
+    return ["expr", text, output, sheet, "true", action, "of the user"]
 
 
 class Feedback:
