@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from fim_core.errors import FimError
+
 
 def device_type() -> str:
     """`cuda` on a machine with NVIDIA GPUs, else `cpu`; $DS_ACCELERATOR takes precedence. Does not import torch."""
@@ -21,8 +23,15 @@ def returned_from() -> int:
     By default glibc keeps freed blocks of up to 32 MiB, which the activations of a step fragment: with recomputed activations a
     rank took 1.6 times the memory that it needed. Returning blocks from 4 MiB on prevents most of that at no measurable cost;
     from 1 MiB on, it took a fifth more processor time (see benchmarks/README.md).
+
+    Raises:
+        FimError: the variable is not a number that glibc reads.
     """
-    return int(os.environ.get(RETURNED_FROM, 4 * 2**20))
+    text = os.environ.get(RETURNED_FROM) or str(4 * 2**20)
+    try:
+        return int(text, 0)
+    except ValueError:
+        raise FimError(f"${RETURNED_FROM} is {text!r}. Set it to a number of bytes, or remove it.") from None
 
 
 def gpus() -> int:

@@ -126,18 +126,19 @@ def held_out_states(store: Store, experiment: Experiment, most: int) -> list[Com
 
 
 def editor_states(evaluated: EvalSet, placeholder: str, most: int | None = None) -> list[Completion]:
-    """The editor's states of the rows, or of a sample, without those of finished prompts.
+    """The editor's states of the rows that have one, or of a sample of them: finished prompts and conversations have none.
 
     Raises:
         FimError: there are none.
     """
-    places = sample([row.row_id for row in evaluated.rows], most)
-    raw = [evaluated.raw[place] for place in places]
-    parsed = (shape_of(row.source_type).parse(row.input, placeholder) for row in raw)
-    states = [state for state in parsed if isinstance(state, Completion)]
+    parsed = [shape_of(row.source_type).parse(row.input, placeholder) for row in evaluated.raw]
+    states = {
+        row.row_id: state for row, state in zip(evaluated.rows, parsed, strict=True) if isinstance(state, Completion)
+    }
     if not states:
         raise FimError("No held-out row has the state of an editor (prefix and suffix); all are finished prompts.")
-    return states
+    found = list(states.values())
+    return [found[place] for place in sample(list(states), most)]
 
 
 def sample(row_ids: Sequence[str], size: int | None) -> list[int]:

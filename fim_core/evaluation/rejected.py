@@ -87,6 +87,8 @@ def _rows(folder: PromptsFolder, data: DataConfig, most: int | None) -> list[tup
         untrained = {"", *_not_trained_on(folder, "group", set(groups))}
         row_ids = [row_id for row_id, group in zip(row_ids, groups, strict=True) if group in untrained]
     row_ids = [row_ids[place] for place in sample(row_ids, most)]
+    if not row_ids:  # pyarrow refuses to look for a row in an empty list
+        return []
     columns = list(dict.fromkeys(filter(None, ["row_id", "type", "source_type", "input", "output", column])))
     table = pq.read_table(folder.rejected, columns=columns, filters=[("row_id", "in", row_ids)])
     made = [_row(row, column, data) for row in table.to_pylist()]

@@ -87,7 +87,8 @@ _ROWS = """
         edit_similarity(output, CASE WHEN action = 'edited' THEN kept_text END) AS similarity
     FROM (
         SELECT
-            type, nullif(model_version, '') AS model, output, action, length(output) AS characters,
+            type, output, action, length(output) AS characters,
+            CASE WHEN model_version <> '' AND model_version NOT IN (SELECT unnest($null_marks)) THEN model_version END AS model,
             CASE
                 WHEN kept <> '' AND kept NOT IN (SELECT unnest($null_marks)) AND action IS DISTINCT FROM 'rejected' THEN kept
             END AS kept_text,

@@ -24,7 +24,7 @@ from fim_core.prompts.feedback_metrics import FeedbackMetrics, measure_feedback
 from fim_core.prompts.finished import DetectedForm, detect_form
 from fim_core.prompts.render import RENDERED_SCHEMA, Rendered, Renderer, make_renderer
 from fim_core.prompts.split import Split, explain_empty_eval, group_column, split_rows
-from fim_core.records.schema import LEFT_OUT, Completion, Conversation, FinishedPrompt
+from fim_core.records.schema import LEFT_OUT, REJECTION_COLUMNS, Completion, Conversation, FinishedPrompt
 from fim_core.records.shapes import names_of
 
 logger = logging.getLogger(__name__)
@@ -264,5 +264,5 @@ def _has_chat_rows(raw: Path) -> bool:
 
 
 def _rejected_schema(raw: pa.Schema) -> pa.Schema:
-    added = [pa.field("reason", pa.string()), pa.field("detail", pa.string())]
+    added = [pa.field(name, pa.string()) for name in REJECTION_COLUMNS]
     return pa.schema([raw.field(0), *added, *[raw.field(number) for number in range(1, len(raw))]])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from fim_core.config.data import FeedbackColumns, Source
 from fim_core.errors import FimError
-from fim_core.records.schema import FEEDBACK_SCHEMA, RAW_SCHEMA, FinishedPrompt
+from fim_core.records.schema import FEEDBACK_SCHEMA, RAW_SCHEMA, REJECTION_COLUMNS, FinishedPrompt
 from fim_core.records.shapes import SHAPES, RowShape
 from fim_core.records.shapes.messages import MESSAGES, question_columns
 
@@ -73,7 +73,7 @@ def find_columns(names: Sequence[str], source: Source, export: str, *, has_feedb
     feedback = {} if source.feedback is None else _feedback_columns(names, source.feedback, export)
     if feedback and output is None:
         raise FimError(f"{export}: `feedback` goes with rows that have an OUTPUT; its rows are {shape.name}.")
-    reserved = [*RAW_SCHEMA.names, *(FEEDBACK_SCHEMA.names if has_feedback else ())]
+    reserved = [*RAW_SCHEMA.names, *REJECTION_COLUMNS, *(FEEDBACK_SCHEMA.names if has_feedback else ())]
     extras = _extras(names, {*inputs, output, kind, *feedback.values()}, reserved)
     return ExportColumns(shape.name, inputs, output, kind, feedback, extras, columns.join, notice)
 

@@ -129,7 +129,7 @@ def _day_in(pattern: Sequence[str], parts: Sequence[str]) -> date | None:
     texts: set[str] = set()
     for expected, part in zip(pattern[:length], parts, strict=False):
         match = re.fullmatch(fnmatch.translate(expected.replace(DATE, "\0")).replace("\0", f"({_DATE_TEXT})"), part)
-        if match is None:
+        if match is None or _is_hidden(expected, part):
             return None
         texts |= set(match.groups())
     return _day(*texts) if len(texts) == 1 else None
@@ -142,11 +142,19 @@ def _is_below(pattern: Sequence[str], parts: Sequence[str]) -> bool:
         if not expected:
             return True
         if expected[0] == "**":
-            return any(match(expected[1:], rest[start:]) for start in range(len(rest) + 1))
-        return bool(rest) and fnmatch.fnmatchcase(rest[0], expected[0]) and match(expected[1:], rest[1:])
+            return match(expected[1:], rest) or (
+                bool(rest) and not _is_hidden("**", rest[0]) and match(expected, rest[1:])
+            )
+        fits = bool(rest) and fnmatch.fnmatchcase(rest[0], expected[0]) and not _is_hidden(expected[0], rest[0])
+        return fits and match(expected[1:], rest[1:])
 
     length = _length_to_date(pattern)
     return match(pattern[length:], parts[length:])
+
+
+def _is_hidden(pattern: str, name: str) -> bool:
+    """Whether a pattern passes over a name, as `glob` does on this machine: a wildcard does not match a dot at the start."""
+    return name.startswith(".") and not pattern.startswith(".")
 
 
 def _length_to_date(pattern: Sequence[str]) -> int:

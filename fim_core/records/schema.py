@@ -36,6 +36,9 @@ RAW_SCHEMA = pa.schema(
 """
 
 
+REJECTION_COLUMNS = ("reason", "detail")
+"""Columns that the table of rejected rows adds to those of the raw table; no other column may be named like them."""
+
 VERDICT_COLUMNS = ("shown", "action", "kept", "request_id")
 """Columns that decide which text of a row is trained on (see `fim_core.records.feedback`)."""
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -78,7 +78,7 @@ def create_app(
     """Create the ASGI application.
 
     Args:
-        completer: the model.
+        completer: the model. It is closed when the server ends.
         model_name: name of the model in the API.
         max_tokens: default limit of new tokens.
         allowed_hosts: accepted values of the Host header; `*` for any.
@@ -101,6 +101,7 @@ def create_app(
         ],
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(allowed_hosts), www_redirect=False)],
         exception_handlers={ApiError: _api_error, HTTPException: _http_error, ClientDisconnect: _client_left},
+        lifespan=server.lifespan,
     )
 
 
@@ -125,6 +126,12 @@ class _Server:
         self._turn = anyio.Lock()
         # Separate threads, so that short prompts, long prompts, the model and the log do not wait for each other.
         self._short, self._long, self._model, self._writer = (anyio.CapacityLimiter(1) for _ in range(4))
+
+    @asynccontextmanager
+    async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        """End with the server the process that checks statements: one that was stopped does not notice the end."""
+        yield
+        self._completer.close()
 
     async def health(self, request: Request) -> Response:
         return JSONResponse({"status": "ok"})

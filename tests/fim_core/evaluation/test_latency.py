@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from fim_core.config import Experiment
 from fim_core.config.evaluation import EvaluationConfig, GateConfig, GateRule
 from fim_core.device import device_name
 from fim_core.errors import FimError
-from fim_core.evaluation.eval_set import editor_states, load_eval_set
+from fim_core.evaluation.eval_set import RawRow, editor_states, load_eval_set
 from fim_core.evaluation.page import latency_sentence, render_markdown, render_page
 from fim_core.evaluation.run import evaluate
 from fim_core.folders.report import ReportFolder
@@ -122,6 +123,15 @@ def test_without_an_editor_state_the_evaluation_stops_at_once(evaluated: Evaluat
     found = load_eval_set(evaluated.raw, evaluated.prompts, evaluated.dataset, max_rows=2, placeholder="<other>")
     with pytest.raises(FimError, match="No held-out row has the state of an editor"):
         editor_states(found, "<other>")
+
+
+def test_finished_prompts_take_no_place_in_the_sample(evaluated: Evaluated) -> None:
+    found = load_eval_set(evaluated.raw, evaluated.prompts, evaluated.dataset, max_rows=12)
+    finished = RawRow("prompt_response", "SELECT 1", "")
+    for place, row in enumerate(found.raw):
+        raw = [finished] * place + [row] + [finished] * (11 - place)
+        [state] = editor_states(replace(found, raw=raw), "<fillMe>", 2)
+        assert (state.prefix, state.suffix) == (found.rows[place].prefix, found.rows[place].suffix)
 
 
 def test_rules_need_the_measurement(evaluated: Evaluated) -> None:

@@ -26,7 +26,7 @@ from fim_core.tokenization import tokenize_prompts
 from tests.fim_core.conftest import MODEL, Evaluated, save_checkpoint
 
 DDL = "CREATE TABLE orders (id INT, total INT);"
-COLUMNS = ("TYPE", "INPUT", "OUTPUT", "SHEET", "SHOWN", "ACTION")
+COLUMNS = ("TYPE", "INPUT", "OUTPUT", "SHEET", "SHOWN", "ACTION", "reason")
 LONG = " " * 3000
 
 
@@ -39,7 +39,7 @@ def row(number: int, output: str, sheet: str, action: str, *, history: str = "")
     context = {"sql_history": history, "ddl_context": DDL, "last_few_executed": "", "file_content": ""}
     parts = [json.dumps(context), one.prefix + "<fillMe>" + one.suffix]
     text = json.dumps([{"type": "text", "text": part} for part in parts])
-    return ["expr", text, output, sheet, "true", action]
+    return ["expr", text, output, sheet, "true", action, "of the user"]
 
 
 class Feedback:
@@ -163,6 +163,19 @@ def test_a_prompt_that_is_trained_on_is_left_out(
     table = pq.read_table(feedback.prompts / "prompts.parquet").to_pylist()
     trained = {row["prefix"] for row in table if row["split"] == "train"}
     assert {one.row.prefix for one in feedback.rejected()} == {state(number).prefix for number in range(30)} - trained
+
+
+@pytest.mark.parametrize("actions", [("accepted", "accepted"), ("accepted", "rejected")], ids=["none", "trained on"])
+def test_an_export_without_rejected_completions_to_use(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, written: list[str], actions: tuple[str, str]
+) -> None:
+    rows = [row(number, f"id = {number}", f"sheet{number}", "accepted") for number in range(12)]
+    plain = Feedback(tmp_path, tokenizer, rows, group_by="SHEET")
+    table = pq.read_table(plain.prompts / "prompts.parquet").to_pylist()
+    number = next(int(row["row_id"].rsplit("-")[-1]) for row in table if row["split"] == "train")
+    (tmp_path / "second").mkdir()
+    rows += [row(20 + number, written[number], f"sheet{number}", action) for action in actions]
+    assert Feedback(tmp_path / "second", tokenizer, rows, group_by="SHEET").rejected() == []
 
 
 def test_the_report_counts_the_verdicts(tmp_path: Path, tokenizer: PreTrainedTokenizerFast, written: list[str]) -> None:

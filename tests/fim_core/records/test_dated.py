@@ -154,6 +154,22 @@ def test_objects_are_those_that_files_of_the_same_names_would_be(
     assert found[0] == found[1]
 
 
+@pytest.mark.parametrize("pattern", ["{date}/*.csv", "{date}/**/*.csv", "*/{date}/*.csv"])
+def test_a_day_with_hidden_objects_alone_is_none(tmp_path: Path, bucket: Bucket, pattern: str) -> None:
+    """Such as those of an upload that is not finished: the window would end there, and be empty."""
+    for name in (
+        "2026-03-01/a.csv",
+        "eu/2026-03-01/a.csv",
+        "2026-03-02/.a.csv",
+        "2026-03-03/.b/a.csv",
+        ".c/2026-03-04/a.csv",
+    ):
+        write(tmp_path / "exports" / name, "x")
+        bucket.put(f"exports/{name}", b"INPUT,OUTPUT\nx,y\n")
+    for place in (f"{tmp_path}/exports", f"{bucket.url}/exports"):
+        assert dates_of(data_of(f"{place}/{pattern}", window=1)) == [date(2026, 3, 1)]
+
+
 def test_a_day_is_listed_alone(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     for day in ("2026-03-01", "2026-03-02"):
         bucket.put(f"exports/{day}/rows.csv", "INPUT,OUTPUT\nx,y\n")

@@ -84,7 +84,7 @@ FEEDBACK_ROWS = st.lists(
             "SHOWN": st.sampled_from(["", "true", "FALSE", " Yes ", "0", "maybe"]),
             "ACTION": st.sampled_from(["", "accepted", "Rejected", " EDITED", "typed", "NULL"]),
             "KEPT": st.one_of(TEXTS, st.just("NULL")),
-            "MODEL": st.sampled_from(["", "v1", "v2"]),
+            "MODEL": st.sampled_from(["", "NULL", "v1", "v2"]),
         }
     ),
     min_size=1,
@@ -178,7 +178,7 @@ def reference_metrics(table: list[dict[str, Any]]) -> FeedbackMetrics:
     by_model: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in measured:
         by_type[row["type"]].append(row)
-        if row["model_version"]:
+        if row["model_version"] not in (None, "", "NULL"):
             by_model[row["model_version"]].append(row)
 
     def actions(rows: list[dict[str, Any]]) -> Counter[str]:
@@ -229,6 +229,15 @@ def slow_retained(output: str, kept: str) -> int:
     if output[0] == kept[0]:
         return 1 + slow_retained(output[1:], kept[1:])
     return max(slow_retained(output[1:], kept), slow_retained(output, kept[1:]))
+
+
+def test_null_marks_are_no_version_of_a_model(tmp_path: Path) -> None:
+    rows = [{"INPUT": INPUT, "OUTPUT": "a", "ACTION": "accepted", "MODEL": model} for model in ("NULL", "", "v1")]
+    write_csv(tmp_path / "rows.csv", rows, tuple(rows[0]))
+    data = data_of(tmp_path / "rows.csv", {"action": "ACTION", "model": "MODEL"}, null_marks=["NULL"])
+    metrics = prepare(tmp_path, data)[1].feedback
+    assert metrics is not None
+    assert [(found.model, found.shown) for found in metrics.by_model] == [("v1", 1)]
 
 
 @given(st.text("abc", max_size=6), st.text("abc", max_size=6))

@@ -138,11 +138,12 @@ def test_the_same_bytes_twice_keep_unique_ids_and_cause_a_warning(
 
 
 def test_column_names_that_clash(tmp_path: Path) -> None:
-    header = ["INPUT", "OUTPUT", "row_id", "Source", "a", "A", "", "Type"]
-    path = export(tmp_path / "a.csv", header, ["i", "o", "r", "s", "1", "2", "3", "t"])
+    header = ["INPUT", "OUTPUT", "row_id", "Source", "a", "A", "", "Type", "REASON", "detail"]
+    path = export(tmp_path / "a.csv", header, ["i", "o", "r", "s", "1", "2", "3", "t", "why", "what"])
     _, (row,) = run(config(at(path)), tmp_path)
     extras = {name: value for name, value in row.items() if name not in RAW_SCHEMA.names}
-    assert extras == {"export_row_id": "r", "export_Source": "s", "a": "1", "A_2": "2", "column_7": "3"}
+    clashing = {"export_row_id": "r", "export_Source": "s", "export_REASON": "why", "export_detail": "what"}
+    assert extras == clashing | {"a": "1", "A_2": "2", "column_7": "3"}
     assert row["type"] == "t"
 
 

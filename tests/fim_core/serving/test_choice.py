@@ -183,6 +183,20 @@ def test_the_server_says_what_it_hides(filtered: Path, completer: Completer, str
         assert "fim" not in shown
 
 
+def test_a_worker_that_is_stopped_ends_with_the_server(filtered: Path) -> None:
+    completer = Completer.load(filtered)
+    assert completer._chooser is not None
+    process = completer._chooser.checker._worker._process
+    assert process is not None
+    app = create_app(completer, model_name="fim", max_tokens=6, allowed_hosts=("testserver",))
+    with TestClient(app):
+        os.kill(process.pid, signal.SIGSTOP)
+    try:
+        assert process.poll() == -signal.SIGKILL
+    finally:
+        completer.close()
+
+
 def test_a_completer_chooses_among_candidates(checkpoint: Path, checker: StatementChecker) -> None:
     one, four = Completer.load(checkpoint), Completer.load(checkpoint, candidates=4, dialect="duckdb")
     replaced = 0
