@@ -35,7 +35,7 @@ def follow(job: Job, ranks: RunningRanks, on_event: OnEvent) -> None:
     def report() -> None:
         nonlocal newest
         for event in events.read():
-            if event["event"] == "checkpoint" and event["type"] == "deepspeed":
+            if event["event"] == "checkpoint" and event.get("type") == "deepspeed":
                 newest = event["step"]
             on_event(event)
         logs.show()

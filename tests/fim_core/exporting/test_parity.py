@@ -14,13 +14,14 @@ from transformers import PreTrainedTokenizerFast
 pytest.importorskip("gguf", reason="gguf is not installed: pip install -e '.[gguf]'")
 pytest.importorskip("xllamacpp", reason="xllamacpp is not installed: pip install xllamacpp")
 
-from benchmarks.gguf_parity import gap_of, reference, text_of
+from benchmarks.gguf_parity import gap_of, reference
 from benchmarks.llama_server import LlamaServer
 from fim_core.exporting.architectures import ARCHITECTURES
 from fim_core.exporting.export import end_ids_of, export_gguf
 from fim_core.inference.generation import load_for_inference
 from fim_core.inference.prefix_cache import PrefixCache
 from fim_core.inference.prompting import load_prompt_builder
+from fim_core.prompts import Prompt, PromptBuilder
 from fim_core.records.schema import Completion
 
 STATES = [
@@ -31,6 +32,13 @@ STATES = [
 ]
 NEAR_TIE = 0.05
 """Nats; rounding to float16 changed no log-probability of these models by more."""
+
+
+def text_of(builder: PromptBuilder, state: Completion) -> str:
+    """A prompt as text, without the start token, which llama.cpp adds."""
+    prompt = builder.build(state)
+    assert isinstance(prompt, Prompt)
+    return prompt.text.removeprefix(builder.sequence_start)
 
 
 @pytest.mark.parametrize("model_type", sorted(ARCHITECTURES))
