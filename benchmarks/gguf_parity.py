@@ -28,6 +28,7 @@ from fim_core.evaluation.predictors import Predictor
 from fim_core.exporting.export import Quantization, export_gguf
 from fim_core.inference.greedy import greedy_tokens
 from fim_core.inference.prefix_cache import PrefixCache
+from fim_core.inference.prompting import load_prompt_builder
 from fim_core.modeling.load import build_model
 from fim_core.modeling.save import save_model
 from fim_core.prompt_format.recipe import write_recipe
@@ -62,7 +63,10 @@ def compare(
     predictor: Predictor, prompts: Sequence[list[int]], weights: Sequence[str], *, max_tokens: int, threads: int
 ) -> None:
     """Export the checkpoint in each of `weights`, complete the prompts with it, and print the shares of equal completions."""
-    cache, stop_ids = PrefixCache(predictor.model), predictor.stop_ids
+    # llama.cpp does not stop at the FIM markers of every model; the export says so.
+    markers = load_prompt_builder(predictor.folder, predictor.tokenizer).tokens
+    stop_ids = predictor.stop_ids - {markers.prefix_id, markers.suffix_id, markers.middle_id}
+    cache = PrefixCache(predictor.model)
     expected = [reference(cache, prompt, stop_ids, max_tokens) for prompt in prompts]
     ended = sum(ids[-1] in stop_ids for ids in expected)
     print(f"reference: {sum(map(len, expected))} new tokens, {ended} completions ended", flush=True)
