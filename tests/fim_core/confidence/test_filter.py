@@ -66,10 +66,10 @@ def test_shuffled_labels_gain_nothing() -> None:
     assert correct[useful.confidence(features) >= useful.threshold].mean() > correct.mean() + 0.1
 
 
-@given(st.lists(st.integers(0, 9), min_size=1, max_size=60), st.floats(0.01, 0.5))
-def test_the_threshold_by_loss_is_the_largest_within_the_bound(values: list[int], share: float) -> None:
-    confidences = np.array(values, float)
-    allowed = [t for t in confidences if ((confidences < t).sum() + 1) / (len(values) + 1) <= share]
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=120), st.integers(1, 50))
+def test_the_threshold_by_loss_is_the_largest_within_the_bound(values: list[int], percent: int) -> None:
+    confidences, share = np.array(values, float), percent / 100
+    allowed = [t for t in confidences if 100 * ((confidences < t).sum() + 1) <= percent * (len(values) + 1)]
     if not allowed:
         with pytest.raises(CannotFit, match="too few"):
             _threshold_by_loss(confidences, share)
