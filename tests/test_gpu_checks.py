@@ -175,7 +175,7 @@ def test_rehearsal_of_all_tests_on_a_cpu(tmp_path: Path) -> None:
     report = (tmp_path / "gpu" / "report.md").read_text()
     assert report in done.stdout
     titles = [line for line in report.splitlines() if line.startswith("###")]
-    assert len(titles) == 6
+    assert len(titles) == 7
     skipped = [line for line in done.stdout.splitlines() if line.startswith("SKIPPED")]
     assert all("softcap" in line or "trl" in line for line in skipped)
 
