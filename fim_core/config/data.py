@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import re
 from datetime import date
 from typing import Annotated, Any, Literal
 
@@ -204,6 +205,8 @@ class Source(Section):
         place = self.name_or_path or ""
         if is_url(place) and (DATE in (bucket := place.split("/")[2]) or glob.has_magic(bucket)):
             raise ValueError(f"{place}: name one bucket; {DATE} and wildcards go into the rest of the URL")
+        if re.search(rf"\[[^]/]*{re.escape(DATE)}", place):
+            raise ValueError(f"{place}: {DATE} stands for a whole date, so it cannot be inside [ ]")
         if "**" in place[: place.index(DATE)]:
             raise ValueError(f"{place}: `**` before {DATE} could be folders of any depth; write `*` for each of them")
         if self.sample_ratio is not None or self.sample_count is not None or parse_split(self.split)[1] is not None:

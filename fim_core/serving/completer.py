@@ -85,7 +85,9 @@ class Completer:
         """
         model, tokenizer = load_for_inference(checkpoint)
         if candidates > 1 and (why := why_not_shared(model)):
-            raise FimError(f"This model completes in one way only: {why}. Leave out --candidates.")
+            raise FimError(
+                f"This model completes in one way only: {why}. Set candidates to 1 (--candidates, serving.candidates)."
+            )
         found = None if show_all and candidates == 1 else CompletionFilter.read(filter_in or checkpoint)
         used = None if show_all else found
         chooser = None

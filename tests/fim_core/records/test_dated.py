@@ -198,6 +198,8 @@ def test_a_bucket_that_does_not_exist_is_reported(bucket: Bucket) -> None:
         ({"sources": ["rows.csv"], "eval_sources": ["{date}.csv"]}, "held-out rows are the same every day"),
         ({"sources": ["s3://exports-{date}/rows.csv"]}, "name one bucket"),
         ({"sources": ["s3://exports-*/{date}.csv"]}, "name one bucket"),
+        ({"sources": ["exports/[a{date}]/*.csv"]}, "inside"),
+        ({"sources": ["s3://exports/[!{date}].csv"]}, "inside"),
         ({"sources": ["a/**/{date}.csv"]}, "any depth"),
         ({"sources": [{"name_or_path": "{date}.csv", "split": "train[:10]"}]}, "set data.window"),
         ({"sources": [{"name_or_path": "{date}.csv", "sample_count": 10}]}, "set data.window"),
